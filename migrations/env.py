@@ -1,0 +1,37 @@
+"""Runs the migrations, on the connection that `esms-calls migrate` hands over or, for `alembic` itself, on its own."""
+
+from typing import Any
+
+from alembic import context
+from sqlalchemy import text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import CreateColumn
+
+from webapp.config import load_settings
+from webapp.database import Database
+from webapp.models import Base
+
+_LOCK = 7_311_404_116
+"""Any number that no other program takes: two migrations at the same moment do one after the other."""
+
+
+@compiles(CreateColumn, "sqlite")
+def _with_comment(create: CreateColumn, compiler: Any, **options: Any) -> str:
+    """SQLite knows no comments, but keeps the text of CREATE TABLE as it was given."""
+    column = compiler.visit_create_column(create, **options)
+    return f"{column} /* {create.element.comment} */" if create.element.comment else column
+
+
+def _run(connection: Any) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+    context.configure(connection=connection, target_metadata=Base.metadata, transactional_ddl=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+connection = context.config.attributes.get("connection")
+if connection is None:
+    Database(load_settings().database).write(_run)
+else:
+    _run(connection)

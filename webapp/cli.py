@@ -1,0 +1,528 @@
+"""The commands of ``esms-calls``: each reads its options, calls one function, and shows what came of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
+from urllib.parse import quote
+
+import click
+from flask.cli import AppGroup, ScriptInfo
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from webapp import create_app, esms, log, terminal
+from webapp.config import ConfigError, load_settings, parse_duration, parse_time
+from webapp.database import Database, NotMigrated, Unavailable
+from webapp.lookup import Client
+from webapp.models import calls
+from webapp.queries import Queries, Status, plain
+from webapp.reconcile import Progress, Reconciler, due_at
+from webapp.registrations import Lines
+from webapp.sandbox import sandbox_command
+from webapp.store import REJECTED_ROOM, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+DONE, PROBLEM, USAGE, REFUSED, NO_DATABASE = range(5)
+"""The exit codes; 1 is also whatever was not expected."""
+
+_AT_ONCE = 1000
+_SHOWN_REFERENCES = 20
+_DAY = timedelta(days=1)
+_REJECTED_WARNING = REJECTED_ROOM // 2
+
+
+class _Cli(AppGroup):
+    """Turns what goes wrong into a line that says what to do, and the exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            _fail(f"{error}\nSee the settings in README.md, or in the environment and .env.", USAGE)
+        except Unavailable as error:
+            _fail(f"The database cannot be used: {error}\nCheck DATABASE_URL and that the database runs.", NO_DATABASE)
+        except NotMigrated as error:
+            _fail(str(error), PROBLEM)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except OSError as error:
+            _fail(f"{error.strerror or error.__class__.__name__}: {error.filename or 'input or output'}", PROBLEM)
+        except Exception as error:  # noqa: BLE001 - no traceback reaches a user
+            _fail(f"Unexpected {error.__class__.__name__}: {error}\nThis is a bug: please report it.", PROBLEM)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    try:
+        secrets = load_settings().secrets()
+    except ConfigError:
+        secrets = ()
+    click.echo(f"Error: {log.redact(message, secrets)}", err=True)
+    sys.exit(code)
+
+
+# click's ParamType is generic only of late.
+class _Duration(click.ParamType):  # type: ignore[type-arg]
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Time(click.ParamType):  # type: ignore[type-arg]
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            return parse_time(value, load_settings().time_zone)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Room:
+    """What commands work with: the settings, and the database through its three doors."""
+
+    def __init__(self) -> None:
+        self.settings = load_settings()
+        log.configure(self.settings.secrets(), level=30)
+        self.database = Database(self.settings.database)
+        self.store = Store(self.database)
+        self.queries = Queries(self.database)
+
+
+@contextmanager
+def _room() -> Iterator[_Room]:
+    """The database, found to be migrated."""
+    room = _Room()
+    try:
+        room.database.check()
+        yield room
+    finally:
+        room.database.close()
+
+
+@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="esms-calls", prog_name="esms-calls")
+def cli() -> None:
+    r"""Receive eSMS voice callbacks, keep every call's status in SQL, and fetch the results that never came.
+
+    \b
+    First steps:
+      esms-calls serve          serve, and print the CallbackUrl to give to eSMS
+      esms-calls register FILE  say which calls were placed, so that missing results are noticed
+      esms-calls reconcile      ask eSMS about the calls whose callback never came
+      esms-calls status         see how things stand
+
+    Settings come from environment variables and a .env file in the working folder; README.md lists them.
+    Exit codes: 0 done, 1 something needs attention, 2 usage or settings, 3 eSMS refuses the account,
+    4 the database cannot be reached.
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    cli.main(prog_name="esms-calls", obj=ScriptInfo(create_app=create_app))
+
+
+cli.add_command(sandbox_command)
+
+
+@cli.command(with_appcontext=False)
+@click.option("--bind", default="127.0.0.1:8000", show_default=True, metavar="HOST:PORT", help="Where to listen.")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
+def serve(bind: str, workers: int) -> None:
+    """Serve callbacks and the API with gunicorn, until SIGTERM or Ctrl-C.
+
+    The embedded SQLite database is made and migrated by itself. Another database must be migrated already
+    (esms-calls migrate); while it cannot be reached, callbacks are answered 503, so that eSMS sends them again.
+    """
+    room = _Room()
+    _check_address(bind)
+    if room.settings.is_embedded:
+        room.database.migrate()
+    try:
+        room.database.check()
+    except Unavailable as error:
+        click.echo(
+            f"Warning: the database cannot be used now: {error}\nServing all the same: callbacks are answered "
+            "503 until it is back; /readyz tells whether it is, and at the right migration.",
+            err=True,
+        )
+    room.database.close()
+    room.settings.api_tokens()
+    click.echo(f"CallbackUrl to give to eSMS:\n  {room.settings.callback_url(bind)}")
+    if room.settings.public_url is None:
+        click.echo("eSMS must reach it from outside: set PUBLIC_URL to the address that it has there.", err=True)
+    sys.stdout.flush()
+    from webapp.serving import serve as become_gunicorn  # noqa: PLC0415 - it reads the settings once more
+
+    become_gunicorn(bind, workers)
+
+
+def _check_address(bind: str) -> None:
+    host, _, port = bind.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
+        raise click.BadParameter(f"{bind!r} is not HOST:PORT, such as 0.0.0.0:8000.", param_hint="--bind")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            raise click.ClickException(f"cannot listen on {bind} ({error.strerror}): choose another --bind.") from None
+
+
+@cli.command(with_appcontext=False)
+def migrate() -> None:
+    """Bring the database to the newest migration. Safe to run again, and by several machines at once."""
+    room = _Room()
+    before, after = room.database.migrate()
+    words = "was there already" if before == after else f"was {before or 'empty'}"
+    click.echo(f"{room.database.name} is at migration {after} ({words}).")
+
+
+@cli.command("callback-url", with_appcontext=False)
+@click.option("--encoded", is_flag=True, help="URL-encoded, as the request that places a call wants it.")
+def callback_url(*, encoded: bool) -> None:
+    """Print the CallbackUrl to give to eSMS, with the documented empty parameters."""
+    url = load_settings().callback_url()
+    click.echo(quote(url, safe="") if encoded else url)
+
+
+@cli.command(with_appcontext=False)
+@click.argument("file", type=click.File("rb"), default="-")
+def register(file: BinaryIO) -> None:
+    r"""Register the calls that were placed, so that a missing callback is noticed. Repeatable.
+
+    FILE (by default standard input) is a CSV in UTF-8 whose first line names the columns: reference_id, and
+    if you like request_id, phone, campaign and placed_at (ISO 8601; without a zone it is in TIME_ZONE). Other
+    columns are ignored. Or it holds one ReferenceId a line. Bad lines are named and skipped (exit code 1).
+
+    \b
+    Example:
+      printf 'reference_id,phone,campaign\n066107ee-6ec4-4283-b595-aa74977c65c5,0901888484,june\n' \
+        | esms-calls register
+    """
+    bad = registered = known = 0
+
+    def on_bad(number: int, words: str) -> None:
+        nonlocal bad
+        bad += 1
+        click.echo(f"line {number}: {words}", err=True)
+
+    with _room() as room, terminal.progress("registering", None) as tell:
+        lines = Lines(file.readline, room.settings.time_zone, on_bad)
+        registrations = iter(lines)
+        try:
+            while portion := list(islice(registrations, _AT_ONCE)):
+                new, old = room.store.register(portion, datetime.now(UTC))
+                registered, known = registered + new, known + old
+                tell(registered + known, f"lines, {bad} bad")
+        finally:
+            click.echo(f"registered {registered}, already known {known}, bad lines {bad}")
+    if lines.header_ignored:
+        click.echo(f"ignored columns: {', '.join(lines.header_ignored)}", err=True)
+    if lines.commas_at:
+        click.echo(
+            f"line {lines.commas_at} holds a comma and was taken as a ReferenceId: "
+            "if this is a CSV, its first line must name the columns.",
+            err=True,
+        )
+    sys.exit(PROBLEM if bad else DONE)
+
+
+@cli.command(with_appcontext=False)
+@click.option("--older-than", type=_Duration(), help="Ask about missing calls placed so long ago [RECONCILE_GRACE].")
+@click.option("--limit", type=click.IntRange(min=1), help="Ask about so many calls at most.")
+@click.option("--dry-run", is_flag=True, help="Only say how many calls are due; ask and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def reconcile(*, older_than: timedelta | None, limit: int | None, dry_run: bool, as_json: bool) -> None:
+    r"""Ask eSMS (GetSendStatus) about every call whose result never came, and about calls in conflict.
+
+    Calls never asked about come first, then the longest due. Safe to run twice: two runs share the work.
+    Ctrl-C and SIGTERM let it finish what is in flight.
+
+    \b
+    Exit codes:
+      0  done; calls that are pending, not found or given up are normal
+      1  some look-ups failed, or the run was cut short: what is left is asked again when its time comes
+      2  usage or settings
+      3  eSMS refuses the account; the message says what to do
+      4  the database cannot be reached
+    """
+    with _room() as room:
+        grace = room.settings.reconcile_grace if older_than is None else older_than
+        if dry_run:
+            _show_due(room, grace, limit, as_json=as_json)
+            return
+        progress = _run(room, grace, limit)
+        _show_run(progress, as_json=as_json)
+    sys.exit({"done": DONE, "refused": REFUSED}.get(str(progress.run.outcome or "done"), PROBLEM))
+
+
+def _show_due(room: _Room, grace: timedelta, limit: int | None, *, as_json: bool) -> None:
+    now = datetime.now(UTC)
+    due, first = room.queries.due(due_at(now, grace), min(limit or _SHOWN_REFERENCES, _SHOWN_REFERENCES))
+    due = due if limit is None else min(due, limit)
+    if as_json:
+        empty = dict.fromkeys(("id", "started_at", "finished_at", "outcome"))
+        counts = dict.fromkeys(("checked", "settled", "pending", "not_found", "failed", "gave_up"), 0)
+        click.echo(json.dumps({**empty, **counts, "host": socket.gethostname(), "seconds": 0.0, "due": due}))
+        return
+    click.echo(f"{due} calls are due; nothing was asked.")
+    for reference_id in first:
+        click.echo(f"  {reference_id}")
+    if due > len(first):
+        click.echo(f"  and {due - len(first)} more")
+
+
+def _run(room: _Room, grace: timedelta, limit: int | None) -> Progress:
+    settings = room.settings
+    for name in ("esms_api_key", "esms_secret_key"):
+        if not getattr(settings, name):
+            raise ConfigError(f"{name.upper()} is not set: it is in your eSMS account, and needed to ask eSMS.")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    client = Client(
+        settings.esms_api_url, settings.esms_api_key or "", settings.esms_secret_key or "", settings.esms_timeout
+    )
+    total, _ = room.queries.due(due_at(datetime.now(UTC), grace), 0)
+    with terminal.progress("asking eSMS", total if limit is None else min(total, limit)) as tell:
+
+        def watch(progress: Progress) -> None:
+            run = progress.run
+            tell(run.checked, f"settled {run.settled}, pending {run.pending + run.not_found}, failed {run.failed}")
+
+        return Reconciler(room.store, room.queries, client, settings).run(
+            grace=grace, limit=limit, stop=stop, watch=watch
+        )
+
+
+def _show_run(progress: Progress, *, as_json: bool) -> None:
+    run = progress.run
+    seconds = (run.finished_at - run.started_at).total_seconds() if run.finished_at else 0.0
+    columns = {name: plain(value) for name, value in asdict(run).items()}
+    if as_json:
+        click.echo(json.dumps(columns | {"seconds": round(seconds, 3)}))
+    elif progress.other_at_work:
+        click.echo(f"Another run is at work on all of the {progress.due} due calls: nothing to do here.")
+    else:
+        names = ("outcome", "checked", "settled", "pending", "not_found", "failed", "gave_up")
+        _print_table(
+            "Reconcile", [(name.replace("_", " "), columns[name]) for name in names] + [("seconds", f"{seconds:.1f}")]
+        )
+    err = not sys.stdout.isatty()
+    for code, number in sorted(progress.failures.items()):
+        references = [reference_id for reference_id, failed in progress.failed_calls if failed == code]
+        more = f" and {number - len(references)} more" if number > len(references) else ""
+        click.echo(f"failed with {code}: {number} ({', '.join(references)}{more}); asked again when due", err=err)
+    if progress.slowed:
+        click.echo(f"eSMS said {progress.slowed} times that we ask too fast (code 160): lower RECONCILE_RATE.", err=err)
+    if progress.refused_code:
+        remedy = esms.ACCOUNT_REFUSED[progress.refused_code]
+        click.echo(f"Error: eSMS refuses the account (code {progress.refused_code}): {remedy}.", err=True)
+    if progress.unasked:
+        click.echo(f"{progress.unasked} calls were not asked about; they are due as before.", err=err)
+
+
+@cli.command(with_appcontext=False)
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def status(*, as_json: bool) -> None:
+    """Show how things stand. Exit code 1 when something needs a person; then it says what to do."""
+    with _room() as room:
+        now = datetime.now(UTC)
+        found = room.queries.status(due_at(now, room.settings.reconcile_grace))
+    needs = list(_needs(found, now))
+    if as_json:
+        shown = {name: plain(value) for name, value in asdict(found).items()}
+        last = found.last_run and {name: plain(value) for name, value in found.last_run.items()}
+        click.echo(json.dumps(shown | {"last_run": last, "needs": needs}))
+    else:
+        _show_status(found)
+        for need in needs:
+            click.echo(f"! {need}")
+    sys.exit(PROBLEM if needs else DONE)
+
+
+def _needs(found: Status, now: datetime) -> Iterator[str]:
+    """What a person has to do."""
+    last = found.last_run
+    if found.rejected:
+        yield (
+            f"{found.rejected} callbacks could not be read: look at rejected_callbacks.reason; "
+            "after an upgrade that reads them, run `esms-calls replay --rejected`."
+        )
+    if found.rejected_bytes > _REJECTED_WARNING:
+        yield (
+            f"rejected_callbacks holds {found.rejected_bytes >> 20} of {REJECTED_ROOM >> 20} MiB: "
+            "beyond that the oldest are dropped; replay them, or copy and delete them."
+        )
+    if found.given_up:
+        yield f"{found.given_up} calls were given up (gave_up_at): ask eSMS's support how they ended."
+    if last and last["outcome"] in {"failures", "refused", "died"}:
+        yield f"the last reconcile run ended with {last['outcome']}: run `esms-calls reconcile` and read its message."
+    if found.overdue and (last is None or last["started_at"] < now - _DAY):
+        yield (
+            f"{found.overdue} calls are overdue, and no reconcile ran for a day: "
+            "have a timer run `esms-calls reconcile`."
+        )
+
+
+def _show_status(found: Status) -> None:
+    last = found.last_run
+    _print_table(
+        "Calls",
+        [
+            ("calls", found.calls),
+            ("settled", found.settled),
+            ("  by callback", found.by_callback),
+            ("  by lookup", found.by_lookup),
+            ("missing", found.missing),
+            ("  overdue", found.overdue),
+            ("  oldest missing placed", plain(found.oldest_missing) or "none"),
+            ("given up", found.given_up),
+            ("conflicts", found.conflicts),
+            ("rejected callbacks", found.rejected),
+            ("last run", f"{plain(last['started_at'])} {last['outcome'] or 'under way'}" if last else "none"),
+        ],
+    )
+
+
+@cli.command(with_appcontext=False)
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option("--since", type=_Time(), help="Only calls placed at this time or later (ISO 8601).")
+@click.option("--until", type=_Time(), help="Only calls placed before this time.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file, whole or not at all."
+)
+def export(form: str, since: datetime | None, until: datetime | None, output: Path | None) -> None:
+    """Write calls as CSV or JSON Lines, oldest placed first, to standard output or a file.
+
+    Times are UTC, prices have four decimals, and what was not said is empty (CSV) or null (JSON Lines).
+    """
+    with _room() as room, _target(output) as target:
+        total = room.queries.count(since, until)
+        write = _csv_writer(target) if form == "csv" else _jsonl_writer(target)
+        with terminal.progress("exporting", total) as tell:
+            done = 0
+            for done, call in enumerate(room.queries.export(since, until), start=1):
+                write(call)
+                if done % _AT_ONCE == 0:
+                    tell(done, "calls")
+    if output:
+        click.echo(f"{done} calls written to {output}", err=True)
+
+
+@contextmanager
+def _target(output: Path | None) -> Iterator[TextIO]:
+    if output is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    handle, draft = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            yield file
+        Path(draft).replace(output)
+    except BaseException:
+        Path(draft).unlink()
+        raise
+
+
+def _csv_writer(target: TextIO) -> Callable[[dict[str, Any]], None]:
+    writer = csv.DictWriter(target, calls.columns.keys(), lineterminator="\n")
+    writer.writeheader()
+    return lambda call: writer.writerow(call | {"conflict": str(call["conflict"]).lower()})
+
+
+def _jsonl_writer(target: TextIO) -> Callable[[dict[str, Any]], None]:
+    return lambda call: print(json.dumps(call, ensure_ascii=False), file=target)
+
+
+@cli.command(with_appcontext=False)
+@click.option("--check", is_flag=True, help="Change nothing; name the calls that differ, exit code 1 if there are any.")
+@click.option(
+    "--rejected", is_flag=True, help="Read the rejected callbacks again, and store those that can be read now."
+)
+@click.option("--since", type=_Time(), help="With --rejected: only those that came at this time or later.")
+def replay(*, check: bool, rejected: bool, since: datetime | None) -> None:
+    """Fold the whole history again by the rule, and put calls right that differ from it.
+
+    With --rejected: read rejected callbacks again, after an upgrade that can read them. Both are safe to repeat.
+    """
+    if check and rejected:
+        raise click.UsageError("--check and --rejected do not go together.")
+    if since and not rejected:
+        raise click.UsageError("--since goes with --rejected.")
+    with _room() as room:
+        if rejected:
+            _replay_rejected(room, since)
+            return
+        differing = _replay_history(room, check_only=check)
+    sys.exit(PROBLEM if check and differing else DONE)
+
+
+def _replay_history(room: _Room, *, check_only: bool) -> int:
+    done = differing = 0
+    with terminal.progress("replaying", None) as tell:
+        for portion in room.queries.reference_ids():
+            found = room.store.refold(portion, datetime.now(UTC), check_only=check_only)
+            for reference_id in found:
+                click.echo(reference_id)
+            done, differing = done + len(portion), differing + len(found)
+            tell(done, f"calls, {differing} differ")
+    verb = "differ from their history" if check_only else "differed from their history and were put right"
+    click.echo(f"{done} calls read, {differing} {verb}", err=True)
+    return differing
+
+
+def _replay_rejected(room: _Room, since: datetime | None) -> None:
+    stored = unreadable = 0
+    for rejected in room.queries.rejected(since):
+        query, body = esms.stored_request(rejected.payload)
+        try:
+            report = esms.parse_callback(
+                query,
+                body,
+                rejected.content_type,
+                report_id=rejected.id,
+                received_at=rejected.received_at,
+                remote_addr=rejected.remote_addr,
+            )
+        except esms.Unreadable:
+            unreadable += 1
+            continue
+        effect = room.store.replay_rejected(report, datetime.now(UTC))
+        stored += 1
+        click.echo(f"{report.reference_id} {effect}")
+    click.echo(f"{stored} rejected callbacks stored, {unreadable} still cannot be read", err=True)
+
+
+def _print_table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
+    table = Table(title=title, box=SIMPLE, show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for name, value in rows:
+        table.add_row(name, str(value))
+    Console().print(table)

@@ -1,0 +1,287 @@
+"""The settings: one frozen value, read from the environment and ``.env``, and the words for what is wrong with them.
+
+Knows no Flask and opens no connection. Of the file system it touches only ``.env`` and the kept tokens.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+import tempfile
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+CALLBACK_PATH = "/esms/callback/"
+CALLBACK_PARAMETERS = (
+    "ReferenceId",
+    "CallDuration",
+    "CallStatus",
+    "Ivr",
+    "Price",
+    "SentResult",
+    "CID",
+    "SendStatus",
+)
+"""*documented*: the template of a CallbackUrl carries these, empty and in this order."""
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LONGEST = timedelta(days=3650)
+_TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
+
+
+class ConfigError(Exception):
+    """A setting is wrong. Its text names the setting and the remedy, and shows no secret."""
+
+
+def parse_duration(text: object) -> timedelta:
+    """``"90s"``, ``"10m"``, ``"72h"`` or ``"7d"`` as a length of time; raises ValueError for anything else."""
+    if isinstance(text, timedelta):
+        return text
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", str(text).strip())
+    length = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else None
+    if length is None or length > _LONGEST:
+        raise ValueError("must be a whole number and a unit, such as 30s, 10m, 72h or 7d (at most 3650d)")
+    return length
+
+
+def parse_time(text: str, zone: ZoneInfo) -> datetime:
+    """An ISO 8601 date or time that a person gave, as an aware time; without a zone of its own it is in ``zone``.
+
+    Raises ValueError. The ``+`` of an offset that a query string turned into a blank is mended.
+    """
+    mended = re.sub(r"(T.*) (\d\d:?\d\d)$", r"\1+\2", text.strip())
+    try:
+        moment = datetime.fromisoformat(mended)
+    except ValueError:
+        try:
+            moment = datetime.combine(date.fromisoformat(mended), datetime.min.time())
+        except ValueError:
+            moment = None
+    if moment is None:
+        raise ValueError(
+            f"{text!r:.60} is not an ISO 8601 date or time, such as 2026-11-23 or 2026-11-23T10:00:00+07:00"
+        )
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=zone)
+    try:
+        return aware.astimezone(ZoneInfo("UTC"))
+    except OverflowError:
+        raise ValueError(f"{text!r:.60} lies outside the years that can be stored") from None
+
+
+def is_one_of(token: str, accepted: Iterable[str]) -> bool:
+    """Whether a token is accepted; takes the same time wherever it differs."""
+    given = token.encode("utf-8", "surrogatepass")
+    return any([hmac.compare_digest(given, known.encode()) for known in accepted])  # noqa: C419 - all are compared
+
+
+def _positive(length: timedelta) -> timedelta:
+    if not length:
+        raise ValueError("must be longer than 0s")
+    return length
+
+
+def _tokens(text: object) -> tuple[str, ...]:
+    if isinstance(text, tuple):
+        return text
+    tokens = tuple(token.strip() for token in str(text).split(",") if token.strip())
+    if not tokens or not all(_TOKEN.fullmatch(token) for token in tokens):
+        message = (
+            "each token must have at least 16 characters out of A-Z a-z 0-9 - _ . ~ (commas between several tokens); "
+            "unset it to have one generated"
+        )
+        raise ValueError(message)
+    return tokens
+
+
+def _database_url(text: str) -> str:
+    remedy = "must be a URL such as postgresql://user:password@host/name or sqlite:////var/lib/calls.db"
+    try:
+        url = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", text.strip()))
+    except (ArgumentError, ValueError):
+        raise ValueError(remedy) from None
+    if url.drivername not in {"postgresql+psycopg", "sqlite", "sqlite+pysqlite"}:
+        raise ValueError(remedy)
+    if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
+        raise ValueError(
+            "names a database in memory, which keeps nothing: name a file, such as sqlite:////var/lib/calls.db"
+        )
+    return url.render_as_string(hide_password=False)
+
+
+def _web_url(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text.strip()):
+        raise ValueError("must be a URL such as https://calls.example.vn, without a query or a password")
+    return text.strip().rstrip("/")
+
+
+def _time_zone(text: object) -> ZoneInfo:
+    if isinstance(text, ZoneInfo):
+        return text
+    try:
+        return ZoneInfo(str(text))
+    except (OSError, ValueError):
+        raise ValueError("must be the name of a time zone, such as Asia/Ho_Chi_Minh or UTC") from None
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+Tokens = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_tokens)]
+Url = Annotated[str, AfterValidator(_web_url)]
+
+
+class Settings(BaseSettings):
+    """Every setting; the environment variable is the field's name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True
+    )
+
+    instance_dir: Path = Field(
+        Path("instance"), description="Folder of the embedded database and of generated tokens; made when needed."
+    )
+    database_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
+        None,
+        repr=False,
+        description="`postgresql://…`, `postgres://…` or `sqlite:///…`; "
+        "by default SQLite, `calls.db` in the instance folder.",
+    )
+    callback_token: Tokens | None = Field(
+        None,
+        repr=False,
+        description="Secret part of the CallbackUrl. Several, with commas: each is accepted, the first is printed. "
+        "Generated and kept in the instance folder when not set.",
+    )
+    api_token: Tokens | None = Field(
+        None, repr=False, description="Bearer token of `/api`; several and generated likewise."
+    )
+    esms_api_key: str | None = Field(None, repr=False, description="ApiKey of your eSMS account; needed to ask eSMS.")
+    esms_secret_key: str | None = Field(
+        None, repr=False, description="SecretKey of your eSMS account; needed to ask eSMS."
+    )
+    esms_api_url: Url = Field(
+        "https://voiceapi.esms.vn/MainService.svc/json", description="Where GetSendStatus is asked."
+    )
+    esms_timeout: PositiveDuration = Field("20s", description="How long one look-up may take, as a whole.")  # type: ignore[assignment]
+    reconcile_grace: Duration = Field("10m", description="How long after `placed_at` a callback may take.")  # type: ignore[assignment]
+    reconcile_give_up: PositiveDuration = Field(
+        "72h", description="How long after `placed_at` a call is asked about for the last time."
+    )  # type: ignore[assignment]
+    reconcile_rate: int = Field(10, ge=1, le=1000, description="Look-ups a second, at most.")
+    reconcile_concurrency: int = Field(8, ge=1, le=256, description="Look-ups under way at the same time, at most.")
+    public_url: Url | None = Field(
+        None, description="The address under which eSMS reaches this server; the CallbackUrl begins with it."
+    )
+    trusted_proxies: int = Field(
+        0, ge=0, le=10, description="Number of reverse proxies in front whose `X-Forwarded-…` headers are believed."
+    )
+    time_zone: Annotated[ZoneInfo, BeforeValidator(_time_zone)] = Field(
+        "Asia/Ho_Chi_Minh", description="Zone of the times that people give without one."
+    )  # type: ignore[assignment]
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL of the database, password included."""
+        return self.database_url or f"sqlite:///{self.instance_dir.resolve() / 'calls.db'}"
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the database is a SQLite file, which this program looks after by itself."""
+        return self.database.startswith("sqlite")
+
+    def callback_tokens(self) -> tuple[str, ...]:
+        """All accepted callback tokens; the first is the one to give to eSMS. Generated once if none is set."""
+        return self.callback_token or (_kept_token(self.instance_dir, "callback_token"),)
+
+    def api_tokens(self) -> tuple[str, ...]:
+        """All accepted API tokens. Generated once if none is set."""
+        return self.api_token or (_kept_token(self.instance_dir, "api_token"),)
+
+    def secrets(self) -> tuple[str, ...]:
+        """Everything that may appear in no output, log, error, metric or row; as it is and URL-encoded."""
+        password = make_url(self.database).password
+        known = (
+            *(self.callback_token or _read_token(self.instance_dir, "callback_token")),
+            *(self.api_token or _read_token(self.instance_dir, "api_token")),
+            self.esms_api_key,
+            self.esms_secret_key,
+            str(password) if password else None,
+        )
+        spellings = {spelling for secret in known if secret for spelling in (secret, quote(secret, safe=""))}
+        return tuple(sorted(spellings, key=len, reverse=True))
+
+    def callback_url(self, default_host: str = "127.0.0.1:8000") -> str:
+        """The CallbackUrl to give to eSMS, with the documented empty parameters."""
+        query = "&".join(f"{name}=" for name in CALLBACK_PARAMETERS)
+        return f"{self.public_url or f'http://{default_host}'}{CALLBACK_PATH}{self.callback_tokens()[0]}?{query}"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings of this process; raises ConfigError that names the variable and shows no secret."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = [f"{str(problem['loc'][0]).upper()} {_words(problem['msg'])}." for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def _words(message: str) -> str:
+    message = message.removeprefix("Value error, ").rstrip(".")
+    return re.sub(r"^Input should be", "must be", message)
+
+
+def _read_token(folder: Path, name: str) -> tuple[str, ...]:
+    try:
+        return ((folder / name).read_text(encoding="ascii").strip(),)
+    except (OSError, ValueError):
+        return ()
+
+
+def _kept_token(folder: Path, name: str) -> str:
+    """The token kept in ``folder``; made there first, once, however many processes ask at the same moment."""
+    path = folder / name
+    try:
+        if not path.exists():
+            _make_token(folder, path)
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        message = (
+            f"{name.upper()} is not set, and {path} cannot be kept ({error.__class__.__name__}): "
+            "set it, or make INSTANCE_DIR a folder that can be written."
+        )
+        raise ConfigError(message) from None
+    if not _TOKEN.fullmatch(token):
+        message = (
+            f"{path} does not hold a token of at least 16 URL-safe characters: "
+            f"remove the file to have a new one generated, or set {name.upper()}."
+        )
+        raise ConfigError(message)
+    return token
+
+
+def _make_token(folder: Path, path: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, draft = tempfile.mkstemp(dir=folder, prefix=f".{path.name}")
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # A link never replaces: of several processes the first one's token stays.
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        os.unlink(draft)  # noqa: PTH108

@@ -1,0 +1,199 @@
+"""The database: how it is reached, how a transaction on it is made, and at which migration it is.
+
+Knows no table but Alembic's own, and nothing of calls.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine, event, make_url, text
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy.engine import Connection, Engine
+
+Result = TypeVar("Result")
+
+_ATTEMPTS = 3
+_TRANSIENT = {"40001", "40P01"}
+"""PostgreSQL's codes of a transaction that lost to another and may simply be tried again."""
+
+
+class Unavailable(Exception):
+    """The database cannot be reached, or cannot take or give anything now. Its text shows no secret."""
+
+
+class NotMigrated(Exception):
+    """The database is not at the migration that this program needs. Its text says what to do."""
+
+
+class Database:
+    """Connections to one database; ``patience`` bounds every wait for it: to connect, for a lock, for a connection.
+
+    Writers and readers have pools of their own, so that neither waits for the other's connections. On SQLite there is
+    one writer a process, and a writing transaction locks at its beginning (BEGIN IMMEDIATE).
+    """
+
+    def __init__(self, url: str, *, patience: timedelta = timedelta(seconds=30), connections: int = 10) -> None:
+        """Connect to nothing yet."""
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._patience = patience
+        self._writer = self._engine(1 if self.is_sqlite else connections, "BEGIN IMMEDIATE")
+        self._reader = self._engine(connections, "BEGIN")
+
+    @property
+    def name(self) -> str:
+        """The database in words, without its password."""
+        return str(self.url.database) if self.is_sqlite else self.url.render_as_string(hide_password=True)
+
+    def write(self, work: Callable[[Connection], Result]) -> Result:
+        """Do ``work`` in one transaction and commit it; raises Unavailable, with nothing done.
+
+        ``work`` may be run more than once: a transaction that lost to another, or whose connection turned out to be
+        dead, is tried again. DataError and IntegrityError (the database refuses the values) are the caller's.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self._writer.begin() as connection:
+                    return work(connection)
+            except (DataError, IntegrityError):
+                raise
+            except SQLAlchemyError as error:
+                if attempt == _ATTEMPTS or not _may_pass(error):
+                    raise self._unavailable(error) from error
+        raise AssertionError
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction for reading one moment's state; raises Unavailable."""
+        try:
+            with self._reader.connect() as connection, connection.begin():
+                if not self.is_sqlite:
+                    connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+                yield connection
+        except SQLAlchemyError as error:
+            raise self._unavailable(error) from error
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        self._writer.dispose()
+        self._reader.dispose()
+
+    def migrate(self) -> tuple[str | None, str]:
+        """Bring the database to the newest migration; returns the one before and the one after."""
+        config = _alembic_config()
+
+        def upgrade(connection: Connection) -> str | None:
+            before = MigrationContext.configure(connection).get_current_revision()
+            if before != newest_migration():
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+            return before
+
+        if self.is_sqlite and self.url.database:
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return self.write(upgrade), newest_migration()
+
+    def check(self) -> None:
+        """Raise Unavailable or NotMigrated unless the database takes writes and is at the newest migration."""
+        if self.is_sqlite and not Path(str(self.url.database)).exists():
+            raise NotMigrated(f"{self.name} does not exist yet: run `esms-calls migrate`.")
+        current = self.write(_touch_revision)
+        if current != newest_migration():
+            message = (
+                f"The database is at migration {current or 'none'}, and {newest_migration()} is needed: "
+                "run `esms-calls migrate`."
+            )
+            raise NotMigrated(message)
+
+    def _engine(self, connections: int, begin: str) -> Engine:
+        seconds = self._patience.total_seconds()
+        arguments: dict[str, Any] = (
+            {"timeout": seconds, "isolation_level": None, "check_same_thread": False}
+            if self.is_sqlite
+            else {"connect_timeout": max(1, round(seconds))}
+        )
+        engine = create_engine(
+            self.url,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=seconds,
+            hide_parameters=True,
+            connect_args=arguments,
+        )
+        if self.is_sqlite:
+            event.listen(engine, "connect", _prepare_sqlite)
+            event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+        else:
+            event.listen(engine, "connect", _prepare_postgresql(round(seconds * 1000)))
+        return engine
+
+    def _unavailable(self, error: SQLAlchemyError) -> Unavailable:
+        cause: BaseException = error.orig if isinstance(error, DBAPIError) and error.orig else error
+        words = "every connection is in use" if isinstance(error, PoolTimeoutError) else str(cause)
+        first = next((line.strip() for line in words.splitlines() if line.strip()), cause.__class__.__name__)
+        if self.url.password:
+            first = first.replace(str(self.url.password), "***")
+        return Unavailable(f"{self.name}: {first}")
+
+
+def _may_pass(error: SQLAlchemyError) -> bool:
+    return isinstance(error, DBAPIError) and (
+        error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _TRANSIENT
+    )
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # FULL: in WAL mode, only then is a commit on the disk when it returns.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _prepare_postgresql(lock_timeout: int) -> Callable[[Any, object], None]:
+    def prepare(connection: Any, _record: object) -> None:
+        connection.execute(f"SET lock_timeout = {lock_timeout}")
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.commit()
+
+    return prepare
+
+
+def _touch_revision(connection: Connection) -> str | None:
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is not None:
+        # A write that changes nothing: a database that is read-only or locked shows itself.
+        connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
+    return current
+
+
+def _migrations() -> Path:
+    """The folder of the migrations: beside the package in a checkout, inside it when installed from a wheel."""
+    here = Path(__file__).resolve().parent
+    return next(folder for folder in (here / "migrations", here.parent / "migrations") if folder.is_dir())
+
+
+def _alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", re.sub("%", "%%", str(_migrations())))
+    return config
+
+
+@cache
+def newest_migration() -> str:
+    """The revision that this program needs."""
+    head = ScriptDirectory.from_config(_alembic_config()).get_current_head()
+    return str(head)

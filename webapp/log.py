@@ -1,0 +1,47 @@
+"""Log lines that show no secret and cannot be forged. Knows the secrets only as texts to leave out."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_CALLBACK_TOKEN = re.compile(r"(/esms/callback/)[^\s?\"'<]+")
+_CONTROL = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)] if chr(code) != "\n"} | {
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """``text`` without the secrets, and without whatever stands where a callback token would."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return _CALLBACK_TOKEN.sub(r"\1***", text)
+
+
+class Formatter(logging.Formatter):
+    """One record, one line that begins with the time; further lines, of tracebacks, begin with a bar."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        """Leave ``secrets`` out of every line."""
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._secrets = tuple(secrets)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as it is written."""
+        text = redact(super().format(record), self._secrets).translate(_CONTROL)
+        return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\n  | ")
+
+
+def configure(secrets: Iterable[str], *, level: int = logging.INFO) -> None:
+    """Send every log line of this process to standard error, without the secrets, unless that is arranged already."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter(secrets))
+    logging.basicConfig(handlers=[handler], level=level)
+    # At debug level these write the URLs that they ask, with the keys in them.
+    logging.getLogger("urllib3").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -1,0 +1,159 @@
+"""Asks GetSendStatus over HTTP, one call at a time; whatever eSMS or the network does becomes an Answer.
+
+The keys travel in the query string (*documented*), so no exception of ``requests`` may leave this module.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from socket import SHUT_RDWR
+from typing import TYPE_CHECKING, Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from webapp import esms
+from webapp.esms import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import timedelta
+
+ANSWER_LIMIT = 1024 * 1024
+"""Bytes of an answer; *assumed*: the published ones have under 200."""
+_CHUNK = 16 * 1024
+
+_current = threading.local()
+
+
+class Client:
+    """Looks calls up at eSMS. May be used by many threads; each keeps a connection alive."""
+
+    def __init__(self, url: str, api_key: str, secret_key: str, timeout: timedelta) -> None:
+        """``timeout`` is for one look-up as a whole, however slowly its answer drips in."""
+        self._url = f"{url}/GetSendStatus"
+        self._keys = {"ApiKey": api_key, "SecretKey": secret_key}
+        self._seconds = timeout.total_seconds()
+        self._sessions: list[requests.Session] = []
+        self._mine = threading.local()
+
+    def look_up(self, reference_id: str) -> Answer:
+        """What eSMS says about the call now, within the timeout; never raises."""
+        with _deadline(self._seconds) as deadline:
+            try:
+                answer = self._ask(reference_id)
+            except requests.Timeout:
+                answer = Answer(reference_id, "timeout", heard=False)
+            except Exception:  # noqa: BLE001 - a socket that is shut in mid-read fails in many ways
+                answer = Answer(reference_id, "unreachable", heard=False)
+            return Answer(reference_id, "timeout", heard=False) if deadline.passed else answer
+
+    def close(self) -> None:
+        """Close every connection."""
+        for session in self._sessions:
+            session.close()
+
+    def _ask(self, reference_id: str) -> Answer:
+        with self._session().get(
+            self._url,
+            params=self._keys | {"ReferenceId": reference_id},
+            timeout=self._seconds,
+            allow_redirects=False,
+            stream=True,
+        ) as response:
+            if not response.ok or response.is_redirect:
+                return Answer(reference_id, f"http-{response.status_code}", heard=False)
+            content = _read(response)
+        if content is None:
+            return Answer(reference_id, "unreadable")
+        return esms.parse_lookup(reference_id, content, report_id=esms.new_id(), received_at=datetime.now(UTC))
+
+    def _session(self) -> requests.Session:
+        if not hasattr(self._mine, "session"):
+            session = requests.Session()
+            # The keys are in the URL: no proxy of the environment, no netrc may see or change the request.
+            session.trust_env = False
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, _Adapter())
+            self._mine.session = session
+            self._sessions.append(session)
+        session = self._mine.session
+        assert isinstance(session, requests.Session)  # noqa: S101
+        return session
+
+
+def _read(response: requests.Response) -> bytes | None:
+    """The body; None if it is over the limit."""
+    content = bytearray()
+    for chunk in response.iter_content(_CHUNK):
+        content += chunk
+        if len(content) > ANSWER_LIMIT:
+            return None
+    return bytes(content)
+
+
+class _Deadline:
+    """Shuts the connection that a thread is using once its time is over: a timeout of ``requests`` is for each read."""
+
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
+        self.connection: HTTPConnection | None = None
+
+    @property
+    def passed(self) -> bool:
+        return time.monotonic() >= self._at
+
+    def cut(self) -> None:
+        socket = getattr(self.connection, "sock", None)
+        if socket is not None:
+            with suppress(OSError):
+                socket.shutdown(SHUT_RDWR)
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[_Deadline]:
+    deadline = _current.deadline = _Deadline(seconds)
+    timer = threading.Timer(seconds, deadline.cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield deadline
+    finally:
+        timer.cancel()
+        timer.join()
+        del _current.deadline
+
+
+class _Watched:
+    """A connection that the deadline of its thread can find."""
+
+    def request(self, *args: Any, **options: Any) -> None:
+        _current.deadline.connection = self
+        super().request(*args, **options)  # type: ignore[misc]
+
+
+class _WatchedHTTP(_Watched, HTTPConnection):
+    pass
+
+
+class _WatchedHTTPS(_Watched, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _WatchedHTTP
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedHTTPS
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}

@@ -1,0 +1,374 @@
+"""The tables, and how their values are written on SQLite and PostgreSQL. Knows nothing of what they mean."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    DateTime,
+    FetchedValue,
+    Index,
+    Integer,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    String,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Dialect
+    from sqlalchemy.types import TypeEngine
+
+
+REFERENCE = Text().with_variant(Text(collation="C"), "postgresql")
+"""A call's identity: compared and sorted byte by byte on both databases."""
+
+
+def iso(moment: datetime) -> str:
+    """A time in the one form that is stored and shown: ``2026-11-23T10:00:00.123456Z``, always that wide."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware time: ``timestamptz``, on SQLite text that sorts as time does."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The column's type on this database."""
+        return DateTime(timezone=True) if dialect.name == "postgresql" else Text()
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """To the database."""
+        return value if value is None or dialect.name == "postgresql" else iso(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """From the database, in UTC."""
+        if value is None:
+            return None
+        return (value if dialect.name == "postgresql" else datetime.fromisoformat(value)).astimezone(UTC)
+
+
+class Identifier(TypeDecorator[UUID]):
+    """A UUID: ``uuid``, on SQLite 36 lower-case characters."""
+
+    impl = String(36)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The column's type on this database."""
+        return Uuid() if dialect.name == "postgresql" else String(36)
+
+    def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
+        """To the database."""
+        return value if value is None or dialect.name == "postgresql" else str(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> UUID | None:  # noqa: ARG002
+        """From the database."""
+        return value if value is None or isinstance(value, UUID) else UUID(value)
+
+
+class Money(TypeDecorator[Decimal]):
+    """An exact amount with four decimals: ``numeric(14,4)``, on SQLite NUMERIC affinity (15 digits are exact there)."""
+
+    impl = Numeric(14, 4)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The column's type on this database."""
+        return Numeric(14, 4) if dialect.name == "postgresql" else Numeric(14, 4, asdecimal=False)
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> Any:
+        """To the database."""
+        return value if value is None or dialect.name == "postgresql" else float(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:  # noqa: ARG002
+        """From the database."""
+        return None if value is None else Decimal(str(value)).quantize(Decimal("0.0001"))
+
+
+class Names(TypeDecorator[frozenset[str]]):
+    """A set of column names, as text with commas between them; NULL when empty."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: frozenset[str] | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """To the database."""
+        return ",".join(sorted(value)) if value else None
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> frozenset[str]:  # noqa: ARG002
+        """From the database."""
+        return frozenset(value.split(",")) if value else frozenset()
+
+
+class Base(DeclarativeBase):
+    """What all tables share."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+CALL_STATUS = (
+    "How the call ended: ANSWERED, NOANSWERED, or another word of eSMS in capitals (CallStatus). NULL: not said"
+)
+CALL_DURATION = "Length of the call in whole seconds (CallDuration). NULL: not said"
+IVR = "The keys that the callee pressed, as text: 0, *, #, 007 (Ivr). NULL: not said"
+SEND_STATUS = "Where eSMS is with the call: 1 awaiting approval, 2 waiting, 4 rejected, 5 done, 7 sent (SendStatus). NULL: not said"
+SENT_RESULT = "Result at the carrier: 0 failed, 1 succeeded (SentResult; of a voice OTP SendSuccess and SendFailed). NULL: not said"
+PRICE = "Price of the call in VND (Price; of a voice OTP TotalPrice); only callbacks carry it. NULL: not said"
+CID = "The number that the call was made from (CID); only callbacks carry it. NULL: not said"
+REQUEST_ID = "The id that the placing request carried (RequestId), as registered, else as reported. NULL: not known"
+PHONE = "The number called, as registered, else as reported (phonenumber). NULL: not known"
+
+
+class CallRow(Base):
+    """One row a call: the fold of its reports, with what was registered and the look-ups that are planned."""
+
+    __tablename__ = "calls"
+    __table_args__ = (
+        {"comment": "One row a call: the fold of its reports, what was registered, the look-ups planned"},
+    )
+
+    reference_id: Mapped[str] = mapped_column(
+        REFERENCE, primary_key=True, comment="The identity that eSMS gave the call (ReferenceId or SMSID), lower case"
+    )
+    call_status: Mapped[str | None] = mapped_column(Text, comment=CALL_STATUS)
+    call_duration: Mapped[int | None] = mapped_column(Integer, comment=CALL_DURATION)
+    ivr: Mapped[str | None] = mapped_column(Text, comment=IVR)
+    send_status: Mapped[int | None] = mapped_column(SmallInteger, comment=SEND_STATUS)
+    sent_result: Mapped[int | None] = mapped_column(SmallInteger, comment=SENT_RESULT)
+    price: Mapped[Decimal | None] = mapped_column(Money, comment=PRICE)
+    cid: Mapped[str | None] = mapped_column(Text, comment=CID)
+    request_id: Mapped[str | None] = mapped_column(Text, comment=REQUEST_ID)
+    phone: Mapped[str | None] = mapped_column(Text, comment=PHONE)
+    campaign: Mapped[str | None] = mapped_column(Text, comment="The campaign, as registered. NULL: none was named")
+    placed_at: Mapped[datetime] = mapped_column(
+        Moment,
+        server_default=FetchedValue(),
+        comment="When the call was placed, UTC: as registered, else the earlier of registered_at and the first report",
+    )
+    registered_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When the call was first registered, UTC. NULL: never, it is known from reports only"
+    )
+    registered_fields: Mapped[frozenset[str]] = mapped_column(
+        Names,
+        nullable=True,
+        server_default="placed_at",
+        comment="Which of request_id, phone and placed_at were registered, with commas: they outrank reports. NULL: none",
+    )
+    callback_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When the first final callback was received, UTC. NULL: none came"
+    )
+    settled_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When the first final report was received, UTC. NULL: not settled"
+    )
+    settled_by: Mapped[str | None] = mapped_column(
+        Text, comment="Source of the first final report: callback or lookup. NULL: not settled"
+    )
+    confirmed_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When the newest final lookup was received, UTC. NULL: eSMS was not asked, or did not decide"
+    )
+    confirmed_fields: Mapped[frozenset[str]] = mapped_column(
+        Names,
+        nullable=True,
+        comment="Which of call_status, call_duration and ivr a final lookup said, with commas: callbacks cannot replace them. NULL: none",
+    )
+    last_reported_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When the newest report was received, UTC. NULL: none was"
+    )
+    report_count: Mapped[int] = mapped_column(
+        Integer,
+        server_default=text("0"),
+        comment="Number of reports in status_reports, repeated and stale ones included",
+    )
+    conflict: Mapped[bool] = mapped_column(
+        Boolean,
+        server_default=text("false"),
+        comment="Whether a final callback disagreed with the settled call and no final lookup has decided since",
+    )
+    next_lookup_at: Mapped[datetime | None] = mapped_column(
+        Moment,
+        comment="When eSMS is asked about the call again, UTC. NULL: nothing planned; a missing call is due after its grace",
+    )
+    lookup_count: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="Number of look-ups charged to the call, never reset"
+    )
+    lookup_backoff: Mapped[int] = mapped_column(
+        Integer,
+        server_default=text("0"),
+        comment="How often the pause between look-ups has doubled; starts anew with each conflict",
+    )
+    last_lookup_code: Mapped[str | None] = mapped_column(
+        Text,
+        comment="How the last look-up ended: eSMS's code, or http-500 and the like, timeout, unreachable, unreadable, wrong-reference. NULL: none yet",
+    )
+    claimed_until: Mapped[datetime | None] = mapped_column(
+        Moment, comment="Until when a reconcile run has the call to itself, UTC. NULL or past: nobody asks about it now"
+    )
+    gave_up_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When asking eSMS was given up, UTC. NULL: it was not"
+    )
+    created_at: Mapped[datetime] = mapped_column(
+        Moment, server_default=FetchedValue(), comment="When this row was made, UTC"
+    )
+    updated_at: Mapped[datetime] = mapped_column(
+        Moment, server_default=FetchedValue(), comment="When this row was last written, UTC"
+    )
+
+
+_MISSING = text("settled_at IS NULL AND gave_up_at IS NULL")
+
+Index("ix_calls_placed_at", CallRow.placed_at, CallRow.reference_id)
+Index(
+    "ix_calls_campaign",
+    CallRow.campaign,
+    CallRow.placed_at,
+    CallRow.reference_id,
+    postgresql_where=text("campaign IS NOT NULL"),
+    sqlite_where=text("campaign IS NOT NULL"),
+)
+Index(
+    "ix_calls_missing",
+    CallRow.lookup_count,
+    CallRow.next_lookup_at,
+    CallRow.placed_at,
+    postgresql_where=_MISSING,
+    sqlite_where=_MISSING,
+)
+Index(
+    "ix_calls_conflict",
+    CallRow.next_lookup_at,
+    postgresql_where=text("conflict"),
+    sqlite_where=text("conflict = 1"),
+)
+
+
+class ReportRow(Base):
+    """Append-only history: one row for every report, in the order of (received_at, id)."""
+
+    __tablename__ = "status_reports"
+    __table_args__ = (
+        Index("ix_status_reports_call", "reference_id", "received_at", "id"),
+        {"comment": "Append-only history: one row for every report, in the order of received_at, then id"},
+    )
+
+    id: Mapped[UUID] = mapped_column(
+        Identifier, primary_key=True, comment="UUIDv7, made at the moment of receipt; storing it again does nothing"
+    )
+    reference_id: Mapped[str] = mapped_column(REFERENCE, comment="The call that the report is about; see calls")
+    source: Mapped[str] = mapped_column(Text, comment="callback: eSMS told us; lookup: we asked GetSendStatus")
+    received_at: Mapped[datetime] = mapped_column(
+        Moment, comment="When the report was received, UTC, by the receiver's clock"
+    )
+    effect: Mapped[str] = mapped_column(
+        Text,
+        comment="What storing it did then: settled, stale, conflict, corrected, confirmed, enriched, progressed or duplicate",
+    )
+    lookup_code: Mapped[str | None] = mapped_column(Text, comment="eSMS's code (CodeResponse). NULL: a callback")
+    call_status: Mapped[str | None] = mapped_column(Text, comment=CALL_STATUS)
+    call_duration: Mapped[int | None] = mapped_column(Integer, comment=CALL_DURATION)
+    ivr: Mapped[str | None] = mapped_column(Text, comment=IVR)
+    send_status: Mapped[int | None] = mapped_column(SmallInteger, comment=SEND_STATUS)
+    sent_result: Mapped[int | None] = mapped_column(SmallInteger, comment=SENT_RESULT)
+    price: Mapped[Decimal | None] = mapped_column(Money, comment=PRICE)
+    cid: Mapped[str | None] = mapped_column(Text, comment=CID)
+    request_id: Mapped[str | None] = mapped_column(
+        Text, comment="The id that the placing request carried (RequestId). NULL: not said"
+    )
+    phone: Mapped[str | None] = mapped_column(Text, comment="The number called (phonenumber). NULL: not said")
+    unread: Mapped[str | None] = mapped_column(
+        Text, comment="Names of the parameters whose values could not be read, with commas. NULL: none"
+    )
+    payload: Mapped[str] = mapped_column(Text, comment="All names and values as they came, as a JSON object")
+    remote_addr: Mapped[str | None] = mapped_column(Text, comment="Address that the callback came from. NULL: a lookup")
+
+
+class RejectedRow(Base):
+    """What reached the callback URL and could not be read as a report."""
+
+    __tablename__ = "rejected_callbacks"
+    __table_args__ = (
+        UniqueConstraint("method", "payload_sha256", "reason", name="uq_rejected_callbacks_same"),
+        Index("ix_rejected_callbacks_room", "replayed_at", "first_at", "size"),
+        {"comment": "What reached the callback URL and could not be read as a report"},
+    )
+
+    id: Mapped[UUID] = mapped_column(Identifier, primary_key=True, comment="UUIDv7; the id of the report once replayed")
+    first_at: Mapped[datetime] = mapped_column(Moment, comment="When it first came, UTC")
+    last_at: Mapped[datetime] = mapped_column(Moment, comment="When the same came last, UTC")
+    remote_addr: Mapped[str | None] = mapped_column(Text, comment="Address that it first came from")
+    method: Mapped[str] = mapped_column(Text, comment="HTTP method: GET or POST")
+    content_type: Mapped[str | None] = mapped_column(Text, comment="Content-Type of the body. NULL: none was named")
+    payload: Mapped[str] = mapped_column(
+        Text, comment="Query and body as they came, as a JSON object; the first 64 KiB"
+    )
+    payload_sha256: Mapped[str] = mapped_column(Text, comment="SHA-256 of payload, hexadecimal")
+    size: Mapped[int] = mapped_column(Integer, comment="Size of payload in bytes; together they are bounded")
+    reason: Mapped[str] = mapped_column(Text, comment="Why it could not be read")
+    count: Mapped[int] = mapped_column(BigInteger, comment="How often the same method, payload and reason came")
+    replayed_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When it was read after all, UTC. NULL: it was not"
+    )
+
+
+class RunRow(Base):
+    """One row a reconcile run."""
+
+    __tablename__ = "reconcile_runs"
+    __table_args__ = (Index("ix_reconcile_runs_started_at", "started_at"), {"comment": "One row a reconcile run"})
+
+    id: Mapped[UUID] = mapped_column(Identifier, primary_key=True, comment="UUIDv7, made at the start")
+    started_at: Mapped[datetime] = mapped_column(Moment, comment="When the run started, UTC")
+    finished_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When it ended, UTC. NULL: it has not, or died"
+    )
+    outcome: Mapped[str | None] = mapped_column(
+        Text, comment="done, failures, refused, interrupted or died. NULL: under way, or died unseen"
+    )
+    checked: Mapped[int] = mapped_column(
+        Integer,
+        server_default=text("0"),
+        comment="Look-ups charged: the sum of settled, pending, not_found, failed, gave_up",
+    )
+    settled: Mapped[int] = mapped_column(
+        Integer,
+        server_default=text("0"),
+        comment="Look-ups that were final: the call was settled, confirmed or corrected",
+    )
+    pending: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="Look-ups of calls that eSMS has not finished"
+    )
+    not_found: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="Look-ups of calls that eSMS does not know yet (codes 104 and 105)"
+    )
+    failed: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="Look-ups that failed; the calls are asked about again"
+    )
+    gave_up: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="Look-ups after which the call was given up"
+    )
+    host: Mapped[str] = mapped_column(Text, comment="Name of the machine that the run was on")
+
+
+calls = Base.metadata.tables["calls"]
+status_reports = Base.metadata.tables["status_reports"]
+rejected_callbacks = Base.metadata.tables["rejected_callbacks"]
+reconcile_runs = Base.metadata.tables["reconcile_runs"]

@@ -1,0 +1,233 @@
+"""Everything that is only read: calls, their pages, exports and counts. Changes nothing, and decides nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from sqlalchemy import func, select, tuple_, union
+
+from webapp.models import calls, iso, reconcile_runs, rejected_callbacks, status_reports
+from webapp.store import Due, Rejected, is_due, is_missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.engine import Connection
+
+    from webapp.database import Database
+
+_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """Which calls are wanted; None is any. ``since`` is inclusive, ``until`` exclusive, of ``placed_at``."""
+
+    status: str | None = None
+    ivr: str | None = None
+    campaign: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    missing: bool | None = None
+    conflict: bool | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """As SQL."""
+        wanted: list[ColumnElement[bool]] = []
+        for column, value in ((calls.c.call_status, self.status), (calls.c.ivr, self.ivr)):
+            if value is not None:
+                wanted.append(column == value)
+        if self.campaign is not None:
+            wanted.append(calls.c.campaign == self.campaign)
+        if self.since is not None:
+            wanted.append(calls.c.placed_at >= self.since)
+        if self.until is not None:
+            wanted.append(calls.c.placed_at < self.until)
+        if self.missing is not None:
+            wanted.append(is_missing() if self.missing else ~is_missing())
+        if self.conflict is not None:
+            wanted.append(calls.c.conflict if self.conflict else ~calls.c.conflict)
+        return wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a page ended: the next one begins behind it."""
+
+    placed_at: datetime
+    reference_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """How things stand, counted at one moment."""
+
+    calls: int
+    settled: int
+    by_callback: int
+    by_lookup: int
+    missing: int
+    overdue: int
+    oldest_missing: datetime | None
+    given_up: int
+    conflicts: int
+    rejected: int
+    rejected_bytes: int
+    last_run: Mapping[str, Any] | None
+
+
+def plain(value: Any) -> Any:
+    """A column's value as JSON and CSV show it: times with Z, exact prices and ids as text."""
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, Decimal | UUID):
+        return str(value)
+    if isinstance(value, frozenset):
+        return ",".join(sorted(value)) or None
+    return value
+
+
+class Queries:
+    """Reads one database. Every method raises ``database.Unavailable`` if it is away."""
+
+    def __init__(self, database: Database) -> None:
+        """Read from ``database``."""
+        self._database = database
+
+    def call(self, reference_id: str) -> dict[str, Any] | None:
+        """One call, flat, with its reports in their order; None if it is unknown."""
+        of_call = status_reports.c.reference_id == reference_id
+        in_order = (status_reports.c.received_at, status_reports.c.id)
+        with self._database.read() as connection:
+            row = connection.execute(select(calls).where(calls.c.reference_id == reference_id)).mappings().first()
+            if row is None:
+                return None
+            reports = connection.execute(select(status_reports).where(of_call).order_by(*in_order)).mappings()
+            return _plain_row(row) | {"reports": [_plain_report(report) for report in reports]}
+
+    def page(self, wanted: Filter, after: Position | None, limit: int) -> tuple[list[dict[str, Any]], Position | None]:
+        """Calls, newest placed first, and where the next page begins; None when there is none."""
+        place = tuple_(calls.c.placed_at, calls.c.reference_id)
+        query = select(calls).where(*wanted.conditions())
+        if after:
+            query = query.where(place < (after.placed_at, after.reference_id))
+        query = query.order_by(calls.c.placed_at.desc(), calls.c.reference_id.desc()).limit(limit + 1)
+        with self._database.read() as connection:
+            rows = list(connection.execute(query).mappings())
+        last = rows[limit - 1] if len(rows) > limit else None
+        position = Position(last["placed_at"], last["reference_id"]) if last else None
+        return [_plain_row(row) for row in rows[:limit]], position
+
+    def export(self, since: datetime | None, until: datetime | None) -> Iterator[dict[str, Any]]:
+        """Every call placed in that time, oldest first, streamed."""
+        wanted = Filter(since=since, until=until).conditions()
+        query = select(calls).where(*wanted).order_by(calls.c.placed_at, calls.c.reference_id)
+        with self._database.read() as connection:
+            rows = connection.execution_options(yield_per=_AT_ONCE).execute(query).mappings()
+            for row in rows:
+                yield _plain_row(row)
+
+    def count(self, since: datetime | None = None, until: datetime | None = None) -> int:
+        """How many calls were placed in that time."""
+        query = select(func.count()).select_from(calls).where(*Filter(since=since, until=until).conditions())
+        with self._database.read() as connection:
+            return connection.scalar(query) or 0
+
+    def due(self, due: Due, at_most: int) -> tuple[int, list[str]]:
+        """How many calls eSMS is to be asked about, and the first of them in their order."""
+        first = (
+            select(calls.c.reference_id)
+            .where(is_due(due))
+            .order_by(calls.c.lookup_count > 0, func.coalesce(calls.c.next_lookup_at, calls.c.placed_at))
+            .limit(at_most)
+        )
+        with self._database.read() as connection:
+            number = connection.scalar(select(func.count()).select_from(calls).where(is_due(due))) or 0
+            return number, list(connection.scalars(first))
+
+    def status(self, due: Due) -> Status:
+        """How things stand."""
+        with self._database.read() as connection:
+            return Status(
+                calls=_count(connection),
+                settled=_count(connection, calls.c.settled_at.is_not(None)),
+                by_callback=_count(connection, calls.c.settled_by == "callback"),
+                by_lookup=_count(connection, calls.c.settled_by == "lookup"),
+                missing=_count(connection, is_missing()),
+                overdue=_count(connection, is_due(due)),
+                oldest_missing=connection.scalar(select(func.min(calls.c.placed_at)).where(is_missing())),
+                given_up=_count(connection, calls.c.gave_up_at.is_not(None)),
+                conflicts=_count(connection, calls.c.conflict),
+                **_rejected_counts(connection),
+                last_run=_last_run(connection),
+            )
+
+    def rejected(self, since: datetime | None) -> Iterator[Rejected]:
+        """The rejected callbacks that were not replayed, oldest first, streamed in portions."""
+        table = rejected_callbacks
+        columns = [table.c[field.name] for field in fields(Rejected) if field.name != "received_at"]
+        query = select(*columns, table.c.first_at.label("received_at")).where(table.c.replayed_at.is_(None))
+        if since is not None:
+            query = query.where(table.c.last_at >= since)
+        query = query.order_by(table.c.id).limit(_AT_ONCE)
+        last: UUID | None = None
+        while True:
+            with self._database.read() as connection:
+                page = query.where(table.c.id > last) if last else query
+                found = [Rejected(**row) for row in connection.execute(page).mappings()]
+            yield from found
+            if len(found) < _AT_ONCE:
+                return
+            last = found[-1].id
+
+    def reference_ids(self) -> Iterator[list[str]]:
+        """The ids of all calls, and of all that history knows, in portions."""
+        last = ""
+        while True:
+            portions = [
+                select(table.c.reference_id)
+                .where(table.c.reference_id > last)
+                .distinct()
+                .order_by(table.c.reference_id)
+                .limit(_AT_ONCE)
+                .subquery()
+                for table in (calls, status_reports)
+            ]
+            both = union(*(select(portion) for portion in portions)).subquery()
+            with self._database.read() as connection:
+                found = list(connection.scalars(select(both).order_by(both.c.reference_id).limit(_AT_ONCE)))
+            if not found:
+                return
+            yield found
+            last = found[-1]
+
+
+def _count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
+    return connection.scalar(select(func.count()).select_from(calls).where(*conditions)) or 0
+
+
+def _rejected_counts(connection: Connection) -> dict[str, int]:
+    table = rejected_callbacks
+    number = connection.scalar(select(func.count()).select_from(table).where(table.c.replayed_at.is_(None)))
+    return {"rejected": number or 0, "rejected_bytes": int(connection.scalar(select(func.sum(table.c.size))) or 0)}
+
+
+def _last_run(connection: Connection) -> Mapping[str, Any] | None:
+    newest = select(reconcile_runs).order_by(reconcile_runs.c.started_at.desc()).limit(1)
+    row = connection.execute(newest).mappings().first()
+    return dict(row) if row else None
+
+
+def _plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {name: plain(value) for name, value in row.items()}
+
+
+def _plain_report(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return _plain_row(row) | {"payload": json.loads(row["payload"])}

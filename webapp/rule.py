@@ -1,0 +1,291 @@
+"""The rule: what one more status report, registration or look-up makes of a call.
+
+Pure functions over frozen values. Knows no clock, no database, no Flask, and none of eSMS's spellings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Source = Literal["callback", "lookup"]
+Effect = Literal["settled", "stale", "conflict", "corrected", "confirmed", "enriched", "progressed", "duplicate"]
+EFFECTS: tuple[Effect, ...] = (
+    "settled",
+    "stale",
+    "conflict",
+    "corrected",
+    "confirmed",
+    "enriched",
+    "progressed",
+    "duplicate",
+)
+
+FIELDS = ("call_status", "call_duration", "ivr", "send_status", "sent_result", "price", "cid", "request_id", "phone")
+"""What a report may say of a call."""
+CONFIRMABLE = ("call_status", "call_duration", "ivr")
+"""The fields for which a final lookup beats a callback, and over which callbacks can be in conflict."""
+REGISTRABLE = ("request_id", "phone", "placed_at")
+"""The fields in which a registration outranks every report."""
+
+FINAL_SEND_STATUSES = (4, 5)
+"""*documented*: 5 done, 4 rejected."""
+NUMBER_BLOCKED = "99"
+"""*documented*: this code of a lookup is final for the call, whatever else it says."""
+
+CONFLICT_PAUSE = timedelta(minutes=5)
+FIRST_PAUSE = timedelta(minutes=5)
+LONGEST_PAUSE = timedelta(hours=6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusReport:
+    """What eSMS says about one call at one moment. A field that is None was not said."""
+
+    id: UUID
+    reference_id: str
+    source: Source
+    received_at: datetime
+    call_status: str | None = None
+    call_duration: int | None = None
+    ivr: str | None = None
+    send_status: int | None = None
+    sent_result: int | None = None
+    price: Decimal | None = None
+    cid: str | None = None
+    request_id: str | None = None
+    phone: str | None = None
+    lookup_code: str | None = None
+    unread: str | None = None
+    payload: str = "{}"
+    remote_addr: str | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether this report settles its call."""
+        if self.lookup_code == NUMBER_BLOCKED or self.send_status in FINAL_SEND_STATUSES:
+            return True
+        return self.send_status is None and self.call_status is not None
+
+    @property
+    def order(self) -> tuple[datetime, UUID]:
+        """Where this report stands among its call's reports."""
+        return self.received_at, self.id
+
+    def said(self) -> dict[str, Any]:
+        """The fields that it says, by name."""
+        return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """What the one who placed a call tells of it. None replaces nothing."""
+
+    reference_id: str
+    request_id: str | None = None
+    phone: str | None = None
+    campaign: str | None = None
+    placed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """All that is known of one call; the names are the columns of ``calls``."""
+
+    reference_id: str
+    placed_at: datetime
+    call_status: str | None = None
+    call_duration: int | None = None
+    ivr: str | None = None
+    send_status: int | None = None
+    sent_result: int | None = None
+    price: Decimal | None = None
+    cid: str | None = None
+    request_id: str | None = None
+    phone: str | None = None
+    campaign: str | None = None
+    registered_at: datetime | None = None
+    registered_fields: frozenset[str] = frozenset()
+    callback_at: datetime | None = None
+    settled_at: datetime | None = None
+    settled_by: Source | None = None
+    confirmed_at: datetime | None = None
+    confirmed_fields: frozenset[str] = frozenset()
+    last_reported_at: datetime | None = None
+    report_count: int = 0
+    conflict: bool = False
+    next_lookup_at: datetime | None = None
+    lookup_count: int = 0
+    lookup_backoff: int = 0
+    last_lookup_code: str | None = None
+    gave_up_at: datetime | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether a final report was heard."""
+        return self.settled_at is not None
+
+
+def fold(call: Call, report: StatusReport) -> Call:
+    """The call after one more report, which must come after all that the call has heard."""
+    heard = replace(call, report_count=call.report_count + 1, last_reported_at=report.received_at)
+    if "placed_at" not in call.registered_fields:
+        heard = replace(heard, placed_at=min(call.placed_at, report.received_at))
+    if not report.final:
+        return heard if call.settled else replace(heard, **_believed(call, report))
+    return _settle(replace(heard, **_believed(call, report)), call, report)
+
+
+def _believed(call: Call, report: StatusReport) -> dict[str, Any]:
+    outranked = call.registered_fields
+    if report.source == "callback":
+        outranked |= call.confirmed_fields
+    return {name: value for name, value in report.said().items() if name not in outranked}
+
+
+def _settle(heard: Call, before: Call, report: StatusReport) -> Call:
+    settled = replace(
+        heard,
+        settled_at=before.settled_at or report.received_at,
+        settled_by=before.settled_by or report.source,
+    )
+    if report.source == "lookup":
+        return replace(
+            settled,
+            confirmed_at=report.received_at,
+            confirmed_fields=before.confirmed_fields | report.said().keys() & set(CONFIRMABLE),
+            conflict=False,
+        )
+    return replace(
+        settled,
+        callback_at=before.callback_at or report.received_at,
+        conflict=before.conflict or disagrees(before, report),
+    )
+
+
+def disagrees(call: Call, report: StatusReport) -> bool:
+    """Whether a settled call has another outcome than a final callback says (what either leaves unsaid agrees)."""
+    if not (call.settled and report.final and report.source == "callback"):
+        return False
+    said = report.said()
+    return any(
+        name in said and getattr(call, name) is not None and getattr(call, name) != said[name] for name in CONFIRMABLE
+    )
+
+
+def can_follow(call: Call, report: StatusReport) -> bool:
+    """Whether the report surely comes after all that the call has heard, so that the call alone can take it."""
+    return call.last_reported_at is None or report.received_at > call.last_reported_at
+
+
+def fold_all(call: Call, reports: Iterable[StatusReport]) -> Call:
+    """The call as the set of its reports makes it, in whatever order they are given and however often.
+
+    Of ``call`` itself only what was registered and the look-up columns count.
+    """
+    history = sorted({report.id: report for report in reports}.values(), key=lambda report: report.order)
+    return reduce(fold, history, _unheard(call, history))
+
+
+def _unheard(call: Call, history: list[StatusReport]) -> Call:
+    placed_at = call.placed_at
+    if "placed_at" not in call.registered_fields:
+        placed_at = call.registered_at or (history[0].received_at if history else placed_at)
+    return Call(
+        reference_id=call.reference_id,
+        placed_at=placed_at,
+        request_id=call.request_id if "request_id" in call.registered_fields else None,
+        phone=call.phone if "phone" in call.registered_fields else None,
+        campaign=call.campaign,
+        registered_at=call.registered_at,
+        registered_fields=call.registered_fields,
+        next_lookup_at=call.next_lookup_at,
+        lookup_count=call.lookup_count,
+        lookup_backoff=call.lookup_backoff,
+        last_lookup_code=call.last_lookup_code,
+        gave_up_at=call.gave_up_at,
+    )
+
+
+def effect(before: Call, report: StatusReport, after: Call) -> Effect:  # noqa: PLR0911 - a list of seven
+    """What storing the report did: the first that fits."""
+    changed = _changed(before, after)
+    if after.settled and not before.settled:
+        return "settled"
+    if before.settled and not report.final and not changed:
+        return "stale"
+    if disagrees(before, report):
+        return "conflict"
+    if before.settled and report.final and report.source == "lookup":
+        return "corrected" if _replaced(before, after) else "confirmed"
+    if before.settled and changed:
+        return "enriched"
+    if not before.settled and (changed or before.report_count == 0):
+        return "progressed"
+    return "duplicate"
+
+
+def _changed(before: Call, after: Call) -> bool:
+    names = (*FIELDS, "settled_by", "conflict")
+    return (before.callback_at is None) != (after.callback_at is None) or any(
+        getattr(before, name) != getattr(after, name) for name in names
+    )
+
+
+def _replaced(before: Call, after: Call) -> bool:
+    return any(getattr(before, name) not in {None, getattr(after, name)} for name in CONFIRMABLE)
+
+
+def register(call: Call, registration: Registration, now: datetime) -> Call:
+    """The call once it was registered: newer words replace older ones, and outrank what reports say."""
+    words = {name: value for name in REGISTRABLE if (value := getattr(registration, name)) is not None}
+    registered_at = call.registered_at or now
+    registered_fields = call.registered_fields | words.keys()
+    if "placed_at" not in registered_fields:
+        words["placed_at"] = min(call.placed_at, registered_at)
+    return replace(
+        call,
+        registered_at=registered_at,
+        registered_fields=registered_fields,
+        campaign=registration.campaign or call.campaign,
+        **words,
+    )
+
+
+def plan(before: Call, after: Call, now: datetime) -> Call:
+    """``after`` with its next look-up planned: a new conflict is asked about soon, a settled call not again."""
+    if after.settled:
+        after = replace(after, gave_up_at=None)
+    if after.conflict and not before.conflict:
+        return replace(after, next_lookup_at=now + CONFLICT_PAUSE, lookup_backoff=0)
+    if after.settled and not after.conflict and (before.conflict or not before.settled):
+        return replace(after, next_lookup_at=None)
+    return after
+
+
+def charge(before: Call, after: Call, code: str, now: datetime, *, spread: float) -> Call:
+    """``after`` with one more look-up counted; if it is still open, asked again in 5 minutes, doubling up to 6 hours.
+
+    ``spread`` is a factor about 1 (0.9 to 1.1), so that calls asked together do not come due together.
+    """
+    after = replace(after, lookup_count=after.lookup_count + 1, last_lookup_code=code)
+    decided = after.settled and not after.conflict
+    newly_in_conflict = after.conflict and not before.conflict
+    if decided or newly_in_conflict or after.gave_up_at:
+        return after
+    pause = min(FIRST_PAUSE * 2 ** min(after.lookup_backoff, 10), LONGEST_PAUSE)
+    return replace(after, next_lookup_at=now + pause * spread, lookup_backoff=after.lookup_backoff + 1)
+
+
+def give_up(call: Call, now: datetime) -> Call:
+    """The call when eSMS, asked once more after all that time, still does not say how it ended."""
+    if call.settled:
+        return replace(call, next_lookup_at=None)
+    return replace(call, next_lookup_at=None, gave_up_at=now)

@@ -1,0 +1,393 @@
+"""Everything that is written: reports, registrations, look-ups, rejected callbacks and runs; each in one transaction.
+
+The pattern is "insert if absent, lock, fold, write", always in the order of the reference ids, so that concurrent
+writers neither lose a change nor lock each other out. What a report means is for the rule to say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import UUID
+
+from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from webapp import rule
+from webapp.models import calls, reconcile_runs, rejected_callbacks, status_reports
+from webapp.rule import Call, Registration, StatusReport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import timedelta
+
+    from sqlalchemy import ColumnElement, Table
+    from sqlalchemy.engine import Connection
+
+    from webapp.database import Database
+    from webapp.esms import Answer
+    from webapp.rule import Effect
+
+REJECTED_ROOM = 256 * 1024 * 1024
+"""Bytes of payload that ``rejected_callbacks`` keeps together, at most."""
+REJECTED_ROW_OVERHEAD = 512
+"""Bytes that each rejected callback counts besides its payload, so that small ones are bounded in number too."""
+
+Outcome = Literal["done", "failures", "refused", "interrupted", "died"]
+Conclusion = Literal["settled", "pending", "not_found", "failed", "gave_up"]
+
+_CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
+_REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """What reached the callback URL and could not be read. ``payload`` is JSON text of its query and body."""
+
+    id: UUID
+    received_at: datetime
+    remote_addr: str | None
+    method: str
+    content_type: str | None
+    payload: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """Which calls eSMS is to be asked about: open ones placed and next due no later than these times."""
+
+    placed_by: datetime
+    due_by: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A reconcile run: the names are the columns of ``reconcile_runs``."""
+
+    id: UUID
+    started_at: datetime
+    host: str
+    finished_at: datetime | None = None
+    outcome: Outcome | None = None
+    checked: int = 0
+    settled: int = 0
+    pending: int = 0
+    not_found: int = 0
+    failed: int = 0
+    gave_up: int = 0
+
+
+class Store:
+    """All writes to one database. Every method raises ``database.Unavailable``, with nothing written, if it is away."""
+
+    def __init__(self, database: Database) -> None:
+        """Write to ``database``."""
+        self._database = database
+
+    def record(self, reports: Sequence[StatusReport], now: datetime) -> list[Effect]:
+        """Store reports and what they make of their calls, durably; the effect of each, in the order given.
+
+        A report whose id is stored already does nothing, and has the effect that it had then.
+        """
+
+        def work(connection: Connection) -> list[Effect]:
+            batch = _Batch(connection, now)
+            batch.open(_first_received(reports), reports)
+            for report in sorted(reports, key=lambda report: report.order):
+                batch.take(report)
+            batch.write()
+            return [batch.effects[report.id] for report in reports]
+
+        return self._database.write(work)
+
+    def register(self, registrations: Sequence[Registration], now: datetime) -> tuple[int, int]:
+        """Register calls; how many are registered now for the first time, and how many had been before."""
+
+        def work(connection: Connection) -> tuple[int, int]:
+            batch = _Batch(connection, now)
+            batch.open({registration.reference_id: now for registration in registrations})
+            registered = 0
+            for registration in registrations:
+                call = batch.calls[registration.reference_id]
+                registered += call.registered_at is None
+                batch.calls[call.reference_id] = rule.register(call, registration, now)
+            batch.write()
+            return registered, len(registrations) - registered
+
+        return self._database.write(work)
+
+    def conclude(self, answers: Sequence[Answer], now: datetime, *, give_up: timedelta) -> list[Conclusion]:
+        """Store what look-ups brought, and free their calls; what became of each look-up, in the order given."""
+
+        def work(connection: Connection) -> list[Conclusion]:
+            batch = _Batch(connection, now)
+            reports = [answer.report for answer in answers if answer.report]
+            batch.open({answer.reference_id: now for answer in answers} | _first_received(reports), reports)
+            conclusions = [batch.conclude(answer, give_up) for answer in answers]
+            batch.write(claimed_until=None)
+            return conclusions
+
+        return self._database.write(work)
+
+    def claim(self, due: Due, limit: int, *, now: datetime, until: datetime) -> list[str]:
+        """Take up to ``limit`` due calls for oneself until then: those never asked about, then the longest due."""
+
+        def work(connection: Connection) -> list[str]:
+            free = or_(calls.c.claimed_until.is_(None), calls.c.claimed_until <= now)
+            query = (
+                select(calls.c.reference_id)
+                .where(is_due(due), free)
+                .order_by(calls.c.lookup_count > 0, func.coalesce(calls.c.next_lookup_at, calls.c.placed_at))
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            found = list(connection.scalars(query))
+            connection.execute(update(calls).where(calls.c.reference_id.in_(found)).values(claimed_until=until))
+            return found
+
+        return self._database.write(work)
+
+    def release(self, reference_ids: Sequence[str]) -> None:
+        """Give back claimed calls that were not asked about; they stay due as they were."""
+        statement = update(calls).where(calls.c.reference_id.in_(reference_ids)).values(claimed_until=None)
+        self._database.write(lambda connection: connection.execute(statement))
+
+    def start_run(self, run: Run) -> None:
+        """Write the run's row, unfinished."""
+        values = {field.name: getattr(run, field.name) for field in fields(Run)}
+        self._database.write(lambda connection: connection.execute(insert(reconcile_runs).values(values)))
+
+    def save_run(self, run: Run) -> None:
+        """Write the run's row as it now is."""
+        values = {field.name: getattr(run, field.name) for field in fields(Run)}
+        statement = update(reconcile_runs).where(reconcile_runs.c.id == run.id).values(values)
+        self._database.write(lambda connection: connection.execute(statement))
+
+    def reject(self, rejected: Rejected) -> None:
+        """Keep what could not be read; the same again only counts. Makes room by dropping replayed and old ones."""
+        self._database.write(lambda connection: _reject(connection, rejected))
+
+    def replay_rejected(self, report: StatusReport, now: datetime) -> Effect:
+        """Store the report that a rejected callback turned out to be, and mark that one as replayed."""
+
+        def work(connection: Connection) -> Effect:
+            batch = _Batch(connection, now)
+            batch.open(_first_received([report]), [report])
+            batch.take(report)
+            batch.write()
+            mark = update(rejected_callbacks).where(rejected_callbacks.c.id == report.id).values(replayed_at=now)
+            connection.execute(mark)
+            return batch.effects[report.id]
+
+        return self._database.write(work)
+
+    def refold(self, reference_ids: Sequence[str], now: datetime, *, check_only: bool) -> list[str]:
+        """Fold the whole history of these calls again; which of them differ. Unless checking, these are put right."""
+
+        def work(connection: Connection) -> list[str]:
+            batch = _Batch(connection, now)
+            batch.open(_heard_of(connection, reference_ids))
+            differing = batch.refold()
+            batch.write()
+            return differing
+
+        if not check_only:
+            return self._database.write(work)
+        with self._database.read() as connection:
+            batch = _Batch(connection, now)
+            batch.look(reference_ids)
+            return sorted({*batch.refold(), *(_heard_of(connection, reference_ids).keys() - batch.calls.keys())})
+
+
+class _Batch:
+    """Some calls, locked in one transaction, and what becomes of them until they are written."""
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self._connection = connection
+        self._now = now
+        self._before: dict[str, Call] = {}
+        self._history: dict[str, list[StatusReport]] = {}
+        self._new: list[dict[str, Any]] = []
+        self.calls: dict[str, Call] = {}
+        self.effects: dict[UUID, Effect] = {}
+
+    def open(self, first_seen: dict[str, datetime], reports: Sequence[StatusReport] = ()) -> None:
+        """Insert the calls that are absent, lock them all, and see which of the reports are stored already."""
+        rows = [
+            {
+                "reference_id": reference_id,
+                "placed_at": at,
+                "registered_fields": frozenset(),
+                "created_at": self._now,
+                "updated_at": self._now,
+            }
+            for reference_id, at in sorted(first_seen.items())
+        ]
+        if rows:
+            self._connection.execute(_insert(self._connection, calls).on_conflict_do_nothing(), rows)
+        self.look(first_seen, lock=True)
+        stored = select(status_reports.c.id, status_reports.c.effect).where(
+            status_reports.c.id.in_([report.id for report in reports])
+        )
+        if reports:
+            self.effects = {row.id: row.effect for row in self._connection.execute(stored)}
+
+    def look(self, reference_ids: Iterable[str], *, lock: bool = False) -> None:
+        """Read the calls as they are."""
+        query = select(*_CALL_COLUMNS).where(calls.c.reference_id.in_(list(reference_ids)))
+        if lock:
+            query = query.order_by(calls.c.reference_id).with_for_update()
+        self._before = {row.reference_id: Call(**row._mapping) for row in self._connection.execute(query)}  # noqa: SLF001
+        self.calls = dict(self._before)
+
+    def take(self, report: StatusReport) -> None:
+        """Fold one report, unless it is stored already; where the call alone cannot tell, its history does."""
+        if report.id in self.effects:
+            return
+        before = self.calls[report.reference_id]
+        if rule.can_follow(before, report):
+            after = rule.fold(before, report)
+        else:
+            after = rule.fold_all(before, [*self._reports_of(report.reference_id), report])
+        if report.reference_id in self._history:
+            self._history[report.reference_id].append(report)
+        after = rule.plan(before, after, self._now)
+        effect = rule.effect(before, report, after)
+        self.calls[report.reference_id] = after
+        self.effects[report.id] = effect
+        self._new.append({column.name: getattr(report, column.name) for column in _REPORT_COLUMNS} | {"effect": effect})
+
+    def conclude(self, answer: Answer, give_up: timedelta) -> Conclusion:
+        """Fold the answer of one look-up, charge it to its call, and give up a call that stays open for too long."""
+        before = self.calls[answer.reference_id]
+        if answer.report:
+            self.take(answer.report)
+        spread = random.uniform(0.9, 1.1)  # noqa: S311
+        after = rule.charge(before, self.calls[answer.reference_id], answer.code, self._now, spread=spread)
+        open_still = not after.settled or after.conflict
+        if open_still and answer.heard and answer.kind != "final" and after.placed_at + give_up <= self._now:
+            after = rule.give_up(after, self._now)
+        self.calls[answer.reference_id] = after
+        if after.gave_up_at and not before.gave_up_at:
+            return "gave_up"
+        return "settled" if answer.kind == "final" else answer.kind
+
+    def refold(self) -> list[str]:
+        """Make every call the fold of its history; the ids of those that differed."""
+        differing = []
+        for reference_id, before in self.calls.items():
+            after = rule.plan(before, rule.fold_all(before, self._reports_of(reference_id)), self._now)
+            if after != before:
+                differing.append(reference_id)
+                self.calls[reference_id] = after
+        return differing
+
+    def write(self, **columns: Any) -> None:
+        """Write the reports that are new and the calls that changed; ``columns`` of all calls, besides."""
+        if self._new:
+            self._connection.execute(insert(status_reports), self._new)
+        changed = [call for call in self.calls.values() if call != self._before[call.reference_id]]
+        if changed:
+            key = calls.c.reference_id
+            rows = [
+                {column.name: getattr(call, column.name) for column in _CALL_COLUMNS if column is not key}
+                | {"key": call.reference_id, "updated_at": self._now}
+                for call in changed
+            ]
+            self._connection.execute(update(calls).where(key == bindparam("key")), rows)
+        if columns:
+            written = update(calls).where(calls.c.reference_id.in_(list(self.calls))).values(columns)
+            self._connection.execute(written)
+
+    def _reports_of(self, reference_id: str) -> list[StatusReport]:
+        if reference_id not in self._history:
+            query = select(*_REPORT_COLUMNS).where(status_reports.c.reference_id == reference_id)
+            stored = [StatusReport(**row._mapping) for row in self._connection.execute(query)]  # noqa: SLF001
+            fresh = [StatusReport(**{k: v for k, v in row.items() if k != "effect"}) for row in self._new]
+            self._history[reference_id] = stored + [report for report in fresh if report.reference_id == reference_id]
+        return self._history[reference_id]
+
+
+def is_missing() -> ColumnElement[bool]:
+    """The condition that a call is missing: no final report came, and asking was not given up."""
+    return and_(calls.c.settled_at.is_(None), calls.c.gave_up_at.is_(None))
+
+
+def is_due(due: Due) -> ColumnElement[bool]:
+    """The condition that eSMS is to be asked about a call."""
+    missing = and_(
+        is_missing(),
+        calls.c.placed_at <= due.placed_by,
+        or_(calls.c.next_lookup_at.is_(None), calls.c.next_lookup_at <= due.due_by),
+    )
+    return or_(missing, and_(calls.c.conflict, calls.c.next_lookup_at <= due.due_by))
+
+
+def _first_received(reports: Iterable[StatusReport]) -> dict[str, datetime]:
+    first: dict[str, datetime] = {}
+    for report in reports:
+        first[report.reference_id] = min(report.received_at, first.get(report.reference_id, report.received_at))
+    return first
+
+
+def _heard_of(connection: Connection, reference_ids: Sequence[str]) -> dict[str, datetime]:
+    """When the first report of each of these calls was received, and of calls without one, when they were placed."""
+    first = (
+        select(status_reports.c.reference_id, func.min(status_reports.c.received_at).label("at"))
+        .where(status_reports.c.reference_id.in_(reference_ids))
+        .group_by(status_reports.c.reference_id)
+    )
+    placed = select(calls.c.reference_id, calls.c.placed_at.label("at")).where(calls.c.reference_id.in_(reference_ids))
+    return {row.reference_id: row.at for query in (placed, first) for row in connection.execute(query)}
+
+
+def _insert(connection: Connection, table: Table) -> Any:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)
+
+
+def _reject(connection: Connection, rejected: Rejected) -> None:
+    content = rejected.payload.encode()
+    statement = _insert(connection, rejected_callbacks).values(
+        id=rejected.id,
+        first_at=rejected.received_at,
+        last_at=rejected.received_at,
+        remote_addr=rejected.remote_addr,
+        method=rejected.method,
+        content_type=rejected.content_type,
+        payload=rejected.payload,
+        payload_sha256=hashlib.sha256(content).hexdigest(),
+        size=len(content) + REJECTED_ROW_OVERHEAD,
+        reason=rejected.reason,
+        count=1,
+    )
+    again = {
+        "count": rejected_callbacks.c.count + 1,
+        "last_at": func.greatest(rejected_callbacks.c.last_at, statement.excluded.last_at)
+        if connection.dialect.name == "postgresql"
+        else func.max(rejected_callbacks.c.last_at, statement.excluded.last_at),
+    }
+    key = ["method", "payload_sha256", "reason"]
+    upsert = statement.on_conflict_do_update(index_elements=key, set_=again).returning(rejected_callbacks.c.id)
+    if connection.scalar(upsert) == rejected.id:
+        _make_room(connection)
+
+
+def _make_room(connection: Connection) -> None:
+    excess = (connection.scalar(select(func.sum(rejected_callbacks.c.size))) or 0) - REJECTED_ROOM
+    if excess <= 0:
+        return
+    oldest = select(rejected_callbacks.c.id, rejected_callbacks.c.size).order_by(
+        rejected_callbacks.c.replayed_at.is_(None), rejected_callbacks.c.first_at
+    )
+    dropped = []
+    for row in connection.execute(oldest):
+        if excess <= 0:
+            break
+        dropped.append(row.id)
+        excess -= row.size
+    connection.execute(delete(rejected_callbacks).where(rejected_callbacks.c.id.in_(dropped)))
