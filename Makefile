@@ -1,0 +1,56 @@
+# `make` or `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SERVE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help serve install test lint types docs campaign docker-check clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+serve: $(VENV)/installed ## Install what is needed, migrate the embedded SQLite, print the CallbackUrl, serve
+	@exec $(BIN)/esms-calls serve $(SERVE)
+
+install: $(VENV)/installed ## Make the virtual environment in .venv with the program in it
+
+test: $(VENV)/installed-dev ## Run all tests, on SQLite and a real PostgreSQL (TEST_DATABASE_URL uses another one)
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(VENV)/installed-dev ## Check style, import layers and the Dockerfile
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+
+types: $(VENV)/installed-dev ## Check types
+	$(BIN)/mypy
+
+docs: $(VENV)/installed-dev ## Write the tables in README.md and docs/ anew, from the code
+	WRITE_DOCS=1 $(BIN)/python -m pytest tests/test_docs.py
+
+campaign: $(VENV)/installed-dev ## Place 5,000 sandbox calls with losses, reconcile, compare every field (minutes)
+	CAMPAIGN_CALLS=5000 $(BIN)/python -m pytest tests/test_campaign.py
+
+docker-check: $(VENV)/installed-dev ## Run the Dockerfile's steps in a clean folder, without an engine
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/python tests/run_dockerfile.py
+
+clean: ## Remove the virtual environment and caches; keeps instance/ with its data
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older: make PYTHON=python3.12 …"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+# pip reads dependency groups from 25.1 on.
+$(VENV)/installed-dev: pyproject.toml $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@

@@ -1,0 +1,64 @@
+"""What stands in the documents and in the code is the same: tables are made from the code (`make docs` writes them)."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from webapp.cli import cli
+from webapp.config import Settings
+from webapp.models import Base
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from webapp.database import Database
+
+ROOT = Path(__file__).parents[1]
+
+
+def commands() -> str:
+    rows = [f"| `{name}` | {command.get_short_help_str(200)} |" for name, command in sorted(cli.commands.items())]
+    return "\n".join(["| command | does |", "| --- | --- |", *rows])
+
+
+def settings() -> str:
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else f"`{field.default}`"
+        rows.append(f"| `{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(["| variable | default | meaning |", "| --- | --- | --- |", *rows])
+
+
+def tables() -> str:
+    parts = []
+    for table in Base.metadata.tables.values():
+        rows = [f"| `{column.name}` | {column.comment} |" for column in table.columns]
+        parts += [f"### {table.name}", "", f"{table.comment}.", "", "| column | holds |", "| --- | --- |", *rows, ""]
+    return "\n".join(parts).rstrip()
+
+
+@pytest.mark.parametrize(
+    ("document", "made"), [("README.md", commands), ("README.md", settings), ("docs/data.md", tables)]
+)
+def test_a_table_in_the_documents_is_the_one_that_the_code_makes(document: str, made: Callable[[], str]) -> None:
+    path = ROOT / document
+    text = path.read_text()
+    begin, end = f"<!-- {made.__name__}: made by `make docs` -->\n", "<!-- end -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    expected = f"{begin}{made()}\n{end}"
+    if "WRITE_DOCS" in os.environ:
+        path.write_text(pattern.sub(lambda _: expected, text))
+    assert pattern.findall(path.read_text()) == [expected]
+
+
+def test_every_query_in_the_documents_runs(database: Database) -> None:
+    queries = re.findall(r"```sql\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
+    assert len(queries) >= 4
+    with database.read() as connection:
+        for query in queries:
+            connection.exec_driver_sql(query).all()
