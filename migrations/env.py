@@ -5,7 +5,7 @@ from typing import Any
 from alembic import context
 from sqlalchemy import text
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.schema import CreateColumn
+from sqlalchemy.schema import CreateColumn, CreateTable
 
 from webapp.config import load_settings
 from webapp.database import Database
@@ -15,9 +15,15 @@ _LOCK = 7_311_404_116
 """Any number that no other program takes: two migrations at the same moment do one after the other."""
 
 
-@compiles(CreateColumn, "sqlite")
-def _with_comment(create: CreateColumn, compiler: Any, **options: Any) -> str:
+@compiles(CreateTable, "sqlite")
+def _table_with_comment(create: CreateTable, compiler: Any, **options: Any) -> str:
     """SQLite knows no comments, but keeps the text of CREATE TABLE as it was given."""
+    table: str = compiler.visit_create_table(create, **options)
+    return table.replace("(", f"( /* {create.element.comment} */", 1) if create.element.comment else table
+
+
+@compiles(CreateColumn, "sqlite")
+def _column_with_comment(create: CreateColumn, compiler: Any, **options: Any) -> str:
     column = compiler.visit_create_column(create, **options)
     return f"{column} /* {create.element.comment} */" if create.element.comment else column
 

@@ -44,11 +44,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     hops = settings.trusted_proxies
     if hops:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+    _tell_of_requests(app)
     app.register_blueprint(callbacks.blueprint(store, callback_tokens))
     app.register_blueprint(api.blueprint(store, queries, api_tokens, settings.time_zone))
     app.register_blueprint(health.blueprint(database))
     _answer_errors(app)
-    _tell_of_requests(app)
     return app
 
 
@@ -92,6 +92,6 @@ def _tell_of_requests(app: Flask) -> None:
         route = request.url_rule.rule if request.url_rule else "unknown"
         method = request.method if request.method in _METHODS else "other"
         metrics.REQUESTS.labels(route, method, str(response.status_code)).inc()
-        milliseconds = (time.perf_counter() - g.get("started", time.perf_counter())) * 1000
+        milliseconds = (time.perf_counter() - g.started) * 1000
         access.info("%s %s %s %d %.1fms", request.remote_addr, method, route, response.status_code, milliseconds)
         return response

@@ -6,10 +6,12 @@ import base64
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from flask import Blueprint, request
 from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.exceptions import BadRequest, NotFound, Unauthorized
+from werkzeug.exceptions import BadRequest, NotFound, RequestEntityTooLarge, Unauthorized
+from werkzeug.routing import BaseConverter
 
 from webapp import metrics
 from webapp.config import is_one_of, parse_time
@@ -20,7 +22,6 @@ from webapp.registrations import Bad, read_registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from zoneinfo import ZoneInfo
 
     from flask.typing import ResponseReturnValue
 
@@ -31,12 +32,14 @@ MOST_AT_ONCE = 10_000
 REGISTER_LIMIT = 8 * 1024 * 1024
 _PAGE = 100
 _LARGEST_PAGE = 1000
+_UTC = ZoneInfo("UTC")
 _YES_NO = {"1": True, "true": True, "0": False, "false": False}
 
 
 def blueprint(store: Store, queries: Queries, tokens: tuple[str, ...], zone: ZoneInfo) -> Blueprint:
     """The routes under ``/api``."""
     room = Blueprint("api", __name__)
+    room.record_once(lambda state: state.app.url_map.converters.update(identity=_Identity))
 
     @room.before_app_request
     def know_the_token() -> None:
@@ -51,13 +54,12 @@ def blueprint(store: Store, queries: Queries, tokens: tuple[str, ...], zone: Zon
 
     @room.post("/api/calls")
     def register() -> ResponseReturnValue:
-        request.max_content_length = REGISTER_LIMIT
-        registrations = _read_list(request.get_data(), zone)
+        registrations = _read_list(_read_body(), zone)
         registered, known = store.register(registrations, datetime.now(UTC))
         metrics.REGISTERED.inc(registered)
         return {"registered": registered, "already_known": known}, 201
 
-    @room.get("/api/calls/<path:reference_id>")
+    @room.get("/api/calls/<identity:reference_id>")
     def show(reference_id: str) -> ResponseReturnValue:
         try:
             call = queries.call(normalise_identity(reference_id))
@@ -76,6 +78,23 @@ def blueprint(store: Store, queries: Queries, tokens: tuple[str, ...], zone: Zon
         return {"calls": found, "next": _cursor(following) if following else None}
 
     return room
+
+
+class _Identity(BaseConverter):
+    """Whatever a call may be named; unlike ``path``, also what begins with a slash."""
+
+    regex = ".+"
+    part_isolating = False
+
+
+def _read_body() -> bytes:
+    request.max_content_length = REGISTER_LIMIT
+    try:
+        return request.get_data()
+    except RequestEntityTooLarge:
+        raise RequestEntityTooLarge(f"The body is over {REGISTER_LIMIT // 1024**2} MiB: send several.") from None
+    except Exception:  # noqa: BLE001 - the server's own, for broken chunks and connections that ended
+        raise BadRequest("The body ended before it was whole: send it again.") from None
 
 
 def _read_list(content: bytes, zone: ZoneInfo) -> list[Any]:
@@ -151,6 +170,6 @@ def _cursor(position: Position) -> str:
 def _position(cursor: str) -> Position:
     try:
         placed_at, reference_id = base64.urlsafe_b64decode(cursor).decode("ascii").split(" ")
-        return Position(datetime.fromisoformat(placed_at).astimezone(UTC), normalise_identity(reference_id))
+        return Position(parse_time(placed_at, _UTC), normalise_identity(reference_id))
     except ValueError:
         raise ValueError("is not the `next` of an earlier answer") from None

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from webapp.store import Store
 
+_METHODS = ["GET", "POST"]
+
 log = logging.getLogger(__name__)
 
 
@@ -31,13 +33,15 @@ def blueprint(store: Store, tokens: tuple[str, ...]) -> Blueprint:
     @room.before_app_request
     def know_the_token() -> None:
         """Answer a wrong token before anything of the request is looked at, whatever its method."""
-        if request.path.startswith("/esms") and not is_one_of(request.path.removeprefix(CALLBACK_PATH), tokens):
+        if not request.path.startswith("/esms"):
+            return
+        if not is_one_of(request.path.removeprefix(CALLBACK_PATH), tokens):
             raise NotFound
+        if request.method not in _METHODS:
+            raise MethodNotAllowed(_METHODS)
 
-    @room.route(f"{CALLBACK_PATH}<token>", methods=["GET", "POST"], provide_automatic_options=False)
+    @room.route(f"{CALLBACK_PATH}<token>", methods=_METHODS)
     def receive(token: str) -> ResponseReturnValue:  # noqa: ARG001 - it is known already
-        if request.method == "HEAD":
-            raise MethodNotAllowed(["GET", "POST"])
         started = time.perf_counter()
         try:
             return _receive(store)
@@ -53,8 +57,9 @@ def blueprint(store: Store, tokens: tuple[str, ...]) -> Blueprint:
 def _receive(store: Store) -> ResponseReturnValue:
     report_id, received_at = esms.new_id(), datetime.now(UTC)
     query = request.query_string
-    body = _read_body(esms.BODY_LIMIT + 1)
+    body, whole = _read_body(esms.BODY_LIMIT + 1)
     try:
+        _insist_on(whole=whole)
         report = esms.parse_callback(
             query,
             body,
@@ -64,8 +69,10 @@ def _receive(store: Store) -> ResponseReturnValue:
             remote_addr=request.remote_addr,
         )
         (effect,) = store.record([report], received_at)
-    except (esms.Unreadable, DataError, IntegrityError) as error:
-        reason = str(error) if isinstance(error, esms.Unreadable) else "The database refuses a value of this report"
+    except Unavailable:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, what came is kept
+        reason = _reason(error)
         rejected = Rejected(
             id=report_id,
             received_at=received_at,
@@ -84,13 +91,34 @@ def _receive(store: Store) -> ResponseReturnValue:
     return {"result": effect}
 
 
-def _read_body(at_most: int) -> bytes:
-    """The body's beginning: one byte more than is allowed tells that it is too long, and the rest is never read."""
+def _read_body(at_most: int) -> tuple[bytes, bool]:
+    """The body's beginning, and whether it came as it was announced.
+
+    One byte more than is allowed tells that it is too long, and the rest is never read.
+    """
     request.max_content_length = None
     body = b""
-    while len(body) < at_most and (part := request.stream.read(at_most - len(body))):
-        body += part
-    return body
+    try:
+        while len(body) < at_most and (part := request.stream.read(at_most - len(body))):
+            body += part
+    except Exception:  # noqa: BLE001 - the server's own, for broken chunks and connections that ended
+        return body, False
+    return body, len(body) >= min(request.content_length or 0, at_most)
+
+
+def _insist_on(*, whole: bool) -> None:
+    """Take no body that was cut: the last of its values would be another than eSMS said."""
+    if not whole:
+        raise esms.Unreadable("body: ended before it was whole")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, esms.Unreadable):
+        return str(error)
+    if isinstance(error, DataError | IntegrityError):
+        return "The database refuses a value of this report"
+    log.error("a callback could not be taken; this is a bug", exc_info=error)
+    return "This server could not read it"
 
 
 def _storable(header: str | None) -> str | None:

@@ -8,11 +8,11 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TextIO
@@ -23,6 +23,7 @@ from flask.cli import AppGroup, ScriptInfo
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.exc import DataError, IntegrityError
 
 from webapp import create_app, esms, log, terminal
 from webapp.config import ConfigError, load_settings, parse_duration, parse_time
@@ -37,6 +38,7 @@ from webapp.store import REJECTED_ROOM, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
 DONE, PROBLEM, USAGE, REFUSED, NO_DATABASE = range(5)
 """The exit codes; 1 is also whatever was not expected."""
@@ -70,7 +72,7 @@ class _Cli(AppGroup):
 def _fail(message: str, code: int) -> NoReturn:
     try:
         secrets = load_settings().secrets()
-    except ConfigError:
+    except Exception:  # noqa: BLE001 - most likely this is what has failed before
         secrets = ()
     click.echo(f"Error: {log.redact(message, secrets)}", err=True)
     sys.exit(code)
@@ -124,19 +126,19 @@ def _room() -> Iterator[_Room]:
 @click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="esms-calls", prog_name="esms-calls")
 def cli() -> None:
-    r"""Receive eSMS voice callbacks, keep every call's status in SQL, and fetch the results that never came.
+    """Receive eSMS voice callbacks, keep every call's status in SQL, and fetch the results that never came.
 
     \b
     First steps:
       esms-calls serve          serve, and print the CallbackUrl to give to eSMS
-      esms-calls register FILE  say which calls were placed, so that missing results are noticed
+      esms-calls register FILE  say which calls were placed, so that a missing result is noticed
       esms-calls reconcile      ask eSMS about the calls whose callback never came
       esms-calls status         see how things stand
 
     Settings come from environment variables and a .env file in the working folder; README.md lists them.
     Exit codes: 0 done, 1 something needs attention, 2 usage or settings, 3 eSMS refuses the account,
     4 the database cannot be reached.
-    """
+    """  # noqa: D301 - click wants the control character
 
 
 def main() -> None:
@@ -180,8 +182,8 @@ def serve(bind: str, workers: int) -> None:
 
 
 def _check_address(bind: str) -> None:
-    host, _, port = bind.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
+    host, colon, port = bind.rpartition(":")
+    if not (colon and port.isascii() and port.isdigit() and int(port) <= 65535):  # noqa: PLR2004
         raise click.BadParameter(f"{bind!r} is not HOST:PORT, such as 0.0.0.0:8000.", param_hint="--bind")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     with socket.socket(family) as probe:
@@ -212,7 +214,7 @@ def callback_url(*, encoded: bool) -> None:
 @cli.command(with_appcontext=False)
 @click.argument("file", type=click.File("rb"), default="-")
 def register(file: BinaryIO) -> None:
-    r"""Register the calls that were placed, so that a missing callback is noticed. Repeatable.
+    """Register the calls that were placed, so that a missing callback is noticed. Repeatable.
 
     FILE (by default standard input) is a CSV in UTF-8 whose first line names the columns: reference_id, and
     if you like request_id, phone, campaign and placed_at (ISO 8601; without a zone it is in TIME_ZONE). Other
@@ -220,15 +222,18 @@ def register(file: BinaryIO) -> None:
 
     \b
     Example:
-      printf 'reference_id,phone,campaign\n066107ee-6ec4-4283-b595-aa74977c65c5,0901888484,june\n' \
+      printf 'reference_id,phone,campaign\\n066107ee-6ec4-4283-b595-aa74977c65c5,0901888484,june\\n' \\
         | esms-calls register
-    """
+    """  # noqa: D301 - click wants the control character
     bad = registered = known = 0
 
     def on_bad(number: int, words: str) -> None:
         nonlocal bad
         bad += 1
-        click.echo(f"line {number}: {words}", err=True)
+        sys.stderr.write(f"line {number}: {words}\n")
+
+    if file.isatty():
+        click.echo("Reading from the terminal; Ctrl-D on a line of its own ends it.", err=True)
 
     with _room() as room, terminal.progress("registering", None) as tell:
         lines = Lines(file.readline, room.settings.time_zone, on_bad)
@@ -237,9 +242,9 @@ def register(file: BinaryIO) -> None:
             while portion := list(islice(registrations, _AT_ONCE)):
                 new, old = room.store.register(portion, datetime.now(UTC))
                 registered, known = registered + new, known + old
-                tell(registered + known, f"lines, {bad} bad")
+                tell(registered + known, f"calls, {bad} bad lines")
         finally:
-            click.echo(f"registered {registered}, already known {known}, bad lines {bad}")
+            sys.stdout.write(f"registered {registered}, already known {known}, bad lines {bad}\n")
     if lines.header_ignored:
         click.echo(f"ignored columns: {', '.join(lines.header_ignored)}", err=True)
     if lines.commas_at:
@@ -252,24 +257,30 @@ def register(file: BinaryIO) -> None:
 
 
 @cli.command(with_appcontext=False)
-@click.option("--older-than", type=_Duration(), help="Ask about missing calls placed so long ago [RECONCILE_GRACE].")
+@click.option(
+    "--older-than",
+    type=_Duration(),
+    help="Ask about missing calls that were placed at least so long ago, such as 0s, 10m or 2h.  "
+    "[default: RECONCILE_GRACE]",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Ask about so many calls at most.")
-@click.option("--dry-run", is_flag=True, help="Only say how many calls are due; ask and write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("--dry-run", is_flag=True, help="Only say how many calls are due, and which; ask and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object; failures on stderr.")
 def reconcile(*, older_than: timedelta | None, limit: int | None, dry_run: bool, as_json: bool) -> None:
-    r"""Ask eSMS (GetSendStatus) about every call whose result never came, and about calls in conflict.
+    """Ask eSMS (GetSendStatus) about every call whose result never came, and about calls in conflict.
 
     Calls never asked about come first, then the longest due. Safe to run twice: two runs share the work.
-    Ctrl-C and SIGTERM let it finish what is in flight.
+    Ctrl-C and SIGTERM let it finish what is in flight. Needs ESMS_API_KEY and ESMS_SECRET_KEY.
 
     \b
     Exit codes:
       0  done; calls that are pending, not found or given up are normal
-      1  some look-ups failed, or the run was cut short: what is left is asked again when its time comes
+      1  some look-ups failed, or the run was cut short:
+         what is left is asked again when its time comes
       2  usage or settings
       3  eSMS refuses the account; the message says what to do
       4  the database cannot be reached
-    """
+    """  # noqa: D301 - click wants the control character
     with _room() as room:
         grace = room.settings.reconcile_grace if older_than is None else older_than
         if dry_run:
@@ -289,34 +300,49 @@ def _show_due(room: _Room, grace: timedelta, limit: int | None, *, as_json: bool
         counts = dict.fromkeys(("checked", "settled", "pending", "not_found", "failed", "gave_up"), 0)
         click.echo(json.dumps({**empty, **counts, "host": socket.gethostname(), "seconds": 0.0, "due": due}))
         return
-    click.echo(f"{due} calls are due; nothing was asked.")
-    for reference_id in first:
-        click.echo(f"  {reference_id}")
-    if due > len(first):
-        click.echo(f"  and {due - len(first)} more")
+    click.echo(f"due: {due}; nothing was asked")
+    _echo_some(first, due)
+
+
+def _echo_some(reference_ids: list[str], of_all: int, *, err: bool = False) -> None:
+    for reference_id in reference_ids:
+        click.echo(f"  {reference_id}", err=err)
+    if of_all > len(reference_ids):
+        click.echo(f"  and {of_all - len(reference_ids)} more", err=err)
 
 
 def _run(room: _Room, grace: timedelta, limit: int | None) -> Progress:
     settings = room.settings
-    for name in ("esms_api_key", "esms_secret_key"):
-        if not getattr(settings, name):
-            raise ConfigError(f"{name.upper()} is not set: it is in your eSMS account, and needed to ask eSMS.")
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    missing = [name.upper() for name in ("esms_api_key", "esms_secret_key") if not getattr(settings, name)]
+    if missing:
+        raise ConfigError(f"Not set: {', '.join(missing)}. To ask eSMS, the keys of your eSMS account are needed.")
     client = Client(
         settings.esms_api_url, settings.esms_api_key or "", settings.esms_secret_key or "", settings.esms_timeout
     )
     total, _ = room.queries.due(due_at(datetime.now(UTC), grace), 0)
-    with terminal.progress("asking eSMS", total if limit is None else min(total, limit)) as tell:
+    expected = total if limit is None else min(total, limit)
+    with _stop_at_signals() as stop, terminal.progress("asking eSMS", expected) as tell:
 
         def watch(progress: Progress) -> None:
             run = progress.run
-            tell(run.checked, f"settled {run.settled}, pending {run.pending + run.not_found}, failed {run.failed}")
+            asked = f"settled {run.settled}, pending {run.pending + run.not_found}, failed {run.failed}"
+            tell(run.checked, f"calls, {asked}")
 
         return Reconciler(room.store, room.queries, client, settings).run(
             grace=grace, limit=limit, stop=stop, watch=watch
         )
+
+
+@contextmanager
+def _stop_at_signals() -> Iterator[threading.Event]:
+    """What Ctrl-C and SIGTERM set, instead of ending the process."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _show_run(progress: Progress, *, as_json: bool) -> None:
@@ -332,18 +358,32 @@ def _show_run(progress: Progress, *, as_json: bool) -> None:
         _print_table(
             "Reconcile", [(name.replace("_", " "), columns[name]) for name in names] + [("seconds", f"{seconds:.1f}")]
         )
-    err = not sys.stdout.isatty()
     for code, number in sorted(progress.failures.items()):
-        references = [reference_id for reference_id, failed in progress.failed_calls if failed == code]
-        more = f" and {number - len(references)} more" if number > len(references) else ""
-        click.echo(f"failed with {code}: {number} ({', '.join(references)}{more}); asked again when due", err=err)
+        click.echo(f"failed with {_printable(code)}: {number}; asked again when due. {_what_failed(code)}", err=as_json)
+        _echo_some([reference for reference, failed in progress.failed_calls if failed == code], number, err=as_json)
     if progress.slowed:
-        click.echo(f"eSMS said {progress.slowed} times that we ask too fast (code 160): lower RECONCILE_RATE.", err=err)
+        often = f"eSMS said {progress.slowed} times that we ask too fast (code 160)"
+        click.echo(f"{often}: lower RECONCILE_RATE.", err=as_json)
     if progress.refused_code:
         remedy = esms.ACCOUNT_REFUSED[progress.refused_code]
         click.echo(f"Error: eSMS refuses the account (code {progress.refused_code}): {remedy}.", err=True)
     if progress.unasked:
-        click.echo(f"{progress.unasked} calls were not asked about; they are due as before.", err=err)
+        click.echo(f"not asked about: {progress.unasked}; due as before", err=as_json)
+
+
+def _printable(code: str) -> str:
+    """A code as it came from outside, fit for a terminal."""
+    return code if code.isascii() and code.isprintable() else ascii(code)
+
+
+def _what_failed(code: str) -> str:
+    """What a person can do about a look-up that failed so."""
+    return {
+        "timeout": "No whole answer came within ESMS_TIMEOUT.",
+        "unreachable": "No connection, or it broke: check the network and ESMS_API_URL.",
+        "unreadable": "The answer is none of GetSendStatus: check ESMS_API_URL.",
+        "wrong-reference": "eSMS answered about another call.",
+    }.get(code, "" if code.startswith("http-") else "eSMS's table of error codes tells what that means.")
 
 
 @cli.command(with_appcontext=False)
@@ -370,7 +410,7 @@ def _needs(found: Status, now: datetime) -> Iterator[str]:
     last = found.last_run
     if found.rejected:
         yield (
-            f"{found.rejected} callbacks could not be read: look at rejected_callbacks.reason; "
+            f"callbacks that could not be read: {found.rejected}. Look at rejected_callbacks.reason; "
             "after an upgrade that reads them, run `esms-calls replay --rejected`."
         )
     if found.rejected_bytes > _REJECTED_WARNING:
@@ -379,13 +419,12 @@ def _needs(found: Status, now: datetime) -> Iterator[str]:
             "beyond that the oldest are dropped; replay them, or copy and delete them."
         )
     if found.given_up:
-        yield f"{found.given_up} calls were given up (gave_up_at): ask eSMS's support how they ended."
+        yield f"calls given up (gave_up_at): {found.given_up}. Ask eSMS's support how they ended."
     if last and last["outcome"] in {"failures", "refused", "died"}:
         yield f"the last reconcile run ended with {last['outcome']}: run `esms-calls reconcile` and read its message."
     if found.overdue and (last is None or last["started_at"] < now - _DAY):
         yield (
-            f"{found.overdue} calls are overdue, and no reconcile ran for a day: "
-            "have a timer run `esms-calls reconcile`."
+            f"calls overdue: {found.overdue}, and no reconcile ran for a day. Have a timer run `esms-calls reconcile`."
         )
 
 
@@ -410,43 +449,72 @@ def _show_status(found: Status) -> None:
 
 
 @cli.command(with_appcontext=False)
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
-@click.option("--since", type=_Time(), help="Only calls placed at this time or later (ISO 8601).")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "jsonl"]),
+    default="csv",
+    show_default=True,
+    help="CSV with a header, or JSON Lines: one object a line.",
+)
+@click.option("--since", type=_Time(), help="Only calls placed at this time or later, such as 2026-11-23.")
 @click.option("--until", type=_Time(), help="Only calls placed before this time.")
 @click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file, whole or not at all."
+    "--output",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Write to this file, whole or not at all; - is standard output.  [default: -]",
 )
 def export(form: str, since: datetime | None, until: datetime | None, output: Path | None) -> None:
     """Write calls as CSV or JSON Lines, oldest placed first, to standard output or a file.
 
-    Times are UTC, prices have four decimals, and what was not said is empty (CSV) or null (JSON Lines).
+    Times are UTC, prices have four decimals, and what was not said is empty (CSV) or null (JSON Lines). Times
+    that you give are ISO 8601, a date or a time; without a zone they are in TIME_ZONE.
     """
+    output = None if output == Path("-") else output
     with _room() as room, _target(output) as target:
         total = room.queries.count(since, until)
         write = _csv_writer(target) if form == "csv" else _jsonl_writer(target)
-        with terminal.progress("exporting", total) as tell:
-            done = 0
+        done = 0
+        with _progress_beside(target, total) as tell:
             for done, call in enumerate(room.queries.export(since, until), start=1):
                 write(call)
-                if done % _AT_ONCE == 0:
+                if done % _AT_ONCE == 0 or done == total:
                     tell(done, "calls")
     if output:
         click.echo(f"{done} calls written to {output}", err=True)
 
 
+def _progress_beside(target: TextIO, total: int) -> AbstractContextManager[Callable[[int, str], None]]:
+    """No bar on a terminal where the calls themselves are seen running by."""
+    if target.isatty():
+        return nullcontext(lambda _done, _words: None)
+    return terminal.progress("exporting", total)
+
+
 @contextmanager
 def _target(output: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that is there whole or as it was before; a device or pipe is written as it is."""
     if output is None:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale says: names of campaigns are Vietnamese
         yield sys.stdout
         sys.stdout.flush()
         return
-    handle, draft = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
+    path = output.resolve()
+    whole = path.is_file() or not path.exists()
+    draft = path.with_name(f".{path.name}.{os.getpid()}") if whole else path
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        file = draft.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise click.FileError(str(output), error.strerror) from None
+    try:
+        with file:
             yield file
-        Path(draft).replace(output)
+        if whole:
+            draft.replace(path)
     except BaseException:
-        Path(draft).unlink()
+        if whole:
+            draft.unlink()
         raise
 
 
@@ -488,8 +556,7 @@ def _replay_history(room: _Room, *, check_only: bool) -> int:
     with terminal.progress("replaying", None) as tell:
         for portion in room.queries.reference_ids():
             found = room.store.refold(portion, datetime.now(UTC), check_only=check_only)
-            for reference_id in found:
-                click.echo(reference_id)
+            sys.stdout.writelines(f"{reference_id}\n" for reference_id in found)
             done, differing = done + len(portion), differing + len(found)
             tell(done, f"calls, {differing} differ")
     verb = "differ from their history" if check_only else "differed from their history and were put right"
@@ -510,10 +577,10 @@ def _replay_rejected(room: _Room, since: datetime | None) -> None:
                 received_at=rejected.received_at,
                 remote_addr=rejected.remote_addr,
             )
-        except esms.Unreadable:
+            effect = room.store.replay_rejected(report, datetime.now(UTC))
+        except (esms.Unreadable, DataError, IntegrityError):
             unreadable += 1
             continue
-        effect = room.store.replay_rejected(report, datetime.now(UTC))
         stored += 1
         click.echo(f"{report.reference_id} {effect}")
     click.echo(f"{stored} rejected callbacks stored, {unreadable} still cannot be read", err=True)

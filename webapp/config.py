@@ -10,14 +10,14 @@ import os
 import re
 import secrets
 import tempfile
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -62,18 +62,13 @@ def parse_time(text: str, zone: ZoneInfo) -> datetime:
 
     Raises ValueError. The ``+`` of an offset that a query string turned into a blank is mended.
     """
-    mended = re.sub(r"(T.*) (\d\d:?\d\d)$", r"\1+\2", text.strip())
+    mended = re.sub(r"(T.*) (\d\d(:?\d\d)?)$", r"\1+\2", text.strip())
     try:
         moment = datetime.fromisoformat(mended)
     except ValueError:
-        try:
-            moment = datetime.combine(date.fromisoformat(mended), datetime.min.time())
-        except ValueError:
-            moment = None
-    if moment is None:
         raise ValueError(
             f"{text!r:.60} is not an ISO 8601 date or time, such as 2026-11-23 or 2026-11-23T10:00:00+07:00"
-        )
+        ) from None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=zone)
     try:
         return aware.astimezone(ZoneInfo("UTC"))
@@ -132,13 +127,14 @@ def _time_zone(text: object) -> ZoneInfo:
         return text
     try:
         return ZoneInfo(str(text))
-    except (OSError, ValueError):
+    except (OSError, ValueError, ZoneInfoNotFoundError):
         raise ValueError("must be the name of a time zone, such as Asia/Ho_Chi_Minh or UTC") from None
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
-Tokens = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_tokens)]
+Tokens = Annotated[tuple[str, ...], BeforeValidator(_tokens)]
+Key = Annotated[str, StringConstraints(strip_whitespace=True)]
 Url = Annotated[str, AfterValidator(_web_url)]
 
 
@@ -146,7 +142,13 @@ class Settings(BaseSettings):
     """Every setting; the environment variable is the field's name in capitals."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, validate_default=True
+        # Values are taken as they stand: decoded as JSON, a token of digits and a point would be rounded.
+        enable_decoding=False,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        validate_default=True,
     )
 
     instance_dir: Path = Field(
@@ -167,8 +169,8 @@ class Settings(BaseSettings):
     api_token: Tokens | None = Field(
         None, repr=False, description="Bearer token of `/api`; several and generated likewise."
     )
-    esms_api_key: str | None = Field(None, repr=False, description="ApiKey of your eSMS account; needed to ask eSMS.")
-    esms_secret_key: str | None = Field(
+    esms_api_key: Key | None = Field(None, repr=False, description="ApiKey of your eSMS account; needed to ask eSMS.")
+    esms_secret_key: Key | None = Field(
         None, repr=False, description="SecretKey of your eSMS account; needed to ask eSMS."
     )
     esms_api_url: Url = Field(
@@ -211,13 +213,14 @@ class Settings(BaseSettings):
 
     def secrets(self) -> tuple[str, ...]:
         """Everything that may appear in no output, log, error, metric or row; as it is and URL-encoded."""
-        password = make_url(self.database).password
+        url = make_url(self.database)
         known = (
             *(self.callback_token or _read_token(self.instance_dir, "callback_token")),
             *(self.api_token or _read_token(self.instance_dir, "api_token")),
             self.esms_api_key,
             self.esms_secret_key,
-            str(password) if password else None,
+            url.password,
+            *url.normalized_query.get("password", ()),
         )
         spellings = {spelling for secret in known if secret for spelling in (secret, quote(secret, safe=""))}
         return tuple(sorted(spellings, key=len, reverse=True))
@@ -235,6 +238,8 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         lines = [f"{str(problem['loc'][0]).upper()} {_words(problem['msg'])}." for problem in error.errors()]
         raise ConfigError("\n".join(lines)) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f".env cannot be read ({error.__class__.__name__}): it must be UTF-8 text.") from None
 
 
 def _words(message: str) -> str:

@@ -58,7 +58,9 @@ class Database:
     @property
     def name(self) -> str:
         """The database in words, without its password."""
-        return str(self.url.database) if self.is_sqlite else self.url.render_as_string(hide_password=True)
+        if self.is_sqlite:
+            return str(self.url.database)
+        return self.url.difference_update_query(["password"]).render_as_string(hide_password=True)
 
     def write(self, work: Callable[[Connection], Result]) -> Result:
         """Do ``work`` in one transaction and commit it; raises Unavailable, with nothing done.
@@ -104,8 +106,8 @@ class Database:
                 command.upgrade(config, "head")
             return before
 
-        if self.is_sqlite and self.url.database:
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.is_sqlite:
+            self._make_folder()
         return self.write(upgrade), newest_migration()
 
     def check(self) -> None:
@@ -120,18 +122,26 @@ class Database:
             )
             raise NotMigrated(message)
 
+    def _make_folder(self) -> None:
+        folder = Path(str(self.url.database)).parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise Unavailable(f"{self.name}: the folder cannot be made: {error.strerror}") from error
+
     def _engine(self, connections: int, begin: str) -> Engine:
         seconds = self._patience.total_seconds()
         arguments: dict[str, Any] = (
             {"timeout": seconds, "isolation_level": None, "check_same_thread": False}
             if self.is_sqlite
-            else {"connect_timeout": max(1, round(seconds))}
+            else {"connect_timeout": max(1, round(seconds)), "tcp_user_timeout": round(seconds * 1000)}
         )
         engine = create_engine(
             self.url,
             pool_size=connections,
             max_overflow=0,
             pool_timeout=seconds,
+            pool_pre_ping=not self.is_sqlite,
             hide_parameters=True,
             connect_args=arguments,
         )

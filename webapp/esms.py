@@ -279,15 +279,18 @@ def _read_body(body: bytes, content_type: str | None) -> list[tuple[str, Any]]:
 
 def _read_multipart(body: bytes, content_type: str) -> list[tuple[str, Any]]:
     header = b"Content-Type: " + content_type.encode("latin-1", "replace") + b"\r\n\r\n"
-    form = BytesParser().parsebytes(header + body)
+    pairs = []
+    try:
+        form = BytesParser().parsebytes(header + body)
+        for part in form.walk():
+            content = part.get_payload(decode=True)
+            if isinstance(content, bytes):
+                name = part.get_param("name", "", "content-disposition")
+                pairs.append((str(name), content.decode("utf-8", "surrogateescape")))
+    except Exception:  # noqa: BLE001 - the parser fails in many ways on headers that no form has
+        raise Unreadable("body: is a broken multipart form") from None
     if not form.is_multipart():
         raise Unreadable("body: is a broken multipart form")
-    pairs = []
-    for part in form.walk():
-        content = part.get_payload(decode=True)
-        if isinstance(content, bytes):
-            name = part.get_param("name", "", "content-disposition")
-            pairs.append((str(name), content.decode("utf-8", "surrogateescape")))
     return pairs
 
 
@@ -355,11 +358,10 @@ def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received
     try:
         parameters = Parameters(_read_object(content.removeprefix(_BOM).strip()))
         code = read_text(_plain(next((said for name in _CODES if (said := parameters.first(name)) is not None), None)))
-        about = parameters.first("ReferenceId")
-        matches = about is None or normalise_identity(_plain(about)) == reference_id
         if code not in {ACCEPTED, BLOCKED}:
             return Answer(reference_id, code)
-        if not matches:
+        about = parameters.first("ReferenceId")
+        if about is not None and normalise_identity(_plain(about)) != reference_id:
             return Answer(reference_id, "wrong-reference")
         report = _report(
             parameters,

@@ -5,12 +5,15 @@ The keys travel in the query string (*documented*), so no exception of ``request
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from socket import SHUT_RDWR
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -19,6 +22,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from webapp import esms
 from webapp.esms import Answer
+from webapp.log import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +31,14 @@ if TYPE_CHECKING:
 ANSWER_LIMIT = 1024 * 1024
 """Bytes of an answer; *assumed*: the published ones have under 200."""
 _CHUNK = 16 * 1024
+_SHORTEST_REDACTED = 8
+"""Characters of a key that is taken out of answers: a shorter one, of a test, may well be part of a word in them."""
 
 _current = threading.local()
+
+for _name in ("connection", "connectionpool", "poolmanager", "util.retry"):
+    # They log URLs, and with them the keys; of a response with a broken header even as a warning.
+    logging.getLogger(f"urllib3.{_name}").setLevel(logging.CRITICAL)
 
 
 class Client:
@@ -38,6 +48,12 @@ class Client:
         """``timeout`` is for one look-up as a whole, however slowly its answer drips in."""
         self._url = f"{url}/GetSendStatus"
         self._keys = {"ApiKey": api_key, "SecretKey": secret_key}
+        self._spellings = {
+            spelling
+            for key in (api_key, secret_key)
+            if len(key) >= _SHORTEST_REDACTED
+            for spelling in (key, quote(key), quote(key, safe=""), quote_plus(key))
+        }
         self._seconds = timeout.total_seconds()
         self._sessions: list[requests.Session] = []
         self._mine = threading.local()
@@ -66,12 +82,17 @@ class Client:
             allow_redirects=False,
             stream=True,
         ) as response:
-            if not response.ok or response.is_redirect:
+            if response.status_code // 100 != 2:  # noqa: PLR2004 - any of them may be a success
                 return Answer(reference_id, f"http-{response.status_code}", heard=False)
             content = _read(response)
         if content is None:
             return Answer(reference_id, "unreadable")
+        content = self._without_keys(content)
         return esms.parse_lookup(reference_id, content, report_id=esms.new_id(), received_at=datetime.now(UTC))
+
+    def _without_keys(self, content: bytes) -> bytes:
+        """An answer that tells our request back is stored without the keys."""
+        return redact(content.decode("utf-8", "surrogateescape"), self._spellings).encode("utf-8", "surrogateescape")
 
     def _session(self) -> requests.Session:
         if not hasattr(self._mine, "session"):
@@ -98,21 +119,31 @@ def _read(response: requests.Response) -> bytes | None:
 
 
 class _Deadline:
-    """Shuts the connection that a thread is using once its time is over: a timeout of ``requests`` is for each read."""
+    """Cuts the connection that a look-up is using once its time is over: a timeout of ``requests`` is for each read."""
 
     def __init__(self, seconds: float) -> None:
         self._at = time.monotonic() + seconds
-        self.connection: HTTPConnection | None = None
+        self._line: socket.socket | None = None
 
     @property
     def passed(self) -> bool:
         return time.monotonic() >= self._at
 
+    def watch(self, connected: Any) -> None:
+        """Cut this socket when time is over. By a duplicate: TLS and ``http.client`` put their own out of reach."""
+        self.forget()
+        self._line = socket.socket(fileno=os.dup(connected.fileno()))
+        if self.passed:
+            self.cut()
+
     def cut(self) -> None:
-        socket = getattr(self.connection, "sock", None)
-        if socket is not None:
+        if self._line is not None:
             with suppress(OSError):
-                socket.shutdown(SHUT_RDWR)
+                self._line.shutdown(socket.SHUT_RDWR)
+
+    def forget(self) -> None:
+        if self._line is not None:
+            self._line.close()
 
 
 @contextmanager
@@ -126,14 +157,23 @@ def _deadline(seconds: float) -> Iterator[_Deadline]:
     finally:
         timer.cancel()
         timer.join()
+        deadline.forget()
         del _current.deadline
 
 
 class _Watched:
-    """A connection that the deadline of its thread can find."""
+    """A connection that the deadline of its thread can cut, from before the TLS handshake to the last byte."""
+
+    sock: Any
+
+    def _new_conn(self) -> Any:
+        connected = super()._new_conn()  # type: ignore[misc]
+        _current.deadline.watch(connected)
+        return connected
 
     def request(self, *args: Any, **options: Any) -> None:
-        _current.deadline.connection = self
+        if self.sock is not None:
+            _current.deadline.watch(self.sock)
         super().request(*args, **options)  # type: ignore[misc]
 
 

@@ -171,7 +171,7 @@ class CallRow(Base):
     registered_fields: Mapped[frozenset[str]] = mapped_column(
         Names,
         nullable=True,
-        server_default="placed_at",
+        server_default="phone,placed_at,request_id",
         comment="Which of request_id, phone and placed_at were registered, with commas: they outrank reports. NULL: none",
     )
     callback_at: Mapped[datetime | None] = mapped_column(
@@ -247,7 +247,6 @@ Index(
 )
 Index(
     "ix_calls_missing",
-    CallRow.lookup_count,
     CallRow.next_lookup_at,
     CallRow.placed_at,
     postgresql_where=_MISSING,

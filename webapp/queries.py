@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import func, select, tuple_, union
 
 from webapp.models import calls, iso, reconcile_runs, rejected_callbacks, status_reports
-from webapp.store import Due, Rejected, is_due, is_missing
+from webapp.store import URGENCY, Due, Rejected, is_due, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,9 +129,11 @@ class Queries:
         """Every call placed in that time, oldest first, streamed."""
         wanted = Filter(since=since, until=until).conditions()
         query = select(calls).where(*wanted).order_by(calls.c.placed_at, calls.c.reference_id)
-        with self._database.read() as connection:
-            rows = connection.execution_options(yield_per=_AT_ONCE).execute(query).mappings()
-            for row in rows:
+        with (
+            self._database.read() as connection,
+            connection.execute(query, execution_options={"yield_per": _AT_ONCE}) as rows,
+        ):
+            for row in rows.mappings():
                 yield _plain_row(row)
 
     def count(self, since: datetime | None = None, until: datetime | None = None) -> int:
@@ -142,12 +144,7 @@ class Queries:
 
     def due(self, due: Due, at_most: int) -> tuple[int, list[str]]:
         """How many calls eSMS is to be asked about, and the first of them in their order."""
-        first = (
-            select(calls.c.reference_id)
-            .where(is_due(due))
-            .order_by(calls.c.lookup_count > 0, func.coalesce(calls.c.next_lookup_at, calls.c.placed_at))
-            .limit(at_most)
-        )
+        first = select(calls.c.reference_id).where(is_due(due)).order_by(*URGENCY).limit(at_most)
         with self._database.read() as connection:
             number = connection.scalar(select(func.count()).select_from(calls).where(is_due(due))) or 0
             return number, list(connection.scalars(first))

@@ -9,6 +9,7 @@ import socket
 import time
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from pyrate_limiter import Duration, Limiter, Rate
 
 from webapp import esms
+from webapp.database import Unavailable
 from webapp.store import Due, Run
 
 if TYPE_CHECKING:
@@ -33,7 +35,10 @@ _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _MOST_PAUSES = 8
 """After so many pauses in a row because of code 160 the run ends; its calls stay due."""
-_NAMED_FAILURES = 20
+_CATCH_UP_SECONDS = 0.05
+_LEASE_MARGIN = timedelta(seconds=5)
+NAMED_FAILURES = 20
+"""So many calls are named for each way in which look-ups failed."""
 
 
 @dataclass(slots=True)
@@ -56,21 +61,35 @@ def due_at(now: datetime, grace: timedelta) -> Due:
 
 
 class Pace:
-    """At most so many look-ups a second; a rest, longer each time in a row, when eSMS says it is too fast."""
+    """At most so many look-ups a second; a rest, longer each time in a row, when eSMS says it is too fast.
+
+    They leave evenly spread: bursts that are right here may still meet at eSMS within one second.
+    """
 
     def __init__(self, per_second: int) -> None:
         """Begin at full pace."""
         self._limiter = Limiter(Rate(per_second, Duration.SECOND))
+        self._gap = 1 / per_second
+        self._next = 0.0
         self._rest_until = 0.0
         self.rests_in_a_row = 0
 
+    @property
+    def resting(self) -> bool:
+        """Whether this is a pause."""
+        return time.monotonic() < self._rest_until
+
     def may_ask(self) -> bool:
         """Whether a look-up may leave now; if so, it counts."""
-        return time.monotonic() >= self._rest_until and bool(self._limiter.try_acquire("esms", blocking=False))
+        now = time.monotonic()
+        if self.resting or now < self._next or not self._limiter.try_acquire("esms", blocking=False):
+            return False
+        self._next = max(self._next, now - _CATCH_UP_SECONDS) + self._gap
+        return True
 
     def rest(self) -> None:
         """Pause: eSMS is over its limit. Several answers of one moment are one pause."""
-        if time.monotonic() >= self._rest_until:
+        if not self.resting:
             pause = min(_FIRST_PAUSE_SECONDS * 2**self.rests_in_a_row, _LONGEST_PAUSE_SECONDS)
             self._rest_until = time.monotonic() + pause
             self.rests_in_a_row += 1
@@ -92,6 +111,8 @@ class Reconciler:
         self._pace = Pace(settings.reconcile_rate)
         self._waiting: deque[str] = deque()
         self._asking: dict[Future[Answer], str] = {}
+        self._too_fast: set[str] = set()
+        self._all_claimed = False
 
     def run(self, *, grace: timedelta, limit: int | None, stop: Event, watch: Callable[[Progress], None]) -> Progress:
         """Ask about every call that is due now, once; ``stop`` lets it finish what is in flight and end.
@@ -110,12 +131,18 @@ class Reconciler:
         self._store.start_run(progress.run)
         try:
             self._work(due, limit, progress, stop, watch)
+            self._finish(progress, _outcome(progress, interrupted=stop.is_set()))
+        except BaseException:
+            with suppress(Unavailable):
+                self._finish(progress, "died")
+            raise
         finally:
             self._client.close()
-        outcome = _outcome(progress, interrupted=stop.is_set())
+        return progress
+
+    def _finish(self, progress: Progress, outcome: Outcome) -> None:
         progress.run = replace(progress.run, finished_at=datetime.now(UTC), outcome=outcome)
         self._store.save_run(progress.run)
-        return progress
 
     def _work(
         self, due: Due, limit: int | None, progress: Progress, stop: Event, watch: Callable[[Progress], None]
@@ -126,25 +153,41 @@ class Reconciler:
                 if not ended:
                     self._claim(due, limit, progress)
                     self._ask(threads)
-                if not self._asking and (ended or not self._waiting):
+                if not self._asking and (ended or (self._all_claimed and not self._waiting and not self._too_fast)):
                     break
                 self._gather(progress)
                 watch(progress)
         if ended:
-            self._store.release(list(self._waiting))
+            self._release(self._waiting)
+            self._release(self._too_fast)
             left, _ = self._queries.due(due, 0)
-            progress.unasked = min(left, progress.due - progress.run.checked)
+            progress.unasked = left if limit is None else min(left, limit - progress.run.checked)
 
     def _claim(self, due: Due, limit: int | None, progress: Progress) -> None:
-        """Have up to twice the concurrency in hand, so that a run that is killed holds up no more."""
-        in_hand = len(self._waiting) + len(self._asking)
-        wanted = 2 * self._settings.reconcile_concurrency - in_hand
+        """Have calls for a second in hand: a run that is killed holds up no more, and each is asked within its lease.
+
+        Once all others were asked about, those that met code 160 have their turn again.
+        """
+        if self._waiting or self._pace.resting or (self._all_claimed and self._asking):
+            return
+        if self._all_claimed:
+            self._release(self._too_fast)
+        settings = self._settings
+        wanted = min(settings.reconcile_concurrency, settings.reconcile_rate)
         if limit is not None:
-            wanted = min(wanted, limit - progress.run.checked - in_hand)
-        if wanted > 0 and in_hand <= self._settings.reconcile_concurrency:
+            wanted = min(wanted, limit - progress.run.checked - len(self._asking) - len(self._too_fast))
+        if wanted > 0:
             now = datetime.now(UTC)
-            lease = 3 * self._settings.esms_timeout
-            self._waiting.extend(self._store.claim(due, wanted, now=now, until=now + lease))
+            until = now + 3 * settings.esms_timeout + _LEASE_MARGIN
+            self._waiting.extend(self._store.claim(due, wanted, now=now, until=until))
+            self._too_fast.difference_update(self._waiting)
+        self._all_claimed = len(self._waiting) < max(wanted, 1)
+
+    def _release(self, claimed: deque[str] | set[str]) -> None:
+        """Give back what was claimed and is not to be asked about now."""
+        if claimed:
+            self._store.release(list(claimed))
+            claimed.clear()
 
     def _ask(self, threads: ThreadPoolExecutor) -> None:
         while self._waiting and len(self._asking) < self._settings.reconcile_concurrency and self._pace.may_ask():
@@ -163,7 +206,7 @@ class Reconciler:
             if answer.code == esms.TOO_FAST:
                 self._pace.rest()
                 progress.slowed += 1
-                self._waiting.append(answer.reference_id)
+                self._too_fast.add(answer.reference_id)
             elif answer.code in esms.ACCOUNT_REFUSED:
                 progress.refused_code = answer.code
                 self._waiting.append(answer.reference_id)
@@ -172,6 +215,9 @@ class Reconciler:
                 charged.append(answer)
         if charged:
             self._conclude(charged, progress)
+        if self._waiting and self._pace.resting:
+            self._release(self._waiting)
+            self._all_claimed = False
 
     def _conclude(self, answers: list[Answer], progress: Progress) -> None:
         give_up = self._settings.reconcile_give_up
@@ -190,7 +236,7 @@ class Reconciler:
         for answer, conclusion in zip(answers, conclusions, strict=True):
             if conclusion == "failed":
                 progress.failures[answer.code] += 1
-                if len(progress.failed_calls) < _NAMED_FAILURES:
+                if progress.failures[answer.code] <= NAMED_FAILURES:
                     progress.failed_calls.append((answer.reference_id, answer.code))
 
 

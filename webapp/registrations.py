@@ -74,19 +74,17 @@ class Lines:
 
     def __iter__(self) -> Iterator[Registration]:
         """Every registration that can be read."""
-        first = True
+        begun = False
         for number, line in self._numbered():
             try:
-                text = self._decode(line, first=number == 1)
-                if not text.strip():
-                    continue
-                if first and self._is_header(text):
-                    continue
-                yield _registration(self._words(text, number), self._zone)
+                if not begun and (text := self._decode(line, "replace")).strip():
+                    begun = True
+                    if self._is_header(text):
+                        continue
+                if (text := self._decode(line)).strip():
+                    yield _registration(self._words(text, number), self._zone)
             except Bad as bad:
                 self._on_bad(number, str(bad))
-            finally:
-                first = first and not line.strip()
 
     def _numbered(self) -> Iterator[tuple[int, bytes]]:
         number = 0
@@ -100,17 +98,17 @@ class Lines:
                     break
             yield number, line
 
-    def _decode(self, line: bytes, *, first: bool) -> str:
+    def _decode(self, line: bytes, errors: str = "strict") -> str:
         if len(line) > _LONGEST_LINE:
             raise Bad(f"the line is over {_LONGEST_LINE // 1024} KiB.")
         try:
-            return line.decode("utf-8-sig" if first else "utf-8")
+            return line.decode("utf-8-sig", errors)
         except UnicodeDecodeError:
             raise Bad("the line is not UTF-8 text: save the file as UTF-8.") from None
 
     def _is_header(self, text: str) -> bool:
         for delimiter in _DELIMITERS:
-            names = [name.strip().strip('"').lower() for name in text.split(delimiter)]
+            names = [name.strip().lower() for name in _split(text, delimiter, strict=False)]
             if "reference_id" in names:
                 self._header, self._delimiter = names, delimiter
                 self.header_ignored = [name for name in names if name not in FIELDS]
@@ -122,10 +120,15 @@ class Lines:
             if "," in text and not self.commas_at:
                 self.commas_at = number
             return {"reference_id": text}
-        try:
-            (values,) = csv.reader([text], delimiter=self._delimiter, strict=True)
-        except (csv.Error, ValueError) as error:
-            raise Bad(f"the line is no CSV ({error}).") from None
+        values = _split(text, self._delimiter, strict=True)
         if len(values) > len(self._header):
             raise Bad(f"the line has {len(values)} values, and the header {len(self._header)} names.")
         return dict(zip(self._header, values, strict=False))
+
+
+def _split(text: str, delimiter: str, *, strict: bool) -> list[str]:
+    try:
+        (values,) = csv.reader([text], delimiter=delimiter, skipinitialspace=True, strict=strict)
+    except (csv.Error, ValueError) as error:
+        raise Bad(f"the line is no CSV ({error}).") from None
+    return values

@@ -174,10 +174,13 @@ def disagrees(call: Call, report: StatusReport) -> bool:
     """Whether a settled call has another outcome than a final callback says (what either leaves unsaid agrees)."""
     if not (call.settled and report.final and report.source == "callback"):
         return False
-    said = report.said()
-    return any(
-        name in said and getattr(call, name) is not None and getattr(call, name) != said[name] for name in CONFIRMABLE
-    )
+    return _differ(call, report)
+
+
+def _differ(one: Call, other: Call | StatusReport) -> bool:
+    """Whether both say another CallStatus, CallDuration or Ivr."""
+    pairs = [(getattr(one, name), getattr(other, name)) for name in CONFIRMABLE]
+    return any(None not in pair and pair[0] != pair[1] for pair in pairs)
 
 
 def can_follow(call: Call, report: StatusReport) -> bool:
@@ -224,7 +227,7 @@ def effect(before: Call, report: StatusReport, after: Call) -> Effect:  # noqa: 
     if disagrees(before, report):
         return "conflict"
     if before.settled and report.final and report.source == "lookup":
-        return "corrected" if _replaced(before, after) else "confirmed"
+        return "corrected" if _differ(before, after) else "confirmed"
     if before.settled and changed:
         return "enriched"
     if not before.settled and (changed or before.report_count == 0):
@@ -239,15 +242,11 @@ def _changed(before: Call, after: Call) -> bool:
     )
 
 
-def _replaced(before: Call, after: Call) -> bool:
-    return any(getattr(before, name) not in {None, getattr(after, name)} for name in CONFIRMABLE)
-
-
 def register(call: Call, registration: Registration, now: datetime) -> Call:
     """The call once it was registered: newer words replace older ones, and outrank what reports say."""
     words = {name: value for name in REGISTRABLE if (value := getattr(registration, name)) is not None}
     registered_at = call.registered_at or now
-    registered_fields = call.registered_fields | words.keys()
+    registered_fields = call.registered_fields.union(words)
     if "placed_at" not in registered_fields:
         words["placed_at"] = min(call.placed_at, registered_at)
     return replace(

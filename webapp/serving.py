@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -19,9 +21,12 @@ if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
 
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
+# gunicorn looks into the working folder first: a webapp there must not be taken for this one, imported before.
+_START = "import webapp.serving, gunicorn.app.wsgiapp; gunicorn.app.wsgiapp.run()"
+_SILENCE_SECONDS = 10
 
 worker_class = "gthread"
-threads = 64  # idle connections hold a thread each for a while: 50 of them leave enough
+threads = 128  # idle connections hold a thread each for a while: 50 of them leave enough
 worker_connections = 1000
 timeout = 60
 graceful_timeout = 25
@@ -29,6 +34,7 @@ keepalive = 15
 backlog = 2048
 limit_request_line = 8190
 control_socket_disable = True
+forwarded_allow_ips = ""  # TRUSTED_PROXIES alone says whose headers are believed
 accesslog = None  # the application writes one, without paths; gunicorn's would show the callback token
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - made by gunicorn, private
 logconfig_dict = {
@@ -42,6 +48,13 @@ logconfig_dict = {
         "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
     },
 }
+
+
+def when_ready(server: Arbiter) -> None:
+    """Let no connection wait longer for what its peer does not send: gunicorn itself would keep its thread for ever."""
+    for listener in server.LISTENERS:
+        # Connections inherit it.
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SILENCE_SECONDS, 0))
 
 
 def child_exit(_server: Arbiter, worker: Worker) -> None:
@@ -58,4 +71,4 @@ def serve(bind: str, workers: int) -> NoReturn:
     """Become gunicorn: this process is replaced, so that signals reach it and it is the container's first."""
     environment: dict[str, Any] = os.environ | {_METRICS: tempfile.mkdtemp(prefix="esms-calls-metrics-")}
     arguments = ["-c", "python:webapp.serving", "--bind", bind, "--workers", str(workers), "webapp:create_app()"]
-    os.execve(sys.executable, [sys.executable, "-m", "gunicorn", *arguments], environment)  # noqa: S606
+    os.execve(sys.executable, [sys.executable, "-P", "-c", _START, *arguments], environment)  # noqa: S606

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
@@ -21,7 +21,7 @@ from webapp.models import calls, reconcile_runs, rejected_callbacks, status_repo
 from webapp.rule import Call, Registration, StatusReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import timedelta
 
     from sqlalchemy import ColumnElement, Table
@@ -38,6 +38,9 @@ REJECTED_ROW_OVERHEAD = 512
 
 Outcome = Literal["done", "failures", "refused", "interrupted", "died"]
 Conclusion = Literal["settled", "pending", "not_found", "failed", "gave_up"]
+
+URGENCY = (calls.c.lookup_count > 0, func.coalesce(calls.c.next_lookup_at, calls.c.placed_at))
+"""The order in which calls are asked about: those never asked about, then the longest due."""
 
 _CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
 _REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport)]
@@ -138,14 +141,15 @@ class Store:
 
         def work(connection: Connection) -> list[str]:
             free = or_(calls.c.claimed_until.is_(None), calls.c.claimed_until <= now)
-            query = (
-                select(calls.c.reference_id)
-                .where(is_due(due), free)
-                .order_by(calls.c.lookup_count > 0, func.coalesce(calls.c.next_lookup_at, calls.c.placed_at))
+            longest_due = (
+                select(*URGENCY, calls.c.reference_id)
+                .where(free)
+                .order_by(calls.c.next_lookup_at, calls.c.placed_at)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
             )
-            found = list(connection.scalars(query))
+            candidates = [row for part in _due_parts(due) for row in connection.execute(longest_due.where(part))]
+            found = [row.reference_id for row in sorted(candidates)[:limit]]
             connection.execute(update(calls).where(calls.c.reference_id.in_(found)).values(claimed_until=until))
             return found
 
@@ -153,7 +157,9 @@ class Store:
 
     def release(self, reference_ids: Sequence[str]) -> None:
         """Give back claimed calls that were not asked about; they stay due as they were."""
-        statement = update(calls).where(calls.c.reference_id.in_(reference_ids)).values(claimed_until=None)
+        key = calls.c.reference_id
+        in_order = select(key).where(key.in_(reference_ids)).order_by(key).with_for_update()
+        statement = update(calls).where(key.in_(in_order)).values(claimed_until=None)
         self._database.write(lambda connection: connection.execute(statement))
 
     def start_run(self, run: Run) -> None:
@@ -211,7 +217,7 @@ class _Batch:
         self._now = now
         self._before: dict[str, Call] = {}
         self._history: dict[str, list[StatusReport]] = {}
-        self._new: list[dict[str, Any]] = []
+        self._new: list[StatusReport] = []
         self.calls: dict[str, Call] = {}
         self.effects: dict[UUID, Effect] = {}
 
@@ -241,7 +247,7 @@ class _Batch:
         query = select(*_CALL_COLUMNS).where(calls.c.reference_id.in_(list(reference_ids)))
         if lock:
             query = query.order_by(calls.c.reference_id).with_for_update()
-        self._before = {row.reference_id: Call(**row._mapping) for row in self._connection.execute(query)}  # noqa: SLF001
+        self._before = {row.reference_id: _call(row._mapping) for row in self._connection.execute(query)}  # noqa: SLF001
         self.calls = dict(self._before)
 
     def take(self, report: StatusReport) -> None:
@@ -256,10 +262,9 @@ class _Batch:
         if report.reference_id in self._history:
             self._history[report.reference_id].append(report)
         after = rule.plan(before, after, self._now)
-        effect = rule.effect(before, report, after)
         self.calls[report.reference_id] = after
-        self.effects[report.id] = effect
-        self._new.append({column.name: getattr(report, column.name) for column in _REPORT_COLUMNS} | {"effect": effect})
+        self.effects[report.id] = rule.effect(before, report, after)
+        self._new.append(report)
 
     def conclude(self, answer: Answer, give_up: timedelta) -> Conclusion:
         """Fold the answer of one look-up, charge it to its call, and give up a call that stays open for too long."""
@@ -269,7 +274,7 @@ class _Batch:
         spread = random.uniform(0.9, 1.1)  # noqa: S311
         after = rule.charge(before, self.calls[answer.reference_id], answer.code, self._now, spread=spread)
         open_still = not after.settled or after.conflict
-        if open_still and answer.heard and answer.kind != "final" and after.placed_at + give_up <= self._now:
+        if open_still and answer.heard and answer.kind != "final" and after.placed_at <= self._now - give_up:
             after = rule.give_up(after, self._now)
         self.calls[answer.reference_id] = after
         if after.gave_up_at and not before.gave_up_at:
@@ -289,7 +294,12 @@ class _Batch:
     def write(self, **columns: Any) -> None:
         """Write the reports that are new and the calls that changed; ``columns`` of all calls, besides."""
         if self._new:
-            self._connection.execute(insert(status_reports), self._new)
+            new = [
+                {column.name: getattr(report, column.name) for column in _REPORT_COLUMNS}
+                | {"effect": self.effects[report.id]}
+                for report in self._new
+            ]
+            self._connection.execute(insert(status_reports), new)
         changed = [call for call in self.calls.values() if call != self._before[call.reference_id]]
         if changed:
             key = calls.c.reference_id
@@ -307,8 +317,8 @@ class _Batch:
         if reference_id not in self._history:
             query = select(*_REPORT_COLUMNS).where(status_reports.c.reference_id == reference_id)
             stored = [StatusReport(**row._mapping) for row in self._connection.execute(query)]  # noqa: SLF001
-            fresh = [StatusReport(**{k: v for k, v in row.items() if k != "effect"}) for row in self._new]
-            self._history[reference_id] = stored + [report for report in fresh if report.reference_id == reference_id]
+            fresh = [report for report in self._new if report.reference_id == reference_id]
+            self._history[reference_id] = stored + fresh
         return self._history[reference_id]
 
 
@@ -319,12 +329,25 @@ def is_missing() -> ColumnElement[bool]:
 
 def is_due(due: Due) -> ColumnElement[bool]:
     """The condition that eSMS is to be asked about a call."""
-    missing = and_(
-        is_missing(),
-        calls.c.placed_at <= due.placed_by,
-        or_(calls.c.next_lookup_at.is_(None), calls.c.next_lookup_at <= due.due_by),
-    )
-    return or_(missing, and_(calls.c.conflict, calls.c.next_lookup_at <= due.due_by))
+    return or_(*_due_parts(due))
+
+
+def _due_parts(due: Due) -> list[ColumnElement[bool]]:
+    """``is_due`` in three parts, each of which an index holds with the longest due first."""
+    missing = and_(is_missing(), calls.c.placed_at <= due.placed_by)
+    time_has_come = calls.c.next_lookup_at <= due.due_by
+    return [
+        and_(missing, calls.c.next_lookup_at.is_(None)),
+        and_(missing, time_has_come),
+        and_(calls.c.conflict, time_has_come),
+    ]
+
+
+def _call(row: Mapping[Any, Any]) -> Call:
+    call = Call(**row)
+    # A row that was inserted by SQL names every field as registered; those that it leaves empty were not.
+    registered = {name for name in call.registered_fields if getattr(call, name) is not None}
+    return replace(call, registered_fields=frozenset(registered))
 
 
 def _first_received(reports: Iterable[StatusReport]) -> dict[str, datetime]:
@@ -382,12 +405,11 @@ def _make_room(connection: Connection) -> None:
     if excess <= 0:
         return
     oldest = select(rejected_callbacks.c.id, rejected_callbacks.c.size).order_by(
-        rejected_callbacks.c.replayed_at.is_(None), rejected_callbacks.c.first_at
+        rejected_callbacks.c.replayed_at.nulls_last(), rejected_callbacks.c.first_at
     )
     dropped = []
-    for row in connection.execute(oldest):
-        if excess <= 0:
-            break
-        dropped.append(row.id)
-        excess -= row.size
+    with connection.execute(oldest, execution_options={"yield_per": 100}) as rows:
+        while excess > 0 and (row := rows.fetchone()):
+            dropped.append(row.id)
+            excess -= row.size
     connection.execute(delete(rejected_callbacks).where(rejected_callbacks.c.id.in_(dropped)))

@@ -3,6 +3,8 @@
 A migration imports nothing of `webapp`, so that it stays what it was; and it has a working downgrade.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
@@ -11,17 +13,17 @@ revision = "0001"
 down_revision = None
 
 
-def moment() -> sa.types.TypeEngine:
+def moment() -> sa.types.TypeEngine[Any]:
     """A time: on SQLite text of a fixed width, which sorts as time does."""
     return sa.Text().with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
 
 
-def identifier() -> sa.types.TypeEngine:
+def identifier() -> sa.types.TypeEngine[Any]:
     """A UUID: on SQLite 36 characters."""
     return sa.String(36).with_variant(postgresql.UUID(), "postgresql")
 
 
-def reference() -> sa.types.TypeEngine:
+def reference() -> sa.types.TypeEngine[Any]:
     """A call's identity: compared and sorted byte by byte on both databases."""
     return sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
@@ -95,7 +97,7 @@ def upgrade() -> None:
         sa.Column(
             "registered_fields",
             sa.Text(),
-            server_default="placed_at",
+            server_default="phone,placed_at,request_id",
             comment="Which of request_id, phone and placed_at were registered, with commas: they outrank reports. NULL: none",
         ),
         sa.Column("callback_at", moment(), comment="When the first final callback was received, UTC. NULL: none came"),
@@ -182,7 +184,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_calls_missing",
         "calls",
-        ["lookup_count", "next_lookup_at", "placed_at"],
+        ["next_lookup_at", "placed_at"],
         postgresql_where=sa.text("settled_at IS NULL AND gave_up_at IS NULL"),
         sqlite_where=sa.text("settled_at IS NULL AND gave_up_at IS NULL"),
     )
