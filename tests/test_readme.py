@@ -47,7 +47,9 @@ def blocks(begin: str, end: str) -> list[str]:
 
 
 @contextmanager
-def background(clone: Path, command: str, environment: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def background(
+    clone: Path, command: str, environment: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A terminal in which the command runs until the end of the block, and the file with what it shows."""
     shown = clone / f"terminal-{time.monotonic_ns()}.log"
     with shown.open("w") as output:

@@ -1,0 +1,978 @@
+"""What is written, and that it is the same whatever is written first, twice, late or by hand."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections import Counter
+from dataclasses import fields, replace
+from datetime import timedelta
+from decimal import Decimal
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from makers import NOW, answer, at, callback, change_by_hand, fold_of, heard, lookup, stored_call, stored_reports
+from sqlalchemy import func, select
+
+from webapp import esms, rule
+from webapp import store as module
+from webapp.esms import Answer
+from webapp.models import calls, reconcile_runs, rejected_callbacks, status_reports
+from webapp.rule import Call, Registration, StatusReport
+from webapp.store import Due, Rejected, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import Table
+
+    from webapp.database import Database
+    from webapp.store import Store
+
+GIVE_UP = timedelta(hours=72)
+MINUTE = 60
+HOUR = 3600
+ANY_TIME = Due(placed_by=at(1000 * HOUR), due_by=at(1000 * HOUR))
+
+
+def count(database: Database, table: Table) -> int:
+    with database.read() as connection:
+        return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+
+def columns(database: Database, reference_id: str, *names: str) -> tuple[Any, ...]:
+    with database.read() as connection:
+        query = select(*[calls.c[name] for name in names]).where(calls.c.reference_id == reference_id)
+        return tuple(connection.execute(query).one())
+
+
+def is_about(moment: datetime | None, pause: timedelta, since: datetime) -> bool:
+    """Whether a look-up was planned so long after ``since``, give or take 10 %."""
+    return moment is not None and 0.9 * pause <= moment - since <= 1.1 * pause
+
+
+# Reports
+
+
+def test_a_final_callback_settles_a_call_that_nobody_had_heard_of(store: Store, database: Database) -> None:
+    report = callback("a", 5, call_status="ANSWERED", call_duration=12, ivr="1", price=Decimal("450.0000"), cid="842")
+
+    assert store.record([report], at(7)) == ["settled"]
+
+    assert stored_call(database, "a") == Call(
+        reference_id="a",
+        placed_at=at(5),
+        call_status="ANSWERED",
+        call_duration=12,
+        ivr="1",
+        price=Decimal("450.0000"),
+        cid="842",
+        callback_at=at(5),
+        settled_at=at(5),
+        settled_by="callback",
+        last_reported_at=at(5),
+        report_count=1,
+    )
+    assert stored_reports(database, "a") == [report]
+
+
+def test_each_report_has_the_effect_that_it_had_when_it_was_stored(store: Store, database: Database) -> None:
+    told = [
+        (callback("a", 1, send_status=7), "progressed"),
+        (callback("a", 2, send_status=7), "duplicate"),
+        (callback("a", 3, call_status="ANSWERED", call_duration=12), "settled"),
+        (callback("a", 4, send_status=2, ivr="9"), "stale"),
+        (callback("a", 5, call_status="ANSWERED", price=Decimal("450.0000")), "enriched"),
+        (callback("a", 6, call_status="ANSWERED"), "duplicate"),
+        (callback("a", 7, call_status="NOANSWERED"), "conflict"),
+        (lookup("a", 8, call_status="ANSWERED"), "corrected"),
+        (lookup("a", 9, call_status="ANSWERED"), "confirmed"),
+        (callback("a", 10, call_status="NOANSWERED"), "conflict"),
+    ]
+    for report, effect in told:
+        assert store.record([report], NOW) == [effect]
+    row = stored_call(database, "a")
+
+    assert store.record([report for report, _ in told], at(99)) == [effect for _, effect in told]
+
+    assert stored_call(database, "a") == row
+    with database.read() as connection:
+        kept = {row.id: row.effect for row in connection.execute(select(status_reports))}
+    assert kept == {report.id: effect for report, effect in told}
+
+
+def test_the_effects_come_in_the_order_in_which_the_reports_were_given(store: Store) -> None:
+    settles, progresses = callback("a", 2, call_status="BUSY"), callback("a", 1, send_status=7)
+
+    assert store.record([settles, progresses], NOW) == ["settled", "progressed"]
+
+
+@pytest.mark.parametrize("batches", [[[0, 0]], [[0], [0]], [[0, 1], [1, 0]], [[1, 0, 1, 0]], [[1], [0, 0], [1]]])
+def test_storing_the_same_id_again_does_nothing(store: Store, database: Database, batches: list[list[int]]) -> None:
+    reports = [callback("a", 1, call_status="BUSY"), callback("a", 2, call_status="ANSWERED")]
+    for batch in batches:
+        store.record([reports[place] for place in batch], NOW)
+
+    told = {place for batch in batches for place in batch}
+    assert stored_call(database, "a").report_count == count(database, status_reports) == len(told)
+    assert heard(stored_call(database, "a")) == fold_of(reports[place] for place in told)
+
+
+def test_the_same_id_again_leaves_the_row_as_it_was_last_written(store: Store, database: Database) -> None:
+    report = callback("a", 1, call_status="BUSY")
+    store.record([report], at(1))
+    store.record([report, report], at(50))
+
+    assert columns(database, "a", "created_at", "updated_at") == (at(1), at(1))
+
+
+def test_the_row_says_when_it_was_made_and_last_written_by_the_clock_that_it_is_given(
+    store: Store, database: Database
+) -> None:
+    store.record([callback("a", 1, send_status=7)], at(2))
+    store.record([callback("a", 30, send_status=7)], at(31))
+
+    assert columns(database, "a", "created_at", "updated_at") == (at(2), at(31))
+
+
+def test_no_reports_are_no_work(store: Store, database: Database) -> None:
+    assert store.record([], NOW) == []
+    assert count(database, calls) == 0
+
+
+TOLD: tuple[dict[str, Any], ...] = (
+    {"seconds": 1, "send_status": 7, "ivr": "9", "cid": "842"},
+    {"seconds": 2, "call_status": "ANSWERED", "call_duration": 3},
+    {"seconds": 3, "call_status": "NOANSWERED", "price": Decimal("450.0000")},
+    {"seconds": 4, "call_status": "ANSWERED", "source": "lookup", "lookup_code": "100"},
+)
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["one batch", "one by one"])
+def test_whatever_the_order_in_which_reports_are_written_the_row_ends_the_same(
+    store: Store, database: Database, *, at_once: bool
+) -> None:
+    for number, order in enumerate(permutations(TOLD)):
+        reports = [callback(f"call-{number}", **told) for told in order]
+        for batch in [reports] if at_once else [[report] for report in reports]:
+            store.record(batch, NOW)
+
+        assert heard(stored_call(database, f"call-{number}")) == fold_of(reports)
+        assert stored_reports(database, f"call-{number}") == sorted(reports, key=lambda report: report.order)
+
+
+def test_a_batch_may_be_about_many_calls(store: Store, database: Database) -> None:
+    reports = {name: [callback(name, 1, send_status=7), callback(name, 2, call_status=name.upper())] for name in "dbca"}
+    mixed = [reports[name][place] for place in (1, 0) for name in "dbca"]
+
+    assert store.record(mixed, NOW) == ["settled"] * 4 + ["progressed"] * 4
+
+    for name, told in reports.items():
+        assert stored_call(database, name) == fold_of(told)
+
+
+def test_a_late_progress_report_changes_nothing_in_a_settled_call_but_counts(store: Store, database: Database) -> None:
+    final, late = callback("a", 10, call_status="BUSY"), callback("a", 5, send_status=7, call_duration=3)
+    store.record([final], at(10))
+    store.record([late], at(20))
+
+    call = stored_call(database, "a")
+    assert call == fold_of([final, late])
+    assert (call.send_status, call.call_duration, call.report_count) == (7, 3, 2)
+    assert (call.placed_at, call.last_reported_at) == (at(5), at(10))
+
+
+def test_a_late_final_callback_is_the_one_that_settled_the_call(store: Store, database: Database) -> None:
+    store.record([lookup("a", 10, call_status="BUSY")], at(10))
+
+    assert store.record([callback("a", 5, call_status="BUSY", price=Decimal("450.0000"))], at(20)) == ["enriched"]
+
+    call = stored_call(database, "a")
+    assert (call.settled_at, call.settled_by, call.callback_at, call.confirmed_at) == (at(5), "callback", at(5), at(10))
+    assert (call.price, call.conflict) == (Decimal("450.0000"), False)
+
+
+def test_of_two_reports_of_one_moment_the_one_with_the_greater_id_is_the_newer(
+    store: Store, database: Database
+) -> None:
+    low, high = uuid.UUID(int=1 << 100), uuid.UUID(int=(1 << 127) + 1)
+    for name, order in {"a": (low, high), "b": (high, low)}.items():
+        for number in order:
+            unique = uuid.UUID(int=number.int + ord(name))
+            store.record([callback(name, 1, id=unique, call_status="X", cid="high" if number is high else "low")], NOW)
+
+        assert stored_call(database, name).cid == "high"
+
+
+def test_late_reports_of_many_calls_in_one_batch_each_find_their_own_history(store: Store, database: Database) -> None:
+    names = [f"call-{number}" for number in range(30)]
+    early = [callback(name, 1, call_status="BUSY", ivr="1") for name in names]
+    middle = [callback(name, 2, call_status="ANSWERED") for name in names]
+    newest = [lookup(name, 3, call_status="BUSY") for name in names]
+    store.record(newest, NOW)
+    store.record([*middle, *early], NOW)
+
+    for place, name in enumerate(names):
+        assert heard(stored_call(database, name)) == fold_of([early[place], middle[place], newest[place]])
+
+
+LARGEST: dict[str, Any] = {
+    "call_status": "😀" * 200,
+    "call_duration": 2_147_483_647,
+    "ivr": "*#" * 100,
+    "send_status": 32_767,
+    "sent_result": 32_767,
+    "price": Decimal("9999999999.9999"),
+    "cid": "\U0010ffff" * 200,
+    "request_id": "ế" * 200,
+    "phone": "'\"\\%\n\t" + "€" * 194,
+    "unread": ",".join(["CallStatus", "CallDuration", "Ivr", "SendStatus", "SentResult", "Price", "CID"] * 5),
+    "payload": esms.storable_json({"\0": "\udc80" + "😀" * 65_536}),
+    "remote_addr": "2001:0db8:0000:0000:0000:ff00:0042:8329%eth0",
+}
+SMALLEST: dict[str, Any] = {
+    "call_status": "0",
+    "call_duration": 0,
+    "ivr": "007",
+    "send_status": 0,
+    "sent_result": 0,
+    "price": Decimal("0.0001"),
+    "cid": "-",
+    "request_id": " ",
+    "phone": "0",
+}
+
+
+@pytest.mark.parametrize("said", [LARGEST, SMALLEST], ids=["largest", "smallest"])
+@pytest.mark.parametrize("reference_id", ["~" * 128, "!"])
+def test_every_value_at_its_bound_is_read_back_exactly(
+    store: Store, database: Database, said: dict[str, Any], reference_id: str
+) -> None:
+    report = lookup(reference_id, 0.000001, **said, lookup_code="9" * 200)
+
+    store.record([report], NOW)
+
+    assert stored_reports(database, reference_id) == [report]
+    call = stored_call(database, reference_id)
+    assert {name: getattr(call, name) for name in rule.FIELDS} == {name: said[name] for name in rule.FIELDS}
+    assert (call.placed_at, call.last_reported_at) == (at(0.000001), at(0.000001))
+
+
+def test_a_price_is_exact_to_the_last_of_its_four_decimals(store: Store, database: Database) -> None:
+    chance = random.Random(4)  # noqa: S311 - no secret
+    prices = [Decimal(chance.randrange(10**14)).scaleb(-4) for _ in range(300)] + [Decimal(0)]
+    store.record([callback("a", second, price=price) for second, price in enumerate(prices)], NOW)
+
+    assert [str(report.price) for report in stored_reports(database, "a")] == [f"{price:.4f}" for price in prices]
+
+
+def test_a_backlog_of_thousands_is_one_batch(store: Store, database: Database) -> None:
+    reports = [callback(f"call-{number % 1500}", number, call_status="BUSY") for number in range(3000)]
+
+    assert Counter(store.record(reports, NOW)) == {"settled": 1500, "duplicate": 1500}
+    assert count(database, calls) == 1500
+
+
+# Registrations
+
+
+def test_registering_counts_the_calls_that_were_not_registered_before(store: Store) -> None:
+    store.record([callback("heard", 1, call_status="BUSY")], NOW)
+
+    assert store.register([Registration(reference_id=name) for name in ("b", "heard", "a", "b")], NOW) == (3, 1)
+    assert store.register([Registration(reference_id=name) for name in ("a", "c")], NOW) == (1, 1)
+    assert store.register([], NOW) == (0, 0)
+
+
+def test_newer_words_of_a_registration_replace_older_ones_and_blank_ones_replace_nothing(
+    store: Store, database: Database
+) -> None:
+    store.register(
+        [Registration(reference_id="a", request_id="r1", phone="84901", campaign="one", placed_at=at(-60))], at(1)
+    )
+    store.register([Registration(reference_id="a", phone="84902")], at(2))
+    store.register([Registration(reference_id="a", campaign="two")], at(3))
+
+    call = stored_call(database, "a")
+    assert (call.request_id, call.phone, call.campaign, call.placed_at) == ("r1", "84902", "two", at(-60))
+    assert call.registered_at == at(1)
+    assert columns(database, "a", "created_at", "updated_at") == (at(1), at(3))
+
+
+def test_of_one_call_twice_in_one_list_the_later_words_count(store: Store, database: Database) -> None:
+    words = [Registration(reference_id="a", phone="1", campaign="x"), Registration(reference_id="a", phone="2")]
+
+    assert store.register(words, NOW) == (1, 1)
+    assert (stored_call(database, "a").phone, stored_call(database, "a").campaign) == ("2", "x")
+
+
+@pytest.mark.parametrize("registered_first", [True, False])
+@pytest.mark.parametrize("folded_anew", [True, False])
+def test_what_was_registered_outranks_what_reports_say(
+    store: Store, database: Database, *, registered_first: bool, folded_anew: bool
+) -> None:
+    registration = Registration(reference_id="a", phone="mine", request_id="mine", placed_at=at(500))
+    if registered_first:
+        store.register([registration], at(0))
+    store.record([callback("a", 60, call_status="BUSY", phone="theirs", request_id="theirs", cid="842")], NOW)
+    if not registered_first:
+        store.register([registration], at(70))
+    store.record([callback("a", 30 if folded_anew else 90, send_status=7, phone="theirs again")], NOW)
+
+    call = stored_call(database, "a")
+    assert (call.phone, call.request_id, call.placed_at, call.cid) == ("mine", "mine", at(500), "842")
+    assert store.refold(["a"], NOW, check_only=True) == []
+
+
+def test_registering_changes_nothing_else_of_a_call(store: Store, database: Database) -> None:
+    store.record([callback("a", 1, call_status="BUSY"), callback("a", 2, call_status="ANSWERED")], at(2))
+    before = stored_call(database, "a")
+    assert before.conflict
+
+    store.register([Registration(reference_id="a", campaign="tet")], at(9))
+
+    assert stored_call(database, "a") == replace(before, campaign="tet", registered_at=at(9))
+
+
+def test_a_call_was_placed_at_the_earlier_of_its_registration_and_its_first_report_unless_told(
+    store: Store, database: Database
+) -> None:
+    store.register([Registration(reference_id="registered"), Registration(reference_id="late")], at(10))
+    store.record([callback("registered", 20, send_status=7), callback("late", 5, send_status=7)], NOW)
+    store.record([callback("heard", 30, send_status=7)], NOW)
+    store.register([Registration(reference_id="heard")], at(40))
+
+    placed = {name: stored_call(database, name).placed_at for name in ("registered", "late", "heard")}
+    assert placed == {"registered": at(10), "late": at(5), "heard": at(30)}
+
+
+def test_ten_thousand_calls_are_registered_at_once(store: Store, database: Database) -> None:
+    words = [Registration(reference_id=f"call-{number}", phone=str(number)) for number in range(10_000)]
+
+    assert store.register(words, NOW) == (10_000, 0)
+    assert store.register(words[::-1], NOW) == (0, 10_000)
+    assert count(database, calls) == 10_000
+
+
+# What look-ups bring
+
+
+def conclude(store: Store, seconds: float, *answers: Answer) -> list[str]:
+    return list(store.conclude(answers, at(seconds), give_up=GIVE_UP))
+
+
+def test_a_final_look_up_settles_a_missing_call(store: Store, database: Database) -> None:
+    store.register([Registration(reference_id="a")], NOW)
+
+    assert conclude(store, 700, answer(lookup("a", 699, call_status="BUSY"))) == ["settled"]
+
+    call = stored_call(database, "a")
+    assert (call.call_status, call.settled_by, call.settled_at, call.confirmed_at) == (
+        "BUSY",
+        "lookup",
+        at(699),
+        at(699),
+    )
+    assert (call.lookup_count, call.last_lookup_code, call.next_lookup_at) == (1, "100", None)
+
+
+@pytest.mark.parametrize(
+    ("told", "conclusion"),
+    [
+        (answer(lookup("a", 700, send_status=7)), "pending"),
+        (answer(lookup("a", 700)), "pending"),
+        (Answer("a", "104"), "not_found"),
+        (Answer("a", "105"), "not_found"),
+        (Answer("a", "777"), "failed"),
+        (Answer("a", "unreadable"), "failed"),
+        (Answer("a", "wrong-reference"), "failed"),
+        (Answer("a", "timeout", heard=False), "failed"),
+        (Answer("a", "http-500", heard=False), "failed"),
+        (Answer("a", "x" * 200), "failed"),
+    ],
+)
+def test_a_look_up_that_is_not_final_is_charged_and_the_call_asked_about_again_in_five_minutes(
+    store: Store, database: Database, told: Answer, conclusion: str
+) -> None:
+    store.register([Registration(reference_id="a")], NOW)
+    store.claim(ANY_TIME, 1, now=at(700), until=at(800))
+
+    assert conclude(store, 701, told) == [conclusion]
+
+    call = stored_call(database, "a")
+    assert (call.settled_at, call.lookup_count, call.last_lookup_code) == (None, 1, told.code)
+    assert is_about(call.next_lookup_at, timedelta(minutes=5), at(701))
+    assert columns(database, "a", "claimed_until") == (None,)
+
+
+def test_a_look_up_without_a_report_leaves_no_history(store: Store, database: Database) -> None:
+    store.register([Registration(reference_id="a")], NOW)
+    conclude(store, 700, Answer("a", "104"), Answer("a", "timeout", heard=False))
+
+    assert count(database, status_reports) == 0
+    assert stored_call(database, "a").lookup_count == 2
+
+
+def test_the_pause_doubles_from_five_minutes_to_six_hours(store: Store, database: Database) -> None:
+    store.register([Registration(reference_id="a", placed_at=at(0))], NOW)
+    pauses = []
+    for number in range(12):
+        conclude(store, number, Answer("a", "104"))
+        planned = stored_call(database, "a").next_lookup_at
+        assert planned is not None
+        pauses.append((planned - at(number)) / timedelta(minutes=5))
+
+    for pause, expected in zip(pauses, [1, 2, 4, 8, 16, 32, 64, 72, 72, 72, 72, 72], strict=True):
+        assert 0.9 * expected <= pause <= 1.1 * expected
+
+
+def test_calls_that_were_asked_together_do_not_come_due_together(store: Store, database: Database) -> None:
+    names = [f"call-{number}" for number in range(50)]
+    store.register([Registration(reference_id=name) for name in names], NOW)
+    conclude(store, 0, *[Answer(name, "104") for name in names])
+
+    planned = {stored_call(database, name).next_lookup_at for name in names}
+    assert len(planned) > 40
+    assert all(is_about(moment, timedelta(minutes=5), NOW) for moment in planned)
+
+
+def test_every_conflict_is_asked_about_after_five_minutes_and_the_doubling_starts_anew(
+    store: Store, database: Database
+) -> None:
+    store.register([Registration(reference_id="a", placed_at=at(0))], NOW)
+    for number in range(6):
+        conclude(store, number, Answer("a", "104"))
+    store.record([callback("a", 10, call_status="BUSY"), callback("a", 11, call_status="ANSWERED")], at(12))
+
+    assert stored_call(database, "a").next_lookup_at == at(12 + 300)
+
+    pauses = []
+    for number in (1000, 2000):
+        assert conclude(store, number, Answer("a", "104")) == ["not_found"]
+        planned = stored_call(database, "a").next_lookup_at
+        assert planned is not None
+        pauses.append(planned - at(number))
+    assert 0.9 * timedelta(minutes=5) <= pauses[0] <= 1.1 * timedelta(minutes=5)
+    assert 0.9 * timedelta(minutes=10) <= pauses[1] <= 1.1 * timedelta(minutes=10)
+    assert stored_call(database, "a").lookup_count == 8
+
+    assert conclude(store, 3000, answer(lookup("a", 3000, call_status="BUSY"))) == ["settled"]
+    decided = stored_call(database, "a")
+    assert (decided.conflict, decided.next_lookup_at, decided.call_status) == (False, None, "BUSY")
+
+    store.record([callback("a", 4000, call_status="ANSWERED")], at(4000))
+    again = stored_call(database, "a")
+    assert (again.conflict, again.next_lookup_at, again.call_status) == (True, at(4300), "BUSY")
+    conclude(store, 5000, Answer("a", "104"))
+    assert is_about(stored_call(database, "a").next_lookup_at, timedelta(minutes=5), at(5000))
+
+
+def test_further_disagreement_does_not_postpone_the_look_up(store: Store, database: Database) -> None:
+    store.record([callback("a", 0, call_status="BUSY"), callback("a", 1, call_status="ANSWERED")], at(1))
+    store.record([callback("a", 100, call_status="BUSY")], at(100))
+
+    assert stored_call(database, "a").next_lookup_at == at(301)
+
+
+HEARD_BUT_NOT_FINAL = [
+    answer(lookup("a", 0, send_status=7)),
+    Answer("a", "104"),
+    Answer("a", "777"),
+    Answer("a", "unreadable"),
+    Answer("a", "wrong-reference"),
+]
+
+
+@pytest.mark.parametrize("told", HEARD_BUT_NOT_FINAL, ids=lambda told: told.code)
+def test_a_missing_call_is_given_up_once_esms_does_not_decide_after_all_that_time(
+    store: Store, database: Database, told: Answer
+) -> None:
+    store.register([Registration(reference_id="a")], NOW)
+    last = 72 * HOUR
+
+    before = conclude(store, last - 1, Answer("a", "104"))
+    assert (before, stored_call(database, "a").gave_up_at) == (["not_found"], None)
+    fresh = replace(told, report=replace(told.report, id=esms.new_id())) if told.report else told
+    assert conclude(store, last, fresh) == ["gave_up"]
+
+    call = stored_call(database, "a")
+    assert (call.gave_up_at, call.next_lookup_at, call.lookup_count) == (at(last), None, 2)
+    assert store.claim(ANY_TIME, 5, now=at(2 * last), until=at(3 * last)) == []
+
+
+@pytest.mark.parametrize("code", ["timeout", "unreachable", "http-500"])
+def test_a_call_is_not_given_up_while_no_answer_comes(store: Store, database: Database, code: str) -> None:
+    store.register([Registration(reference_id="a")], NOW)
+
+    assert conclude(store, 100 * HOUR, Answer("a", code, heard=False)) == ["failed"]
+
+    call = stored_call(database, "a")
+    assert call.gave_up_at is None
+    assert is_about(call.next_lookup_at, timedelta(minutes=5), at(100 * HOUR))
+
+
+def test_a_final_answer_settles_a_call_however_old_it_is(store: Store, database: Database) -> None:
+    store.register([Registration(reference_id="a")], NOW)
+
+    assert conclude(store, 100 * HOUR, answer(lookup("a", 100 * HOUR, call_status="BUSY"))) == ["settled"]
+    assert stored_call(database, "a").gave_up_at is None
+
+
+@pytest.mark.parametrize("report", [callback("a", 200 * HOUR, call_status="BUSY"), lookup("a", 1, call_status="BUSY")])
+def test_whatever_settles_a_call_that_was_given_up_takes_that_back(
+    store: Store, database: Database, report: StatusReport
+) -> None:
+    store.register([Registration(reference_id="a")], NOW)
+    conclude(store, 100 * HOUR, Answer("a", "104"))
+    assert stored_call(database, "a").gave_up_at
+
+    assert store.record([report], at(200 * HOUR)) == ["settled"]
+    assert (stored_call(database, "a").gave_up_at, stored_call(database, "a").next_lookup_at) == (None, None)
+
+
+def test_a_conflict_that_esms_leaves_undecided_stays_flagged_and_is_not_asked_about_again(
+    store: Store, database: Database
+) -> None:
+    store.record([callback("a", 0, call_status="BUSY"), callback("a", 1, call_status="ANSWERED")], at(1))
+
+    assert conclude(store, 72 * HOUR, Answer("a", "timeout", heard=False)) == ["failed"]
+    assert is_about(stored_call(database, "a").next_lookup_at, timedelta(minutes=5), at(72 * HOUR))
+    assert conclude(store, 73 * HOUR, Answer("a", "104")) == ["not_found"]
+
+    call = stored_call(database, "a")
+    assert (call.conflict, call.next_lookup_at, call.gave_up_at) == (True, None, None)
+    store.record([callback("a", 74 * HOUR, call_status="BUSY")], at(74 * HOUR))
+    assert stored_call(database, "a").next_lookup_at is None
+
+
+def test_a_conflict_of_a_call_placed_at_the_end_of_time_can_be_concluded(store: Store, database: Database) -> None:
+    far = NOW.replace(year=9999, month=12, day=31)
+    store.register([Registration(reference_id="a", placed_at=far)], NOW)
+    store.record([callback("a", 0, call_status="BUSY"), callback("a", 1, call_status="ANSWERED")], at(1))
+
+    assert conclude(store, 400, Answer("a", "104")) == ["not_found"]
+    assert stored_call(database, "a").placed_at == far
+
+
+def test_a_look_up_that_is_older_than_the_newest_callback_takes_its_place_in_the_order(
+    store: Store, database: Database
+) -> None:
+    asked = lookup("a", 10, call_status="ANSWERED")
+    came = callback("a", 11, call_status="BUSY")
+    store.record([came], at(11))
+
+    assert conclude(store, 12, answer(asked)) == ["settled"]
+
+    call = stored_call(database, "a")
+    assert (call.settled_by, call.call_status, call.conflict) == ("lookup", "ANSWERED", True)
+    assert heard(call) == fold_of([came, asked])
+    assert (call.next_lookup_at, call.lookup_count) == (at(12 + 300), 1)
+
+
+def test_what_a_look_up_says_of_a_call_nobody_knew_is_kept(store: Store, database: Database) -> None:
+    assert conclude(store, 5, answer(lookup("b", 4, call_status="BUSY")), Answer("a", "104")) == [
+        "settled",
+        "not_found",
+    ]
+    assert stored_call(database, "b").settled_at == at(4)
+    assert stored_call(database, "a").placed_at == at(5)
+
+
+# Which calls are asked about
+
+
+def claim(store: Store, seconds: float, limit: int = 100, *, grace: float = 600) -> list[str]:
+    due = Due(placed_by=at(seconds - grace), due_by=at(seconds))
+    return store.claim(due, limit, now=at(seconds), until=at(seconds + MINUTE))
+
+
+def test_calls_never_asked_about_come_first_and_then_the_longest_due(store: Store) -> None:
+    for name, placed in {"asked-1": 0, "new-2": 2, "asked-2": 0, "new-1": 1, "conflict": 0}.items():
+        store.register([Registration(reference_id=name, placed_at=at(placed))], NOW)
+    conclude(store, 100, Answer("asked-1", "104"))
+    conclude(store, 300, Answer("asked-2", "104"))
+    store.record([callback("conflict", 0, call_status="X"), callback("conflict", 1, call_status="Y")], at(3))
+    expected = ["new-1", "new-2", "conflict", "asked-1", "asked-2"]
+
+    assert claim(store, HOUR) == expected
+    store.release(expected)
+    assert [claim(store, HOUR, limit=1) for _ in range(6)] == [[name] for name in expected] + [[]]
+
+
+def test_a_call_is_due_only_once_its_grace_is_over(store: Store) -> None:
+    store.register([Registration(reference_id="a", placed_at=at(0))], NOW)
+
+    assert claim(store, 599.999999) == []
+    assert claim(store, 600) == ["a"]
+
+
+def test_a_call_placed_in_the_future_is_due_a_grace_after_that(store: Store) -> None:
+    store.register([Registration(reference_id="a", placed_at=at(10 * HOUR))], NOW)
+
+    assert claim(store, HOUR) == []
+    assert claim(store, 10 * HOUR + 600) == ["a"]
+
+
+def test_a_call_is_not_due_before_its_planned_look_up(store: Store, database: Database) -> None:
+    store.register([Registration(reference_id="a", placed_at=at(-HOUR))], NOW)
+    conclude(store, 0, Answer("a", "104"))
+    planned = stored_call(database, "a").next_lookup_at
+    assert planned is not None
+    seconds = (planned - NOW).total_seconds()
+
+    assert claim(store, seconds - 0.001) == []
+    assert claim(store, seconds) == ["a"]
+
+
+def test_a_call_in_conflict_is_due_when_planned_without_any_grace(store: Store) -> None:
+    store.record([callback("a", 0, call_status="BUSY"), callback("a", 1, call_status="ANSWERED")], at(1))
+
+    assert claim(store, 300.9) == []
+    assert claim(store, 301, grace=1000 * HOUR) == ["a"]
+
+
+def test_settled_calls_are_not_due(store: Store) -> None:
+    store.record([callback("a", 0, call_status="BUSY"), lookup("b", 0, call_status="BUSY")], NOW)
+
+    assert claim(store, 1000 * HOUR) == []
+
+
+def test_a_claimed_call_is_free_again_when_its_lease_is_over_or_it_is_released(store: Store) -> None:
+    store.register([Registration(reference_id=name, placed_at=at(-HOUR)) for name in ("a", "b")], NOW)
+
+    assert claim(store, 0) == ["a", "b"]
+    assert claim(store, 59.9) == []
+    store.release(["b"])
+    assert claim(store, 59.9) == ["b"]
+    assert claim(store, 60) == ["a"]
+    assert claim(store, 300) == ["a", "b"]
+
+
+def test_releasing_leaves_the_call_due_as_it_was(store: Store, database: Database) -> None:
+    store.register([Registration(reference_id="a", placed_at=at(-HOUR))], NOW)
+    before = columns(database, "a", *calls.c.keys())
+    claim(store, 0)
+    assert columns(database, "a", *calls.c.keys()) != before
+    store.release(["a", "never heard of"])
+    store.release([])
+
+    assert columns(database, "a", *calls.c.keys()) == before
+
+
+def test_rows_that_people_insert_with_only_their_id_are_found(store: Store, database: Database) -> None:
+    change_by_hand(database, "INSERT INTO calls (reference_id) VALUES ('by-hand')")
+    inserted = stored_call(database, "by-hand").placed_at
+    day = timedelta(days=1)
+
+    due = Due(placed_by=inserted, due_by=inserted)
+    assert store.claim(replace(due, placed_by=inserted - day), 5, now=inserted, until=inserted + day) == []
+    assert store.claim(due, 5, now=inserted, until=inserted + day) == ["by-hand"]
+
+
+MOMENT = "2026-11-23T09:00:00.000000Z"
+BY_HAND = f"""
+    INSERT INTO calls (reference_id, call_status, call_duration, ivr, send_status, sent_result, price, cid, request_id,
+        phone, campaign, placed_at, registered_at, callback_at, settled_at, settled_by, confirmed_at, last_reported_at,
+        report_count, conflict, next_lookup_at, lookup_count, last_lookup_code, gave_up_at, created_at, updated_at)
+    VALUES ('missing', NULL, NULL, NULL, NULL, NULL, NULL, NULL, 'r', '849', 'tet', '{MOMENT}', '{MOMENT}', NULL, NULL,
+        NULL, NULL, NULL, 0, false, NULL, 0, NULL, NULL, '{MOMENT}', '{MOMENT}'),
+      ('asked', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, '{MOMENT}', '{MOMENT}', NULL, NULL,
+        NULL, NULL, NULL, 0, false, '{MOMENT}', 3, '104', NULL, '{MOMENT}', '{MOMENT}'),
+      ('conflict', 'BUSY', 3, '1', 5, 1, 450.0000, '842', NULL, NULL, NULL, '{MOMENT}', NULL, '{MOMENT}', '{MOMENT}',
+        'callback', NULL, '{MOMENT}', 2, true, '{MOMENT}', 0, NULL, NULL, '{MOMENT}', '{MOMENT}'),
+      ('given-up', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, '{MOMENT}', '{MOMENT}', NULL, NULL,
+        NULL, NULL, NULL, 0, false, NULL, 9, '104', '{MOMENT}', '{MOMENT}', '{MOMENT}')
+"""  # noqa: S608 - nothing of it comes from outside
+
+
+def test_rows_that_people_insert_with_the_columns_of_the_contract_are_found(store: Store, database: Database) -> None:
+    change_by_hand(database, BY_HAND)
+
+    assert claim(store, 0) == ["conflict", "missing", "asked"]
+
+
+def test_what_people_insert_of_a_call_is_as_good_as_registered(store: Store, database: Database) -> None:
+    change_by_hand(database, BY_HAND)
+    assert store.refold(["missing", "asked"], NOW, check_only=True) == []
+
+    store.record([callback("missing", 2, call_status="BUSY", phone="other", request_id="other", cid="842")], NOW)
+    store.record([callback("missing", 1, send_status=7)], NOW)
+    store.record([callback("asked", 2, call_status="BUSY", phone="849", request_id="r")], NOW)
+    store.record([callback("asked", 1, send_status=7)], NOW)
+
+    for name in ("missing", "asked"):
+        call = stored_call(database, name)
+        assert (call.phone, call.request_id, call.call_status, call.placed_at) == ("849", "r", "BUSY", at(-HOUR))
+    assert store.refold(["missing", "asked"], NOW, check_only=True) == []
+
+
+# What could not be read
+
+
+def rejected(seconds: float, payload: str = '{"query": "", "body": ""}', **words: Any) -> Rejected:
+    usual: dict[str, Any] = {
+        "id": esms.new_id(),
+        "received_at": at(seconds),
+        "remote_addr": "203.0.113.7",
+        "method": "GET",
+        "content_type": None,
+        "payload": payload,
+        "reason": "ReferenceId: is missing",
+    }
+    return Rejected(**(usual | words))
+
+
+def rejected_rows(database: Database) -> list[Any]:
+    with database.read() as connection:
+        return list(connection.execute(select(rejected_callbacks).order_by(rejected_callbacks.c.first_at)))
+
+
+def test_the_same_method_payload_and_reason_again_only_counts(store: Store, database: Database) -> None:
+    first = rejected(5)
+    for seconds in (5, 9, 7):
+        store.reject(first if seconds == 5 else rejected(seconds))
+    store.reject(rejected(10, method="POST"))
+    store.reject(rejected(11, reason="ReferenceId: is given twice, with different values"))
+    store.reject(rejected(12, payload="{}"))
+
+    rows = rejected_rows(database)
+    assert [row.count for row in rows] == [3, 1, 1, 1]
+    assert (rows[0].id, rows[0].first_at, rows[0].last_at) == (first.id, at(5), at(9))
+
+
+def test_a_rejected_callback_is_kept_as_it_came(store: Store, database: Database) -> None:
+    payload = esms.storable_request(b"\xff\0" + b"q" * 70_000, b"")
+    one = rejected(1, payload, content_type="text/plain; charset=\xff", method="POST", remote_addr=None)
+    store.reject(one)
+
+    (row,) = rejected_rows(database)
+    assert row.payload == payload
+    kept = {name: getattr(row, name) for name in ("id", "remote_addr", "method", "content_type", "reason")}
+    assert kept == {name: getattr(one, name) for name in kept}
+    assert row.replayed_at is None
+
+
+def test_when_room_runs_out_replayed_ones_make_it_first_and_then_the_oldest(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = 1000 + module.REJECTED_ROW_OVERHEAD
+    monkeypatch.setattr(module, "REJECTED_ROOM", 4 * each)
+    kept = [rejected(seconds, str(seconds) * 1000) for seconds in range(4)]
+    for one in kept:
+        store.reject(one)
+    assert count(database, rejected_callbacks) == 4
+    store.replay_rejected(callback("a", 2, id=kept[2].id, call_status="BUSY"), NOW)
+
+    left = []
+    for seconds in range(4, 8):
+        store.reject(rejected(seconds, str(seconds) * 1000))
+        left.append([row.payload[0] for row in rejected_rows(database)])
+
+    assert left == [list("0134"), list("1345"), list("3456"), list("4567")]
+
+
+def test_one_large_rejected_callback_drops_as_many_small_ones_as_it_needs(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REJECTED_ROOM", 250 * (10 + module.REJECTED_ROW_OVERHEAD))
+    for seconds in range(250):
+        store.reject(rejected(seconds, f"{seconds:010}"))
+    store.reject(rejected(500, "x" * (200 * (10 + module.REJECTED_ROW_OVERHEAD) - module.REJECTED_ROW_OVERHEAD)))
+
+    assert [row.first_at for row in rejected_rows(database)] == [*(at(seconds) for seconds in range(200, 250)), at(500)]
+
+
+def test_one_that_only_counts_drops_nothing(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.reject(rejected(1, "one"))
+    store.reject(rejected(2, "two"))
+    monkeypatch.setattr(module, "REJECTED_ROOM", 1)
+    store.reject(rejected(3, "one"))
+
+    assert [row.count for row in rejected_rows(database)] == [2, 1]
+
+
+def test_replaying_a_rejected_callback_twice_stores_one_report(store: Store, database: Database) -> None:
+    one = rejected(5)
+    store.reject(one)
+    report = callback("a", 5, id=one.id, call_status="BUSY")
+
+    assert [store.replay_rejected(report, at(seconds)) for seconds in (60, 70)] == ["settled", "settled"]
+
+    assert stored_reports(database, "a") == [report]
+    assert stored_call(database, "a").report_count == 1
+    assert rejected_rows(database)[0].replayed_at is not None
+
+
+# Folding anew
+
+
+def a_history() -> list[StatusReport]:
+    return [
+        callback("a", 1, send_status=7, cid="842"),
+        callback("a", 2, call_status="BUSY", call_duration=1, price=Decimal("450.0000")),
+        callback("a", 3, call_status="ANSWERED", call_duration=9),
+        lookup("a", 4, call_status="ANSWERED", ivr="1"),
+        callback("a", 5, call_status="ANSWERED", ivr="1"),
+    ]
+
+
+DAMAGES = [
+    "call_status = NULL",
+    "call_status = 'WRONG', price = 1",
+    "settled_at = NULL, settled_by = NULL",
+    "confirmed_at = NULL, confirmed_fields = NULL",
+    "confirmed_fields = 'call_status,call_duration,ivr'",
+    "report_count = 0, last_reported_at = NULL",
+    "conflict = true",
+    "callback_at = NULL",
+    f"placed_at = '{MOMENT}'",
+    "phone = 'wrong'",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_row_that_was_damaged_by_hand_is_named_and_put_right(store: Store, database: Database, damage: str) -> None:
+    store.record(a_history(), at(6))
+    store.record([callback("b", 1, call_status="BUSY")], NOW)
+    whole = stored_call(database, "a")
+    change_by_hand(database, f"UPDATE calls SET {damage} WHERE reference_id = 'a'")  # noqa: S608
+    damaged = stored_call(database, "a")
+    assert damaged != whole
+
+    assert store.refold(["a", "b"], at(100), check_only=True) == ["a"]
+    assert stored_call(database, "a") == damaged
+    assert store.refold(["a", "b"], at(100), check_only=False) == ["a"]
+    assert heard(stored_call(database, "a")) == heard(whole)
+    assert store.refold(["a", "b"], at(100), check_only=True) == []
+    assert columns(database, "b", "updated_at") == (NOW,)
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_folding_anew_leaves_sound_calls_alone(store: Store, database: Database, *, registered: bool) -> None:
+    if registered:
+        store.register([Registration(reference_id="a", phone="849", campaign="tet", placed_at=at(-9))], NOW)
+        store.register([Registration(reference_id="never heard", request_id="r")], NOW)
+    store.record(a_history()[::-1], at(6))
+    conclude(store, 7, Answer("a", "104"), Answer("asked", "104"))
+    names = ["a", "never heard", "asked", "unknown"]
+    before = {name: columns(database, name, *calls.c.keys()) for name in ("a", "asked")}
+
+    for check_only in (True, False):
+        assert store.refold(names, at(100), check_only=check_only) == []
+    assert {name: columns(database, name, *calls.c.keys()) for name in before} == before
+    assert count(database, calls) == 2 + registered
+
+
+def test_a_call_whose_row_was_deleted_is_named_and_restored(store: Store, database: Database) -> None:
+    store.record(a_history(), at(6))
+    whole = stored_call(database, "a")
+    change_by_hand(database, "DELETE FROM calls")
+
+    assert store.refold(["a"], at(100), check_only=True) == ["a"]
+    assert count(database, calls) == 0
+    assert store.refold(["a"], at(100), check_only=False) == ["a"]
+    assert stored_call(database, "a") == whole
+    assert store.refold(["a"], at(100), check_only=False) == []
+
+
+def test_a_conflict_that_folding_anew_finds_is_asked_about(store: Store, database: Database) -> None:
+    store.record([callback("a", 1, call_status="BUSY"), callback("a", 2, call_status="ANSWERED")], at(3))
+    change_by_hand(database, "UPDATE calls SET conflict = false, next_lookup_at = NULL")
+
+    assert store.refold(["a"], at(100), check_only=False) == ["a"]
+    assert (stored_call(database, "a").conflict, stored_call(database, "a").next_lookup_at) == (True, at(400))
+
+
+# Runs
+
+
+def test_a_run_is_written_when_it_starts_and_when_it_ends(store: Store, database: Database) -> None:
+    run = Run(id=esms.new_id(), started_at=at(1), host="here")
+    store.start_run(run)
+    with database.read() as connection:
+        begun = connection.execute(select(reconcile_runs)).mappings().one()
+    assert (begun["finished_at"], begun["outcome"], begun["checked"]) == (None, None, 0)
+
+    ended = replace(run, finished_at=at(9), outcome="failures", checked=15, settled=1, pending=2, not_found=3)
+    ended = replace(ended, failed=4, gave_up=5)
+    store.save_run(ended)
+
+    with database.read() as connection:
+        row = connection.execute(select(reconcile_runs)).mappings().one()
+    assert dict(row) == {field.name: getattr(ended, field.name) for field in fields(Run)}
+
+
+# Whatever comes
+
+
+SAID = st.fixed_dictionaries(
+    {},
+    optional={
+        "call_status": st.sampled_from(["ANSWERED", "BUSY"]),
+        "call_duration": st.integers(0, 1),
+        "ivr": st.sampled_from(["1", "2"]),
+        "send_status": st.sampled_from([2, 4, 5, 7]),
+        "price": st.sampled_from([Decimal("1.0000"), Decimal("2.5000")]),
+        "phone": st.sampled_from(["1", "2"]),
+    },
+)
+REPORT = st.tuples(st.sampled_from([callback, lookup]), st.sampled_from("ab"), st.integers(0, 4), SAID)
+WORDS = st.none() | st.builds(
+    Registration,
+    reference_id=st.sampled_from("ab"),
+    phone=st.none() | st.just("mine"),
+    placed_at=st.none() | st.just(at(2)),
+)
+
+
+@st.composite
+def writings(draw: st.DrawFn) -> tuple[list[StatusReport], list[list[StatusReport]], Registration | None, int]:
+    """Reports of two calls, batches in which each of them is written at least once, a registration and its place."""
+    told = [make(name, second, **said) for make, name, second, said in draw(st.lists(REPORT, min_size=1, max_size=8))]
+    some = draw(st.lists(st.lists(st.sampled_from(told), min_size=1, max_size=4), max_size=4))
+    written = {report.id for batch in some for report in batch}
+    rest = draw(st.permutations([report for report in told if report.id not in written]))
+    batches = [*some, list(rest)]
+    return told, batches, draw(WORDS), draw(st.integers(0, len(batches)))
+
+
+def renamed(told: Sequence[StatusReport], example: str) -> Iterator[StatusReport]:
+    """The reports as those of calls of their own, in every example."""
+    for report in told:
+        yield replace(report, reference_id=example + report.reference_id, id=uuid.uuid5(report.id, example))
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(writing=writings(), asked=st.booleans())
+def test_random_reports_in_random_batches_end_in_the_fold_of_their_set(
+    store: Store,
+    database: Database,
+    writing: tuple[list[StatusReport], list[list[StatusReport]], Registration | None, int],
+    *,
+    asked: bool,
+) -> None:
+    told, batches, registration, place = writing
+    example = uuid.uuid4().hex
+    if registration:
+        registration = replace(registration, reference_id=example + registration.reference_id)
+    for number, batch in enumerate([*batches, []]):
+        if registration and number == place:
+            store.register([registration], at(3))
+        mine = list(renamed(batch, example))
+        if asked:
+            conclude(store, 10, *[answer(report) for report in mine if report.source == "lookup"])
+            mine = [report for report in mine if report.source == "callback"]
+        store.record(mine, at(10))
+
+    for name in {report.reference_id for report in told}:
+        expected = Call(reference_id=example + name, placed_at=NOW)
+        if registration and registration.reference_id == example + name:
+            expected = rule.register(expected, registration, at(3))
+        mine = list(renamed([report for report in told if report.reference_id == name], example))
+        assert heard(stored_call(database, example + name)) == rule.fold_all(expected, mine)
+        assert {report.id for report in stored_reports(database, example + name)} == {report.id for report in mine}
+    assert store.refold([example + "a", example + "b"], at(20), check_only=True) == []
