@@ -524,7 +524,6 @@ def test_a_sqlite_whose_folder_is_missing_gets_a_503(settings: Settings, tmp_pat
         database.close()
 
 
-@pytest.mark.xfail(strict=True, reason="database.Database writes on into a file that was deleted")
 @ON_SQLITE
 def test_a_sqlite_whose_file_was_deleted_under_the_server_gets_a_503(client: FlaskClient, tmp_path: Path) -> None:
     """What goes into a deleted file is not durable, and must not be answered 200."""

@@ -5,8 +5,12 @@ Knows no table but Alembic's own, and nothing of calls.
 
 from __future__ import annotations
 
+import os
 import re
-from contextlib import contextmanager
+import socket
+import threading
+import time
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -17,8 +21,10 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event, make_url, text
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from webapp.waiting import Aside, directly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,6 +34,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _ATTEMPTS = 3
+_KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
+"""Seconds, seconds, number: after so long the kernel takes a server that went silent for dead."""
 _TRANSIENT = {"40001", "40P01"}
 """PostgreSQL's codes of a transaction that lost to another and may simply be tried again."""
 
@@ -44,16 +52,28 @@ class Database:
     """Connections to one database; ``patience`` bounds every wait for it: to connect, for a lock, for a connection.
 
     Writers and readers have pools of their own, so that neither waits for the other's connections. On SQLite there is
-    one writer a process, and a writing transaction locks at its beginning (BEGIN IMMEDIATE).
+    one writer a process, and a writing transaction locks at its beginning (BEGIN IMMEDIATE). With ``at_most`` no
+    transaction on PostgreSQL lasts longer: a server that hangs, or a network that swallows everything, says nothing
+    by itself.
     """
 
-    def __init__(self, url: str, *, patience: timedelta = timedelta(seconds=30), connections: int = 10) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        patience: timedelta = timedelta(seconds=30),
+        at_most: timedelta | None = None,
+        connections: int = 10,
+    ) -> None:
         """Connect to nothing yet."""
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._patience = patience
-        self._writer = self._engine(1 if self.is_sqlite else connections, "BEGIN IMMEDIATE")
-        self._reader = self._engine(connections, "BEGIN")
+        self._limit = _TimeLimit(at_most) if at_most and not self.is_sqlite else None
+        self._writer = self._engine(1 if self.is_sqlite else connections, "BEGIN IMMEDIATE", ping=False)
+        self._reader = self._engine(connections, "BEGIN", ping=True)
+        self._write_aside = Aside(1) if self.is_sqlite else directly
+        self._read_aside = Aside(4) if self.is_sqlite else directly
 
     @property
     def name(self) -> str:
@@ -68,9 +88,12 @@ class Database:
         ``work`` may be run more than once: a transaction that lost to another, or whose connection turned out to be
         dead, is tried again. DataError and IntegrityError (the database refuses the values) are the caller's.
         """
+        return self._write_aside(lambda: self._write(work))
+
+    def _write(self, work: Callable[[Connection], Result]) -> Result:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with self._writer.begin() as connection:
+                with self._writer.connect() as connection, self._limited(connection), connection.begin():
                     return work(connection)
             except (DataError, IntegrityError):
                 raise
@@ -79,9 +102,18 @@ class Database:
                     raise self._unavailable(error) from error
         raise AssertionError
 
+    def ask(self, work: Callable[[Connection], Result]) -> Result:
+        """Do ``work`` in one transaction for reading; raises Unavailable."""
+
+        def read() -> Result:
+            with self.read() as connection, self._limited(connection):
+                return work(connection)
+
+        return self._read_aside(read)
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction for reading one moment's state; raises Unavailable."""
+        """A transaction for reading one moment's state, as long as it may take; raises Unavailable."""
         try:
             with self._reader.connect() as connection, connection.begin():
                 if not self.is_sqlite:
@@ -89,6 +121,14 @@ class Database:
                 yield connection
         except SQLAlchemyError as error:
             raise self._unavailable(error) from error
+
+    @contextmanager
+    def _limited(self, connection: Connection) -> Iterator[None]:
+        if self._limit is None:
+            yield
+            return
+        with self._limit.on(connection):
+            yield
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -129,28 +169,38 @@ class Database:
         except OSError as error:
             raise Unavailable(f"{self.name}: the folder cannot be made: {error.strerror}") from error
 
-    def _engine(self, connections: int, begin: str) -> Engine:
+    def _engine(self, connections: int, begin: str, *, ping: bool) -> Engine:
         seconds = self._patience.total_seconds()
         arguments: dict[str, Any] = (
             {"timeout": seconds, "isolation_level": None, "check_same_thread": False}
             if self.is_sqlite
-            else {"connect_timeout": max(1, round(seconds)), "tcp_user_timeout": round(seconds * 1000)}
+            else {"connect_timeout": max(1, round(seconds)), "tcp_user_timeout": round(seconds * 1000), **_KEEPALIVES}
         )
         engine = create_engine(
             self.url,
             pool_size=connections,
             max_overflow=0,
             pool_timeout=seconds,
-            pool_pre_ping=not self.is_sqlite,
+            pool_pre_ping=ping and not self.is_sqlite,
             hide_parameters=True,
             connect_args=arguments,
         )
         if self.is_sqlite:
             event.listen(engine, "connect", _prepare_sqlite)
+            event.listen(engine, "checkout", self._insist_on_the_file)
             event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
         else:
             event.listen(engine, "connect", _prepare_postgresql(round(seconds * 1000)))
         return engine
+
+    def _insist_on_the_file(self, _connection: object, record: Any, _proxy: object) -> None:
+        """Leave a connection whose file was deleted or replaced: what is written there is lost with it."""
+        try:
+            now = _inode(self.url.database)
+        except OSError:
+            now = None
+        if record.info.setdefault("inode", now) != now or now is None:
+            raise DisconnectionError(f"{self.name} was removed or replaced")
 
     def _unavailable(self, error: SQLAlchemyError) -> Unavailable:
         cause: BaseException = error.orig if isinstance(error, DBAPIError) and error.orig else error
@@ -161,10 +211,46 @@ class Database:
         return Unavailable(f"{self.name}: {first}")
 
 
+class _TimeLimit:
+    """Cuts the connection of a transaction that lasts too long; whoever waits on it then gets an error."""
+
+    def __init__(self, length: timedelta) -> None:
+        self._seconds = length.total_seconds()
+        self._running: dict[int, tuple[float, int]] = {}
+        self._watch: threading.Thread | None = None
+
+    @contextmanager
+    def on(self, connection: Connection) -> Iterator[None]:
+        """Limit the transaction that runs in the block."""
+        key = id(connection)
+        self._running[key] = (time.monotonic() + self._seconds, connection.connection.dbapi_connection.fileno())  # type: ignore[union-attr]
+        if self._watch is None or not self._watch.is_alive():
+            self._watch = threading.Thread(target=self._cut_late_ones, daemon=True, name="database-time-limit")
+            self._watch.start()
+        try:
+            yield
+        finally:
+            self._running.pop(key, None)
+
+    def _cut_late_ones(self) -> None:
+        while True:
+            time.sleep(min(1.0, self._seconds / 4))
+            for key, (until, descriptor) in list(self._running.items()):
+                if time.monotonic() >= until:
+                    self._running.pop(key, None)
+                    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as line:
+                        line.shutdown(socket.SHUT_RDWR)
+
+
 def _may_pass(error: SQLAlchemyError) -> bool:
     return isinstance(error, DBAPIError) and (
         error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _TRANSIENT
     )
+
+
+def _inode(path: Any) -> tuple[int, int]:
+    found = os.stat(path)  # noqa: PTH116 - as the database module is given it
+    return found.st_dev, found.st_ino
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -105,12 +105,15 @@ class Queries:
         """One call, flat, with its reports in their order; None if it is unknown."""
         of_call = status_reports.c.reference_id == reference_id
         in_order = (status_reports.c.received_at, status_reports.c.id)
-        with self._database.read() as connection:
+
+        def work(connection: Connection) -> dict[str, Any] | None:
             row = connection.execute(select(calls).where(calls.c.reference_id == reference_id)).mappings().first()
             if row is None:
                 return None
             reports = connection.execute(select(status_reports).where(of_call).order_by(*in_order)).mappings()
             return _plain_row(row) | {"reports": [_plain_report(report) for report in reports]}
+
+        return self._database.ask(work)
 
     def page(self, wanted: Filter, after: Position | None, limit: int) -> tuple[list[dict[str, Any]], Position | None]:
         """Calls, newest placed first, and where the next page begins; None when there is none."""
@@ -119,8 +122,7 @@ class Queries:
         if after:
             query = query.where(place < (after.placed_at, after.reference_id))
         query = query.order_by(calls.c.placed_at.desc(), calls.c.reference_id.desc()).limit(limit + 1)
-        with self._database.read() as connection:
-            rows = list(connection.execute(query).mappings())
+        rows = self._database.ask(lambda connection: list(connection.execute(query).mappings()))
         last = rows[limit - 1] if len(rows) > limit else None
         position = Position(last["placed_at"], last["reference_id"]) if last else None
         return [_plain_row(row) for row in rows[:limit]], position

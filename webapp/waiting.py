@@ -1,0 +1,45 @@
+"""How this process waits: in greenlets under the server, where all I/O gives way by itself; plainly elsewhere.
+
+SQLite's calls and file syncs give way to nobody, so under the server they go to threads of their own.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Result = TypeVar("Result")
+
+
+def in_greenlets() -> bool:
+    """Whether gevent has made this process's waiting cooperative."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and monkey.is_module_patched("socket")
+
+
+def directly(work: Callable[[], Result]) -> Result:
+    """Do the work here and now."""
+    return work()
+
+
+class Aside:
+    """Does blocking work aside, in at most so many threads, while other greenlets go on; without greenlets, at once."""
+
+    def __init__(self, threads: int) -> None:
+        """Start no thread yet: the process may still fork."""
+        self._threads = threads
+        self._pool: Any = None
+
+    def __call__(self, work: Callable[[], Result]) -> Result:
+        """What the work gives, or raises."""
+        if not in_greenlets():
+            return work()
+        if self._pool is None:
+            from gevent.threadpool import ThreadPool  # noqa: PLC0415 - the server's alone
+
+            self._pool = ThreadPool(self._threads)
+        result: Result = self._pool.apply(work)
+        return result
