@@ -74,6 +74,7 @@ def app(settings: Settings) -> Iterator[Flask]:
     app = create_app(settings)
     yield app
     app.extensions["database"].close()
+    app.extensions["intake"].close()
 
 
 @pytest.fixture

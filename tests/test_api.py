@@ -125,6 +125,7 @@ def test_every_one_of_several_tokens_works(settings: Settings) -> None:
     for header in (f"Bearer {API_TOKEN}", "Bearer the-old-api-token", f"bearer {API_TOKEN}"):
         assert app.test_client().get("/api/calls", headers={"Authorization": header}).status_code == 200
     app.extensions["database"].close()
+    app.extensions["intake"].close()
 
 
 @ON_SQLITE

@@ -73,6 +73,7 @@ def serving(settings: Settings, **changes: Any) -> Iterator[FlaskClient]:
     app = create_app(settings.model_copy(update=changes))
     yield app.test_client()
     app.extensions["database"].close()
+    app.extensions["intake"].close()
 
 
 def announced_as(length: int | None) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def app_on(settings: Settings, **changes: Any) -> Iterator[FlaskClient]:
     app = create_app(settings.model_copy(update=changes))
     yield app.test_client()
     app.extensions["database"].close()
+    app.extensions["intake"].close()
 
 
 def assert_not_ready(client: FlaskClient, *words: str) -> None:
@@ -86,6 +87,7 @@ def test_a_database_that_is_not_migrated_is_not_ready_until_it_is(
     assert app.test_client().get("/readyz").status_code == 200
 
     app.extensions["database"].close()
+    app.extensions["intake"].close()
     database.close()
 
 

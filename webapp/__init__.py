@@ -14,7 +14,9 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from webapp import api, callbacks, health, log, metrics
 from webapp.config import Settings, load_settings
 from webapp.database import Database, Unavailable
+from webapp.intake import Intake
 from webapp.queries import Queries
+from webapp.spool import Spool
 from webapp.store import Store
 
 if TYPE_CHECKING:
@@ -22,9 +24,9 @@ if TYPE_CHECKING:
     from flask.typing import ResponseReturnValue
 
 PATIENCE = timedelta(seconds=3)
-"""How long a request waits for the database: a quick 503 is better than a late one, for eSMS sends it again."""
-RETRY_AFTER_SECONDS = 10
-_METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
+"""How long a request of the API waits for the database."""
+LONGEST = timedelta(seconds=30)
+"""How long the database may take over a request of the API, as a whole."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,22 +36,32 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or load_settings()
     callback_tokens, api_tokens = settings.callback_tokens(), settings.api_tokens()
     log.configure(settings.secrets())
-    database = Database(settings.database, patience=PATIENCE)
+    database = Database(settings.database, patience=PATIENCE, at_most=LONGEST)
     store, queries = Store(database), Queries(database)
+    spool = Spool(settings.instance_dir.resolve(), settings.spool_limit) if settings.spool else None
+    intake = _intake(settings, spool)
 
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False
-    app.extensions["database"] = database
+    app.extensions |= {"database": database, "intake": intake}
+    app.wsgi_app = callbacks.Callbacks(app.wsgi_app, intake, callback_tokens)  # type: ignore[method-assign]
     hops = settings.trusted_proxies
     if hops:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
     _tell_of_requests(app)
-    app.register_blueprint(callbacks.blueprint(store, callback_tokens))
     app.register_blueprint(api.blueprint(store, queries, api_tokens, settings.time_zone))
-    app.register_blueprint(health.blueprint(database))
+    app.register_blueprint(health.blueprint(database, spool))
     _answer_errors(app)
     return app
+
+
+def _intake(settings: Settings, spool: Spool | None) -> Intake:
+    """With connections of its own, so that nothing else keeps callbacks waiting, and with less patience."""
+    database = Database(
+        settings.database, patience=settings.answer_within * 0.3, at_most=settings.answer_within, connections=3
+    )
+    return Intake(database, Store(database), spool, settings.answer_within)
 
 
 def _answer_errors(app: Flask) -> None:
@@ -57,26 +69,19 @@ def _answer_errors(app: Flask) -> None:
     def http_error(error: HTTPException) -> ResponseReturnValue:
         response = error.get_response()
         response.content_type = "application/json"
-        words = "not found" if request.path.startswith("/esms") and error.code == 404 else error.description  # noqa: PLR2004
-        response.data = app.json.dumps({"error": words})
+        response.data = app.json.dumps({"error": error.description})
         return response
 
     @app.errorhandler(Unavailable)
     def no_database(error: Unavailable) -> ResponseReturnValue:
         _log.error("answered 503: %s", error)
-        return _later()
+        words = "The database cannot take or give anything now; try again later."
+        return {"error": words}, 503, {"Retry-After": str(callbacks.RETRY_AFTER_SECONDS)}
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> ResponseReturnValue:
         _log.error("unexpected", exc_info=error)
-        if request.path.startswith("/esms"):
-            return _later()
         return {"error": "Something unexpected happened; the server's log tells what."}, 500
-
-
-def _later() -> ResponseReturnValue:
-    words = "The database cannot take or give anything now; try again later."
-    return {"error": words}, 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
 
 
 def _tell_of_requests(app: Flask) -> None:
@@ -90,7 +95,7 @@ def _tell_of_requests(app: Flask) -> None:
     def tell(response: Response) -> Response:
         # The rule of the route and not its path: it holds no token, and cannot be forged.
         route = request.url_rule.rule if request.url_rule else "unknown"
-        method = request.method if request.method in _METHODS else "other"
+        method = metrics.known_method(request.method)
         metrics.REQUESTS.labels(route, method, str(response.status_code)).inc()
         milliseconds = (time.perf_counter() - g.started) * 1000
         access.info("%s %s %s %d %.1fms", request.remote_addr, method, route, response.status_code, milliseconds)

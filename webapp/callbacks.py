@@ -1,125 +1,148 @@
-"""The callback URL: a request becomes a report, stored before it is answered 200. What cannot be read is kept, too."""
+"""The callback URL: a request becomes an arrival, and is answered once that is durable.
+
+A WSGI application of its own in front of Flask's: eSMS sends thousands of these at once, and none needs more.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
-
-from flask import Blueprint, request
-from sqlalchemy.exc import DataError, IntegrityError
-from werkzeug.exceptions import MethodNotAllowed, NotFound
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from webapp import esms, metrics
 from webapp.config import CALLBACK_PATH, is_one_of
 from webapp.database import Unavailable
-from webapp.store import Rejected
+from webapp.intake import Refused
+from webapp.spool import Arrival
+from webapp.waiting import at_most
 
 if TYPE_CHECKING:
-    from flask.typing import ResponseReturnValue
+    from collections.abc import Callable, Iterable
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from webapp.store import Store
+    from webapp.intake import Intake
 
-_METHODS = ["GET", "POST"]
+RETRY_AFTER_SECONDS = 10
+_BODY_SECONDS = 10
+_CHUNK = 1024
+_METHODS = ("GET", "POST")
+_ROUTE = f"{CALLBACK_PATH}<token>"
 
+access = logging.getLogger("access")
 log = logging.getLogger(__name__)
 
+Answer = tuple[str, dict[str, str], tuple[tuple[str, str], ...], str]
+"""Status line, body, further headers, and what became of the callback, for the log."""
 
-def blueprint(store: Store, tokens: tuple[str, ...]) -> Blueprint:
-    """The route of the callback URL."""
-    room = Blueprint("callbacks", __name__)
 
-    @room.before_app_request
-    def know_the_token() -> None:
-        """Answer a wrong token before anything of the request is looked at, whatever its method."""
-        if not request.path.startswith("/esms"):
-            return
-        if not is_one_of(request.path.removeprefix(CALLBACK_PATH), tokens):
-            raise NotFound
-        if request.method not in _METHODS:
-            raise MethodNotAllowed(_METHODS)
+class Callbacks:
+    """Answers all that is under ``/esms``, and hands everything else on."""
 
-    @room.route(f"{CALLBACK_PATH}<token>", methods=_METHODS)
-    def receive(token: str) -> ResponseReturnValue:  # noqa: ARG001 - it is known already
+    def __init__(self, otherwise: WSGIApplication, intake: Intake, tokens: tuple[str, ...]) -> None:
+        """``tokens`` are accepted, and taken out of whatever is kept."""
+        self._otherwise = otherwise
+        self._intake = intake
+        self._tokens = tokens
+        self._secrets = [token.encode() for token in tokens]
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """One request, as WSGI has it."""
+        if not environ["PATH_INFO"].startswith("/esms"):
+            return self._otherwise(environ, start_response)
         started = time.perf_counter()
+        status, words, headers, became = self._answer(environ)
+        seconds = time.perf_counter() - started
+        body = json.dumps(words).encode()
+        start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers])
+        _tell(environ, status[:3], seconds, became)
+        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+
+    def _answer(self, environ: WSGIEnvironment) -> Answer:
+        """A wrong token is answered before anything of the request is looked at, whatever its method."""
+        token = environ["PATH_INFO"].removeprefix(CALLBACK_PATH)
+        if not is_one_of(token, self._tokens):
+            return "404 NOT FOUND", {"error": "not found"}, (), ""
+        if environ["REQUEST_METHOD"] not in _METHODS:
+            words = f"The CallbackUrl takes {' and '.join(_METHODS)}."
+            return "405 METHOD NOT ALLOWED", {"error": words}, (("Allow", ", ".join(_METHODS)),), ""
         try:
-            return _receive(store)
-        except Unavailable:
-            metrics.CALLBACKS.labels("unavailable").inc()
-            raise
-        finally:
-            metrics.CALLBACK_SECONDS.observe(time.perf_counter() - started)
+            outcome = self._intake.take(self._arrival(environ))
+        except Unavailable as problem:
+            log.error("answered 503: %s", problem)  # noqa: TRY400 - the words say all
+            return _later()
+        except Exception:
+            log.exception("answered 503; this is a bug")
+            return _later()
+        if isinstance(outcome, Refused):
+            log.warning("callback rejected: %s", outcome.reason)
+            return "400 BAD REQUEST", {"error": outcome.reason}, (), "rejected"
+        return "200 OK", {"result": outcome.result}, (), f"{outcome.result} {outcome.reference_id}"
 
-    return room
-
-
-def _receive(store: Store) -> ResponseReturnValue:
-    report_id, received_at = esms.new_id(), datetime.now(UTC)
-    query = request.query_string
-    body, whole = _read_body(esms.BODY_LIMIT + 1)
-    try:
-        _insist_on(whole=whole)
-        report = esms.parse_callback(
-            query,
-            body,
-            request.content_type,
-            report_id=report_id,
-            received_at=received_at,
-            remote_addr=request.remote_addr,
+    def _arrival(self, environ: WSGIEnvironment) -> Arrival:
+        identifier, now = esms.new_id(), datetime.now(UTC)
+        body, whole = _read_body(environ, esms.BODY_LIMIT + 1)
+        return Arrival(
+            id=identifier,
+            received_at=now,
+            remote_addr=environ.get("REMOTE_ADDR"),
+            method=environ["REQUEST_METHOD"],
+            content_type=environ.get("CONTENT_TYPE") or None,
+            query=self._without_tokens(environ.get("QUERY_STRING", "").encode("latin-1")),
+            body=self._without_tokens(body),
+            problem=None if whole else "body: ended before it was whole",
         )
-        (effect,) = store.record([report], received_at)
-    except Unavailable:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, what came is kept
-        reason = _reason(error)
-        rejected = Rejected(
-            id=report_id,
-            received_at=received_at,
-            remote_addr=request.remote_addr,
-            method=request.method,
-            content_type=_storable(request.content_type),
-            payload=esms.storable_request(query, body),
-            reason=reason,
-        )
-        store.reject(rejected)
-        log.warning("callback rejected: %s", reason)
-        metrics.CALLBACKS.labels("rejected").inc()
-        return {"error": reason}, 400
-    log.info("callback %s %s", report.reference_id, effect)
-    metrics.CALLBACKS.labels(effect).inc()
-    return {"result": effect}
+
+    def _without_tokens(self, content: bytes) -> bytes:
+        """What is kept holds no token, also if eSMS tells us our CallbackUrl back."""
+        for secret in self._secrets:
+            if secret in content:
+                content = content.replace(secret, b"***")
+        return content
 
 
-def _read_body(at_most: int) -> tuple[bytes, bool]:
+def _later() -> Answer:
+    words = "This callback cannot be stored now; send it again later."
+    return "503 SERVICE UNAVAILABLE", {"error": words}, (("Retry-After", str(RETRY_AFTER_SECONDS)),), "unavailable"
+
+
+def _read_body(environ: WSGIEnvironment, limit: int) -> tuple[bytes, bool]:
     """The body's beginning, and whether it came as it was announced.
 
     One byte more than is allowed tells that it is too long, and the rest is never read.
     """
-    request.max_content_length = None
+    announced = environ.get("CONTENT_LENGTH") or ""
+    length = int(announced) if announced.isdigit() else None
+    if length is None and "HTTP_TRANSFER_ENCODING" not in environ:
+        return b"", True
+    wanted = limit if length is None else min(length, limit)
     body = b""
     try:
-        while len(body) < at_most and (part := request.stream.read(at_most - len(body))):
-            body += part
+        with at_most(_BODY_SECONDS):
+            while len(body) < wanted and (part := environ["wsgi.input"].read(min(_CHUNK, wanted - len(body)))):
+                body += part
     except Exception:  # noqa: BLE001 - the server's own, for broken chunks and connections that ended
         return body, False
-    return body, len(body) >= min(request.content_length or 0, at_most)
+    return body, length is None or len(body) >= wanted
 
 
-def _insist_on(*, whole: bool) -> None:
-    """Take no body that was cut: the last of its values would be another than eSMS said."""
-    if not whole:
-        raise esms.Unreadable("body: ended before it was whole")
+def _tell(environ: WSGIEnvironment, status: str, seconds: float, became: str) -> None:
+    route = _ROUTE if status != "404" else "unknown"
+    method = metrics.known_method(environ["REQUEST_METHOD"])
+    _requests(route, method, status)()
+    if became:
+        _callbacks(became.partition(" ")[0])()
+        metrics.CALLBACK_SECONDS.observe(seconds)
+    access.info("%s %s %s %s %.1fms %s", environ.get("REMOTE_ADDR"), method, route, status, seconds * 1000, became)
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, esms.Unreadable):
-        return str(error)
-    if isinstance(error, DataError | IntegrityError):
-        return "The database refuses a value of this report"
-    log.error("a callback could not be taken; this is a bug", exc_info=error)
-    return "This server could not read it"
+@cache
+def _requests(route: str, method: str, status: str) -> Callable[[], Any]:
+    return metrics.REQUESTS.labels(route, method, status).inc
 
 
-def _storable(header: str | None) -> str | None:
-    return header[: esms.TEXT_LIMIT].replace("\0", "") if header else None
+@cache
+def _callbacks(result: str) -> Callable[[], Any]:
+    return metrics.CALLBACKS.labels(result).inc

@@ -37,6 +37,7 @@ CALLBACK_PARAMETERS = (
 )
 """*documented*: the template of a CallbackUrl carries these, empty and in this order."""
 
+_SIZES = {"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = timedelta(days=3650)
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
@@ -55,6 +56,25 @@ def parse_duration(text: object) -> timedelta:
     if length is None or length > _LONGEST:
         raise ValueError("must be a whole number and a unit, such as 30s, 10m, 72h or 7d (at most 3650d)")
     return length
+
+
+def parse_size(text: object) -> int:
+    """``"64KiB"``, ``"1MiB"`` or ``"1GiB"`` in bytes; raises ValueError for anything else."""
+    if isinstance(text, int):
+        return text
+    match = re.fullmatch(r"([0-9]{1,6})([KMGT]iB)", str(text).strip())
+    if not match or not int(match[1]):
+        raise ValueError("must be a whole number and a unit, such as 1MiB or 1GiB")
+    return int(match[1]) << _SIZES[match[2]]
+
+
+def _switch(text: object) -> bool:
+    if isinstance(text, bool):
+        return text
+    known = {"on": True, "off": False}
+    if str(text).strip().lower() not in known:
+        raise ValueError("must be on or off")
+    return known[str(text).strip().lower()]
 
 
 def parse_time(text: str, zone: ZoneInfo) -> datetime:
@@ -85,6 +105,12 @@ def is_one_of(token: str, accepted: Iterable[str]) -> bool:
 def _positive(length: timedelta) -> timedelta:
     if not length:
         raise ValueError("must be longer than 0s")
+    return length
+
+
+def _at_least_a_second(length: timedelta) -> timedelta:
+    if not timedelta(seconds=1) <= length <= timedelta(minutes=1):
+        raise ValueError("must be from 1s to 1m")
     return length
 
 
@@ -133,6 +159,8 @@ def _time_zone(text: object) -> ZoneInfo:
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+Size = Annotated[int, BeforeValidator(parse_size)]
+Switch = Annotated[bool, BeforeValidator(_switch)]
 Tokens = Annotated[tuple[str, ...], BeforeValidator(_tokens)]
 Key = Annotated[str, StringConstraints(strip_whitespace=True)]
 Url = Annotated[str, AfterValidator(_web_url)]
@@ -152,7 +180,8 @@ class Settings(BaseSettings):
     )
 
     instance_dir: Path = Field(
-        Path("instance"), description="Folder of the embedded database and of generated tokens; made when needed."
+        Path("instance"),
+        description="Folder of the embedded database, the spool and the generated tokens; made when needed.",
     )
     database_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
         None,
@@ -178,11 +207,20 @@ class Settings(BaseSettings):
     )
     esms_timeout: PositiveDuration = Field("20s", description="How long one look-up may take, as a whole.")  # type: ignore[assignment]
     reconcile_grace: Duration = Field("10m", description="How long after `placed_at` a callback may take.")  # type: ignore[assignment]
-    reconcile_give_up: PositiveDuration = Field(
+    reconcile_give_up: Duration = Field(
         "72h", description="How long after `placed_at` a call is asked about for the last time."
     )  # type: ignore[assignment]
     reconcile_rate: int = Field(10, ge=1, le=1000, description="Look-ups a second, at most.")
     reconcile_concurrency: int = Field(8, ge=1, le=256, description="Look-ups under way at the same time, at most.")
+    answer_within: Annotated[Duration, AfterValidator(_at_least_a_second)] = Field(
+        "5s", description="Every callback is answered by then, whatever the database does."
+    )  # type: ignore[assignment]
+    spool: Switch = Field(
+        "on",
+        description="`on`: callbacks that the database cannot take wait in the instance folder, and are answered 200. "
+        "`off`: they are answered 503; for containers without a lasting disk.",
+    )  # type: ignore[assignment]
+    spool_limit: Size = Field("1GiB", description="How much may wait there.")  # type: ignore[assignment]
     public_url: Url | None = Field(
         None, description="The address under which eSMS reaches this server; the CallbackUrl begins with it."
     )

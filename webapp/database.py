@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sqlite3
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ Result = TypeVar("Result")
 _ATTEMPTS = 3
 _KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 """Seconds, seconds, number: after so long the kernel takes a server that went silent for dead."""
+_WAL_TRIES, _WAL_PAUSE_SECONDS = 20, 0.05
 _TRANSIENT = {"40001", "40P01"}
 """PostgreSQL's codes of a transaction that lost to another and may simply be tried again."""
 
@@ -150,11 +152,11 @@ class Database:
             self._make_folder()
         return self.write(upgrade), newest_migration()
 
-    def check(self) -> None:
-        """Raise Unavailable or NotMigrated unless the database takes writes and is at the newest migration."""
+    def check(self, *, writes: bool = True) -> None:
+        """Raise Unavailable or NotMigrated unless the database is at the newest migration and, if asked, writable."""
         if self.is_sqlite and not Path(str(self.url.database)).exists():
             raise NotMigrated(f"{self.name} does not exist yet: run `esms-calls migrate`.")
-        current = self.write(_touch_revision)
+        current = self.write(_touch_revision) if writes else self.ask(_revision)
         if current != newest_migration():
             message = (
                 f"The database is at migration {current or 'none'}, and {newest_migration()} is needed: "
@@ -254,9 +256,20 @@ def _inode(path: Any) -> tuple[int, int]:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
+    _write_ahead(connection)
     # FULL: in WAL mode, only then is a commit on the disk when it returns.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _write_ahead(connection: Any) -> None:
+    """Use WAL mode. To change to it, SQLite wants the file alone, and does not wait for it as it does for locks."""
+    for _ in range(_WAL_TRIES):
+        with suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        time.sleep(_WAL_PAUSE_SECONDS)
+    connection.execute("PRAGMA journal_mode=WAL").close()
 
 
 def _prepare_postgresql(lock_timeout: int) -> Callable[[Any, object], None]:
@@ -268,8 +281,12 @@ def _prepare_postgresql(lock_timeout: int) -> Callable[[Any, object], None]:
     return prepare
 
 
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
 def _touch_revision(connection: Connection) -> str | None:
-    current = MigrationContext.configure(connection).get_current_revision()
+    current = _revision(connection)
     if current is not None:
         # A write that changes nothing: a database that is read-only or locked shows itself.
         connection.execute(text("UPDATE alembic_version SET version_num = version_num"))

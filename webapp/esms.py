@@ -161,18 +161,29 @@ def storable_json(value: Any) -> str:
     return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def storable_request(query: bytes, body: bytes) -> str:
+def storable_request(query: bytes, body: bytes, *, whole: bool = True) -> str:
     """Query and body as JSON text, the first 64 KiB of both together; ``stored_request`` gives the bytes back."""
     kept_query = query[:BODY_LIMIT]
     kept_body = body[: BODY_LIMIT - len(kept_query)]
     texts = (part.decode("utf-8", "surrogateescape") for part in (kept_query, kept_body))
-    return storable_json(dict(zip(("query", "body"), texts, strict=True)))
+    kept: dict[str, Any] = dict(zip(("query", "body"), texts, strict=True))
+    if not whole or (kept_query, kept_body) != (query, body):
+        kept["cut"] = True
+    return storable_json(kept)
 
 
 def stored_request(payload: str) -> tuple[bytes, bytes]:
-    """Query and body out of what ``storable_request`` made."""
-    kept = json.loads(payload)
-    return kept["query"].encode("utf-8", "surrogateescape"), kept["body"].encode("utf-8", "surrogateescape")
+    """Query and body out of what ``storable_request`` made; raises ValueError for anything else."""
+    try:
+        kept = json.loads(payload)
+        return kept["query"].encode("utf-8", "surrogateescape"), kept["body"].encode("utf-8", "surrogateescape")
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("is no request that was kept") from None
+
+
+def was_cut(payload: str) -> bool:
+    """Whether what ``storable_request`` made holds less than was sent: its last value may be another than was said."""
+    return bool(json.loads(payload).get("cut"))
 
 
 def _plain(value: Any) -> str:
@@ -295,7 +306,7 @@ def _read_multipart(body: bytes, content_type: str) -> list[tuple[str, Any]]:
 
 
 def _read_form(content: bytes) -> list[tuple[str, Any]]:
-    text = content.decode("utf-8", "surrogateescape")
+    text = content.decode("utf-8", "surrogateescape").removeprefix("?")  # seen: so the page prints its example
     return list(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
 
 
@@ -358,11 +369,11 @@ def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received
     try:
         parameters = Parameters(_read_object(content.removeprefix(_BOM).strip()))
         code = read_text(_plain(next((said for name in _CODES if (said := parameters.first(name)) is not None), None)))
+        about = parameters.first("ReferenceId")
+        if about is not None and _identity_or_none(about) != reference_id:
+            return Answer(reference_id, "wrong-reference")
         if code not in {ACCEPTED, BLOCKED}:
             return Answer(reference_id, code)
-        about = parameters.first("ReferenceId")
-        if about is not None and normalise_identity(_plain(about)) != reference_id:
-            return Answer(reference_id, "wrong-reference")
         report = _report(
             parameters,
             reference_id,

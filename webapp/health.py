@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flask import Blueprint, Response
@@ -9,14 +10,16 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from webapp import metrics
 from webapp.database import NotMigrated, Unavailable
+from webapp.spool import SpoolError
 
 if TYPE_CHECKING:
     from flask.typing import ResponseReturnValue
 
     from webapp.database import Database
+    from webapp.spool import Spool
 
 
-def blueprint(database: Database) -> Blueprint:
+def blueprint(database: Database, spool: Spool | None) -> Blueprint:
     """The routes ``/healthz``, ``/readyz`` and ``/metrics``."""
     room = Blueprint("health", __name__)
 
@@ -34,6 +37,20 @@ def blueprint(database: Database) -> Blueprint:
 
     @room.get("/metrics")
     def counted() -> ResponseReturnValue:
-        return Response(metrics.exposition(), content_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.exposition(*_gauges(spool)), content_type=CONTENT_TYPE_LATEST)
 
     return room
+
+
+def _gauges(spool: Spool | None) -> list[metrics.Gauge]:
+    try:
+        depth = spool.depth() if spool else None
+    except SpoolError:
+        depth = None
+    if depth is None:
+        return []
+    seconds = depth.oldest_seconds(datetime.now(UTC))
+    return [
+        ("esms_spool_reports", "Callbacks that wait in the spool for the database", depth.reports),
+        ("esms_spool_oldest_seconds", "For how long the oldest of them has waited; 0 if none does", seconds),
+    ]

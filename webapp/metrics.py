@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+Gauge = tuple[str, str, float]
+"""Name, help and value."""
 
 CALLBACKS = Counter(
     "esms_callbacks",
-    "Callbacks by what became of them: the effect of the report, rejected (kept, unreadable) or unavailable (503)",
+    "Callbacks by what became of them: the report's effect, spooled, rejected (kept, unreadable) or unavailable (503)",
     ["result"],
 )
 CALLBACK_SECONDS = Histogram(
@@ -17,14 +25,32 @@ CALLBACK_SECONDS = Histogram(
     "Time from a callback's arrival to its answer",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+_METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
 REQUESTS = Counter("esms_http_requests", "HTTP requests answered", ["route", "method", "status"])
 REGISTERED = Counter("esms_registered_calls", "Calls registered through the API for the first time")
 
 
-def exposition() -> bytes:
-    """All metrics as Prometheus text: of every worker process where there are several, else of this one."""
+def known_method(method: str) -> str:
+    """The HTTP method as a label value."""
+    return method if method in _METHODS else "other"
+
+
+def exposition(*gauges: Gauge) -> bytes:
+    """All metrics as Prometheus text, of every worker process where there are several; and gauges read just now."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest()
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+        counted = generate_latest()
+    else:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        counted = generate_latest(registry)
+    return counted + generate_latest(_Now(gauges))
+
+
+class _Now:
+    """What is read when it is asked for, of which no process keeps a count."""
+
+    def __init__(self, gauges: Iterable[Gauge]) -> None:
+        self._gauges = gauges
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        return (GaugeMetricFamily(*gauge) for gauge in self._gauges)

@@ -58,7 +58,8 @@ class Moment(TypeDecorator[datetime]):
         """From the database, in UTC."""
         if value is None:
             return None
-        return (value if dialect.name == "postgresql" else datetime.fromisoformat(value)).astimezone(UTC)
+        moment: datetime = value if dialect.name == "postgresql" else datetime.fromisoformat(value)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class Identifier(TypeDecorator[UUID]):

@@ -4,39 +4,45 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import struct
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote_from_bytes
 
+from gunicorn.http.message import Request
+from gunicorn.http.parser import RequestParser
+from gunicorn.workers.ggevent import GeventWorker
 from prometheus_client import multiprocess
 
-from webapp.config import load_settings
+from webapp.config import CALLBACK_PATH, load_settings
 from webapp.log import Formatter
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
-    from gunicorn.workers.base import Worker
+    from gunicorn.workers.base import Worker as AnyWorker
 
 _METRICS = "PROMETHEUS_MULTIPROC_DIR"
 # gunicorn looks into the working folder first: a webapp there must not be taken for this one, imported before.
-_START = "import webapp.serving, gunicorn.app.wsgiapp; gunicorn.app.wsgiapp.run()"
-_SILENCE_SECONDS = 10
+# What waits is made to give way before anything else is imported, for that keeps what it found.
+_START = (
+    "from gevent import monkey; monkey.patch_all(); "
+    "import webapp.serving, gunicorn.app.wsgiapp; gunicorn.app.wsgiapp.run()"
+)
+_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - for folders that are made private
+_PRINTABLE = bytes(range(0x21, 0x7F)).decode()
 
-worker_class = "gthread"
-threads = 128  # idle connections hold a thread each for a while: 50 of them leave enough
+worker_class = "webapp.serving.Worker"
 worker_connections = 1000
 timeout = 60
 graceful_timeout = 25
-keepalive = 15
+keepalive = 15  # also how long a connection may take over a request's head: idle ones cost little, and not for ever
 backlog = 2048
 limit_request_line = 8190
 control_socket_disable = True
 forwarded_allow_ips = ""  # TRUSTED_PROXIES alone says whose headers are believed
 accesslog = None  # the application writes one, without paths; gunicorn's would show the callback token
-worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - made by gunicorn, private
+worker_tmp_dir = _MEMORY
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -50,14 +56,40 @@ logconfig_dict = {
 }
 
 
-def when_ready(server: Arbiter) -> None:
-    """Let no connection wait longer for what its peer does not send: gunicorn itself would keep its thread for ever."""
-    for listener in server.LISTENERS:
-        # Connections inherit it.
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SILENCE_SECONDS, 0))
+class Worker(GeventWorker):  # type: ignore[misc]
+    """Answers what is no HTTP without a word of it: it may hold the callback token."""
+
+    def handle_error(self, _request: object, client: Any, address: Any, error: BaseException) -> None:
+        """Answer a request that cannot even be read."""
+        self.log.warning("request from %s cannot be read: %s", address and address[0], type(error).__name__)
+        body = b'{"error": "This is no HTTP request that can be read."}'
+        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        try:
+            client.sendall(f"{head}Connection: close\r\n\r\n".encode() + body)
+        except OSError:
+            self.log.debug("and its sender is gone")
 
 
-def child_exit(_server: Arbiter, worker: Worker) -> None:
+class _Request(Request):  # type: ignore[misc]
+    """Reads a callback whose values were not URL-encoded (*assumed*: ``CallStatus=NO ANSWER`` as it stands)."""
+
+    def parse_request_line(self, line_bytes: bytes) -> None:
+        method, _, rest = line_bytes.partition(b" ")
+        target, _, version = rest.rpartition(b" ")
+        if target.startswith(CALLBACK_PATH.encode()):
+            line_bytes = b" ".join([method, quote_from_bytes(target, safe=_PRINTABLE).encode(), version])
+        super().parse_request_line(line_bytes)
+
+
+RequestParser.mesg_class = _Request
+
+
+def post_worker_init(worker: AnyWorker) -> None:
+    """Begin to drain what an earlier process left in the spool."""
+    worker.wsgi.extensions["intake"].start()
+
+
+def child_exit(_server: Arbiter, worker: AnyWorker) -> None:
     """Let the metrics know that a worker is gone; what it counted stays."""
     multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
 
@@ -69,6 +101,7 @@ def on_exit(_server: Arbiter) -> None:
 
 def serve(bind: str, workers: int) -> NoReturn:
     """Become gunicorn: this process is replaced, so that signals reach it and it is the container's first."""
-    environment: dict[str, Any] = os.environ | {_METRICS: tempfile.mkdtemp(prefix="esms-calls-metrics-")}
+    # In memory, where a full disk does not stop the counting.
+    environment: dict[str, Any] = os.environ | {_METRICS: tempfile.mkdtemp(prefix="esms-calls-metrics-", dir=_MEMORY)}
     arguments = ["-c", "python:webapp.serving", "--bind", bind, "--workers", str(workers), "webapp:create_app()"]
     os.execve(sys.executable, [sys.executable, "-P", "-c", _START, *arguments], environment)  # noqa: S606

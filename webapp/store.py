@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import random
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import UUID
 
-from sqlalchemy import and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import ARRAY, and_, any_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from webapp import rule
+from webapp import bulk, rule
 from webapp.models import calls, reconcile_runs, rejected_callbacks, status_reports
 from webapp.rule import Call, Registration, StatusReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import timedelta
 
-    from sqlalchemy import ColumnElement, Table
+    from sqlalchemy import Column, ColumnElement, Table
     from sqlalchemy.engine import Connection
 
     from webapp.database import Database
@@ -36,6 +37,7 @@ REJECTED_ROOM = 256 * 1024 * 1024
 REJECTED_ROW_OVERHEAD = 512
 """Bytes that each rejected callback counts besides its payload, so that small ones are bounded in number too."""
 
+Result = TypeVar("Result")
 Outcome = Literal["done", "failures", "refused", "interrupted", "died"]
 Conclusion = Literal["settled", "pending", "not_found", "failed", "gave_up"]
 
@@ -43,6 +45,7 @@ URGENCY = (calls.c.lookup_count > 0, func.coalesce(calls.c.next_lookup_at, calls
 """The order in which calls are asked about: those never asked about, then the longest due."""
 
 _CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
+_CHANGING_COLUMNS = [column for column in _CALL_COLUMNS if column is not calls.c.reference_id]
 _REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport)]
 
 
@@ -97,21 +100,19 @@ class Store:
         A report whose id is stored already does nothing, and has the effect that it had then.
         """
 
-        def work(connection: Connection) -> list[Effect]:
-            batch = _Batch(connection, now)
+        def work(batch: _Batch) -> list[Effect]:
             batch.open(_first_received(reports), reports)
             for report in sorted(reports, key=lambda report: report.order):
                 batch.take(report)
             batch.write()
             return [batch.effects[report.id] for report in reports]
 
-        return self._database.write(work)
+        return self._together(work, now)
 
     def register(self, registrations: Sequence[Registration], now: datetime) -> tuple[int, int]:
         """Register calls; how many are registered now for the first time, and how many had been before."""
 
-        def work(connection: Connection) -> tuple[int, int]:
-            batch = _Batch(connection, now)
+        def work(batch: _Batch) -> tuple[int, int]:
             batch.open({registration.reference_id: now for registration in registrations})
             registered = 0
             for registration in registrations:
@@ -121,20 +122,19 @@ class Store:
             batch.write()
             return registered, len(registrations) - registered
 
-        return self._database.write(work)
+        return self._together(work, now)
 
     def conclude(self, answers: Sequence[Answer], now: datetime, *, give_up: timedelta) -> list[Conclusion]:
         """Store what look-ups brought, and free their calls; what became of each look-up, in the order given."""
 
-        def work(connection: Connection) -> list[Conclusion]:
-            batch = _Batch(connection, now)
+        def work(batch: _Batch) -> list[Conclusion]:
             reports = [answer.report for answer in answers if answer.report]
             batch.open({answer.reference_id: now for answer in answers} | _first_received(reports), reports)
             conclusions = [batch.conclude(answer, give_up) for answer in answers]
             batch.write(claimed_until=None)
             return conclusions
 
-        return self._database.write(work)
+        return self._together(work, now)
 
     def claim(self, due: Due, limit: int, *, now: datetime, until: datetime) -> list[str]:
         """Take up to ``limit`` due calls for oneself until then: those never asked about, then the longest due."""
@@ -179,75 +179,86 @@ class Store:
 
     def replay_rejected(self, report: StatusReport, now: datetime) -> Effect:
         """Store the report that a rejected callback turned out to be, and mark that one as replayed."""
+        mark = update(rejected_callbacks).where(rejected_callbacks.c.id == report.id).values(replayed_at=now)
 
-        def work(connection: Connection) -> Effect:
-            batch = _Batch(connection, now)
+        def work(batch: _Batch) -> Effect:
             batch.open(_first_received([report]), [report])
             batch.take(report)
             batch.write()
-            mark = update(rejected_callbacks).where(rejected_callbacks.c.id == report.id).values(replayed_at=now)
-            connection.execute(mark)
+            batch.connection.execute(mark)
             return batch.effects[report.id]
 
-        return self._database.write(work)
+        return self._together(work, now)
 
     def refold(self, reference_ids: Sequence[str], now: datetime, *, check_only: bool) -> list[str]:
         """Fold the whole history of these calls again; which of them differ. Unless checking, these are put right."""
 
-        def work(connection: Connection) -> list[str]:
-            batch = _Batch(connection, now)
-            batch.open(_heard_of(connection, reference_ids))
+        def work(batch: _Batch) -> list[str]:
+            batch.open(_heard_of(batch.connection, reference_ids))
             differing = batch.refold()
             batch.write()
             return differing
 
         if not check_only:
-            return self._database.write(work)
+            return self._together(work, now)
         with self._database.read() as connection:
             batch = _Batch(connection, now)
             batch.look(reference_ids)
             return sorted({*batch.refold(), *(_heard_of(connection, reference_ids).keys() - batch.calls.keys())})
 
+    def _together(self, work: Callable[[_Batch], Result], now: datetime) -> Result:
+        """Do ``work`` on some calls in one transaction; again, if another writer inserted one of its rows meanwhile."""
+        try:
+            return self._database.write(lambda connection: work(_Batch(connection, now)))
+        except _Overtaken:
+            return self._carefully(work, now)
+
+    def _carefully(self, work: Callable[[_Batch], Result], now: datetime) -> Result:
+        while True:
+            with suppress(_Overtaken):
+                return self._database.write(lambda connection: work(_Batch(connection, now, careful=True)))
+
+
+class _Overtaken(Exception):
+    """Another transaction inserted a call or a report first: all is to be done again, on what is there now."""
+
 
 class _Batch:
-    """Some calls, locked in one transaction, and what becomes of them until they are written."""
+    """Some calls, locked in one transaction, and what becomes of them until they are written.
 
-    def __init__(self, connection: Connection, now: datetime) -> None:
-        self._connection = connection
+    A call that is absent is inserted as its reports make it; a report is taken for new unless it is ``careful``. If the
+    database knows better, the insert tells, and the transaction is done again.
+    """
+
+    def __init__(self, connection: Connection, now: datetime, *, careful: bool = False) -> None:
+        self.connection = connection
         self._now = now
+        self._careful = careful
         self._before: dict[str, Call] = {}
+        self._absent: set[str] = set()
         self._history: dict[str, list[StatusReport]] = {}
         self._new: list[StatusReport] = []
         self.calls: dict[str, Call] = {}
         self.effects: dict[UUID, Effect] = {}
 
     def open(self, first_seen: dict[str, datetime], reports: Sequence[StatusReport] = ()) -> None:
-        """Insert the calls that are absent, lock them all, and see which of the reports are stored already."""
-        rows = [
-            {
-                "reference_id": reference_id,
-                "placed_at": at,
-                "registered_fields": frozenset(),
-                "created_at": self._now,
-                "updated_at": self._now,
-            }
-            for reference_id, at in sorted(first_seen.items())
-        ]
-        if rows:
-            self._connection.execute(_insert(self._connection, calls).on_conflict_do_nothing(), rows)
+        """Lock the calls, and begin those that are absent; see which of the reports are stored already."""
         self.look(first_seen, lock=True)
-        stored = select(status_reports.c.id, status_reports.c.effect).where(
-            status_reports.c.id.in_([report.id for report in reports])
-        )
-        if reports:
-            self.effects = {row.id: row.effect for row in self._connection.execute(stored)}
+        for reference_id, at in first_seen.items():
+            if reference_id not in self.calls:
+                self._absent.add(reference_id)
+                self.calls[reference_id] = Call(reference_id=reference_id, placed_at=at)
+        if reports and self._careful:
+            stored = select(status_reports.c.id, status_reports.c.effect)
+            stored = stored.where(_is_one_of(self.connection, status_reports.c.id, [report.id for report in reports]))
+            self.effects = {row.id: row.effect for row in self.connection.execute(stored)}
 
-    def look(self, reference_ids: Iterable[str], *, lock: bool = False) -> None:
+    def look(self, reference_ids: Collection[str], *, lock: bool = False) -> None:
         """Read the calls as they are."""
-        query = select(*_CALL_COLUMNS).where(calls.c.reference_id.in_(list(reference_ids)))
+        query = select(*_CALL_COLUMNS).where(_is_one_of(self.connection, calls.c.reference_id, reference_ids))
         if lock:
             query = query.order_by(calls.c.reference_id).with_for_update()
-        self._before = {row.reference_id: _call(row._mapping) for row in self._connection.execute(query)}  # noqa: SLF001
+        self._before = {row.reference_id: _call(row._mapping) for row in self.connection.execute(query)}  # noqa: SLF001
         self.calls = dict(self._before)
 
     def take(self, report: StatusReport) -> None:
@@ -292,31 +303,34 @@ class _Batch:
         return differing
 
     def write(self, **columns: Any) -> None:
-        """Write the reports that are new and the calls that changed; ``columns`` of all calls, besides."""
-        if self._new:
-            new = [
-                {column.name: getattr(report, column.name) for column in _REPORT_COLUMNS}
-                | {"effect": self.effects[report.id]}
-                for report in self._new
-            ]
-            self._connection.execute(insert(status_reports), new)
-        changed = [call for call in self.calls.values() if call != self._before[call.reference_id]]
+        """Write the reports that are new and the calls that changed; ``columns`` of all calls, besides.
+
+        Raises _Overtaken if one that was taken for new is there already.
+        """
+        absent = [
+            _values(self.calls[name], _CALL_COLUMNS) | {"created_at": self._now, "updated_at": self._now}
+            for name in sorted(self._absent)
+        ]
+        changed = [
+            _values(call, _CHANGING_COLUMNS) | {"updated_at": self._now, "reference_id": call.reference_id}
+            for name, call in self.calls.items()
+            if name not in self._absent and call != self._before[name]
+        ]
+        new = [_values(report, _REPORT_COLUMNS) | {"effect": self.effects[report.id]} for report in self._new]
+        if absent and bulk.insert_absent(self.connection, calls, absent) < len(absent):
+            raise _Overtaken
         if changed:
-            key = calls.c.reference_id
-            rows = [
-                {column.name: getattr(call, column.name) for column in _CALL_COLUMNS if column is not key}
-                | {"key": call.reference_id, "updated_at": self._now}
-                for call in changed
-            ]
-            self._connection.execute(update(calls).where(key == bindparam("key")), rows)
+            bulk.update(self.connection, calls, changed)
+        if new and bulk.insert_absent(self.connection, status_reports, new) < len(new):
+            raise _Overtaken
         if columns:
-            written = update(calls).where(calls.c.reference_id.in_(list(self.calls))).values(columns)
-            self._connection.execute(written)
+            mine = _is_one_of(self.connection, calls.c.reference_id, self.calls)
+            self.connection.execute(update(calls).where(mine).values(columns))
 
     def _reports_of(self, reference_id: str) -> list[StatusReport]:
         if reference_id not in self._history:
             query = select(*_REPORT_COLUMNS).where(status_reports.c.reference_id == reference_id)
-            stored = [StatusReport(**row._mapping) for row in self._connection.execute(query)]  # noqa: SLF001
+            stored = [StatusReport(**row._mapping) for row in self.connection.execute(query)]  # noqa: SLF001
             fresh = [report for report in self._new if report.reference_id == reference_id]
             self._history[reference_id] = stored + fresh
         return self._history[reference_id]
@@ -348,6 +362,17 @@ def _call(row: Mapping[Any, Any]) -> Call:
     # A row that was inserted by SQL names every field as registered; those that it leaves empty were not.
     registered = {name for name in call.registered_fields if getattr(call, name) is not None}
     return replace(call, registered_fields=frozenset(registered))
+
+
+def _values(of: Call | StatusReport, columns: list[Column[Any]]) -> dict[str, Any]:
+    return {column.name: getattr(of, column.name) for column in columns}
+
+
+def _is_one_of(connection: Connection, column: Column[Any], values: Collection[Any]) -> ColumnElement[bool]:
+    """One statement for any number of values, where the database knows arrays: it is prepared once."""
+    if connection.dialect.name == "postgresql":
+        return column == any_(bindparam(None, list(values), ARRAY(column.type)))
+    return column.in_(list(values))
 
 
 def _first_received(reports: Iterable[StatusReport]) -> dict[str, datetime]:

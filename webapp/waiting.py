@@ -6,6 +6,7 @@ SQLite's calls and file syncs give way to nobody, so under the server they go to
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -18,6 +19,15 @@ def in_greenlets() -> bool:
     """Whether gevent has made this process's waiting cooperative."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and monkey.is_module_patched("socket")
+
+
+def at_most(seconds: float) -> AbstractContextManager[Any]:
+    """Raise TimeoutError if the block lasts longer, under the server; elsewhere whoever waits must bound it himself."""
+    if not in_greenlets():
+        return nullcontext()
+    import gevent  # noqa: PLC0415 - the server's alone
+
+    return gevent.Timeout(seconds, TimeoutError)  # type: ignore[no-any-return]
 
 
 def directly(work: Callable[[], Result]) -> Result:

@@ -1,0 +1,336 @@
+"""The intake: takes what came to the callback URL, and says what became of it once that is durable.
+
+Reports that wait are stored together in one transaction. What the database cannot take in time goes to the spool, and
+from there into the database as soon as it can. A report has its id from its receipt, and storing it again does nothing:
+so whatever is in doubt is simply spooled as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sqlalchemy.exc import DataError, IntegrityError
+
+from webapp import esms
+from webapp.database import NotMigrated, Unavailable
+from webapp.rule import StatusReport
+from webapp.spool import Arrival, SpoolError
+from webapp.store import Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from webapp.database import Database
+    from webapp.spool import Spool
+    from webapp.store import Store
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+WAITING_AT_MOST = 2000
+"""Reports that wait in one process for one transaction; beyond it the answer is 503."""
+_AT_ONCE = 200
+_IDLE_SECONDS = 5.0
+_PROBE_SECONDS = 1.0
+_SHARE = 0.4
+"""Of the time in which to answer, so much for the database and as much for the spool; the rest is for all else."""
+
+
+class Overloaded(Unavailable):
+    """More wait than can be stored in time."""
+
+
+class TooLate(Exception):
+    """It was not written in time; it may be yet."""
+
+
+@dataclass(slots=True)
+class _Turn(Generic[Item, Result]):
+    item: Item
+    done: threading.Event = field(default_factory=threading.Event)
+    result: Result | None = None
+    error: Exception | None = None
+    left: bool = False
+
+
+class GroupCommit(Generic[Item, Result]):
+    """One write at a time, of all that wait: whoever comes meanwhile goes together into the next.
+
+    A lonely item waits for nobody. Its thread (under the server a greenlet) starts when it is needed.
+    """
+
+    def __init__(self, write: Callable[[list[Item]], Sequence[Result]]) -> None:
+        """``write`` gives one result for each item, in their order; what it raises, all of them get."""
+        self._write = write
+        self._waiting: deque[_Turn[Item, Result]] = deque()
+        self._lock = threading.Lock()
+        self._come = threading.Event()
+        self._writer: threading.Thread | None = None
+
+    def do(self, item: Item, seconds: float) -> Result:
+        """The item's result once it is written; raises what the write raised, TooLate or Overloaded."""
+        turn: _Turn[Item, Result] = _Turn(item)
+        with self._lock:
+            if len(self._waiting) >= WAITING_AT_MOST:
+                raise Overloaded(f"{WAITING_AT_MOST} reports are waiting already")
+            self._waiting.append(turn)
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._write_all, daemon=True, name="group-commit")
+                self._writer.start()
+        self._come.set()
+        if not turn.done.wait(seconds):
+            turn.left = True
+            raise TooLate
+        if turn.error:
+            raise turn.error
+        return turn.result  # type: ignore[return-value]
+
+    def _write_all(self) -> None:
+        while True:
+            if not self._come.wait(_IDLE_SECONDS):
+                with self._lock:
+                    if not self._waiting:
+                        self._writer = None
+                        return
+            self._come.clear()
+            while self._waiting:
+                self._write_some()
+
+    def _write_some(self) -> None:
+        turns: list[_Turn[Item, Result]] = []
+        while self._waiting and len(turns) < _AT_ONCE:
+            turn = self._waiting.popleft()
+            if not turn.left:
+                turns.append(turn)
+        if not turns:
+            return
+        try:
+            results = self._write([turn.item for turn in turns])
+        except Exception as error:  # noqa: BLE001 - it is whose turn it was that must know
+            for turn in turns:
+                turn.error = error
+        else:
+            for turn, result in zip(turns, results, strict=True):
+                turn.result = result
+        for turn in turns:
+            turn.done.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a report: the effect that storing it had, or ``spooled``."""
+
+    result: str
+    reference_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It was no report, and is kept; ``reason`` is fit for the sender."""
+
+    reason: str
+
+
+Outcome = Taken | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """An arrival, and the report that it is or why it is none."""
+
+    arrival: Arrival
+    report: StatusReport | None
+    reason: str = ""
+
+
+class Intake:
+    """Takes arrivals into one database, through one spool (None: there is none)."""
+
+    def __init__(self, database: Database, store: Store, spool: Spool | None, answer_within: timedelta) -> None:
+        """Start nothing yet."""
+        self._database = database
+        self._store = store
+        self._spool = spool
+        self._seconds = answer_within.total_seconds() * _SHARE
+        self._to_database: GroupCommit[_Reading, Outcome] = GroupCommit(self._record)
+        self._to_spool: GroupCommit[Arrival, None] = GroupCommit(self._append)
+        self._away = threading.Event()
+        self._closed = threading.Event()
+        self._keeper: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def take(self, arrival: Arrival) -> Outcome:
+        """What became of an arrival, durably, in time; raises Unavailable if neither database nor spool can take it."""
+        reading = _read(arrival)
+        if not self._away.is_set():
+            try:
+                return self._to_database.do(reading, self._seconds)
+            except Overloaded:
+                raise
+            except Unavailable as problem:
+                self._leave(str(problem))
+            except TooLate:
+                self._leave(f"{self._database.name}: no answer in {self._seconds:.1f} s")
+        return self._keep(reading)
+
+    def start(self) -> None:
+        """Look after the spool from now on: what an earlier process left there is stored as soon as that can be."""
+        if self._spool is None:
+            return
+        with self._lock:
+            if self._keeper is None:
+                self._keeper = threading.Thread(target=self._look_after, daemon=True, name="spool-keeper")
+                self._keeper.start()
+
+    def close(self) -> None:
+        """Look after nothing any more, and close the connections that are not in use."""
+        self._closed.set()
+        if self._keeper is not None:
+            self._keeper.join()
+        self._database.close()
+        if self._spool is not None:
+            self._spool.close()
+
+    def drain(self, watch: Callable[[int], None] = lambda _stored: None) -> bool:
+        """Store all that waits in the spool, oldest first; False if another process is at it.
+
+        Raises Unavailable and SpoolError. What the database refuses alone (a locked call) is left for the next time.
+        """
+        if self._spool is None:
+            return True
+        with self._spool.draining() as mine:
+            if mine:
+                self._drain(self._spool, watch)
+            return mine
+
+    def _drain(self, spool: Spool, watch: Callable[[int], None]) -> None:
+        after, number, stored = 0, _AT_ONCE, 0
+        while found := spool.oldest(number, after=after):
+            try:
+                self._record([_read(arrival) for _, arrival in found])
+            except Unavailable:
+                self._database.check()
+                if len(found) == 1:
+                    after = found[0][0]
+                number = max(1, len(found) // 4)
+                continue
+            spool.remove(position for position, _ in found)
+            stored, number = stored + len(found), min(number * 2, _AT_ONCE)
+            watch(stored)
+
+    def _record(self, readings: Sequence[_Reading]) -> list[Outcome]:
+        """Store readings in one transaction, and keep what is no report; one that spoils it for all is found."""
+        now = datetime.now(UTC)
+        effects = self._effects([reading.report for reading in readings if reading.report], now)
+        outcomes = [effects[reading.arrival.id] if reading.report else Refused(reading.reason) for reading in readings]
+        for reading, outcome in zip(readings, outcomes, strict=True):
+            if isinstance(outcome, Refused):
+                self._store.reject(_rejected(reading.arrival, outcome.reason))
+        return outcomes
+
+    def _effects(self, reports: list[StatusReport], now: datetime) -> dict[Any, Outcome]:
+        if not reports:
+            return {}
+        try:
+            effects = self._store.record(reports, now)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, what came is kept
+            if len(reports) == 1:
+                return {reports[0].id: Refused(_reason(error))}
+            half = len(reports) // 2
+            return self._effects(reports[:half], now) | self._effects(reports[half:], now)
+        return {report.id: Taken(effect, report.reference_id) for report, effect in zip(reports, effects, strict=True)}
+
+    def _keep(self, reading: _Reading) -> Outcome:
+        if self._spool is None:
+            raise Unavailable(f"{self._database.name} cannot take reports now, and the spool is off")
+        try:
+            self._to_spool.do(reading.arrival, self._seconds)
+        except SpoolError as problem:
+            raise Unavailable(f"neither the database nor the spool can take a report: {problem}") from problem
+        except TooLate:
+            raise Unavailable("neither the database nor the spool took a report in time") from None
+        self.start()
+        return Taken("spooled", reading.report.reference_id) if reading.report else Refused(reading.reason)
+
+    def _append(self, arrivals: list[Arrival]) -> list[None]:
+        assert self._spool is not None  # noqa: S101
+        self._spool.append(arrivals)
+        return [None] * len(arrivals)
+
+    def _leave(self, problem: str) -> None:
+        """Send reports straight to the spool, until a probe finds that the database takes them again."""
+        with self._lock:
+            first = not self._away.is_set()
+            if self._spool is not None:
+                self._away.set()
+        if first:
+            log.error("the database does not take reports (%s)", problem)
+        self.start()
+
+    def _look_after(self) -> None:
+        while not self._closed.is_set():
+            try:
+                if self._away.is_set():
+                    self._database.check()
+                    self._away.clear()
+                    log.warning("the database takes reports again")
+                self.drain()
+            except (Unavailable, NotMigrated) as problem:
+                self._leave(str(problem))
+            except SpoolError as problem:
+                log.error("the spool cannot be drained: %s", problem)  # noqa: TRY400 - the words say all
+            except Exception:
+                log.exception("the spool cannot be drained; this is a bug")
+            self._closed.wait(_PROBE_SECONDS)
+
+
+def _read(arrival: Arrival) -> _Reading:
+    """What an arrival says; a body that was cut is none: the last of its values would be another than eSMS said."""
+    if arrival.problem:
+        return _Reading(arrival, None, arrival.problem)
+    try:
+        report = esms.parse_callback(
+            arrival.query,
+            arrival.body,
+            arrival.content_type,
+            report_id=arrival.id,
+            received_at=arrival.received_at,
+            remote_addr=arrival.remote_addr,
+        )
+    except Exception as error:  # noqa: BLE001 - whatever it is, what came is kept
+        return _Reading(arrival, None, _reason(error))
+    return _Reading(arrival, report)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, esms.Unreadable):
+        return str(error)
+    if isinstance(error, DataError | IntegrityError):
+        return "The database refuses a value of this report"
+    log.error("a callback could not be taken; this is a bug", exc_info=error)
+    return "This server could not read it"
+
+
+def _rejected(arrival: Arrival, reason: str) -> Rejected:
+    return Rejected(
+        id=arrival.id,
+        received_at=arrival.received_at,
+        remote_addr=arrival.remote_addr,
+        method=arrival.method,
+        content_type=_storable(arrival.content_type),
+        payload=esms.storable_request(arrival.query, arrival.body, whole=arrival.problem is None),
+        reason=reason,
+    )
+
+
+def _storable(header: str | None) -> str | None:
+    return header[: esms.TEXT_LIMIT].replace("\0", "") if header else None

@@ -1,0 +1,303 @@
+"""The spool: where callbacks wait, durably, while the database cannot take them. One file in the instance folder.
+
+It holds requests as they came, for what they mean is read when they are stored. It knows nothing of the database. One
+receiver's processes share it: whoever reads or writes has the file to himself for that moment, and one of them drains.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
+
+from webapp.models import iso
+from webapp.waiting import Aside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_ROW_BYTES = 200
+"""What a row takes besides its query and body, about."""
+_WAIT_SECONDS = 2
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS arrivals (
+    position INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    received_at TEXT NOT NULL,
+    remote_addr TEXT,
+    method TEXT NOT NULL,
+    content_type TEXT,
+    query BLOB NOT NULL,
+    body BLOB NOT NULL,
+    problem TEXT
+) STRICT
+"""
+
+
+class SpoolError(Exception):
+    """The spool cannot take or give anything now: it is full, or its disk is, or its folder cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request to the callback URL, as it came. ``problem`` is what kept its body from being whole, if anything."""
+
+    id: UUID
+    received_at: datetime
+    remote_addr: str | None
+    method: str
+    content_type: str | None
+    query: bytes
+    body: bytes
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How much waits in the spool: arrivals, bytes in use of the file, and when the oldest was received."""
+
+    reports: int = 0
+    size: int = 0
+    oldest_at: datetime | None = None
+
+    def oldest_seconds(self, now: datetime) -> float:
+        """For how long the oldest has waited; 0 if none does."""
+        return max(0.0, (now - self.oldest_at).total_seconds()) if self.oldest_at else 0.0
+
+
+class Spool:
+    """The spool of one instance folder. Every method raises SpoolError if it cannot be used."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        """``limit`` is in bytes, of pages in use: a drained file keeps its size. Nothing is opened or made yet."""
+        self._path = folder / "spool.db"
+        self._limit = limit
+        self._connection: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+        self._mine = threading.Lock()
+        self._aside = Aside(1)
+
+    def append(self, arrivals: Sequence[Arrival]) -> None:
+        """Keep arrivals; they are on the disk when this returns. One that is there already is left as it is."""
+        columns = ", ".join(field.name for field in fields(Arrival))
+        statement = f"INSERT OR IGNORE INTO arrivals ({columns}) VALUES (?,?,?,?,?,?,?,?)"  # noqa: S608 - our own names
+
+        def work(spool: sqlite3.Connection) -> None:
+            size = sum(len(arrival.query) + len(arrival.body) + _ROW_BYTES for arrival in arrivals)
+            if _bytes_in_use(spool) + size > self._limit:
+                raise SpoolError(f"{self._path} has reached SPOOL_LIMIT ({self._limit >> 20} MiB)")
+            spool.executemany(statement, map(_as_row, arrivals))
+
+        self._do(work)
+
+    def oldest(self, number: int, *, after: int = 0) -> list[tuple[int, Arrival]]:
+        """The arrivals that came first, each with its position, behind the position ``after``."""
+        columns = ", ".join(field.name for field in fields(Arrival))
+        query = f"SELECT position, {columns} FROM arrivals WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
+
+        def work(spool: sqlite3.Connection) -> list[tuple[int, Arrival]]:
+            return [(row[0], _as_arrival(row[1:])) for row in spool.execute(query, (after, number))]
+
+        return self._do(work) if self._exists() else []
+
+    def remove(self, positions: Iterable[int]) -> None:
+        """Let go of what is stored in the database by now."""
+        gone = [(position,) for position in positions]
+        self._do(lambda spool: spool.executemany("DELETE FROM arrivals WHERE position = ?", gone) and None)
+
+    def depth(self) -> Depth:
+        """How much waits. A spool that was never needed has no file, and is not made by asking."""
+
+        def work(spool: sqlite3.Connection) -> Depth:
+            (number,) = spool.execute("SELECT count(*) FROM arrivals").fetchone()
+            oldest = spool.execute("SELECT received_at FROM arrivals ORDER BY position LIMIT 1").fetchone()
+            return Depth(number, _bytes_in_use(spool), datetime.fromisoformat(oldest[0]) if oldest else None)
+
+        return self._do(work) if self._exists() else Depth()
+
+    @contextmanager
+    def draining(self) -> Iterator[bool]:
+        """Whether the caller is the one who drains, among all processes of this receiver, until the block ends."""
+        if not self._exists():
+            yield False
+            return
+        with _locked(self._path.with_name("spool.drain"), wait=False) as mine:
+            yield mine
+
+    def close(self) -> None:
+        """Close the file; it is opened again when it is needed."""
+        with self._mine:
+            self._close()
+
+    def _exists(self) -> bool:
+        return self._path.exists()
+
+    def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        """One transaction on the file, alone."""
+
+        def alone() -> Result:
+            try:
+                with self._mine:
+                    _make_folder(self._path.parent)
+                    with _locked(self._path.with_name("spool.lock")):
+                        return self._transact(work)
+            except (OSError, sqlite3.Error) as error:
+                raise SpoolError(f"{self._path}: {error}") from error
+
+        return self._aside(alone)
+
+    def _transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        try:
+            return _in_transaction(self._current(), work)
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _CORRUPT:
+                raise
+            self._set_aside(error)
+            return _in_transaction(self._current(), work)
+
+    def _current(self) -> sqlite3.Connection:
+        """A connection to the file that is there now: another process may have set the one that we had aside."""
+        if self._connection is None or self._inode != _inode(self._path):
+            self._close()
+            self._connection = _open(self._path)
+            self._inode = _inode(self._path)
+        return self._connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._inode = None
+
+    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        self._close()
+        aside = self._path.with_name(f"spool-corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db")
+        for suffix in ("-wal", "-shm", ""):
+            part = Path(f"{self._path}{suffix}")
+            if part.exists():
+                part.rename(f"{aside}{suffix}")
+        whole = _salvage(aside)
+        if whole:
+            _in_transaction(self._current(), lambda spool: _insert_again(spool, whole))
+        log.critical(
+            "THE SPOOL IS CORRUPT (%s). It is kept as %s; %d arrivals could be read out of it, into a new one.",
+            error,
+            aside,
+            len(whole),
+        )
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    new = not path.exists()
+    spool = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        # In WAL mode a commit is on the disk when it returns only with FULL.
+        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", _SCHEMA):
+            spool.execute(statement)
+    except BaseException:
+        spool.close()
+        raise
+    if new:
+        path.chmod(0o600)
+        _sync_folder(path.parent)
+    return spool
+
+
+def _in_transaction(spool: sqlite3.Connection, work: Callable[[sqlite3.Connection], Result]) -> Result:
+    spool.execute("BEGIN IMMEDIATE")
+    try:
+        result = work(spool)
+        spool.execute("COMMIT")
+    except BaseException:
+        if spool.in_transaction:
+            spool.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _bytes_in_use(spool: sqlite3.Connection) -> int:
+    pages, free, size = (
+        spool.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
+def _salvage(path: Path) -> list[tuple[object, ...]]:
+    """The rows that can still be read, from both ends of the table."""
+    found: dict[object, tuple[object, ...]] = {}
+    columns = ", ".join(field.name for field in fields(Arrival))
+    for order in ("ASC", "DESC"):
+        try:
+            spool = sqlite3.connect(path)
+            spool.text_factory = lambda content: content.decode()
+            for row in spool.execute(f"SELECT {columns} FROM arrivals NOT INDEXED ORDER BY position {order}"):  # noqa: S608
+                _as_arrival(row)
+                found[row[0]] = row
+        except (sqlite3.Error, ValueError, TypeError):
+            continue
+        finally:
+            spool.close()
+    return list(found.values())
+
+
+def _insert_again(spool: sqlite3.Connection, rows: list[tuple[object, ...]]) -> None:
+    spool.executemany("INSERT OR IGNORE INTO arrivals VALUES (NULL,?,?,?,?,?,?,?,?)", rows)
+
+
+def _as_row(arrival: Arrival) -> tuple[object, ...]:
+    identifier, received_at, *rest = astuple(arrival)
+    return (str(identifier), iso(received_at), *rest)
+
+
+def _as_arrival(row: Sequence[object]) -> Arrival:
+    identifier, received_at, *rest = row
+    return Arrival(UUID(str(identifier)), datetime.fromisoformat(str(received_at)), *rest)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Have the file's lock, which ends with the process; False if somebody else has it and one is not to wait."""
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder, and see that it lasts."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
