@@ -112,6 +112,7 @@ class Reconciler:
         self._waiting: deque[str] = deque()
         self._asking: dict[Future[Answer], str] = {}
         self._too_fast: set[str] = set()
+        self._leases: dict[str, datetime] = {}
         self._all_claimed = False
 
     def run(self, *, grace: timedelta, limit: int | None, stop: Event, watch: Callable[[Progress], None]) -> Progress:
@@ -180,14 +181,16 @@ class Reconciler:
             now = datetime.now(UTC)
             until = now + 3 * settings.esms_timeout + _LEASE_MARGIN
             self._waiting.extend(self._store.claim(due, wanted, now=now, until=until))
+            self._leases.update(dict.fromkeys(self._waiting, until))
             self._too_fast.difference_update(self._waiting)
         self._all_claimed = len(self._waiting) < max(wanted, 1)
 
     def _release(self, claimed: deque[str] | set[str]) -> None:
-        """Give back what was claimed and is not to be asked about now."""
-        if claimed:
-            self._store.release(list(claimed))
-            claimed.clear()
+        """Give back what was claimed and is not to be asked about now; whose lease is over may be another run's."""
+        now = datetime.now(UTC)
+        if ours := [reference_id for reference_id in claimed if now < self._leases.pop(reference_id, now)]:
+            self._store.release(ours)
+        claimed.clear()
 
     def _ask(self, threads: ThreadPoolExecutor) -> None:
         while self._waiting and len(self._asking) < self._settings.reconcile_concurrency and self._pace.may_ask():
@@ -234,6 +237,7 @@ class Reconciler:
             gave_up=run.gave_up + counts["gave_up"],
         )
         for answer, conclusion in zip(answers, conclusions, strict=True):
+            self._leases.pop(answer.reference_id, None)
             if conclusion == "failed":
                 progress.failures[answer.code] += 1
                 if progress.failures[answer.code] <= NAMED_FAILURES:
