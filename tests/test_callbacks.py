@@ -428,7 +428,13 @@ def test_other_methods_are_refused_and_store_nothing(client: FlaskClient, databa
     assert nothing_is_stored(database)
 
 
-# The database is away
+# The database is away, and there is no spool
+
+
+@pytest.fixture
+def unspooled(settings: Settings) -> Iterator[FlaskClient]:
+    with serving(settings, spool=False) as client:
+        yield client
 
 
 @contextmanager
@@ -467,48 +473,48 @@ def assert_later(answer: TestResponse, started: float) -> None:
 
 
 def test_a_locked_database_gets_a_quick_503_and_the_repeated_callback_is_stored(
-    client: FlaskClient, settings: Settings, database: Database
+    unspooled: FlaskClient, settings: Settings, database: Database
 ) -> None:
-    client.get(f"{URL}?ReferenceId=before")
+    unspooled.get(f"{URL}?ReferenceId=before")
     with locked(settings):
         started = time.monotonic()
-        assert_later(client.get(f"{URL}?ReferenceId=a&SendStatus=5"), started)
+        assert_later(unspooled.get(f"{URL}?ReferenceId=a&SendStatus=5"), started)
 
-    assert client.get(f"{URL}?ReferenceId=a&SendStatus=5").json == {"result": "settled"}
+    assert unspooled.get(f"{URL}?ReferenceId=a&SendStatus=5").json == {"result": "settled"}
     assert [row["reference_id"] for row in rows(database, status_reports)] == ["before", "a"]
 
 
 @pytest.mark.parametrize("query", ["ReferenceId=a&SendStatus=5", "CallStatus=ANSWERED"], ids=["readable", "unreadable"])
-def test_a_database_without_its_tables_gets_a_503(client: FlaskClient, database: Database, query: str) -> None:
-    assert client.get(f"{URL}?ReferenceId=before").status_code == 200
+def test_a_database_without_its_tables_gets_a_503(unspooled: FlaskClient, database: Database, query: str) -> None:
+    assert unspooled.get(f"{URL}?ReferenceId=before").status_code == 200
     database.write(lambda connection: [connection.execute(text(f"DROP TABLE {table}")) for table in TABLES])
 
-    assert_later(client.get(f"{URL}?{query}"), time.monotonic())
+    assert_later(unspooled.get(f"{URL}?{query}"), time.monotonic())
 
 
 @ON_POSTGRESQL
 def test_a_postgresql_that_is_down_gets_a_quick_503_and_is_used_again_once_it_is_back(
-    client: FlaskClient, settings: Settings, database: Database, postgresql: str
+    unspooled: FlaskClient, settings: Settings, database: Database, postgresql: str
 ) -> None:
-    assert client.get(f"{URL}?ReferenceId=a&SendStatus=2").status_code == 200
+    assert unspooled.get(f"{URL}?ReferenceId=a&SendStatus=2").status_code == 200
     with no_connections(settings, postgresql):
         for query in ("ReferenceId=a&SendStatus=5", "CallStatus=ANSWERED"):
             started = time.monotonic()
-            assert_later(client.get(f"{URL}?{query}"), started)
+            assert_later(unspooled.get(f"{URL}?{query}"), started)
 
-    assert client.get(f"{URL}?ReferenceId=a&SendStatus=5").json == {"result": "settled"}
+    assert unspooled.get(f"{URL}?ReferenceId=a&SendStatus=5").json == {"result": "settled"}
     database.close()
 
 
 @ON_POSTGRESQL
 def test_connections_that_postgresql_ended_cost_no_callback(
-    client: FlaskClient, settings: Settings, postgresql: str, database: Database
+    unspooled: FlaskClient, settings: Settings, postgresql: str, database: Database
 ) -> None:
-    assert client.get(f"{URL}?ReferenceId=a&SendStatus=2").status_code == 200
+    assert unspooled.get(f"{URL}?ReferenceId=a&SendStatus=2").status_code == 200
     with no_connections(settings, postgresql):
         pass
 
-    assert client.get(f"{URL}?ReferenceId=a&SendStatus=5").json == {"result": "settled"}
+    assert unspooled.get(f"{URL}?ReferenceId=a&SendStatus=5").json == {"result": "settled"}
     database.close()
 
 
@@ -516,7 +522,7 @@ def test_connections_that_postgresql_ended_cost_no_callback(
 def test_a_sqlite_whose_folder_is_missing_gets_a_503(settings: Settings, tmp_path: Path) -> None:
     folder = tmp_path / "missing"
     url = f"sqlite:///{folder}/calls.db"
-    with serving(settings, database_url=url) as client:
+    with serving(settings, database_url=url, spool=False) as client:
         assert_later(client.get(f"{URL}?ReferenceId=a"), time.monotonic())
         folder.mkdir()
         database = Database(url)
@@ -526,13 +532,13 @@ def test_a_sqlite_whose_folder_is_missing_gets_a_503(settings: Settings, tmp_pat
 
 
 @ON_SQLITE
-def test_a_sqlite_whose_file_was_deleted_under_the_server_gets_a_503(client: FlaskClient, tmp_path: Path) -> None:
+def test_a_sqlite_whose_file_was_deleted_under_the_server_gets_a_503(unspooled: FlaskClient, tmp_path: Path) -> None:
     """What goes into a deleted file is not durable, and must not be answered 200."""
-    assert client.get(f"{URL}?ReferenceId=a").status_code == 200
+    assert unspooled.get(f"{URL}?ReferenceId=a").status_code == 200
     for file in tmp_path.glob("calls.db*"):
         file.unlink()
 
-    assert_later(client.get(f"{URL}?ReferenceId=a&SendStatus=5"), time.monotonic())
+    assert_later(unspooled.get(f"{URL}?ReferenceId=a&SendStatus=5"), time.monotonic())
 
 
 # Whom a report came from

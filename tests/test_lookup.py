@@ -349,7 +349,6 @@ def test_an_address_that_cannot_be_is_unreachable(url: str) -> None:
         "SSH-2.0-OpenSSH_9.6\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n",
-        "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnone",
         "HTTP/1.1 200 OK\r\n" + "X-Many: headers\r\n" * 200 + "\r\n",
     ],
 )
@@ -360,6 +359,15 @@ def test_a_connection_that_breaks_or_speaks_no_http_is_unreachable(sent: str) ->
 
     with peer(talk) as served, asking(served.url) as client:
         assert (client.look_up("x").code, client.look_up("x").heard) == ("unreachable", False)
+
+
+def test_an_answer_whose_encoding_is_not_what_it_says_is_unreadable() -> None:
+    def talk(served: Peer, line: socket.socket) -> None:
+        served.read(line)
+        line.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnone")
+
+    with peer(talk) as served, asking(served.url) as client:
+        assert (client.look_up("x").code, client.look_up("x").heard) == ("unreadable", True)
 
 
 def test_a_certificate_that_nobody_vouches_for_is_unreachable() -> None:

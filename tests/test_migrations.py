@@ -24,13 +24,13 @@ from webapp import esms
 from webapp.database import Database, newest_migration
 from webapp.models import Base
 from webapp.rule import Registration
-from webapp.store import Rejected, Run, Store
+from webapp.store import HOT, Rejected, Run, Store
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 ROOT = Path(__file__).parents[1]
-TABLES = {"calls", "status_reports", "rejected_callbacks", "reconcile_runs"}
+TABLES = {"calls", "call_trails", "status_reports", "rejected_callbacks", "reconcile_runs"}
 
 
 def migrate_to(database: Database, revision: str) -> None:
@@ -57,7 +57,8 @@ def fill(database: Database) -> None:
     store = Store(database)
     store.record([callback("a", 1, call_status="BUSY"), callback("b", 2, call_status="ANSWERED")], NOW)
     store.register([Registration(reference_id="a", phone="849", campaign="tet")], NOW)
-    store.start_run(Run(id=esms.new_id(), started_at=NOW, host="here"))
+    store.start_run(Run(id=esms.new_id(), started_at=NOW, host="here"), lease=timedelta(minutes=1))
+    store.record([callback("c", number) for number in range(2 * HOT)], NOW)
     usual = {"remote_addr": None, "method": "GET", "content_type": None, "payload": "{}", "reason": "is missing"}
     store.reject(Rejected(id=esms.new_id(), received_at=NOW, **usual))  # type: ignore[arg-type]
 
@@ -76,7 +77,7 @@ def test_up_down_and_up_again_with_data(database: Database) -> None:
     assert rows(database).keys() == TABLES
     assert not any(rows(database).values())
     fill(database)
-    assert len(rows(database)["calls"]) == 2
+    assert len(rows(database)["calls"]) == 3
 
 
 def test_migrating_again_touches_no_data(database: Database) -> None:

@@ -239,9 +239,9 @@ def test_the_status_counts_every_call_where_it_belongs(store: Store, queries: Qu
     store.reject(again)
     store.replay_rejected(callback("busy", 32, id=again.id, call_status="BUSY"), NOW)
     run = Run(id=esms.new_id(), started_at=at(5), host="here", outcome="done", checked=3)
-    store.start_run(replace(run, id=esms.new_id(), started_at=at(1), outcome="refused"))
-    store.start_run(run)
-    store.start_run(replace(run, id=esms.new_id(), started_at=at(4), outcome="failures"))
+    store.start_run(replace(run, id=esms.new_id(), started_at=at(1), outcome="refused"), lease=timedelta(minutes=1))
+    store.start_run(run, lease=timedelta(minutes=1))
+    store.start_run(replace(run, id=esms.new_id(), started_at=at(4), outcome="failures"), lease=timedelta(minutes=1))
 
     status = queries.status(Due(placed_by=at(5), due_by=at(5)))
 

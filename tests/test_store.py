@@ -892,7 +892,7 @@ def test_a_conflict_that_folding_anew_finds_is_asked_about(store: Store, databas
 
 def test_a_run_is_written_when_it_starts_and_when_it_ends(store: Store, database: Database) -> None:
     run = Run(id=esms.new_id(), started_at=at(1), host="here")
-    store.start_run(run)
+    store.start_run(run, lease=timedelta(minutes=1))
     with database.read() as connection:
         begun = connection.execute(select(reconcile_runs)).mappings().one()
     assert (begun["finished_at"], begun["outcome"], begun["checked"]) == (None, None, 0)

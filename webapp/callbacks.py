@@ -115,7 +115,7 @@ def _read_body(environ: WSGIEnvironment, limit: int) -> tuple[bytes, bool]:
     """
     announced = environ.get("CONTENT_LENGTH") or ""
     length = int(announced) if announced.isdigit() else None
-    if length is None and "HTTP_TRANSFER_ENCODING" not in environ:
+    if length is None and not environ.get("wsgi.input_terminated"):
         return b"", True
     wanted = limit if length is None else min(length, limit)
     body = b""

@@ -370,7 +370,8 @@ def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received
         parameters = Parameters(_read_object(content.removeprefix(_BOM).strip()))
         code = read_text(_plain(next((said for name in _CODES if (said := parameters.first(name)) is not None), None)))
         about = parameters.first("ReferenceId")
-        if about is not None and _identity_or_none(about) != reference_id:
+        of_all = code in ACCOUNT_REFUSED or code == TOO_FAST
+        if about is not None and not of_all and _identity_or_none(about) != reference_id:
             return Answer(reference_id, "wrong-reference")
         if code not in {ACCEPTED, BLOCKED}:
             return Answer(reference_id, code)

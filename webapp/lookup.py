@@ -5,12 +5,14 @@ The keys travel in the query string (*documented*), so no exception of ``request
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 ANSWER_LIMIT = 1024 * 1024
 """Bytes of an answer; *assumed*: the published ones have under 200."""
 _CHUNK = 16 * 1024
-_SHORTEST_REDACTED = 8
+_TEXTS = ("call_status", "ivr", "cid", "request_id", "phone", "payload")
+_SHORTEST_REDACTED = 4
 """Characters of a key that is taken out of answers: a shorter one, of a test, may well be part of a word in them."""
 
 _current = threading.local()
@@ -52,7 +55,7 @@ class Client:
             spelling
             for key in (api_key, secret_key)
             if len(key) >= _SHORTEST_REDACTED
-            for spelling in (key, quote(key), quote(key, safe=""), quote_plus(key))
+            for spelling in (key, quote(key), quote(key, safe=""), quote_plus(key), json.dumps(key)[1:-1])
         }
         self._seconds = timeout.total_seconds()
         self._sessions: list[requests.Session] = []
@@ -63,6 +66,8 @@ class Client:
         with _deadline(self._seconds) as deadline:
             try:
                 answer = self._ask(reference_id)
+            except requests.exceptions.ContentDecodingError:
+                answer = Answer(reference_id, "unreadable")
             except requests.Timeout:
                 answer = Answer(reference_id, "timeout", heard=False)
             except Exception:  # noqa: BLE001 - a socket that is shut in mid-read fails in many ways
@@ -87,12 +92,16 @@ class Client:
             content = _read(response)
         if content is None:
             return Answer(reference_id, "unreadable")
-        content = self._without_keys(content)
-        return esms.parse_lookup(reference_id, content, report_id=esms.new_id(), received_at=datetime.now(UTC))
+        answer = esms.parse_lookup(reference_id, content, report_id=esms.new_id(), received_at=datetime.now(UTC))
+        return self._without_keys(answer)
 
-    def _without_keys(self, content: bytes) -> bytes:
-        """An answer that tells our request back is stored without the keys."""
-        return redact(content.decode("utf-8", "surrogateescape"), self._spellings).encode("utf-8", "surrogateescape")
+    def _without_keys(self, answer: Answer) -> Answer:
+        """An answer that tells our request back is stored without the keys, however it spells them."""
+        clean: dict[str, Any] = {
+            name: redact(text, self._spellings) for name in _TEXTS if (text := getattr(answer.report, name, None))
+        }
+        report = replace(answer.report, **clean) if answer.report else None
+        return replace(answer, code=redact(answer.code, self._spellings), report=report)
 
     def _session(self) -> requests.Session:
         if not hasattr(self._mine, "session"):

@@ -297,8 +297,22 @@ class ReportRow(Base):
     unread: Mapped[str | None] = mapped_column(
         Text, comment="Names of the parameters whose values could not be read, with commas. NULL: none"
     )
-    payload: Mapped[str] = mapped_column(Text, comment="All names and values as they came, as a JSON object")
+    payload: Mapped[str] = mapped_column(
+        Text, server_default="{}", comment="All names and values as they came, as a JSON object"
+    )
     remote_addr: Mapped[str | None] = mapped_column(Text, comment="Address that the callback came from. NULL: a lookup")
+
+
+class TrailRow(Base):
+    """What is kept of the reports of a call that has many, so that one that comes late need not read them all."""
+
+    __tablename__ = "call_trails"
+    __table_args__ = ({"comment": "Of calls with many reports: a summary that can take one more wherever it belongs"},)
+
+    reference_id: Mapped[str] = mapped_column(REFERENCE, primary_key=True, comment="The call; see calls")
+    trail: Mapped[str] = mapped_column(
+        Text, comment="The summary as JSON; made from status_reports, and made anew when it is missing"
+    )
 
 
 class RejectedRow(Base):
@@ -321,9 +335,13 @@ class RejectedRow(Base):
         Text, comment="Query and body as they came, as a JSON object; the first 64 KiB"
     )
     payload_sha256: Mapped[str] = mapped_column(Text, comment="SHA-256 of payload, hexadecimal")
-    size: Mapped[int] = mapped_column(Integer, comment="Size of payload in bytes; together they are bounded")
+    size: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="Size of payload in bytes; together they are bounded"
+    )
     reason: Mapped[str] = mapped_column(Text, comment="Why it could not be read")
-    count: Mapped[int] = mapped_column(BigInteger, comment="How often the same method, payload and reason came")
+    count: Mapped[int] = mapped_column(
+        BigInteger, server_default=text("1"), comment="How often the same method, payload and reason came"
+    )
     replayed_at: Mapped[datetime | None] = mapped_column(
         Moment, comment="When it was read after all, UTC. NULL: it was not"
     )
@@ -365,10 +383,16 @@ class RunRow(Base):
     gave_up: Mapped[int] = mapped_column(
         Integer, server_default=text("0"), comment="Look-ups after which the call was given up"
     )
-    host: Mapped[str] = mapped_column(Text, comment="Name of the machine that the run was on")
+    host: Mapped[str] = mapped_column(
+        Text, server_default="", comment="Name of the machine that the run was on; empty: not told"
+    )
+    seen_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When the run last showed that it lives, UTC. NULL: not since its start"
+    )
 
 
 calls = Base.metadata.tables["calls"]
 status_reports = Base.metadata.tables["status_reports"]
+call_trails = Base.metadata.tables["call_trails"]
 rejected_callbacks = Base.metadata.tables["rejected_callbacks"]
 reconcile_runs = Base.metadata.tables["reconcile_runs"]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from webapp.store import Outcome, Store
 
 _TICK_SECONDS = 0.02
+_SAVE_SECONDS = 2.0
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _MOST_PAUSES = 8
@@ -114,6 +115,8 @@ class Reconciler:
         self._too_fast: set[str] = set()
         self._leases: dict[str, datetime] = {}
         self._all_claimed = False
+        self._lease = 3 * settings.esms_timeout + _LEASE_MARGIN
+        self._saved_at = 0.0
 
     def run(self, *, grace: timedelta, limit: int | None, stop: Event, watch: Callable[[Progress], None]) -> Progress:
         """Ask about every call that is due now, once; ``stop`` lets it finish what is in flight and end.
@@ -129,7 +132,7 @@ class Reconciler:
         if number and not self._waiting:
             progress.other_at_work = True
             return progress
-        self._store.start_run(progress.run)
+        self._store.start_run(progress.run, lease=self._lease)
         try:
             self._work(due, limit, progress, stop, watch)
             self._finish(progress, _outcome(progress, interrupted=stop.is_set()))
@@ -179,7 +182,7 @@ class Reconciler:
             wanted = min(wanted, limit - progress.run.checked - len(self._asking) - len(self._too_fast))
         if wanted > 0:
             now = datetime.now(UTC)
-            until = now + 3 * settings.esms_timeout + _LEASE_MARGIN
+            until = now + self._lease
             self._waiting.extend(self._store.claim(due, wanted, now=now, until=until))
             self._leases.update(dict.fromkeys(self._waiting, until))
             self._too_fast.difference_update(self._waiting)
@@ -218,9 +221,17 @@ class Reconciler:
                 charged.append(answer)
         if charged:
             self._conclude(charged, progress)
+        self._show_life(progress)
         if self._waiting and self._pace.resting:
             self._release(self._waiting)
             self._all_claimed = False
+
+    def _show_life(self, progress: Progress) -> None:
+        """Write what was done so far, now and then: a run that is killed has told it, and one that lives is known."""
+        if time.monotonic() - self._saved_at >= _SAVE_SECONDS:
+            progress.run = replace(progress.run, seen_at=datetime.now(UTC))
+            self._store.save_run(progress.run)
+            self._saved_at = time.monotonic()
 
     def _conclude(self, answers: list[Answer], progress: Progress) -> None:
         give_up = self._settings.reconcile_give_up

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import UUID
@@ -17,8 +17,9 @@ from uuid import UUID
 from sqlalchemy import ARRAY, and_, any_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from webapp import bulk, rule
-from webapp.models import calls, reconcile_runs, rejected_callbacks, status_reports
+from webapp import bulk, late, rule
+from webapp.late import Trail
+from webapp.models import call_trails, calls, reconcile_runs, rejected_callbacks, status_reports
 from webapp.rule import Call, Registration, StatusReport
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from webapp.esms import Answer
     from webapp.rule import Effect
 
+HOT = 50
+"""A call with so many reports has a trail, so that a late one need not read them all."""
 REJECTED_ROOM = 256 * 1024 * 1024
 """Bytes of payload that ``rejected_callbacks`` keeps together, at most."""
 REJECTED_ROW_OVERHEAD = 512
@@ -85,6 +88,7 @@ class Run:
     not_found: int = 0
     failed: int = 0
     gave_up: int = 0
+    seen_at: datetime | None = None
 
 
 class Store:
@@ -162,15 +166,21 @@ class Store:
         statement = update(calls).where(key.in_(in_order)).values(claimed_until=None)
         self._database.write(lambda connection: connection.execute(statement))
 
-    def start_run(self, run: Run) -> None:
-        """Write the run's row, unfinished."""
-        values = {field.name: getattr(run, field.name) for field in fields(Run)}
-        self._database.write(lambda connection: connection.execute(insert(reconcile_runs).values(values)))
+    def start_run(self, run: Run, *, lease: timedelta) -> None:
+        """Write the run's row, unfinished; and close those of runs that gave no sign of life for a lease: they died."""
+        seen_at = func.coalesce(reconcile_runs.c.seen_at, reconcile_runs.c.started_at)
+        silent = and_(reconcile_runs.c.finished_at.is_(None), seen_at < run.started_at - lease)
+        died = update(reconcile_runs).where(silent).values(outcome="died", finished_at=seen_at)
+
+        def work(connection: Connection) -> None:
+            connection.execute(died)
+            connection.execute(insert(reconcile_runs).values(asdict(run)))
+
+        self._database.write(work)
 
     def save_run(self, run: Run) -> None:
         """Write the run's row as it now is."""
-        values = {field.name: getattr(run, field.name) for field in fields(Run)}
-        statement = update(reconcile_runs).where(reconcile_runs.c.id == run.id).values(values)
+        statement = update(reconcile_runs).where(reconcile_runs.c.id == run.id).values(asdict(run))
         self._database.write(lambda connection: connection.execute(statement))
 
     def reject(self, rejected: Rejected) -> None:
@@ -237,6 +247,8 @@ class _Batch:
         self._before: dict[str, Call] = {}
         self._absent: set[str] = set()
         self._history: dict[str, list[StatusReport]] = {}
+        self._trails: dict[str, Trail] = {}
+        self._followed: set[str] = set()
         self._new: list[StatusReport] = []
         self.calls: dict[str, Call] = {}
         self.effects: dict[UUID, Effect] = {}
@@ -260,22 +272,45 @@ class _Batch:
             query = query.order_by(calls.c.reference_id).with_for_update()
         self._before = {row.reference_id: _call(row._mapping) for row in self.connection.execute(query)}  # noqa: SLF001
         self.calls = dict(self._before)
+        if hot := [call.reference_id for call in self._before.values() if call.report_count >= HOT]:
+            mine = select(call_trails).where(_is_one_of(self.connection, call_trails.c.reference_id, hot))
+            self._trails = {row.reference_id: Trail.loads(row.trail) for row in self.connection.execute(mine)}
 
     def take(self, report: StatusReport) -> None:
         """Fold one report, unless it is stored already; where the call alone cannot tell, its history does."""
         if report.id in self.effects:
             return
         before = self.calls[report.reference_id]
-        if rule.can_follow(before, report):
+        hot = before.report_count >= HOT
+        if not hot and rule.can_follow(before, report):
             after = rule.fold(before, report)
         else:
-            after = rule.fold_all(before, [*self._reports_of(report.reference_id), report])
+            after = (self._follow(before, report) if hot else None) or self._fold_all(before, report)
         if report.reference_id in self._history:
             self._history[report.reference_id].append(report)
         after = rule.plan(before, after, self._now)
         self.calls[report.reference_id] = after
         self.effects[report.id] = rule.effect(before, report, after)
         self._new.append(report)
+
+    def _follow(self, before: Call, report: StatusReport) -> Call | None:
+        """The call after a report, wherever it belongs, by its trail; None where the trail does not tell."""
+        trail = self._trails.get(before.reference_id)
+        told = late.insert(trail, before, report) if trail else None
+        if told is None:
+            return None
+        self._leave_trail(before.reference_id, told[0])
+        return told[1]
+
+    def _fold_all(self, before: Call, report: StatusReport) -> Call:
+        history = [*self._reports_of(report.reference_id), report]
+        if len(history) >= HOT:
+            self._leave_trail(report.reference_id, late.trail_of(history))
+        return rule.fold_all(before, history)
+
+    def _leave_trail(self, reference_id: str, trail: Trail) -> None:
+        self._trails[reference_id] = trail
+        self._followed.add(reference_id)
 
     def conclude(self, answer: Answer, give_up: timedelta) -> Conclusion:
         """Fold the answer of one look-up, charge it to its call, and give up a call that stays open for too long."""
@@ -296,7 +331,10 @@ class _Batch:
         """Make every call the fold of its history; the ids of those that differed."""
         differing = []
         for reference_id, before in self.calls.items():
-            after = rule.plan(before, rule.fold_all(before, self._reports_of(reference_id)), self._now)
+            history = self._reports_of(reference_id)
+            after = rule.plan(before, rule.fold_all(before, history), self._now)
+            if len(history) >= HOT:
+                self._leave_trail(reference_id, late.trail_of(history))
             if after != before:
                 differing.append(reference_id)
                 self.calls[reference_id] = after
@@ -323,6 +361,8 @@ class _Batch:
             bulk.update(self.connection, calls, changed)
         if new and bulk.insert_absent(self.connection, status_reports, new) < len(new):
             raise _Overtaken
+        if self._followed:
+            _write_trails(self.connection, {name: self._trails[name] for name in sorted(self._followed)})
         if columns:
             mine = _is_one_of(self.connection, calls.c.reference_id, self.calls)
             self.connection.execute(update(calls).where(mine).values(columns))
@@ -398,6 +438,13 @@ def _insert(connection: Connection, table: Table) -> Any:
     return dialect.insert(table)
 
 
+def _write_trails(connection: Connection, trails: Mapping[str, Trail]) -> None:
+    statement = _insert(connection, call_trails)
+    upsert = statement.on_conflict_do_update(index_elements=["reference_id"], set_={"trail": statement.excluded.trail})
+    rows = [{"reference_id": name, "trail": trail.dumps()} for name, trail in trails.items()]
+    connection.execute(upsert, rows)
+
+
 def _reject(connection: Connection, rejected: Rejected) -> None:
     content = rejected.payload.encode()
     statement = _insert(connection, rejected_callbacks).values(
@@ -415,6 +462,7 @@ def _reject(connection: Connection, rejected: Rejected) -> None:
     )
     again = {
         "count": rejected_callbacks.c.count + 1,
+        "replayed_at": None,
         "last_at": func.greatest(rejected_callbacks.c.last_at, statement.excluded.last_at)
         if connection.dialect.name == "postgresql"
         else func.max(rejected_callbacks.c.last_at, statement.excluded.last_at),

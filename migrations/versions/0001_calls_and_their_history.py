@@ -190,6 +190,18 @@ def upgrade() -> None:
     )
     op.create_index("ix_calls_placed_at", "calls", ["placed_at", "reference_id"])
     op.create_table(
+        "call_trails",
+        sa.Column("reference_id", reference(), nullable=False, comment="The call; see calls"),
+        sa.Column(
+            "trail",
+            sa.Text(),
+            nullable=False,
+            comment="The summary as JSON; made from status_reports, and made anew when it is missing",
+        ),
+        sa.PrimaryKeyConstraint("reference_id", name="pk_call_trails"),
+        comment="Of calls with many reports: a summary that can take one more wherever it belongs",
+    )
+    op.create_table(
         "reconcile_runs",
         sa.Column("id", identifier(), nullable=False, comment="UUIDv7, made at the start"),
         sa.Column("started_at", moment(), nullable=False, comment="When the run started, UTC"),
@@ -241,7 +253,16 @@ def upgrade() -> None:
             server_default=sa.text("0"),
             comment="Look-ups after which the call was given up",
         ),
-        sa.Column("host", sa.Text(), nullable=False, comment="Name of the machine that the run was on"),
+        sa.Column(
+            "host",
+            sa.Text(),
+            nullable=False,
+            server_default="",
+            comment="Name of the machine that the run was on; empty: not told",
+        ),
+        sa.Column(
+            "seen_at", moment(), comment="When the run last showed that it lives, UTC. NULL: not since its start"
+        ),
         sa.PrimaryKeyConstraint("id", name="pk_reconcile_runs"),
         comment="One row a reconcile run",
     )
@@ -261,10 +282,20 @@ def upgrade() -> None:
             comment="Query and body as they came, as a JSON object; the first 64 KiB",
         ),
         sa.Column("payload_sha256", sa.Text(), nullable=False, comment="SHA-256 of payload, hexadecimal"),
-        sa.Column("size", sa.Integer(), nullable=False, comment="Size of payload in bytes; together they are bounded"),
+        sa.Column(
+            "size",
+            sa.Integer(),
+            nullable=False,
+            server_default=sa.text("0"),
+            comment="Size of payload in bytes; together they are bounded",
+        ),
         sa.Column("reason", sa.Text(), nullable=False, comment="Why it could not be read"),
         sa.Column(
-            "count", sa.BigInteger(), nullable=False, comment="How often the same method, payload and reason came"
+            "count",
+            sa.BigInteger(),
+            nullable=False,
+            server_default=sa.text("1"),
+            comment="How often the same method, payload and reason came",
         ),
         sa.Column("replayed_at", moment(), comment="When it was read after all, UTC. NULL: it was not"),
         sa.PrimaryKeyConstraint("id", name="pk_rejected_callbacks"),
@@ -337,7 +368,13 @@ def upgrade() -> None:
             sa.Text(),
             comment="Names of the parameters whose values could not be read, with commas. NULL: none",
         ),
-        sa.Column("payload", sa.Text(), nullable=False, comment="All names and values as they came, as a JSON object"),
+        sa.Column(
+            "payload",
+            sa.Text(),
+            nullable=False,
+            server_default="{}",
+            comment="All names and values as they came, as a JSON object",
+        ),
         sa.Column("remote_addr", sa.Text(), comment="Address that the callback came from. NULL: a lookup"),
         sa.PrimaryKeyConstraint("id", name="pk_status_reports"),
         comment="Append-only history: one row for every report, in the order of received_at, then id",
@@ -350,4 +387,5 @@ def downgrade() -> None:
     op.drop_table("status_reports")
     op.drop_table("rejected_callbacks")
     op.drop_table("reconcile_runs")
+    op.drop_table("call_trails")
     op.drop_table("calls")
