@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SERVE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-lowest lint types docs campaign docker-check clean
+.PHONY: help serve install test test-lowest lint types docs campaign bench bench-hot docker-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -31,7 +31,7 @@ lint: $(VENV)/installed-dev ## Check style, import layers and the Dockerfile
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 
-types: $(VENV)/installed-dev ## Check types
+types: $(VENV)/installed-bench ## Check types
 	$(BIN)/mypy
 
 docs: $(VENV)/installed-dev ## Write the tables in README.md and docs/ anew, from the code
@@ -39,6 +39,12 @@ docs: $(VENV)/installed-dev ## Write the tables in README.md and docs/ anew, fro
 
 campaign: $(VENV)/installed-dev ## Place 5,000 sandbox calls with losses, reconcile, compare every field (minutes)
 	CAMPAIGN_CALLS=5000 $(BIN)/python -m pytest tests/test_campaign.py
+
+bench: $(VENV)/installed-bench ## Measure receiving against peers, as ratios (40 minutes; BENCH=--quick, BENCH=--help)
+	PYTHONPATH=tests $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.receive $(BENCH)
+
+bench-hot: $(VENV)/installed-bench ## Measure the 100,000th report of one call against its 100th (BENCH=--quick)
+	PYTHONPATH=tests $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.hot_call $(BENCH)
 
 docker-check: $(VENV)/installed-dev ## Run the Dockerfile's steps in a clean folder, without an engine
 	$(BIN)/hadolint Dockerfile
@@ -60,4 +66,8 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/installed-dev: pyproject.toml $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+$(VENV)/installed-bench: pyproject.toml $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
 	@touch $@

@@ -52,17 +52,15 @@ _REJECTED_WARNING = REJECTED_ROOM // 2
 class _Cli(AppGroup):
     """Turns what goes wrong into a line that says what to do, and the exit code."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            return super().main(*args, **kwargs)
         except ConfigError as error:
             _fail(f"{error}\nSee the settings in README.md, or in the environment and .env.", USAGE)
         except Unavailable as error:
             _fail(f"The database cannot be used: {error}\nCheck DATABASE_URL and that the database runs.", NO_DATABASE)
         except NotMigrated as error:
             _fail(str(error), PROBLEM)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise
         except OSError as error:
             _fail(f"{error.strerror or error.__class__.__name__}: {error.filename or 'input or output'}", PROBLEM)
         except Exception as error:  # noqa: BLE001 - no traceback reaches a user
@@ -113,11 +111,12 @@ class _Room:
 
 
 @contextmanager
-def _room() -> Iterator[_Room]:
-    """The database, found to be migrated."""
+def _room(*, migrated: bool = True) -> Iterator[_Room]:
+    """The database, found to be migrated if it must be."""
     room = _Room()
     try:
-        room.database.check()
+        if migrated:
+            room.database.check()
         yield room
     finally:
         room.database.close()
@@ -158,19 +157,18 @@ def serve(bind: str, workers: int) -> None:
     The embedded SQLite database is made and migrated by itself. Another database must be migrated already
     (esms-calls migrate); while it cannot be reached, callbacks are answered 503, so that eSMS sends them again.
     """
-    room = _Room()
-    _check_address(bind)
-    if room.settings.is_embedded:
-        room.database.migrate()
-    try:
-        room.database.check()
-    except Unavailable as error:
-        click.echo(
-            f"Warning: the database cannot be used now: {error}\nServing all the same: callbacks are answered "
-            "503 until it is back; /readyz tells whether it is, and at the right migration.",
-            err=True,
-        )
-    room.database.close()
+    with _room(migrated=False) as room:
+        _check_address(bind)
+        if room.settings.is_embedded:
+            room.database.migrate()
+        try:
+            room.database.check()
+        except Unavailable as error:
+            click.echo(
+                f"Warning: the database cannot be used now: {error}\nServing all the same: callbacks are answered "
+                "503 until it is back; /readyz tells whether it is, and at the right migration.",
+                err=True,
+            )
     room.settings.api_tokens()
     click.echo(f"CallbackUrl to give to eSMS:\n  {room.settings.callback_url(bind)}")
     if room.settings.public_url is None:
@@ -183,7 +181,7 @@ def serve(bind: str, workers: int) -> None:
 
 def _check_address(bind: str) -> None:
     host, colon, port = bind.rpartition(":")
-    if not (colon and port.isascii() and port.isdigit() and int(port) <= 65535):  # noqa: PLR2004
+    if not (colon and bind.isascii() and port.isdigit() and int(port) <= 65535):  # noqa: PLR2004
         raise click.BadParameter(f"{bind!r} is not HOST:PORT, such as 0.0.0.0:8000.", param_hint="--bind")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     with socket.socket(family) as probe:
@@ -197,8 +195,8 @@ def _check_address(bind: str) -> None:
 @cli.command(with_appcontext=False)
 def migrate() -> None:
     """Bring the database to the newest migration. Safe to run again, and by several machines at once."""
-    room = _Room()
-    before, after = room.database.migrate()
+    with _room(migrated=False) as room:
+        before, after = room.database.migrate()
     words = "was there already" if before == after else f"was {before or 'empty'}"
     click.echo(f"{room.database.name} is at migration {after} ({words}).")
 

@@ -1,0 +1,113 @@
+"""The table of a benchmark: ratios first, each with its limit and aim, then the figures that they were made of."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+
+HEADER = ("ratio", "database", "measured", "limit", "aim", "verdict", "medians (lowest to highest)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One ratio: above / below, with what is asked of it. Without a limit it is for information."""
+
+    name: str
+    database: str
+    above: Sequence[float]
+    below: Sequence[float]
+    show: Callable[[float], str]
+    limit: float | None = None
+    aim: float | None = None
+    at_least: bool = True
+
+    @property
+    def ratio(self) -> float:
+        """The ratio of the medians."""
+        return statistics.median(self.above) / statistics.median(self.below)
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is as good as asked."""
+        if self.limit is None:
+            return "-"
+        if not self._reaches(self.limit):
+            return "MISSED"
+        if self.aim is None:
+            return "met"
+        return "aim met" if self._reaches(self.aim) else "limit met"
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, under the header."""
+        sign = "≥" if self.at_least else "≤"
+        limit = f"{sign} {self.limit:g}" if self.limit is not None else "-"
+        aim = f"{self.aim:g}" if self.aim is not None else "-"
+        medians = f"{self._spread(self.above)} / {self._spread(self.below)}"
+        return self.name, self.database, f"{self.ratio:.2f}", limit, aim, self.verdict, medians
+
+    def _reaches(self, bound: float) -> bool:
+        return self.ratio >= bound if self.at_least else self.ratio <= bound
+
+    def _spread(self, values: Sequence[float]) -> str:
+        median = self.show(statistics.median(values))
+        return f"{median} ({self.show(min(values))} to {self.show(max(values))})" if len(values) > 1 else median
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a benchmark found: rows, and words about what no ratio says."""
+
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    """What may not be: answers other than 200, lost callbacks."""
+
+    @property
+    def good(self) -> bool:
+        """Whether every limit is met and nothing is wrong."""
+        return not self.faults and all(row.verdict != "MISSED" for row in self.rows)
+
+    def print(self) -> None:
+        """Show it on standard output."""
+        table = Table(*HEADER)
+        for row in self.rows:
+            table.add_row(*row.cells())
+        # As wide as it needs where it is read by no terminal.
+        console = Console() if Console().is_terminal else Console(width=200)
+        console.print(table)
+        for line in (*self.notes, *(f"FAULT: {fault}" for fault in self.faults)):
+            console.print(line, markup=False, highlight=False)
+
+    def markdown(self) -> str:
+        """The same for a document."""
+        lines = [HEADER, tuple("---" for _ in HEADER), *(row.cells() for row in self.rows)]
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        notes = "\n".join(f"- {line}" for line in (*self.notes, *(f"**{fault}**" for fault in self.faults)))
+        return f"{table}\n\n{notes}\n"
+
+
+def rate(value: float) -> str:
+    """Callbacks a second."""
+    return f"{value:,.0f}/s"
+
+
+def milliseconds(value: float) -> str:
+    """A time in seconds, in milliseconds."""
+    return f"{value * 1000:,.2f} ms"
+
+
+def mebibytes(value: float) -> str:
+    """A size in bytes, in MiB."""
+    return f"{value / 1024**2:,.1f} MiB"
+
+
+def machine() -> str:
+    """What this was measured on."""
+    system = f"{platform.system()} {platform.release()}"
+    return f"{os.cpu_count()} CPUs ({platform.machine()}), {system}, Python {platform.python_version()}"
