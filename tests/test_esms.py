@@ -248,7 +248,9 @@ def test_a_multipart_form_is_read_to_the_byte() -> None:
         pytest.param({"CodeResponse": "100", "ReferenceId": " A "}, "100", "pending", id="ReferenceId, other case"),
         pytest.param({"CodeResponse": "100", "ReferenceId": "b"}, "wrong-reference", "failed", id="of another call"),
         pytest.param({"CodeResponse": "99", "ReferenceId": "b"}, "wrong-reference", "failed", id="99 of another call"),
-        pytest.param({"CodeResponse": "100", "ReferenceId": "b c"}, "wrong-reference", "failed", id="of no call at all"),
+        pytest.param(
+            {"CodeResponse": "100", "ReferenceId": "b c"}, "wrong-reference", "failed", id="of no call at all"
+        ),
         pytest.param({"CodeResult": "104", "ReferenceId": "b"}, "wrong-reference", "failed", id="104 of another call"),
         pytest.param(b'\xef\xbb\xbf {"CodeResponse": "100"}\r\n', "100", "pending", id="a BOM"),
         pytest.param({}, "unreadable", "failed", id="no code"),
@@ -519,9 +521,26 @@ def test_a_stored_request_gives_its_bytes_back(query: bytes, body: bytes) -> Non
 def test_a_stored_request_is_the_first_64_kib_of_query_and_body(query_length: int) -> None:
     query, body = b"q" * query_length, "é".encode() * esms.BODY_LIMIT
 
-    kept_query, kept_body = esms.stored_request(esms.storable_request(query, body))
+    kept = json.loads(esms.storable_request(query, body))
+    kept_query, kept_body = (kept[name].encode("utf-8", "surrogateescape") for name in ("query", "body"))
     assert kept_query + kept_body == (query + body)[: esms.BODY_LIMIT]
     assert query.startswith(kept_query)
+
+
+def test_a_request_that_was_cut_is_not_read_again() -> None:
+    """Its last value may be another than was said."""
+    for kept in (
+        esms.storable_request(b"", b"x" * (esms.BODY_LIMIT + 1)),
+        esms.storable_request(b"", b"x", whole=False),
+    ):
+        with pytest.raises(esms.Unreadable, match="body: was not kept whole"):
+            esms.stored_request(kept)
+
+
+@pytest.mark.parametrize("kept", ["", "[]", "null", '{"query": ""}', '{"query": 1, "body": ""}'])
+def test_what_is_no_kept_request_is_a_value_error(kept: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - of whichever kind
+        esms.stored_request(kept)
 
 
 # Whatever comes

@@ -222,7 +222,7 @@ def test_no_secret_is_in_an_answer_a_log_line_a_metric_an_output_or_a_row(databa
     assert shown(told) == {}
     # It was all of that which was to be looked through.
     everything = "\n".join(told.values())
-    for words in (" 200 ", "/esms/callback/***", "callback a settled", "eSMS refuses the account", "failed with"):
+    for words in (" 200 ", "cannot be read", "settled a", "eSMS refuses the account", "failed with"):
         assert words in everything
     assert "esms_callbacks_total" in everything
     statuses = {answer.partition(" ")[0] for name, answer in told.items() if name.startswith("away ")}
@@ -258,7 +258,7 @@ def test_no_secret_is_in_the_words_for_a_setting_that_is_wrong_or_a_database_tha
 
     told = said_by("status", exit_code=4 if "127.0.0.1" in value or "invalid" in value else 2)
 
-    assert told["status"].startswith("Error: ")
+    assert "Error: " in told["status"]
     assert "Traceback" not in told["status"]
     assert shown(told) == {}
 
@@ -289,7 +289,6 @@ def test_a_server_whose_database_is_away_shows_no_password(tmp_path: Path) -> No
     assert shown(told) == {}
 
 
-@pytest.mark.xfail(strict=True, reason="gunicorn tells a request that it cannot read back to whoever sent it")
 @ON_SQLITE
 @pytest.mark.usefixtures("environment")
 def test_no_secret_of_a_broken_request_is_told_back(tmp_path: Path) -> None:

@@ -210,12 +210,6 @@ def test_idle_connections_do_not_hold_up_callbacks(database: Database, tmp_path:
         assert connection.scalar(text("SELECT count(*) FROM calls WHERE reference_id = 'half'")) == 0
 
 
-LINGERS = pytest.mark.xfail(
-    strict=True, reason="gunicorn lingers for 2 s with each of them, on the thread that accepts"
-)
-
-
-@LINGERS
 @ON_SQLITE
 @SET
 def test_connections_that_are_dropped_for_their_silence_do_not_hold_up_callbacks(tmp_path: Path) -> None:
@@ -226,7 +220,6 @@ def test_connections_that_are_dropped_for_their_silence_do_not_hold_up_callbacks
     assert slowest < QUICK_SECONDS
 
 
-@LINGERS
 @ON_SQLITE
 @SET
 def test_peers_that_never_close_do_not_hold_up_callbacks(tmp_path: Path) -> None:

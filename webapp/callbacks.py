@@ -129,7 +129,7 @@ def _read_body(environ: WSGIEnvironment, limit: int) -> tuple[bytes, bool]:
 
 
 def _tell(environ: WSGIEnvironment, status: str, seconds: float, became: str) -> None:
-    route = _ROUTE if status != "404" else "unknown"
+    route = _ROUTE if environ["PATH_INFO"].startswith(CALLBACK_PATH) else "unknown"
     method = metrics.known_method(environ["REQUEST_METHOD"])
     _requests(route, method, status)()
     if became:

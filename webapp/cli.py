@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -26,27 +27,33 @@ from rich.table import Table
 from sqlalchemy.exc import DataError, IntegrityError
 
 from webapp import create_app, esms, log, terminal
+from webapp import status as standing
 from webapp.config import ConfigError, load_settings, parse_duration, parse_time
 from webapp.database import Database, NotMigrated, Unavailable
+from webapp.intake import Intake, as_json
 from webapp.lookup import Client
-from webapp.models import calls
-from webapp.queries import Queries, Status, plain
-from webapp.reconcile import Progress, Reconciler, due_at
+from webapp.models import calls, plain
+from webapp.queries import Queries
+from webapp.reconcile import Progress, Reconciler, due_at, lease_of
 from webapp.registrations import Lines
 from webapp.sandbox import sandbox_command
-from webapp.store import REJECTED_ROOM, Store
+from webapp.spool import Spool, SpoolError, fleeting
+from webapp.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
+    from webapp.config import Settings
+
 DONE, PROBLEM, USAGE, REFUSED, NO_DATABASE = range(5)
 """The exit codes; 1 is also whatever was not expected."""
 
 _AT_ONCE = 1000
+_PAUSE_SECONDS = 0.2
 _SHOWN_REFERENCES = 20
-_DAY = timedelta(days=1)
-_REJECTED_WARNING = REJECTED_ROOM // 2
+_PATIENCE = timedelta(seconds=30)
+_START_PATIENCE = timedelta(seconds=5)
 
 
 class _Cli(AppGroup):
@@ -61,6 +68,8 @@ class _Cli(AppGroup):
             _fail(f"The database cannot be used: {error}\nCheck DATABASE_URL and that the database runs.", NO_DATABASE)
         except NotMigrated as error:
             _fail(str(error), PROBLEM)
+        except SpoolError as error:
+            _fail(f"The spool cannot be used: {error}\nCheck INSTANCE_DIR, its disk and SPOOL_LIMIT.", PROBLEM)
         except OSError as error:
             _fail(f"{error.strerror or error.__class__.__name__}: {error.filename or 'input or output'}", PROBLEM)
         except Exception as error:  # noqa: BLE001 - no traceback reaches a user
@@ -102,21 +111,21 @@ class _Time(click.ParamType):  # type: ignore[type-arg]
 class _Room:
     """What commands work with: the settings, and the database through its three doors."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: timedelta) -> None:
         self.settings = load_settings()
         log.configure(self.settings.secrets(), level=30)
-        self.database = Database(self.settings.database)
+        self.database = Database(self.settings.database, patience=patience)
         self.store = Store(self.database)
         self.queries = Queries(self.database)
 
 
 @contextmanager
-def _room(*, migrated: bool = True) -> Iterator[_Room]:
-    """The database, found to be migrated if it must be."""
-    room = _Room()
+def _room(*, migrated: bool = True, writes: bool = True, patience: timedelta = _PATIENCE) -> Iterator[_Room]:
+    """The database, found to be migrated if it must be, and to take writes if these are wanted."""
+    room = _Room(patience)
     try:
         if migrated:
-            room.database.check()
+            room.database.check(writes=writes)
         yield room
     finally:
         room.database.close()
@@ -155,20 +164,17 @@ def serve(bind: str, workers: int) -> None:
     """Serve callbacks and the API with gunicorn, until SIGTERM or Ctrl-C.
 
     The embedded SQLite database is made and migrated by itself. Another database must be migrated already
-    (esms-calls migrate); while it cannot be reached, callbacks are answered 503, so that eSMS sends them again.
+    (esms-calls migrate). While the database cannot take callbacks, they wait in the spool.
     """
-    with _room(migrated=False) as room:
+    with _room(migrated=False, patience=_START_PATIENCE) as room:
         _check_address(bind)
-        if room.settings.is_embedded:
-            room.database.migrate()
         try:
+            if room.settings.is_embedded:
+                room.database.migrate()
             room.database.check()
         except Unavailable as error:
-            click.echo(
-                f"Warning: the database cannot be used now: {error}\nServing all the same: callbacks are answered "
-                "503 until it is back; /readyz tells whether it is, and at the right migration.",
-                err=True,
-            )
+            _warn_of_absence(error, room.settings)
+    _warn_of_the_spool(room.settings)
     room.settings.api_tokens()
     click.echo(f"CallbackUrl to give to eSMS:\n  {room.settings.callback_url(bind)}")
     if room.settings.public_url is None:
@@ -177,6 +183,30 @@ def serve(bind: str, workers: int) -> None:
     from webapp.serving import serve as become_gunicorn  # noqa: PLC0415 - it reads the settings once more
 
     become_gunicorn(bind, workers)
+
+
+def _warn_of_absence(error: Unavailable, settings: Settings) -> None:
+    meanwhile = "kept in the spool, and stored once it is back" if settings.spool else "answered 503 until it is back"
+    click.echo(
+        f"Warning: the database cannot be used now: {error}\nServing all the same: callbacks are {meanwhile}; "
+        "/readyz tells whether it is, and at the right migration.",
+        err=True,
+    )
+
+
+def _warn_of_the_spool(settings: Settings) -> None:
+    if not settings.spool:
+        click.echo(
+            "The spool is off (SPOOL=off): while the database cannot take callbacks, they are answered 503. "
+            "eSMS sends each five times more, and then never again.",
+            err=True,
+        )
+    elif kind := fleeting(settings.instance_dir.resolve()):
+        click.echo(
+            f"Warning: INSTANCE_DIR ({settings.instance_dir.resolve()}) lies on {kind}, which may not last: "
+            "set it to a folder on a lasting disk or volume, or set SPOOL=off.",
+            err=True,
+        )
 
 
 def _check_address(bind: str) -> None:
@@ -279,7 +309,7 @@ def reconcile(*, older_than: timedelta | None, limit: int | None, dry_run: bool,
       3  eSMS refuses the account; the message says what to do
       4  the database cannot be reached
     """  # noqa: D301 - click wants the control character
-    with _room() as room:
+    with _room(writes=not dry_run) as room:
         grace = room.settings.reconcile_grace if older_than is None else older_than
         if dry_run:
             _show_due(room, grace, limit, as_json=as_json)
@@ -387,63 +417,39 @@ def _what_failed(code: str) -> str:
 @cli.command(with_appcontext=False)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def status(*, as_json: bool) -> None:
-    """Show how things stand. Exit code 1 when something needs a person; then it says what to do."""
-    with _room() as room:
-        now = datetime.now(UTC)
-        found = room.queries.status(due_at(now, room.settings.reconcile_grace))
-    needs = list(_needs(found, now))
-    if as_json:
-        shown = {name: plain(value) for name, value in asdict(found).items()}
-        last = found.last_run and {name: plain(value) for name, value in found.last_run.items()}
-        click.echo(json.dumps(shown | {"last_run": last, "needs": needs}))
-    else:
-        _show_status(found)
-        for need in needs:
-            click.echo(f"! {need}")
+    """Show how things stand. Exit code 1 when something needs a person; then it says what to do.
+
+    What waits in the spool is shown also while the database cannot be reached (exit code 4).
+    """
+    settings, now = load_settings(), datetime.now(UTC)
+    spool = _spool(settings).depth()
+    try:
+        with _room(writes=False) as room:
+            found = room.queries.status(due_at(now, settings.reconcile_grace))
+    except Unavailable:
+        _show_standing(
+            {"spool": standing.spool_as_json(spool, now)},
+            standing.spool_as_rows(spool, now),
+            list(standing.spool_needs(spool, now)),
+            as_json=as_json,
+            title="Spool",
+        )
+        raise
+    known = found, spool, now, lease_of(settings)
+    needs = list(standing.needs(*known))
+    _show_standing(standing.as_json(*known), standing.as_rows(*known), needs, as_json=as_json)
     sys.exit(PROBLEM if needs else DONE)
 
 
-def _needs(found: Status, now: datetime) -> Iterator[str]:
-    """What a person has to do."""
-    last = found.last_run
-    if found.rejected:
-        yield (
-            f"callbacks that could not be read: {found.rejected}. Look at rejected_callbacks.reason; "
-            "after an upgrade that reads them, run `esms-calls replay --rejected`."
-        )
-    if found.rejected_bytes > _REJECTED_WARNING:
-        yield (
-            f"rejected_callbacks holds {found.rejected_bytes >> 20} of {REJECTED_ROOM >> 20} MiB: "
-            "beyond that the oldest are dropped; replay them, or copy and delete them."
-        )
-    if found.given_up:
-        yield f"calls given up (gave_up_at): {found.given_up}. Ask eSMS's support how they ended."
-    if last and last["outcome"] in {"failures", "refused", "died"}:
-        yield f"the last reconcile run ended with {last['outcome']}: run `esms-calls reconcile` and read its message."
-    if found.overdue and (last is None or last["started_at"] < now - _DAY):
-        yield (
-            f"calls overdue: {found.overdue}, and no reconcile ran for a day. Have a timer run `esms-calls reconcile`."
-        )
-
-
-def _show_status(found: Status) -> None:
-    last = found.last_run
-    _print_table(
-        "Calls",
-        [
-            ("calls", found.calls),
-            ("settled", found.settled),
-            ("  by callback", found.by_callback),
-            ("  by lookup", found.by_lookup),
-            ("missing", found.missing),
-            ("  overdue", found.overdue),
-            ("  oldest missing placed", plain(found.oldest_missing) or "none"),
-            ("given up", found.given_up),
-            ("conflicts", found.conflicts),
-            ("rejected callbacks", found.rejected),
-            ("last run", f"{plain(last['started_at'])} {last['outcome'] or 'under way'}" if last else "none"),
-        ],
-    )
+def _show_standing(
+    values: dict[str, Any], rows: list[tuple[str, Any]], needs: list[str], *, as_json: bool, title: str = "Calls"
+) -> None:
+    if as_json:
+        click.echo(json.dumps(values | {"needs": needs}))
+        return
+    _print_table(title, rows)
+    for need in needs:
+        click.echo(f"! {need}")
 
 
 @cli.command(with_appcontext=False)
@@ -469,7 +475,7 @@ def export(form: str, since: datetime | None, until: datetime | None, output: Pa
     that you give are ISO 8601, a date or a time; without a zone they are in TIME_ZONE.
     """
     output = None if output == Path("-") else output
-    with _room() as room, _target(output) as target:
+    with _room(writes=False) as room, _target(output) as target:
         total = room.queries.count(since, until)
         write = _csv_writer(target) if form == "csv" else _jsonl_writer(target)
         done = 0
@@ -541,7 +547,7 @@ def replay(*, check: bool, rejected: bool, since: datetime | None) -> None:
         raise click.UsageError("--check and --rejected do not go together.")
     if since and not rejected:
         raise click.UsageError("--since goes with --rejected.")
-    with _room() as room:
+    with _room(writes=not check) as room:
         if rejected:
             _replay_rejected(room, since)
             return
@@ -565,8 +571,8 @@ def _replay_history(room: _Room, *, check_only: bool) -> int:
 def _replay_rejected(room: _Room, since: datetime | None) -> None:
     stored = unreadable = 0
     for rejected in room.queries.rejected(since):
-        query, body = esms.stored_request(rejected.payload)
         try:
+            query, body = esms.stored_request(rejected.payload)
             report = esms.parse_callback(
                 query,
                 body,
@@ -576,12 +582,65 @@ def _replay_rejected(room: _Room, since: datetime | None) -> None:
                 remote_addr=rejected.remote_addr,
             )
             effect = room.store.replay_rejected(report, datetime.now(UTC))
-        except (esms.Unreadable, DataError, IntegrityError):
+        except (ValueError, esms.Unreadable, DataError, IntegrityError):
             unreadable += 1
             continue
         stored += 1
         click.echo(f"{report.reference_id} {effect}")
     click.echo(f"{stored} rejected callbacks stored, {unreadable} still cannot be read", err=True)
+
+
+@cli.group()
+def spool() -> None:
+    """Look at, take along or store the callbacks that wait because the database could not take them.
+
+    The spool lies in INSTANCE_DIR. The server drains it by itself; these commands work also while it is stopped.
+    """
+
+
+def _spool(settings: Settings) -> Spool:
+    return Spool(settings.instance_dir.resolve(), settings.spool_limit)
+
+
+def _spooled() -> Iterator[dict[str, Any]]:
+    """Every arrival in the spool, oldest first, with what it says."""
+    waiting, last = _spool(load_settings()), 0
+    while found := waiting.oldest(_AT_ONCE, after=last):
+        for _, arrival in found:
+            yield as_json(arrival)
+        last = found[-1][0]
+
+
+@spool.command("list", with_appcontext=False)
+def spool_list() -> None:
+    """List what waits, oldest first: when it was received, its id, and the call that it is about."""
+    number = 0
+    for arrival in _spooled():
+        number += 1
+        about = arrival["reference_id"] or f"unreadable: {arrival['reason']}"
+        sys.stdout.write(f"{arrival['received_at']}  {arrival['id']}  {about}\n")
+    click.echo(f"{number} in the spool" if number else "The spool is empty.", err=True)
+
+
+@spool.command("export", with_appcontext=False)
+def spool_export() -> None:
+    """Write what waits as JSON Lines to standard output: the request as it came, and what it says."""
+    for arrival in _spooled():
+        sys.stdout.write(f"{json.dumps(arrival)}\n")
+
+
+@spool.command("drain", with_appcontext=False)
+def spool_drain() -> None:
+    """Store what waits in the database; returns once all is stored. A server that is at it already is waited for."""
+    with _room() as room:
+        waiting = _spool(room.settings)
+        intake = Intake(room.database, room.store, waiting, room.settings.answer_within)
+        total = waiting.depth().reports
+        with terminal.progress("storing", total) as tell:
+            while waiting.depth().reports:
+                intake.drain(lambda stored: tell(stored, "callbacks"))
+                time.sleep(_PAUSE_SECONDS)
+        click.echo(f"{total} callbacks stored; the spool is empty." if total else "The spool is empty.")
 
 
 def _print_table(title: str, rows: Iterable[tuple[str, Any]]) -> None:

@@ -173,17 +173,17 @@ def storable_request(query: bytes, body: bytes, *, whole: bool = True) -> str:
 
 
 def stored_request(payload: str) -> tuple[bytes, bytes]:
-    """Query and body out of what ``storable_request`` made; raises ValueError for anything else."""
+    """Query and body out of what ``storable_request`` made; raises ValueError for anything else.
+
+    Raises Unreadable for one that was cut: its last value may be another than was said.
+    """
     try:
         kept = json.loads(payload)
+        if kept.get("cut"):
+            raise Unreadable("body: was not kept whole")
         return kept["query"].encode("utf-8", "surrogateescape"), kept["body"].encode("utf-8", "surrogateescape")
     except (KeyError, TypeError, AttributeError):
         raise ValueError("is no request that was kept") from None
-
-
-def was_cut(payload: str) -> bool:
-    """Whether what ``storable_request`` made holds less than was sent: its last value may be another than was said."""
-    return bool(json.loads(payload).get("cut"))
 
 
 def _plain(value: Any) -> str:

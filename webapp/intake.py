@@ -18,6 +18,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from webapp import esms
 from webapp.database import NotMigrated, Unavailable
+from webapp.models import plain
 from webapp.rule import StatusReport
 from webapp.spool import Arrival, SpoolError
 from webapp.store import Rejected
@@ -309,6 +310,24 @@ def _read(arrival: Arrival) -> _Reading:
     except Exception as error:  # noqa: BLE001 - whatever it is, what came is kept
         return _Reading(arrival, None, _reason(error))
     return _Reading(arrival, report)
+
+
+def as_json(arrival: Arrival) -> dict[str, Any]:
+    """An arrival as people are shown it: the request as it came, and what it says or why it cannot be read."""
+    reading = _read(arrival)
+    said = {name: plain(value) for name, value in reading.report.said().items()} if reading.report else {}
+    return {
+        "id": str(arrival.id),
+        "received_at": plain(arrival.received_at),
+        "remote_addr": arrival.remote_addr,
+        "method": arrival.method,
+        "content_type": arrival.content_type,
+        "query": arrival.query.decode("utf-8", "backslashreplace"),
+        "body": arrival.body.decode("utf-8", "backslashreplace"),
+        "reference_id": reading.report.reference_id if reading.report else None,
+        "said": said,
+        "reason": reading.reason or None,
+    }
 
 
 def _reason(error: Exception) -> str:

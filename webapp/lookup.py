@@ -92,11 +92,13 @@ class Client:
             content = _read(response)
         if content is None:
             return Answer(reference_id, "unreadable")
+        plain = redact(content.decode("utf-8", "surrogateescape"), self._spellings)
+        content = plain.encode("utf-8", "surrogateescape")
         answer = esms.parse_lookup(reference_id, content, report_id=esms.new_id(), received_at=datetime.now(UTC))
         return self._without_keys(answer)
 
     def _without_keys(self, answer: Answer) -> Answer:
-        """An answer that tells our request back is stored without the keys, however it spells them."""
+        """An answer that tells our request back is stored without the keys, also where JSON's escapes hid them."""
         clean: dict[str, Any] = {
             name: redact(text, self._spellings) for name in _TEXTS if (text := getattr(answer.report, name, None))
         }

@@ -40,6 +40,17 @@ def iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+def plain(value: Any) -> Any:
+    """A column's value as JSON and CSV show it: times with Z, exact prices and ids as text."""
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, Decimal | UUID):
+        return str(value)
+    if isinstance(value, frozenset):
+        return ",".join(sorted(value)) or None
+    return value
+
+
 class Moment(TypeDecorator[datetime]):
     """An aware time: ``timestamptz``, on SQLite text that sorts as time does."""
 

@@ -6,17 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from sqlalchemy import func, select, tuple_, union
 
-from webapp.models import calls, iso, reconcile_runs, rejected_callbacks, status_reports
+from webapp.models import calls, plain, reconcile_runs, rejected_callbacks, status_reports
 from webapp.store import URGENCY, Due, Rejected, is_due, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from uuid import UUID
 
     from sqlalchemy import ColumnElement
     from sqlalchemy.engine import Connection
@@ -81,17 +80,6 @@ class Status:
     rejected: int
     rejected_bytes: int
     last_run: Mapping[str, Any] | None
-
-
-def plain(value: Any) -> Any:
-    """A column's value as JSON and CSV show it: times with Z, exact prices and ids as text."""
-    if isinstance(value, datetime):
-        return iso(value)
-    if isinstance(value, Decimal | UUID):
-        return str(value)
-    if isinstance(value, frozenset):
-        return ",".join(sorted(value)) or None
-    return value
 
 
 class Queries:

@@ -56,6 +56,11 @@ class Progress:
     other_at_work: bool = False
 
 
+def lease_of(settings: Settings) -> timedelta:
+    """For how long a claim holds, and how long after a run's last sign of life it is taken for dead."""
+    return 3 * settings.esms_timeout + _LEASE_MARGIN
+
+
 def due_at(now: datetime, grace: timedelta) -> Due:
     """The calls that are due now, a callback being given ``grace`` after its call was placed."""
     return Due(placed_by=now - grace, due_by=now)
@@ -115,7 +120,7 @@ class Reconciler:
         self._too_fast: set[str] = set()
         self._leases: dict[str, datetime] = {}
         self._all_claimed = False
-        self._lease = 3 * settings.esms_timeout + _LEASE_MARGIN
+        self._lease = lease_of(settings)
         self._saved_at = 0.0
 
     def run(self, *, grace: timedelta, limit: int | None, stop: Event, watch: Callable[[Progress], None]) -> Progress:

@@ -735,6 +735,7 @@ def sandbox_command(
     A campaign that loses one final callback in twenty:
       esms-calls sandbox --calls 500 --lost 0.05 --placed placed.csv \\
           --callback-url "$(esms-calls callback-url)"
+
     \b
     Then, in another terminal, with the settings that it prints:
       esms-calls register placed.csv

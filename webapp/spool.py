@@ -199,6 +199,18 @@ class Spool:
         )
 
 
+def fleeting(folder: Path) -> str | None:
+    """The kind of file system that the folder lies on, if it is one that may not outlast this machine or container."""
+    try:
+        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return None
+    kinds = {Path(mount[4]): mount[mount.index("-") + 1] for mount in mounts}
+    above = (part for part in (folder, *folder.parents) if part in kinds)
+    kind = kinds.get(next(above, folder))
+    return kind if kind in {"tmpfs", "ramfs", "overlay", "aufs"} else None
+
+
 def _open(path: Path) -> sqlite3.Connection:
     new = not path.exists()
     spool = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
