@@ -31,6 +31,7 @@ EVERY_COMMAND = {
     "register": [],
     "replay": ["--check"],
     "serve": [],
+    "spool": ["list"],
     "status": [],
 }
 

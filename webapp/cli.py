@@ -173,6 +173,9 @@ def serve(bind: str, workers: int) -> None:
                 room.database.migrate()
             room.database.check()
         except Unavailable as error:
+            # An embedded one that can be read is locked, or its disk full; any other will not be there later, either.
+            if room.settings.is_embedded and not _can_be_read(room.database):
+                raise
             _warn_of_absence(error, room.settings)
     _warn_of_the_spool(room.settings)
     room.settings.api_tokens()
@@ -183,6 +186,14 @@ def serve(bind: str, workers: int) -> None:
     from webapp.serving import serve as become_gunicorn  # noqa: PLC0415 - it reads the settings once more
 
     become_gunicorn(bind, workers)
+
+
+def _can_be_read(database: Database) -> bool:
+    try:
+        database.check(writes=False)
+    except (Unavailable, NotMigrated):
+        return False
+    return True
 
 
 def _warn_of_absence(error: Unavailable, settings: Settings) -> None:

