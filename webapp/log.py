@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_CALLBACK_TOKEN = re.compile(r"(/esms/callback/)[^\s?\"'<]+")
+_CALLBACK_PATH = "/esms/callback/"
+_CALLBACK_TOKEN = re.compile(rf"({_CALLBACK_PATH})[^\s?\"'<]+")
 _CONTROL = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)] if chr(code) != "\n"} | {
     0x2028: "\\u2028",
     0x2029: "\\u2029",
@@ -20,7 +21,7 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     """``text`` without the secrets, and without whatever stands where a callback token would."""
     for secret in secrets:
         text = text.replace(secret, "***")
-    return _CALLBACK_TOKEN.sub(r"\1***", text)
+    return _CALLBACK_TOKEN.sub(r"\1***", text) if _CALLBACK_PATH in text else text
 
 
 class Formatter(logging.Formatter):
@@ -33,7 +34,10 @@ class Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as it is written."""
-        text = redact(super().format(record), self._secrets).translate(_CONTROL)
+        text = redact(super().format(record), self._secrets)
+        if text.isascii() and text.isprintable():
+            return text
+        text = text.translate(_CONTROL)
         return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\n  | ")
 
 

@@ -135,12 +135,14 @@ class Call:
 
 def fold(call: Call, report: StatusReport) -> Call:
     """The call after one more report, which must come after all that the call has heard."""
-    heard = replace(call, report_count=call.report_count + 1, last_reported_at=report.received_at)
+    changes: dict[str, Any] = {"report_count": call.report_count + 1, "last_reported_at": report.received_at}
     if "placed_at" not in call.registered_fields:
-        heard = replace(heard, placed_at=min(call.placed_at, report.received_at))
-    if not report.final:
-        return heard if call.settled else replace(heard, **_believed(call, report))
-    return _settle(replace(heard, **_believed(call, report)), call, report)
+        changes["placed_at"] = min(call.placed_at, report.received_at)
+    if report.final:
+        changes |= _believed(call, report) | _settled(call, report)
+    elif not call.settled:
+        changes |= _believed(call, report)
+    return replace(call, **changes)
 
 
 def _believed(call: Call, report: StatusReport) -> dict[str, Any]:
@@ -150,24 +152,21 @@ def _believed(call: Call, report: StatusReport) -> dict[str, Any]:
     return {name: value for name, value in report.said().items() if name not in outranked}
 
 
-def _settle(heard: Call, before: Call, report: StatusReport) -> Call:
-    settled = replace(
-        heard,
-        settled_at=before.settled_at or report.received_at,
-        settled_by=before.settled_by or report.source,
-    )
+def _settled(call: Call, report: StatusReport) -> dict[str, Any]:
+    settled = {
+        "settled_at": call.settled_at or report.received_at,
+        "settled_by": call.settled_by or report.source,
+    }
     if report.source == "lookup":
-        return replace(
-            settled,
-            confirmed_at=report.received_at,
-            confirmed_fields=before.confirmed_fields | report.said().keys() & set(CONFIRMABLE),
-            conflict=False,
-        )
-    return replace(
-        settled,
-        callback_at=before.callback_at or report.received_at,
-        conflict=before.conflict or disagrees(before, report),
-    )
+        return settled | {
+            "confirmed_at": report.received_at,
+            "confirmed_fields": call.confirmed_fields | report.said().keys() & set(CONFIRMABLE),
+            "conflict": False,
+        }
+    return settled | {
+        "callback_at": call.callback_at or report.received_at,
+        "conflict": call.conflict or disagrees(call, report),
+    }
 
 
 def disagrees(call: Call, report: StatusReport) -> bool:
@@ -260,11 +259,11 @@ def register(call: Call, registration: Registration, now: datetime) -> Call:
 
 def plan(before: Call, after: Call, now: datetime) -> Call:
     """``after`` with its next look-up planned: a new conflict is asked about soon, a settled call not again."""
-    if after.settled:
+    if after.settled and after.gave_up_at:
         after = replace(after, gave_up_at=None)
     if after.conflict and not before.conflict:
         return replace(after, next_lookup_at=now + CONFLICT_PAUSE, lookup_backoff=0)
-    if after.settled and not after.conflict and (before.conflict or not before.settled):
+    if after.next_lookup_at and after.settled and not after.conflict and (before.conflict or not before.settled):
         return replace(after, next_lookup_at=None)
     return after
 

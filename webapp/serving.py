@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote_from_bytes
 
+from gunicorn.glogging import Logger
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
@@ -33,6 +34,7 @@ _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - for 
 _PRINTABLE = bytes(range(0x21, 0x7F)).decode()
 
 worker_class = "webapp.serving.Worker"
+logger_class = "webapp.serving.Log"
 worker_connections = 1000
 timeout = 60
 graceful_timeout = 25
@@ -41,7 +43,6 @@ backlog = 2048
 limit_request_line = 8190
 control_socket_disable = True
 forwarded_allow_ips = ""  # TRUSTED_PROXIES alone says whose headers are believed
-accesslog = None  # the application writes one, without paths; gunicorn's would show the callback token
 worker_tmp_dir = _MEMORY
 logconfig_dict = {
     "version": 1,
@@ -51,9 +52,15 @@ logconfig_dict = {
     "root": {"level": "INFO", "handlers": ["stderr"]},
     "loggers": {
         "gunicorn.error": {"level": "INFO", "handlers": ["stderr"], "propagate": False},
-        "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
     },
 }
+
+
+class Log(Logger):  # type: ignore[misc]
+    """Writes no access log: the application does, without paths; gunicorn's would show the callback token."""
+
+    def access(self, *_request: object) -> None:
+        """Say nothing."""
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
