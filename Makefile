@@ -20,7 +20,7 @@ test: $(VENV)/installed-dev ## Run all tests, on SQLite and a real PostgreSQL (T
 
 test-lowest: ## Run all tests with the oldest versions that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
-	sed -nE 's/^ +"([a-z0-9-]+)(\[[a-z]+\])?>=([0-9.]+)",$$/\1==\3/p' pyproject.toml > .venv-lowest/constraints.txt
+	sed -nE 's/^ +"([a-z0-9-]+)(\[[a-z]+\])?>=([0-9.]+)",.*$$/\1==\3/p' pyproject.toml > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/constraints.txt --editable . --group dev
 	.venv-lowest/bin/python -m pytest $(TESTS)

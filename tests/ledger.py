@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Self
@@ -45,6 +46,8 @@ MARGIN_SECONDS = 3.0
 RECOVERY_SECONDS = 30.0
 """So soon after its database is back, a receiver has drained its spool and gives effects again."""
 _PAUSE_SECONDS = 0.02
+_NUMBERS = count()
+"""Of clients; no two have the same, so that a marker tells one request from all others."""
 _AT_MOST_EACH = 20_000
 _SHAPES: tuple[dict[str, str], ...] = (
     {"SendStatus": "7"},
@@ -261,7 +264,7 @@ class Load:
         self._poison = poison
         self._stop = threading.Event()
         self._random = random
-        names = [f"{len(ledger.entries)}{number}" for number in range(clients)]
+        names = [str(next(_NUMBERS)) for _ in range(clients)]
         self._names = set(names)
         self._threads = [
             threading.Thread(target=self._send_all, args=(name, receivers[place % len(receivers)], random.random()))

@@ -93,8 +93,8 @@ def test_the_tour_works_as_written(clone: Path, empty_database_url: str) -> None
     with background(clone, f"exec {serve}", environment) as (server, shown):
         wait_until_healthy("http://127.0.0.1:8000", server, seconds=180)
         assert "/esms/callback/" in shown.read_text()
-        assert terminal(clone, callback, environment) == '{"result":"settled"}\n'
-        assert terminal(clone, callback, environment) == '{"result":"duplicate"}\n'
+        assert terminal(clone, callback, environment) == '{"result": "settled"}'
+        assert terminal(clone, callback, environment) == '{"result": "duplicate"}'
         assert '"price":"0.0000"' in terminal(clone, show, environment)
         with background(clone, sandbox, environment) as (_, progress):
             _wait_for("Answering look-ups", progress)

@@ -335,7 +335,7 @@ def _show_due(room: _Room, grace: timedelta, limit: int | None, *, as_json: bool
     due, first = room.queries.due(due_at(now, grace), min(limit or _SHOWN_REFERENCES, _SHOWN_REFERENCES))
     due = due if limit is None else min(due, limit)
     if as_json:
-        empty = dict.fromkeys(("id", "started_at", "finished_at", "outcome"))
+        empty = dict.fromkeys(("id", "started_at", "finished_at", "outcome", "seen_at"))
         counts = dict.fromkeys(("checked", "settled", "pending", "not_found", "failed", "gave_up"), 0)
         click.echo(json.dumps({**empty, **counts, "host": socket.gethostname(), "seconds": 0.0, "due": due}))
         return

@@ -97,6 +97,7 @@ class Store:
     def __init__(self, database: Database) -> None:
         """Write to ``database``."""
         self._database = database
+        self._all_new = False
 
     def record(self, reports: Sequence[StatusReport], now: datetime) -> list[Effect]:
         """Store reports and what they make of their calls, durably; the effect of each, in the order given.
@@ -212,21 +213,33 @@ class Store:
         if not check_only:
             return self._together(work, now)
         with self._database.read() as connection:
-            batch = _Batch(connection, now)
+            batch = _Batch(connection, now, blind=False, careful=False)
             batch.look(reference_ids)
             return sorted({*batch.refold(), *(_heard_of(connection, reference_ids).keys() - batch.calls.keys())})
 
     def _together(self, work: Callable[[_Batch], Result], now: datetime) -> Result:
-        """Do ``work`` on some calls in one transaction; again, if another writer inserted one of its rows meanwhile."""
+        """Do ``work`` on some calls in one transaction; again, if something that it took for new was there already."""
         try:
-            return self._database.write(lambda connection: work(_Batch(connection, now)))
+            return self._attempt(work, now, blind=self._all_new)
         except _Overtaken:
             return self._carefully(work, now)
 
     def _carefully(self, work: Callable[[_Batch], Result], now: datetime) -> Result:
         while True:
             with suppress(_Overtaken):
-                return self._database.write(lambda connection: work(_Batch(connection, now, careful=True)))
+                return self._attempt(work, now, careful=True)
+
+    def _attempt(
+        self, work: Callable[[_Batch], Result], now: datetime, *, blind: bool = False, careful: bool = False
+    ) -> Result:
+        def transaction(connection: Connection) -> Result:
+            batch = _Batch(connection, now, blind=blind, careful=careful)
+            result = work(batch)
+            # Calls that are registered are all known, others all new: the next ones will be as these were.
+            self._all_new = batch.all_new
+            return result
+
+        return self._database.write(transaction)
 
 
 class _Overtaken(Exception):
@@ -236,13 +249,14 @@ class _Overtaken(Exception):
 class _Batch:
     """Some calls, locked in one transaction, and what becomes of them until they are written.
 
-    A call that is absent is inserted as its reports make it; a report is taken for new unless it is ``careful``. If the
-    database knows better, the insert tells, and the transaction is done again.
+    A call that is absent is inserted as its reports make it. Calls are taken to be absent if it is ``blind``, reports
+    to be new unless it is ``careful``. If the database knows better, the insert tells, and all is done again.
     """
 
-    def __init__(self, connection: Connection, now: datetime, *, careful: bool = False) -> None:
+    def __init__(self, connection: Connection, now: datetime, *, blind: bool, careful: bool) -> None:
         self.connection = connection
         self._now = now
+        self._blind = blind
         self._careful = careful
         self._before: dict[str, Call] = {}
         self._absent: set[str] = set()
@@ -255,7 +269,8 @@ class _Batch:
 
     def open(self, first_seen: dict[str, datetime], reports: Sequence[StatusReport] = ()) -> None:
         """Lock the calls, and begin those that are absent; see which of the reports are stored already."""
-        self.look(first_seen, lock=True)
+        if not self._blind:
+            self.look(first_seen, lock=True)
         for reference_id, at in first_seen.items():
             if reference_id not in self.calls:
                 self._absent.add(reference_id)
@@ -264,6 +279,11 @@ class _Batch:
             stored = select(status_reports.c.id, status_reports.c.effect)
             stored = stored.where(_is_one_of(self.connection, status_reports.c.id, [report.id for report in reports]))
             self.effects = {row.id: row.effect for row in self.connection.execute(stored)}
+
+    @property
+    def all_new(self) -> bool:
+        """Whether none of its calls was there."""
+        return bool(self.calls) and len(self._absent) == len(self.calls)
 
     def look(self, reference_ids: Collection[str], *, lock: bool = False) -> None:
         """Read the calls as they are."""
