@@ -469,7 +469,7 @@ def early_answers(trace: Path, kept_in: str) -> tuple[int, list[str]]:
 
 
 @pytest.mark.skipif(STRACE is None, reason="strace is not there (Debian: apt-get install strace)")
-@pytest.mark.parametrize("kept_in", ["calls.db-wal", "spool.db-wal"])
+@pytest.mark.parametrize("kept_in", ["calls.db-wal", "spool.db"])
 def test_no_200_leaves_before_the_sync_of_what_holds_its_report(tmp_path: Path, kept_in: str) -> None:
     number = 24
 
@@ -480,7 +480,7 @@ def test_no_200_leaves_before_the_sync_of_what_holds_its_report(tmp_path: Path, 
 
     with ExitStack() as until_the_end:
         port, trace = until_the_end.enter_context(traced(tmp_path))
-        if kept_in == "spool.db-wal":
+        if kept_in == "spool.db":
             until_the_end.enter_context(sqlite_locked(tmp_path / "calls.db"))
         send_some(port, range(number))
         with ThreadPoolExecutor(8) as clients:

@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from io import TextIOWrapper
@@ -181,11 +181,17 @@ def serve(bind: str, workers: int) -> None:
     room.settings.api_tokens()
     click.echo(f"CallbackUrl to give to eSMS:\n  {room.settings.callback_url(bind)}")
     if room.settings.public_url is None:
-        click.echo("eSMS must reach it from outside: set PUBLIC_URL to the address that it has there.", err=True)
+        _hint("eSMS must reach it from outside: set PUBLIC_URL to the address that it has there.")
     sys.stdout.flush()
     from webapp.serving import serve as become_gunicorn  # noqa: PLC0415 - it reads the settings once more
 
     become_gunicorn(bind, workers)
+
+
+def _hint(words: str) -> None:
+    """Words for a person; where they cannot be written (a full disk), that keeps nobody from serving."""
+    with suppress(OSError):
+        click.echo(words, err=True)
 
 
 def _can_be_read(database: Database) -> bool:
@@ -198,25 +204,22 @@ def _can_be_read(database: Database) -> bool:
 
 def _warn_of_absence(error: Unavailable, settings: Settings) -> None:
     meanwhile = "kept in the spool, and stored once it is back" if settings.spool else "answered 503 until it is back"
-    click.echo(
+    _hint(
         f"Warning: the database cannot be used now: {error}\nServing all the same: callbacks are {meanwhile}; "
-        "/readyz tells whether it is, and at the right migration.",
-        err=True,
+        "/readyz tells whether it is, and at the right migration."
     )
 
 
 def _warn_of_the_spool(settings: Settings) -> None:
     if not settings.spool:
-        click.echo(
+        _hint(
             "The spool is off (SPOOL=off): while the database cannot take callbacks, they are answered 503. "
-            "eSMS sends each five times more, and then never again.",
-            err=True,
+            "eSMS sends each five times more, and then never again."
         )
     elif kind := fleeting(settings.instance_dir.resolve()):
-        click.echo(
+        _hint(
             f"Warning: INSTANCE_DIR ({settings.instance_dir.resolve()}) lies on {kind}, which may not last: "
-            "set it to a folder on a lasting disk or volume, or set SPOOL=off.",
-            err=True,
+            "set it to a folder on a lasting disk or volume, or set SPOOL=off."
         )
 
 

@@ -25,6 +25,7 @@ from webapp.store import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from uuid import UUID
 
     from webapp.database import Database
     from webapp.spool import Spool
@@ -212,19 +213,26 @@ class Intake:
             return mine
 
     def _drain(self, spool: Spool, watch: Callable[[int], None]) -> None:
-        after, number, stored = 0, _AT_ONCE, 0
+        after, number, stored, refused = 0, _AT_ONCE, 0, False
+        last: UUID | None = None
         while found := spool.oldest(number, after=after):
             try:
                 self._record([_read(arrival) for _, arrival in found])
             except Unavailable:
                 self._database.check()
                 if len(found) == 1:
-                    after = found[0][0]
+                    after, refused = found[0][0], True
                 number = max(1, len(found) // 4)
                 continue
-            spool.remove(position for position, _ in found)
+            try:
+                spool.remove(arrival.id for _, arrival in found)
+            except SpoolError:
+                after = found[-1][0]
+            last = found[-1][1].id
             stored, number = stored + len(found), min(number * 2, _AT_ONCE)
             watch(stored)
+        if last and not refused:
+            spool.drop(last)
 
     def _record(self, readings: Sequence[_Reading]) -> list[Outcome]:
         """Store readings in one transaction, and keep what is no report; one that spoils it for all is found."""
@@ -277,14 +285,21 @@ class Intake:
             log.error("the database does not take reports (%s)", problem)
         self.start()
 
+    def _come_back(self) -> None:
+        with self._lock:
+            was_away = self._away.is_set()
+            self._away.clear()
+        if was_away:
+            log.warning("the database takes reports again")
+
     def _look_after(self) -> None:
         while not self._closed.is_set():
             try:
                 if self._away.is_set():
                     self._database.check()
-                    self._away.clear()
-                    log.warning("the database takes reports again")
-                self.drain()
+                    self._come_back()
+                # A portion that is stored tells as much as a probe, and a deep spool takes long.
+                self.drain(lambda _stored: self._come_back())
             except (Unavailable, NotMigrated) as problem:
                 self._leave(str(problem))
             except SpoolError as problem:

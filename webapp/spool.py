@@ -9,9 +9,11 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +34,9 @@ _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _ROW_BYTES = 200
 """What a row takes besides its query and body, about."""
 _WAIT_SECONDS = 2
+_PAGE_BYTES = 4096
+_MISSES = 10_000
+"""So many rows on end that cannot be read, and no more are looked for: a page has fewer."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS arrivals (
     position INTEGER PRIMARY KEY,
@@ -113,10 +118,29 @@ class Spool:
 
         return self._do(work) if self._exists() else []
 
-    def remove(self, positions: Iterable[int]) -> None:
-        """Let go of what is stored in the database by now."""
-        gone = [(position,) for position in positions]
-        self._do(lambda spool: spool.executemany("DELETE FROM arrivals WHERE position = ?", gone) and None)
+    def remove(self, ids: Iterable[UUID]) -> None:
+        """Let go of what is stored in the database by now. By ids: a file begun meanwhile has the same positions."""
+        gone = [(str(identifier),) for identifier in ids]
+        self._do(lambda spool: spool.executemany("DELETE FROM arrivals WHERE id = ?", gone) and None)
+
+    def drop(self, last: UUID) -> None:
+        """Give the file's room back to the disk, if nothing came after that arrival.
+
+        A disk that the spool has filled has no room for removing, so that one may still be in it.
+        """
+
+        def drop() -> None:
+            query = "SELECT id FROM arrivals ORDER BY position DESC LIMIT 1"
+            newest = self._transact(lambda spool: spool.execute(query).fetchone())
+            if newest in {None, (str(last),)}:
+                self._close()
+                # Other processes have it open, maybe for long: unlinked only, it would take as much room until then.
+                os.truncate(self._path, 0)
+                for part in self._files():
+                    part.unlink()
+
+        if self._exists():
+            self._alone(drop)
 
     def depth(self) -> Depth:
         """How much waits. A spool that was never needed has no file, and is not made by asking."""
@@ -147,17 +171,22 @@ class Spool:
 
     def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """One transaction on the file, alone."""
+        return self._alone(lambda: self._transact(work))
 
-        def alone() -> Result:
+    def _alone(self, work: Callable[[], Result]) -> Result:
+        def locked() -> Result:
             try:
                 with self._mine:
                     _make_folder(self._path.parent)
                     with _locked(self._path.with_name("spool.lock")):
-                        return self._transact(work)
+                        return work()
             except (OSError, sqlite3.Error) as error:
                 raise SpoolError(f"{self._path}: {error}") from error
 
-        return self._aside(alone)
+        return self._aside(locked)
+
+    def _files(self) -> list[Path]:
+        return [part for part in (self._path, Path(f"{self._path}-journal")) if part.exists()]
 
     def _transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         try:
@@ -184,19 +213,13 @@ class Spool:
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
         self._close()
         aside = self._path.with_name(f"spool-corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db")
-        for suffix in ("-wal", "-shm", ""):
-            part = Path(f"{self._path}{suffix}")
-            if part.exists():
-                part.rename(f"{aside}{suffix}")
+        for part in self._files():
+            part.rename(f"{aside}{part.name.removeprefix(self._path.name)}")
+        log.critical("THE SPOOL IS CORRUPT (%s). It is kept as %s, and a new one is begun.", error, aside)
         whole = _salvage(aside)
         if whole:
             _in_transaction(self._current(), lambda spool: _insert_again(spool, whole))
-        log.critical(
-            "THE SPOOL IS CORRUPT (%s). It is kept as %s; %d arrivals could be read out of it, into a new one.",
-            error,
-            aside,
-            len(whole),
-        )
+        log.critical("%d arrivals could be read out of the corrupt spool, and are in the new one.", len(whole))
 
 
 def fleeting(folder: Path) -> str | None:
@@ -215,8 +238,9 @@ def _open(path: Path) -> sqlite3.Connection:
     new = not path.exists()
     spool = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
     try:
-        # In WAL mode a commit is on the disk when it returns only with FULL.
-        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", _SCHEMA):
+        # No WAL: a process that still has a file open which was set aside would remove the new one's, by its name.
+        # With FULL, and a journal that is truncated, a commit is on the disk when it returns.
+        for statement in ("PRAGMA journal_mode=TRUNCATE", "PRAGMA synchronous=FULL", _SCHEMA):
             spool.execute(statement)
     except BaseException:
         spool.close()
@@ -247,21 +271,53 @@ def _bytes_in_use(spool: sqlite3.Connection) -> int:
 
 
 def _salvage(path: Path) -> list[tuple[object, ...]]:
-    """The rows that can still be read, from both ends of the table."""
-    found: dict[object, tuple[object, ...]] = {}
+    """The rows that can still be read, also where the file's first page is what cannot."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="salvage-") as folder:
+        for mend in (False, True):
+            try:
+                copy = path if not mend else _with_a_new_first_page(path, Path(folder))
+                with closing(sqlite3.connect(copy)) as spool:
+                    spool.text_factory = lambda content: content.decode()
+                    if found := _readable_rows(spool):
+                        return found
+            except (OSError, sqlite3.Error) as error:
+                log.error("salvaging: %s", error)  # noqa: TRY400 - the words say all
+    return []
+
+
+def _readable_rows(spool: sqlite3.Connection) -> list[tuple[object, ...]]:
+    """Each row is looked up alone: who reads on and on stops at the first damage, a row before it."""
     columns = ", ".join(field.name for field in fields(Arrival))
-    for order in ("ASC", "DESC"):
+    found: dict[int, tuple[object, ...]] = {}
+    for end, step in (("min", 1), ("max", -1)):
         try:
-            spool = sqlite3.connect(path)
-            spool.text_factory = lambda content: content.decode()
-            for row in spool.execute(f"SELECT {columns} FROM arrivals NOT INDEXED ORDER BY position {order}"):  # noqa: S608
+            (position,) = spool.execute(f"SELECT {end}(position) FROM arrivals NOT INDEXED").fetchone()  # noqa: S608
+        except sqlite3.Error:
+            position = 1 if step > 0 else None
+        missed = 0
+        while position and missed < _MISSES and position not in found:
+            try:
+                query = f"SELECT {columns} FROM arrivals NOT INDEXED WHERE position = ?"  # noqa: S608 - our own names
+                row = spool.execute(query, (position,)).fetchone()
                 _as_arrival(row)
-                found[row[0]] = row
-        except (sqlite3.Error, ValueError, TypeError):
-            continue
-        finally:
-            spool.close()
-    return list(found.values())
+                found[position] = row
+                missed = 0
+            except (sqlite3.Error, ValueError, TypeError):
+                missed += 1
+            position += step
+    return [found[position] for position in sorted(found)]
+
+
+def _with_a_new_first_page(path: Path, folder: Path) -> Path:
+    """A copy with the first page of an empty spool: it only says what tables there are, and where they begin."""
+    _open(folder / "empty.db").close()
+    first = bytearray((folder / "empty.db").read_bytes()[:_PAGE_BYTES])
+    first[92:96] = b"\0\0\0\0"  # The number of pages that it says is that of the empty one: not valid.
+    copy = folder / "copy.db"
+    shutil.copyfile(path, copy)
+    with copy.open("r+b") as file:
+        file.write(first)
+    return copy
 
 
 def _insert_again(spool: sqlite3.Connection, rows: list[tuple[object, ...]]) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ARRAY, and_, any_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import ARRAY, and_, any_, bindparam, case, delete, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp import bulk, late, rule
@@ -481,7 +481,8 @@ def _reject(connection: Connection, rejected: Rejected) -> None:
         count=1,
     )
     again = {
-        "count": rejected_callbacks.c.count + 1,
+        # Stored again under the same id, it is the same one: whoever was in doubt stored it once more.
+        "count": rejected_callbacks.c.count + case((rejected_callbacks.c.id == statement.excluded.id, 0), else_=1),
         "replayed_at": None,
         "last_at": func.greatest(rejected_callbacks.c.last_at, statement.excluded.last_at)
         if connection.dialect.name == "postgresql"

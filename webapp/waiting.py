@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -51,5 +52,20 @@ class Aside:
             from gevent.threadpool import ThreadPool  # noqa: PLC0415 - the server's alone
 
             self._pool = ThreadPool(self._threads)
-        result: Result = self._pool.apply(work)
-        return result
+        # An error is carried out of the pool as a value: gevent would print every one of them, past the log.
+        outcome: Result | _Raised = self._pool.apply(lambda: _tried(work))
+        if isinstance(outcome, _Raised):
+            raise outcome.error
+        return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    error: BaseException
+
+
+def _tried(work: Callable[[], Result]) -> Result | _Raised:
+    try:
+        return work()
+    except BaseException as error:  # noqa: BLE001 - whoever asked for the work gets it
+        return _Raised(error)
