@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SERVE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-lowest lint types docs campaign bench bench-hot docker-check clean
+.PHONY: help serve install test test-lowest soak lint types docs campaign bench bench-hot docker-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -24,6 +24,9 @@ test-lowest: ## Run all tests with the oldest versions that pyproject.toml allow
 	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/constraints.txt --editable . --group dev
 	.venv-lowest/bin/python -m pytest $(TESTS)
+
+soak: $(VENV)/installed-dev ## Run the tests of durability with longer times (SOAK=2 doubles them; a quarter of an hour)
+	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest tests/test_durability.py tests/test_exactly_once.py
 
 lint: $(VENV)/installed-dev ## Check style, import layers and the Dockerfile
 	$(BIN)/ruff check .

@@ -401,7 +401,8 @@ def _show_run(progress: Progress, *, as_json: bool) -> None:
             "Reconcile", [(name.replace("_", " "), columns[name]) for name in names] + [("seconds", f"{seconds:.1f}")]
         )
     for code, number in sorted(progress.failures.items()):
-        click.echo(f"failed with {_printable(code)}: {number}; asked again when due. {_what_failed(code)}", err=as_json)
+        often = f"failed with {_printable(code)}: {number}; what is still open is asked again when due."
+        click.echo(f"{often} {_what_failed(code)}", err=as_json)
         _echo_some([reference for reference, failed in progress.failed_calls if failed == code], number, err=as_json)
     if progress.slowed:
         often = f"eSMS said {progress.slowed} times that we ask too fast (code 160)"
