@@ -5,13 +5,14 @@ Knows no table but Alembic's own, and nothing of calls.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import socket
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -95,7 +96,7 @@ class Database:
     def _write(self, work: Callable[[Connection], Result]) -> Result:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with self._writer.connect() as connection, self._limited(connection), connection.begin():
+                with self._turn(), self._writer.connect() as connection, self._limited(connection), connection.begin():
                     return work(connection)
             except (DataError, IntegrityError):
                 raise
@@ -123,6 +124,16 @@ class Database:
                 yield connection
         except SQLAlchemyError as error:
             raise self._unavailable(error) from error
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """On SQLite, wait for one's turn among this program's processes: SQLite itself looks only now and then."""
+        with ExitStack() as until_done:
+            if self.is_sqlite:
+                with suppress(OSError):
+                    file = until_done.enter_context(Path(f"{self.url.database}-turn").open("ab"))
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     @contextmanager
     def _limited(self, connection: Connection) -> Iterator[None]:

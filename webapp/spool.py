@@ -89,6 +89,7 @@ class Spool:
     def __init__(self, folder: Path, limit: int) -> None:
         """``limit`` is in bytes, of pages in use: a drained file keeps its size. Nothing is opened or made yet."""
         self._path = folder / "spool.db"
+        self._journal = folder / "spool.db-journal"
         self._limit = limit
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
@@ -186,7 +187,7 @@ class Spool:
         return self._aside(locked)
 
     def _files(self) -> list[Path]:
-        return [part for part in (self._path, Path(f"{self._path}-journal")) if part.exists()]
+        return [part for part in (self._path, self._journal) if part.exists()]
 
     def _transact(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         try:
@@ -211,14 +212,21 @@ class Spool:
         self._connection = self._inode = None
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        """Begin a new file with what is whole of the old one, which is kept; a crash leaves the one or the other."""
         self._close()
         aside = self._path.with_name(f"spool-corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db")
-        for part in self._files():
-            part.rename(f"{aside}{part.name.removeprefix(self._path.name)}")
         log.critical("THE SPOOL IS CORRUPT (%s). It is kept as %s, and a new one is begun.", error, aside)
-        whole = _salvage(aside)
-        if whole:
-            _in_transaction(self._current(), lambda spool: _insert_again(spool, whole))
+        whole = _salvage(self._path)
+        new = self._path.with_name("spool-new.db")
+        new.unlink(missing_ok=True)
+        with closing(_open(new)) as spool:
+            _in_transaction(spool, lambda spool: _insert_again(spool, whole))
+        for part in self._files():
+            os.link(part, f"{aside}{part.name.removeprefix(self._path.name)}")
+        self._journal.unlink(missing_ok=True)
+        new.replace(self._path)
+        Path(f"{new}-journal").unlink(missing_ok=True)
+        _sync_folder(self._path.parent)
         log.critical("%d arrivals could be read out of the corrupt spool, and are in the new one.", len(whole))
 
 
