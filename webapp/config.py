@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 if TYPE_CHECKING:
@@ -234,7 +234,10 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """The SQLAlchemy URL of the database, password included."""
-        return self.database_url or f"sqlite:///{self.instance_dir.resolve() / 'calls.db'}"
+        if self.database_url:
+            return self.database_url
+        path = str(self.instance_dir.resolve() / "calls.db")
+        return URL.create("sqlite", database=path).render_as_string(hide_password=False)
 
     @property
     def is_embedded(self) -> bool:

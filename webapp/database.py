@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -26,7 +26,7 @@ from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from webapp.waiting import Aside, directly
+from webapp.waiting import Aside, directly, nap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +38,7 @@ Result = TypeVar("Result")
 _ATTEMPTS = 3
 _KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 """Seconds, seconds, number: after so long the kernel takes a server that went silent for dead."""
+_TURN_SECONDS = 0.0005
 _WAL_TRIES, _WAL_PAUSE_SECONDS = 20, 0.05
 _TRANSIENT = {"40001", "40P01"}
 """PostgreSQL's codes of a transaction that lost to another and may simply be tried again."""
@@ -132,8 +133,17 @@ class Database:
             if self.is_sqlite:
                 with suppress(OSError):
                     file = until_done.enter_context(Path(f"{self.url.database}-turn").open("ab"))
-                    fcntl.flock(file, fcntl.LOCK_EX)
+                    self._wait_for(file)
             yield
+
+    def _wait_for(self, file: IO[bytes]) -> None:
+        """Have the file's lock, or have waited long enough: SQLite's own lock is what counts."""
+        until = time.monotonic() + self._patience.total_seconds()
+        while time.monotonic() < until:
+            with suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            nap(_TURN_SECONDS)
 
     @contextmanager
     def _limited(self, connection: Connection) -> Iterator[None]:

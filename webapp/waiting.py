@@ -6,6 +6,7 @@ SQLite's calls and file syncs give way to nobody, so under the server they go to
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Result = TypeVar("Result")
+
+
+def _unpatched_sleep() -> Callable[[float], None]:
+    monkey = sys.modules.get("gevent.monkey")
+    sleep: Callable[[float], None] = monkey.get_original("time", "sleep") if monkey else time.sleep
+    return sleep
+
+
+_sleep = _unpatched_sleep()
 
 
 def in_greenlets() -> bool:
@@ -29,6 +39,11 @@ def at_most(seconds: float) -> AbstractContextManager[Any]:
     import gevent  # noqa: PLC0415 - the server's alone
 
     return gevent.Timeout(seconds, TimeoutError)  # type: ignore[no-any-return]
+
+
+def nap(seconds: float) -> None:
+    """Let this very thread sleep, which is cheap, and right where work is done aside."""
+    _sleep(seconds)
 
 
 def directly(work: Callable[[], Result]) -> Result:
