@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import socket
 import sqlite3
 import time
 from contextlib import closing, contextmanager
@@ -17,6 +18,7 @@ from conftest import API_TOKEN, CALLBACK_TOKEN
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from running import serving as running
 from sqlalchemy import create_engine, func, make_url, select, text
 from sqlalchemy.exc import IntegrityError
 
@@ -650,3 +652,68 @@ def test_no_bytes_cause_an_error_of_the_server_and_every_answer_is_true(
     assert (answer.status_code == 405) == (method not in {"GET", "POST"})
     more_reports, more_rejected = stored[answer.status_code]
     assert counts() == (reports + more_reports, rejected + more_rejected)
+
+
+# Over a real server
+
+
+def test_tokens_that_come_back_in_parameters_are_not_kept(client: FlaskClient, database: Database) -> None:
+    told = quote(f"https://calls.example.vn{URL}?ReferenceId=", safe="")
+    client.get(f"{URL}?ReferenceId=a&Ivr={CALLBACK_TOKEN}&Url={told}")
+    client.post(URL, data={"ReferenceId": "a", "Url": URL})
+    client.post(URL, json={"ReferenceId": "a", "Url": URL})
+    client.post(f"{URL}?x={told}", data={"Url": URL})
+
+    for table in (calls, status_reports, rejected_callbacks):
+        kept = rows(database, table)
+        assert kept
+        assert CALLBACK_TOKEN not in repr(kept)
+    assert [report["ivr"] for report in rows(database, status_reports)] == ["***", None, None]
+
+
+def ask_raw(address: str, request: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Send bytes as they are; the head and the JSON of the answer."""
+    host, _, port = address.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as line:
+        line.sendall(request)
+        answer = b""
+        while part := line.recv(65536):
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return head, json.loads(body)
+
+
+@ON_SQLITE
+def test_a_query_that_is_not_encoded_is_taken_and_what_is_no_request_is_refused_without_a_word_of_it(
+    settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    end = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    log = tmp_path / "log"
+    with running(log, "--workers", "1") as address:
+        for query in (
+            b"ReferenceId=a&CallStatus=NO ANSWER&x= y ",
+            "ReferenceId=b&Note=điện".encode(),
+            b"ReferenceId=c&Note=\xff\x7f",
+        ):
+            head, said = ask_raw(address, b"GET " + URL.encode() + b"?" + query + end)
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert set(said) == {"result"}
+        for broken in (
+            b"GET " + URL.encode() + b"?ReferenceId=d\r\n\r\n",
+            URL.encode() + b"\r\n\r\n",
+            b"G(T " + URL.encode() + end,
+            b"GET " + URL.encode() + b"?" + b"x" * 9000 + end,
+            b"GET " + URL.encode() + b" HTTP/1.1\r\n" + URL.encode() + b"\r\n\r\n",
+        ):
+            head, said = ask_raw(address, broken)
+            assert head.startswith(b"HTTP/1.1 400 ")
+            assert b"application/json" in head
+            assert said == {"error": "This is no HTTP request that can be read."}
+
+    reports = rows(database, status_reports)
+    assert [report["reference_id"] for report in reports] == ["a", "b", "c"]
+    assert reports[0]["call_status"] == "NOANSWERED"
+    assert json.loads(reports[1]["payload"])["Note"] == "điện"
+    assert json.loads(reports[2]["payload"])["Note"].encode("utf-8", "surrogateescape") == b"\xff\x7f"
+    assert rows(database, rejected_callbacks) == []
+    assert log.read_text().count(CALLBACK_TOKEN) == 1, "where the CallbackUrl is told"

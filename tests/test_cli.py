@@ -30,6 +30,7 @@ from webapp.cli import cli
 from webapp.esms import Answer
 from webapp.models import calls
 from webapp.rule import Registration
+from webapp.spool import Arrival, Spool
 from webapp.store import REJECTED_ROOM, Rejected, Run, Store
 
 if TYPE_CHECKING:
@@ -852,3 +853,128 @@ def test_a_server_with_an_embedded_database_that_cannot_be_used_does_not_start(
 
     assert (result.exit_code, result.stdout) == (4, "")
     assert "the folder cannot be made" in result.stderr
+
+
+# spool
+
+
+def spooled(settings: Settings, *queries: str, ago: timedelta = timedelta(0)) -> list[Arrival]:
+    """Callbacks that wait, as a server that is stopped by now left them."""
+    now = datetime.now(UTC) - ago
+    waiting = [
+        Arrival(esms.new_id(), now, "203.0.113.7", "POST", "text/plain", query.encode(), b"\xff") for query in queries
+    ]
+    spool = Spool(settings.instance_dir, settings.spool_limit)
+    spool.append(waiting)
+    spool.close()
+    return waiting
+
+
+@contextmanager
+def database_away(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("DATABASE_URL", f"postgresql://user:the-password@127.0.0.1:{free_port()}/calls")
+        assert settings.instance_dir
+        yield
+
+
+def test_what_waits_in_the_spool_is_listed_and_exported_without_a_database(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with database_away(settings, monkeypatch):
+        assert (done("spool", "list"), done("spool", "export")) == ("", "")
+        assert run("spool", "list").stderr == "The spool is empty.\n"
+        assert not settings.instance_dir.exists()
+        first, second = spooled(settings, "ReferenceId=A&SendStatus=5&Price=450", "x=é")
+        listed, exported = run("spool", "list"), done("spool", "export")
+
+    assert [line.split("  ", 1)[1] for line in listed.stdout.splitlines()] == [
+        f"{first.id}  a",
+        f"{second.id}  unreadable: ReferenceId: is missing",
+    ]
+    assert listed.stderr == "2 in the spool\n"
+    one, other = map(json.loads, exported.splitlines())
+    assert one == {
+        "id": str(first.id),
+        "received_at": one["received_at"],
+        "remote_addr": "203.0.113.7",
+        "method": "POST",
+        "content_type": "text/plain",
+        "query": "ReferenceId=A&SendStatus=5&Price=450",
+        "body": "\\xff",
+        "reference_id": "a",
+        "said": {"send_status": 5, "price": "450.0000"},
+        "reason": None,
+    }
+    assert datetime.fromisoformat(one["received_at"]) == first.received_at
+    assert one["received_at"].endswith("Z")
+    assert (other["reference_id"], other["said"], other["reason"]) == (None, {}, "ReferenceId: is missing")
+    assert other["query"] == "x=é"
+
+
+@ON_SQLITE
+def test_a_spool_of_more_than_is_read_at_once_is_shown_whole(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webapp.cli._AT_ONCE", 2)
+    waiting = spooled(settings, *(f"ReferenceId={number}" for number in range(5)))
+
+    assert [json.loads(line)["id"] for line in done("spool", "export").splitlines()] == [str(one.id) for one in waiting]
+    assert len(done("spool", "list").splitlines()) == 5
+
+
+def test_the_spool_is_drained_by_hand_while_no_server_runs(
+    settings: Settings, database: Database, queries: Queries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert done("spool", "drain") == "The spool is empty.\n"
+    (readable, _) = spooled(settings, "ReferenceId=a&SendStatus=5", "x=1")
+    with database_away(settings, monkeypatch):
+        away = run("spool", "drain")
+    assert (away.exit_code, away.stdout) == (4, "")
+    assert "the-password" not in away.stderr
+
+    assert done("spool", "drain") == "2 callbacks stored; the spool is empty.\n"
+    assert done("spool", "drain") == "The spool is empty.\n"
+
+    (report,) = stored_reports(database, "a")
+    assert (report.id, report.received_at) == (readable.id, readable.received_at)
+    assert json.loads(run("status", "--json").stdout)["rejected"] == 1
+    assert queries.count() == 1
+
+
+@ON_SQLITE
+def test_a_spool_that_cannot_be_used_is_told_with_exit_code_1(settings: Settings) -> None:
+    (settings.instance_dir / "spool.db").mkdir(parents=True)
+
+    for command in (["spool", "list"], ["spool", "export"], ["spool", "drain"], ["status"]):
+        result = run(*command)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "The spool cannot be used: " in result.stderr
+        assert "Check INSTANCE_DIR, its disk and SPOOL_LIMIT." in result.stderr
+
+
+@pytest.mark.parametrize(("age", "code"), [(timedelta(seconds=30), 0), (timedelta(seconds=90), 1)])
+def test_status_shows_the_spool_and_asks_for_a_person_when_it_is_old(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, age: timedelta, code: int
+) -> None:
+    assert json.loads(done("status", "--json"))["spool"]["reports"] == 0
+    spooled(settings, "ReferenceId=a", "ReferenceId=b", ago=age)
+
+    as_json, shown = run("status", "--json"), run("status")
+    with database_away(settings, monkeypatch):
+        away_as_json, away = run("status", "--json"), run("status")
+
+    assert (as_json.exit_code, shown.exit_code) == (code, code)
+    assert (away_as_json.exit_code, away.exit_code) == (4, 4)
+    for result in (as_json, away_as_json):
+        told = json.loads(result.stdout)
+        assert told["spool"]["reports"] == 2
+        assert 0 <= told["spool"]["oldest_seconds"] - age.total_seconds() < 20
+        assert datetime.fromisoformat(told["spool"]["oldest_at"]) <= datetime.now(UTC) - age
+        assert told["spool"]["bytes"] > 0
+        assert [need for need in told["needs"] if "callbacks that wait in the spool: 2" in need] == told["needs"]
+        assert len(told["needs"]) == code
+    for result in (shown, away):
+        assert re.search(r"in the spool +2\b", result.stdout)
+        assert ("! callbacks that wait in the spool: 2" in result.stdout) == bool(code)
+    assert "Error: The database cannot be used" in away.stderr

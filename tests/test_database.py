@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import traceback
 from contextlib import contextmanager
 from datetime import timedelta
@@ -420,3 +421,54 @@ def test_readers_do_not_wait_for_the_connections_of_writers(database: Database) 
 
     with connected(url_of(database), patience=SHORT, connections=1) as narrow:
         narrow.write(meanwhile)
+
+
+# Time limits
+
+
+@on_postgresql
+@pytest.mark.parametrize("use", ["write", "ask"])
+def test_a_transaction_that_lasts_too_long_is_cut_and_the_next_is_not(database: Database, use: str) -> None:
+    with connected(url_of(database), at_most=timedelta(seconds=0.5)) as limited:
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            getattr(limited, use)(scalar("SELECT pg_sleep(60)"))
+        assert 0.4 < time.monotonic() - began < 5, "tried three times at most"
+
+        for _ in range(3):
+            assert getattr(limited, use)(scalar("SELECT 1 FROM pg_sleep(0.3)")) == 1
+
+
+@on_postgresql
+def test_what_is_cut_leaves_nothing_behind(database: Database) -> None:
+    def work(connection: Connection) -> None:
+        connection.execute(text("INSERT INTO calls (reference_id) VALUES ('a')"))
+        connection.execute(text("SELECT pg_sleep(60)"))
+
+    with connected(url_of(database), at_most=timedelta(seconds=0.3)) as limited, pytest.raises(Unavailable):
+        limited.write(work)
+
+    assert database.ask(scalar("SELECT count(*) FROM calls")) == 0
+
+
+def test_whether_it_can_be_read_is_told_while_somebody_writes(database: Database) -> None:
+    def meanwhile(connection: Connection) -> None:
+        connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
+        with connected(url_of(database), patience=timedelta(seconds=0.3)) as another:
+            another.check(writes=False)
+            with pytest.raises(Unavailable, match=r"locked|lock timeout"):
+                another.check()
+
+    database.write(meanwhile)
+
+
+@on_postgresql
+def test_a_database_that_only_reads_can_be_read(database: Database) -> None:
+    name = database.url.database
+    database.write(
+        lambda connection: connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    )
+    with connected(url_of(database)) as another:
+        another.check(writes=False)
+        with pytest.raises(Unavailable, match="read-only"):
+            another.check()

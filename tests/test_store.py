@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import uuid
 from collections import Counter
 from dataclasses import fields, replace
@@ -20,7 +21,7 @@ from sqlalchemy import func, select
 from webapp import esms, rule
 from webapp import store as module
 from webapp.esms import Answer
-from webapp.models import calls, reconcile_runs, rejected_callbacks, status_reports
+from webapp.models import call_trails, calls, reconcile_runs, rejected_callbacks, status_reports
 from webapp.rule import Call, Registration, StatusReport
 from webapp.store import Due, Rejected, Run
 
@@ -976,3 +977,134 @@ def test_random_reports_in_random_batches_end_in_the_fold_of_their_set(
         assert heard(stored_call(database, example + name)) == rule.fold_all(expected, mine)
         assert {report.id for report in stored_reports(database, example + name)} == {report.id for report in mine}
     assert store.refold([example + "a", example + "b"], at(20), check_only=True) == []
+
+
+# Calls with many reports
+
+
+def hot_history(number: int, *, seed: int) -> list[StatusReport]:
+    """So many reports of one call, of every kind, in an order that is not theirs."""
+    chance = random.Random(seed)  # noqa: S311
+
+    def one(second: int) -> StatusReport:
+        make = chance.choice([callback, callback, callback, lookup])
+        said: dict[str, Any] = {
+            "call_status": chance.choice([None, "ANSWERED", "BUSY"]),
+            "call_duration": chance.choice([None, 0, 7]),
+            "ivr": chance.choice([None, "1", "#"]),
+            "send_status": chance.choice([None, 2, 5, 7]),
+            "price": chance.choice([None, Decimal("450.0000"), Decimal("1.5000")]),
+            "phone": chance.choice([None, "1", "2"]),
+        }
+        return make("a", second // 2, **said)
+
+    told = [one(second) for second in range(number)]
+    chance.shuffle(told)
+    return told
+
+
+def trail_rows(database: Database) -> list[str]:
+    with database.read() as connection:
+        return list(connection.scalars(select(call_trails.c.reference_id)))
+
+
+@pytest.mark.parametrize("size", [1, 7, 300])
+def test_a_call_with_a_great_many_reports_in_any_order_is_the_fold_of_its_history(
+    store: Store, database: Database, size: int
+) -> None:
+    told = hot_history(3 * module.HOT, seed=size)
+    for start in range(0, len(told), size):
+        store.record([*told[start : start + size], *([] if start else [callback("cold")])], at(0))
+
+    history = stored_reports(database, "a")
+    assert {report.id for report in history} == {report.id for report in told}
+    assert heard(stored_call(database, "a")) == heard(fold_of(told))
+    assert trail_rows(database) == ["a"]
+    assert store.refold(["a", "cold"], at(9), check_only=True) == []
+    store.record(told[:60], at(9))
+    assert stored_call(database, "a").report_count == len(told), "the same ones again do nothing"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM call_trails",
+        "UPDATE calls SET report_count = report_count + 1",
+        "UPDATE calls SET report_count = report_count - 1",
+    ],
+)
+def test_a_trail_that_is_missing_or_does_not_fit_is_made_anew(store: Store, database: Database, damage: str) -> None:
+    told = hot_history(2 * module.HOT, seed=1)
+    for report in told[:-20]:
+        store.record([report], at(0))
+    change_by_hand(database, damage)
+
+    for report in told[-20:]:
+        store.record([report], at(0))
+
+    assert heard(stored_call(database, "a")) == heard(fold_of(told))
+    assert trail_rows(database) == ["a"]
+    assert store.refold(["a"], at(9), check_only=True) == []
+
+
+def test_folding_anew_leaves_a_trail_that_tells(store: Store, database: Database) -> None:
+    told = hot_history(2 * module.HOT, seed=2)
+    store.record(told[:-1], at(0))
+    change_by_hand(database, "DELETE FROM call_trails")
+    change_by_hand(database, "UPDATE calls SET call_status = 'WRONG', report_count = 3")
+
+    assert store.refold(["a"], at(9), check_only=False) == ["a"]
+    store.record(told[-1:], at(9))
+
+    assert trail_rows(database) == ["a"]
+    assert heard(stored_call(database, "a")) == heard(fold_of(told))
+
+
+def test_a_late_report_of_a_hot_call_reads_no_history(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for second in range(module.HOT + 5):
+        store.record([callback("a", 100 + second, send_status=5, call_status="BUSY")], at(0))
+    readings: list[str] = []
+    read = module._Batch._reports_of  # noqa: SLF001 - to see whether it is used
+
+    def noting(batch: Any, reference_id: str) -> list[StatusReport]:
+        readings.append(reference_id)
+        return read(batch, reference_id)
+
+    monkeypatch.setattr(module._Batch, "_reports_of", noting)  # noqa: SLF001
+
+    late = [
+        callback("a", second, send_status=5, call_status=status)
+        for second, status in ((200, "ANSWERED"), (150, "BUSY"))
+    ]
+    for report in late:
+        store.record([report], at(0))
+
+    assert readings == []
+    assert stored_call(database, "a").conflict
+    assert store.refold(["a"], at(9), check_only=True) == []
+
+
+def test_a_hot_call_that_several_write_at_once_is_the_fold_of_its_history(store: Store, database: Database) -> None:
+    told = hot_history(3 * module.HOT, seed=3)
+    problems: list[BaseException] = []
+
+    def write(mine: Sequence[StatusReport]) -> None:
+        try:
+            for start in range(0, len(mine), 3):
+                store.record(mine[start : start + 3], at(0))
+        except BaseException as problem:  # noqa: BLE001 - told below
+            problems.append(problem)
+
+    threads = [threading.Thread(target=write, args=(told[place::4],)) for place in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert problems == []
+    assert heard(stored_call(database, "a")) == heard(fold_of(told))
+    assert {report.id for report in stored_reports(database, "a")} == {report.id for report in told}
+    assert trail_rows(database) == ["a"]
+    assert store.refold(["a"], at(9), check_only=True) == []

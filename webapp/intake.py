@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -241,7 +242,9 @@ class Intake:
         outcomes = [effects[reading.arrival.id] if reading.report else Refused(reading.reason) for reading in readings]
         for reading, outcome in zip(readings, outcomes, strict=True):
             if isinstance(outcome, Refused):
-                self._store.reject(_rejected(reading.arrival, outcome.reason))
+                # Its id may be there already, kept by an earlier program for a reason in other words.
+                with suppress(IntegrityError):
+                    self._store.reject(_rejected(reading.arrival, outcome.reason))
         return outcomes
 
     def _effects(self, reports: list[StatusReport], now: datetime) -> dict[Any, Outcome]:

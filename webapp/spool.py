@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,6 +54,12 @@ CREATE TABLE IF NOT EXISTS arrivals (
 
 class SpoolError(Exception):
     """The spool cannot take or give anything now: it is full, or its disk is, or its folder cannot be used."""
+
+
+class _Senseless(sqlite3.DatabaseError):
+    """A row can be read and makes no sense: the file is damaged where SQLite does not look."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +151,12 @@ class Spool:
 
     def depth(self) -> Depth:
         """How much waits. A spool that was never needed has no file, and is not made by asking."""
+        columns = ", ".join(field.name for field in fields(Arrival))
 
         def work(spool: sqlite3.Connection) -> Depth:
             (number,) = spool.execute("SELECT count(*) FROM arrivals").fetchone()
-            oldest = spool.execute("SELECT received_at FROM arrivals ORDER BY position LIMIT 1").fetchone()
-            return Depth(number, _bytes_in_use(spool), datetime.fromisoformat(oldest[0]) if oldest else None)
+            oldest = spool.execute(f"SELECT {columns} FROM arrivals ORDER BY position LIMIT 1").fetchone()  # noqa: S608
+            return Depth(number, _bytes_in_use(spool), _as_arrival(oldest).received_at if oldest else None)
 
         return self._do(work) if self._exists() else Depth()
 
@@ -159,7 +166,11 @@ class Spool:
         if not self._exists():
             yield False
             return
-        with _locked(self._path.with_name("spool.drain"), wait=False) as mine:
+        with ExitStack() as stack:
+            try:
+                mine = stack.enter_context(_locked(self._path.with_name("spool.drain"), wait=False))
+            except OSError as error:
+                raise SpoolError(f"{self._path}: {error}") from error
             yield mine
 
     def close(self) -> None:
@@ -245,6 +256,7 @@ def fleeting(folder: Path) -> str | None:
 def _open(path: Path) -> sqlite3.Connection:
     new = not path.exists()
     spool = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    spool.text_factory = _text
     try:
         # No WAL: a process that still has a file open which was set aside would remove the new one's, by its name.
         # With FULL, and a journal that is truncated, a commit is on the disk when it returns.
@@ -257,6 +269,13 @@ def _open(path: Path) -> sqlite3.Connection:
         path.chmod(0o600)
         _sync_folder(path.parent)
     return spool
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise _Senseless(str(error)) from error
 
 
 def _in_transaction(spool: sqlite3.Connection, work: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -285,7 +304,7 @@ def _salvage(path: Path) -> list[tuple[object, ...]]:
             try:
                 copy = path if not mend else _with_a_new_first_page(path, Path(folder))
                 with closing(sqlite3.connect(copy)) as spool:
-                    spool.text_factory = lambda content: content.decode()
+                    spool.text_factory = _text
                     if found := _readable_rows(spool):
                         return found
             except (OSError, sqlite3.Error) as error:
@@ -339,7 +358,10 @@ def _as_row(arrival: Arrival) -> tuple[object, ...]:
 
 def _as_arrival(row: Sequence[object]) -> Arrival:
     identifier, received_at, *rest = row
-    return Arrival(UUID(str(identifier)), datetime.fromisoformat(str(received_at)), *rest)  # type: ignore[arg-type]
+    try:
+        return Arrival(UUID(str(identifier)), datetime.fromisoformat(str(received_at)), *rest)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise _Senseless(str(error)) from error
 
 
 @contextmanager

@@ -1,0 +1,554 @@
+"""The intake: what becomes of callbacks one by one and together, while the database is there, away, and back again."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import threading
+import time
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from makers import change_by_hand, heard, stored_call, stored_reports
+from sqlalchemy import NullPool, create_engine, select, text
+
+from webapp import esms, intake, rule
+from webapp.database import Database, Unavailable
+from webapp.intake import GroupCommit, Intake, Overloaded, Refused, Taken, TooLate, as_json
+from webapp.models import rejected_callbacks
+from webapp.rule import Call
+from webapp.spool import Arrival, Spool
+from webapp.store import Rejected, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
+ON_POSTGRESQL = pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
+WITHIN = timedelta(seconds=2)
+LIMIT = 1 << 20
+POISON = {
+    True: "CREATE TRIGGER no_poison BEFORE INSERT ON status_reports WHEN new.reference_id = 'poison' "
+    "BEGIN SELECT RAISE(ABORT, 'poison'); END",
+    False: "ALTER TABLE status_reports ADD CONSTRAINT no_poison CHECK (reference_id <> 'poison')",
+}
+
+
+def until(condition: Callable[[], object], *, seconds: float = 15) -> None:
+    for _ in range(round(seconds * 50)):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not come so far")
+
+
+# Together
+
+
+class Writing:
+    """Somebody who writes what he is given, and takes his time over it until he is let go on."""
+
+    def __init__(self) -> None:
+        self.written: list[list[int]] = []
+        self.go_on = threading.Event()
+        self.begun = threading.Event()
+        self.group: GroupCommit[int, int] = GroupCommit(self)
+        self.told: dict[int, object] = {}
+        self._threads: list[threading.Thread] = []
+
+    def __call__(self, items: list[int]) -> list[int]:
+        self.written.append(items)
+        self.begun.set()
+        assert self.go_on.wait(20)
+        if 13 in items:
+            raise KeyError(13)
+        return [item * 10 for item in items]
+
+    def ask(self, *items: int, seconds: float = 20) -> None:
+        """Have it done, by somebody who waits so long."""
+
+        def do(item: int) -> None:
+            try:
+                self.told[item] = self.group.do(item, seconds)
+            except Exception as error:  # noqa: BLE001 - told to whoever looks
+                self.told[item] = type(error)
+
+        for item in items:
+            waiting = len(self.group._waiting)  # noqa: SLF001 - to have them come in this order
+            self._threads.append(threading.Thread(target=do, args=(item,)))
+            self._threads[-1].start()
+            until(lambda: item in self.told or len(self.group._waiting) > waiting or self.written[-1:] == [[item]])  # noqa: B023, SLF001
+
+    def end(self) -> None:
+        self.go_on.set()
+        for thread in self._threads:
+            thread.join(20)
+
+
+@pytest.fixture
+def writing() -> Iterator[Writing]:
+    writing = Writing()
+    yield writing
+    writing.end()
+
+
+def begin(writing: Writing) -> None:
+    """Have the first item, 0, in the middle of its writing."""
+    writing.ask(0)
+    assert writing.begun.wait(10)
+
+
+def test_those_that_come_during_a_write_go_together_into_the_next_each_with_its_result(writing: Writing) -> None:
+    begin(writing)
+    writing.ask(1, 2, 3, 4)
+    writing.end()
+
+    assert writing.written == [[0], [1, 2, 3, 4]]
+    assert writing.told == {0: 0, 1: 10, 2: 20, 3: 30, 4: 40}
+
+
+def test_a_lonely_item_waits_for_nobody(writing: Writing) -> None:
+    writing.go_on.set()
+    began = time.monotonic()
+    for item in range(10):
+        assert writing.group.do(item, 5) == item * 10
+
+    assert time.monotonic() - began < 1
+    assert writing.written == [[item] for item in range(10)]
+
+
+def test_what_a_write_raises_its_items_get_and_no_others(writing: Writing) -> None:
+    begin(writing)
+    writing.ask(12, 13)
+    writing.end()
+    writing.group.do(14, 5)
+
+    assert writing.told == {0: 0, 12: KeyError, 13: KeyError}
+    assert writing.written == [[0], [12, 13], [14]]
+
+
+def test_whoever_leaves_is_not_written_unless_that_has_begun_and_leaves_the_others_alone(writing: Writing) -> None:
+    writing.ask(0, seconds=0.2)
+    assert writing.begun.wait(10)
+    writing.ask(1, 2)
+    writing.ask(3, seconds=0.1)
+    until(lambda: {0, 3} <= writing.told.keys())
+    writing.end()
+
+    assert writing.told == {0: TooLate, 1: 10, 2: 20, 3: TooLate}
+    assert writing.written == [[0], [1, 2]]
+
+
+def test_more_than_may_wait_are_refused_at_once(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "WAITING_AT_MOST", 3)
+    begin(writing)
+    writing.ask(1, 2, 3)
+    with pytest.raises(Overloaded, match="3 reports are waiting already"):
+        writing.group.do(4, 5)
+    writing.end()
+
+    assert writing.written == [[0], [1, 2, 3]]
+
+
+def test_a_great_many_are_written_in_portions(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "_AT_ONCE", 3)
+    begin(writing)
+    writing.ask(*range(1, 8))
+    writing.end()
+
+    assert writing.written == [[0], [1, 2, 3], [4, 5, 6], [7]]
+
+
+def test_the_writer_ends_when_there_is_nothing_to_do_and_starts_again(
+    writing: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "_IDLE_SECONDS", 0.05)
+    writing.go_on.set()
+
+    def writers() -> int:
+        return sum(thread.name == "group-commit" for thread in threading.enumerate())
+
+    before = writers()
+    for item in (1, 2):
+        assert writing.group.do(item, 5) == item * 10
+        until(lambda: writers() <= before)
+
+
+# Arrivals
+
+
+def arrival(query: str, body: bytes = b"", **words: Any) -> Arrival:
+    usual: dict[str, Any] = {"method": "GET", "content_type": None, "remote_addr": "203.0.113.7"}
+    return Arrival(id=esms.new_id(), received_at=datetime.now(UTC), query=query.encode(), body=body, **usual | words)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(tmp_path / "instance", LIMIT)
+    yield spool
+    spool.close()
+
+
+@contextmanager
+def intake_of(
+    database: Database | str, spool: Spool | None, answer_within: timedelta = WITHIN, **options: Any
+) -> Iterator[Intake]:
+    """An intake with connections of its own, as a receiver has it."""
+    url = database if isinstance(database, str) else database.url.render_as_string(hide_password=False)
+    mine = Database(url, patience=answer_within * 0.3, at_most=answer_within, **options)
+    found = Intake(mine, Store(mine), spool, answer_within)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture
+def receiver(database: Database, spool: Spool) -> Iterator[Intake]:
+    with intake_of(database, spool) as found:
+        yield found
+
+
+def kept(database: Database) -> list[Any]:
+    with database.read() as connection:
+        return list(connection.execute(select(rejected_callbacks).order_by(rejected_callbacks.c.first_at)))
+
+
+def together(take: Callable[[Arrival], Any], *arrivals: Arrival) -> list[Any]:
+    """What each is told, all of them asking at once."""
+    told: dict[int, Any] = {}
+
+    def ask(place: int) -> None:
+        try:
+            told[place] = take(arrivals[place])
+        except Unavailable as problem:
+            told[place] = problem
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(arrivals))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return [told[place] for place in range(len(arrivals))]
+
+
+@contextmanager
+def locked(database: Database) -> Iterator[None]:
+    """Somebody else has the lock that storing needs."""
+    if database.is_sqlite:
+        with closing(sqlite3.connect(str(database.url.database), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+        return
+    engine = create_engine(database.url, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("LOCK TABLE calls, rejected_callbacks, alembic_version IN ACCESS EXCLUSIVE MODE"))
+        yield
+
+
+def test_a_report_is_stored_and_told_with_its_effect(receiver: Intake, database: Database, spool: Spool) -> None:
+    first, second = arrival("ReferenceId=A&SendStatus=7"), arrival("", b"ReferenceId=a&SendStatus=5", method="POST")
+
+    assert [receiver.take(one) for one in (first, second)] == [Taken("progressed", "a"), Taken("settled", "a")]
+
+    assert [(one.id, one.received_at) for one in stored_reports(database, "a")] == [
+        (one.id, one.received_at) for one in (first, second)
+    ]
+    assert spool.depth().reports == 0
+
+
+def test_what_cannot_be_read_is_refused_with_its_reason_and_kept(receiver: Intake, database: Database) -> None:
+    one = arrival("SendStatus=5", content_type="text/\0x")
+    cut = arrival("ReferenceId=a", b"CallDuration=1", problem="body: ended before it was whole")
+
+    assert receiver.take(one) == Refused("ReferenceId: is missing")
+    assert receiver.take(cut) == Refused("body: ended before it was whole")
+
+    rows = kept(database)
+    assert [(row.id, row.first_at, row.reason, row.count) for row in rows] == [
+        (one.id, one.received_at, "ReferenceId: is missing", 1),
+        (cut.id, cut.received_at, "body: ended before it was whole", 1),
+    ]
+    assert json.loads(rows[0].payload) == {"query": "SendStatus=5", "body": ""}
+    assert stored_reports(database, "a") == []
+
+
+def test_several_reports_of_one_call_in_one_batch_end_in_their_fold(receiver: Intake, database: Database) -> None:
+    said = [
+        "SendStatus=7",
+        "CallStatus=BUSY&SendStatus=5",
+        "CallStatus=ANSWERED&SendStatus=5",
+        "Price=450&SendStatus=5",
+    ]
+    arrivals = [
+        arrival(f"ReferenceId={name}&{words}&CID={number}") for number in range(8) for name in "ab" for words in said
+    ]
+
+    told = together(receiver.take, *arrivals)
+
+    assert {type(one) for one in told} == {Taken}
+    for name in "ab":
+        reports = stored_reports(database, name)
+        assert len(reports) == 32
+        call = stored_call(database, name)
+        assert heard(call) == heard(rule.fold_all(Call(reference_id=name, placed_at=call.placed_at), reports))
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_report_that_the_database_refuses_is_found_and_kept_and_its_neighbours_are_stored(
+    receiver: Intake, database: Database, place: int
+) -> None:
+    change_by_hand(database, POISON[database.is_sqlite])
+    arrivals = [arrival(f"ReferenceId={'poison' if place == number else f'n{number}'}") for number in range(4)]
+
+    with locked(database):
+        blocker = threading.Thread(target=receiver.take, args=(arrival("ReferenceId=first"),))
+        blocker.start()
+        time.sleep(0.1)
+        told: list[Any] = []
+        asking = threading.Thread(target=lambda: told.extend(together(receiver.take, *arrivals)))
+        asking.start()
+        time.sleep(0.2)
+    for thread in (blocker, asking):
+        thread.join(20)
+
+    refused = Refused("The database refuses a value of this report")
+    assert told == [refused if place == number else Taken("progressed", f"n{number}") for number in range(4)]
+    assert [row.id for row in kept(database)] == [arrivals[place].id]
+
+
+# The database is away
+
+
+def lock(database: Database) -> Any:
+    return locked(database)
+
+
+@contextmanager
+def tables_gone(database: Database) -> Iterator[None]:
+    change_by_hand(database, "ALTER TABLE status_reports RENAME TO gone")
+    yield
+    change_by_hand(database, "ALTER TABLE gone RENAME TO status_reports")
+
+
+@pytest.mark.parametrize("away", [lock, tables_gone], ids=["locked", "a table is gone"])
+def test_while_the_database_is_away_reports_are_spooled_in_time_and_then_stored(
+    receiver: Intake, database: Database, spool: Spool, away: Callable[[Database], Any]
+) -> None:
+    assert receiver.take(arrival("ReferenceId=before")) == Taken("progressed", "before")
+    arrivals = [arrival(f"ReferenceId=a&Ivr={number}") for number in range(6)]
+    unreadable = arrival("Ivr=1")
+
+    with away(database):
+        for one in (*arrivals[:2], unreadable, *arrivals[2:]):
+            began = time.monotonic()
+            told = receiver.take(one)
+            assert told == Refused("ReferenceId: is missing") if one is unreadable else told == Taken("spooled", "a")
+            assert time.monotonic() - began < WITHIN.total_seconds()
+        assert together(receiver.take, *arrivals) == [Taken("spooled", "a")] * 6, "the same ones, once more"
+        # What cannot be read may have found its place already, where it is not that table that is gone.
+        assert spool.depth().reports in {6, 7}
+
+    until(lambda: spool.depth().reports == 0)
+    assert receiver.take(arrival("ReferenceId=after")) == Taken("progressed", "after")
+    assert [one.id for one in stored_reports(database, "a")] == [one.id for one in arrivals]
+    assert [(row.id, row.count) for row in kept(database)] == [(unreadable.id, 1)]
+
+
+def test_a_database_that_was_never_there_spools(tmp_path: Path, spool: Spool) -> None:
+    with intake_of(f"sqlite:///{tmp_path}/nowhere/calls.db", spool) as receiver:
+        assert receiver.take(arrival("ReferenceId=a")) == Taken("spooled", "a")
+    assert spool.depth().reports == 1
+
+
+@contextmanager
+def says_nothing() -> Iterator[str]:
+    """URL of a PostgreSQL that takes every connection, and never says a word."""
+    lines = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            while True:
+                try:
+                    lines.append(server.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"postgresql+psycopg://u:p@127.0.0.1:{server.getsockname()[1]}/calls"
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+    for line in lines:
+        line.close()
+
+
+def test_a_database_that_hangs_costs_no_more_than_the_time_to_answer(spool: Spool) -> None:
+    with says_nothing() as url, intake_of(url, spool) as receiver:
+        began = time.monotonic()
+        assert together(receiver.take, *[arrival("ReferenceId=a") for _ in range(5)]) == [Taken("spooled", "a")] * 5
+        assert time.monotonic() - began < WITHIN.total_seconds()
+
+        began = time.monotonic()
+        assert receiver.take(arrival("ReferenceId=a")) == Taken("spooled", "a")
+        assert time.monotonic() - began < 0.5, "it is known by now"
+
+
+def test_without_a_spool_it_is_unavailable_in_time(database: Database) -> None:
+    with intake_of(database, None) as receiver:
+        receiver.start()
+        with locked(database):
+            for query in ("ReferenceId=a", "x=1"):
+                began = time.monotonic()
+                with pytest.raises(Unavailable, match="the spool is off"):
+                    receiver.take(arrival(query))
+                assert time.monotonic() - began < WITHIN.total_seconds()
+        assert receiver.drain()
+        assert receiver.take(arrival("ReferenceId=a")) == Taken("progressed", "a")
+
+
+def test_where_the_spool_is_full_too_it_is_unavailable_and_what_was_taken_is_stored(
+    database: Database, tmp_path: Path
+) -> None:
+    spool = Spool(tmp_path / "instance", 1 << 16)
+    with intake_of(database, spool) as receiver:
+        with locked(database):
+            taken = [f"a{number}" for number in range(4)]
+            for name in taken:
+                assert receiver.take(arrival(f"ReferenceId={name}", b"x" * 9000)) == Taken("spooled", name)
+            with pytest.raises(Unavailable, match=r"neither the database nor the spool .* SPOOL_LIMIT"):
+                receiver.take(arrival("ReferenceId=b", b"x" * 40_000))
+        until(lambda: spool.depth().reports == 0)
+        assert receiver.take(arrival("ReferenceId=b", b"x" * 40_000)) == Taken("progressed", "b")
+    assert [len(stored_reports(database, name)) for name in taken] == [1] * 4
+
+
+@ON_SQLITE
+def test_a_spool_that_cannot_be_used_is_unavailable(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        intake_of(database, Spool(tmp_path / "file", LIMIT)) as receiver,
+        locked(database),
+        pytest.raises(Unavailable, match=r"neither the database nor the spool can take a report: .*spool\.db"),
+    ):
+        receiver.take(arrival("ReferenceId=a"))
+
+
+@ON_POSTGRESQL
+def test_a_report_whose_commit_comes_after_all_counts_once(database: Database, spool: Spool) -> None:
+    change_by_hand(
+        database,
+        "CREATE FUNCTION slowly() RETURNS trigger AS 'BEGIN PERFORM pg_sleep(1); RETURN new; END' LANGUAGE plpgsql",
+    )
+    change_by_hand(
+        database, "CREATE TRIGGER slow BEFORE INSERT ON status_reports FOR EACH ROW EXECUTE FUNCTION slowly()"
+    )
+    one = arrival("ReferenceId=a&SendStatus=5")
+
+    with intake_of(database, spool) as receiver:
+        assert receiver.take(one) == Taken("spooled", "a")
+        until(lambda: spool.depth().reports == 0)
+        time.sleep(1.2)
+
+    assert [report.id for report in stored_reports(database, "a")] == [one.id]
+    assert stored_call(database, "a").report_count == 1
+
+
+# The drain
+
+
+def test_what_an_earlier_process_left_is_stored_from_the_start(database: Database, spool: Spool) -> None:
+    arrivals = [arrival(f"ReferenceId=a&Ivr={number}") for number in range(450)]
+    spool.append(arrivals)
+    told: list[int] = []
+
+    with intake_of(database, spool) as receiver:
+        assert receiver.drain(told.append)
+    assert told == [200, 400, 450]
+    assert [one.id for one in stored_reports(database, "a")] == [one.id for one in arrivals]
+
+    spool.append(late := [arrival("ReferenceId=b"), arrival("x=1")])
+    with intake_of(database, spool) as receiver:
+        receiver.start()
+        receiver.start()
+        until(lambda: spool.depth().reports == 0)
+    assert [one.id for one in stored_reports(database, "b")] == [late[0].id]
+    assert [row.id for row in kept(database)] == [late[1].id]
+
+
+def test_of_two_on_one_spool_one_drains(database: Database, spool: Spool, tmp_path: Path) -> None:
+    spool.append([arrival(f"ReferenceId=a&Ivr={number}") for number in range(300)])
+    others: list[bool] = []
+    with intake_of(database, spool) as one, intake_of(database, Spool(tmp_path / "instance", LIMIT)) as other:
+        assert one.drain(lambda _: others.append(other.drain()))
+        assert others == [False, False]
+
+    assert stored_call(database, "a").report_count == len(stored_reports(database, "a")) == 300
+
+
+def test_a_drain_without_its_database_or_its_file_says_so_and_keeps_all(database: Database, spool: Spool) -> None:
+    spool.append([arrival("ReferenceId=a")])
+    with intake_of(database, spool) as receiver:
+        with locked(database), pytest.raises(Unavailable):
+            receiver.drain()
+        assert spool.depth().reports == 1
+        receiver.drain()
+    assert stored_call(database, "a").report_count == 1
+
+
+def test_one_that_is_kept_already_for_another_reason_does_not_hold_up_the_drain(
+    receiver: Intake, database: Database, store: Store, spool: Spool
+) -> None:
+    """A process died between the commit and the removal, and what follows it words the reason otherwise."""
+    one, next_one = arrival("x=1"), arrival("ReferenceId=a")
+    words: dict[str, Any] = {
+        "payload": "{}",
+        "reason": "in other words",
+        "content_type": None,
+        "method": "GET",
+        "remote_addr": None,
+    }
+    store.reject(Rejected(id=one.id, received_at=one.received_at, **words))
+    spool.append([one, next_one])
+
+    assert receiver.drain()
+
+    assert spool.depth().reports == 0
+    assert [(row.id, row.count) for row in kept(database)] == [(one.id, 1)]
+    assert stored_call(database, "a").report_count == 1
+
+
+@ON_POSTGRESQL
+def test_the_drain_goes_on_behind_a_call_that_somebody_keeps_locked_and_stores_it_later(
+    database: Database, spool: Spool
+) -> None:
+    with intake_of(database, spool, timedelta(seconds=1)) as receiver:
+        receiver.take(arrival("ReferenceId=locked"))
+        spool.append([arrival(f"ReferenceId={'locked' if number == 7 else number}") for number in range(20)])
+        with create_engine(database.url, poolclass=NullPool).begin() as somebody:
+            somebody.execute(text("SELECT 1 FROM calls WHERE reference_id = 'locked' FOR UPDATE"))
+            assert receiver.drain()
+            assert [one.query for _, one in spool.oldest(9)] == [b"ReferenceId=locked"]
+        assert stored_call(database, "19").report_count == 1
+        assert receiver.drain()
+
+    assert spool.depth().reports == 0
+    assert stored_call(database, "locked").report_count == 2
+
+
+# What people are shown
+
+
+def test_an_arrival_is_shown_as_it_came_and_with_what_it_says() -> None:
+    one = arrival("ReferenceId=A&Price=450&Ivr=007", b"\xff", content_type="text/plain", method="POST")
+    shown = as_json(one)
+
+    assert (shown["id"], shown["query"], shown["body"]) == (str(one.id), "ReferenceId=A&Price=450&Ivr=007", "\\xff")
+    assert (shown["reference_id"], shown["said"], shown["reason"]) == ("a", {"price": "450.0000", "ivr": "007"}, None)
+    assert datetime.fromisoformat(shown["received_at"]) == one.received_at
+    assert as_json(arrival("x=1"))["reason"] == "ReferenceId: is missing"
+    assert as_json(arrival("x=1"))["said"] == {}
