@@ -684,8 +684,9 @@ def ask_raw(address: str, request: bytes) -> tuple[bytes, dict[str, Any]]:
 
 
 @ON_SQLITE
+@pytest.mark.usefixtures("settings")
 def test_a_query_that_is_not_encoded_is_taken_and_what_is_no_request_is_refused_without_a_word_of_it(
-    settings: Settings, database: Database, tmp_path: Path
+    database: Database, tmp_path: Path
 ) -> None:
     end = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     log = tmp_path / "log"

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from click.testing import CliRunner, Result
 from samples import CALLBACK_TEMPLATE
+from sqlalchemy import make_url
 
 from webapp.cli import cli
 from webapp.config import ConfigError, Settings, is_one_of, load_settings, parse_duration, parse_time
@@ -337,10 +338,10 @@ def test_the_usual_spellings_of_a_database_are_understood(
 def test_without_a_database_it_is_sqlite_in_the_instance_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert load_settings().database == f"sqlite:///{tmp_path}/instance/calls.db"
-    monkeypatch.setenv("INSTANCE_DIR", "kept here/é")
-    assert load_settings().database == f"sqlite:///{tmp_path}/kept here/é/calls.db"
-    assert load_settings().is_embedded
+    for folder in ("instance", "kept here/é", "odd?name=x%20y"):
+        monkeypatch.setenv("INSTANCE_DIR", folder)
+        assert make_url(load_settings().database).database == f"{tmp_path}/{folder}/calls.db"
+        assert load_settings().is_embedded
 
     assert run("migrate").exit_code == 0
     assert (tmp_path / "kept here/é/calls.db").is_file()
