@@ -338,7 +338,7 @@ def test_the_usual_spellings_of_a_database_are_understood(
 def test_without_a_database_it_is_sqlite_in_the_instance_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for folder in ("instance", "kept here/é", "odd?name=x%20y"):
+    for folder in ("instance", "odd?name=x%20y", "kept here/é"):
         monkeypatch.setenv("INSTANCE_DIR", folder)
         assert make_url(load_settings().database).database == f"{tmp_path}/{folder}/calls.db"
         assert load_settings().is_embedded
