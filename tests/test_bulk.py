@@ -84,7 +84,7 @@ def test_every_kind_of_value_is_inserted_and_written_as_it_is(database: Database
 
 def test_what_is_written_in_bulk_is_as_if_it_were_written_alone(database: Database) -> None:
     """The same bytes, also for those who read them by plain SQL."""
-    row = call(4, call_status="it's \\ 😀", price=Decimal("450.0000"), conflict=True)
+    row = call(4, call_status="it's \\ 😀", registered_fields=frozenset(), price=Decimal("450.0000"), conflict=True)
     alone = row | {"reference_id": "alone"}
     database.write(lambda connection: bulk.insert_absent(connection, calls, [row]))
     database.write(lambda connection: connection.execute(calls.insert().values(alone)))

@@ -1047,6 +1047,22 @@ def test_a_trail_that_is_missing_or_does_not_fit_is_made_anew(store: Store, data
     assert store.refold(["a"], at(9), check_only=True) == []
 
 
+def test_a_trail_that_is_older_than_its_call_is_made_anew(store: Store, database: Database) -> None:
+    told = hot_history(3 * module.HOT, seed=4)
+    for report in told[: 2 * module.HOT]:
+        store.record([report], at(0))
+    with database.read() as connection:
+        older = connection.scalar(select(call_trails.c.trail))
+    for report in told[2 * module.HOT : -1]:
+        store.record([report], at(0))
+    change_by_hand(database, "UPDATE call_trails SET trail = :older", older=older)
+
+    store.record(told[-1:], at(0))
+
+    assert heard(stored_call(database, "a")) == heard(fold_of(told))
+    assert store.refold(["a"], at(9), check_only=True) == []
+
+
 def test_folding_anew_leaves_a_trail_that_tells(store: Store, database: Database) -> None:
     told = hot_history(2 * module.HOT, seed=2)
     store.record(told[:-1], at(0))
