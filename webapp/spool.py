@@ -76,6 +76,10 @@ class Arrival:
     problem: str | None = None
 
 
+_COLUMNS = ", ".join(field.name for field in fields(Arrival))
+_INSERT = f"INSERT OR IGNORE INTO arrivals ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)"  # noqa: S608 - our own names
+
+
 @dataclass(frozen=True, slots=True)
 class Depth:
     """How much waits in the spool: arrivals, bytes in use of the file, and when the oldest was received."""
@@ -104,21 +108,18 @@ class Spool:
 
     def append(self, arrivals: Sequence[Arrival]) -> None:
         """Keep arrivals; they are on the disk when this returns. One that is there already is left as it is."""
-        columns = ", ".join(field.name for field in fields(Arrival))
-        statement = f"INSERT OR IGNORE INTO arrivals ({columns}) VALUES (?,?,?,?,?,?,?,?)"  # noqa: S608 - our own names
 
         def work(spool: sqlite3.Connection) -> None:
             size = sum(len(arrival.query) + len(arrival.body) + _ROW_BYTES for arrival in arrivals)
             if _bytes_in_use(spool) + size > self._limit:
                 raise SpoolError(f"{self._path} has reached SPOOL_LIMIT ({self._limit >> 20} MiB)")
-            spool.executemany(statement, map(_as_row, arrivals))
+            spool.executemany(_INSERT, map(_as_row, arrivals))
 
         self._do(work)
 
     def oldest(self, number: int, *, after: int = 0) -> list[tuple[int, Arrival]]:
         """The arrivals that came first, each with its position, behind the position ``after``."""
-        columns = ", ".join(field.name for field in fields(Arrival))
-        query = f"SELECT position, {columns} FROM arrivals WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
+        query = f"SELECT position, {_COLUMNS} FROM arrivals WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
 
         def work(spool: sqlite3.Connection) -> list[tuple[int, Arrival]]:
             return [(row[0], _as_arrival(row[1:])) for row in spool.execute(query, (after, number))]
@@ -151,11 +152,10 @@ class Spool:
 
     def depth(self) -> Depth:
         """How much waits. A spool that was never needed has no file, and is not made by asking."""
-        columns = ", ".join(field.name for field in fields(Arrival))
 
         def work(spool: sqlite3.Connection) -> Depth:
             (number,) = spool.execute("SELECT count(*) FROM arrivals").fetchone()
-            oldest = spool.execute(f"SELECT {columns} FROM arrivals ORDER BY position LIMIT 1").fetchone()  # noqa: S608
+            oldest = spool.execute(f"SELECT {_COLUMNS} FROM arrivals ORDER BY position LIMIT 1").fetchone()  # noqa: S608
             return Depth(number, _bytes_in_use(spool), _as_arrival(oldest).received_at if oldest else None)
 
         return self._do(work) if self._exists() else Depth()
@@ -231,7 +231,7 @@ class Spool:
         new = self._path.with_name("spool-new.db")
         new.unlink(missing_ok=True)
         with closing(_open(new)) as spool:
-            _in_transaction(spool, lambda spool: _insert_again(spool, whole))
+            _in_transaction(spool, lambda spool: spool.executemany(_INSERT, whole))
         for part in self._files():
             os.link(part, f"{aside}{part.name.removeprefix(self._path.name)}")
         self._journal.unlink(missing_ok=True)
@@ -314,7 +314,7 @@ def _salvage(path: Path) -> list[tuple[object, ...]]:
 
 def _readable_rows(spool: sqlite3.Connection) -> list[tuple[object, ...]]:
     """Each row is looked up alone: who reads on and on stops at the first damage, a row before it."""
-    columns = ", ".join(field.name for field in fields(Arrival))
+    query = f"SELECT {_COLUMNS} FROM arrivals NOT INDEXED WHERE position = ?"  # noqa: S608 - our own names
     found: dict[int, tuple[object, ...]] = {}
     for end, step in (("min", 1), ("max", -1)):
         try:
@@ -324,7 +324,6 @@ def _readable_rows(spool: sqlite3.Connection) -> list[tuple[object, ...]]:
         missed = 0
         while position and missed < _MISSES and position not in found:
             try:
-                query = f"SELECT {columns} FROM arrivals NOT INDEXED WHERE position = ?"  # noqa: S608 - our own names
                 row = spool.execute(query, (position,)).fetchone()
                 _as_arrival(row)
                 found[position] = row
@@ -345,10 +344,6 @@ def _with_a_new_first_page(path: Path, folder: Path) -> Path:
     with copy.open("r+b") as file:
         file.write(first)
     return copy
-
-
-def _insert_again(spool: sqlite3.Connection, rows: list[tuple[object, ...]]) -> None:
-    spool.executemany("INSERT OR IGNORE INTO arrivals VALUES (NULL,?,?,?,?,?,?,?,?)", rows)
 
 
 def _as_row(arrival: Arrival) -> tuple[object, ...]:
