@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from hypothesis import strategies as st
 from sqlalchemy import select, text
 
 from webapp import esms, rule
@@ -24,6 +25,11 @@ NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 def at(seconds: float) -> datetime:
     """So many seconds after NOW."""
     return NOW + timedelta(seconds=seconds)
+
+
+def any_of(*values: Any) -> st.SearchStrategy[Any]:
+    """One of a few values, or not said: few, so that reports agree and disagree by chance."""
+    return st.sampled_from([None, *values])
 
 
 def callback(reference_id: str, seconds: float = 0, **said: Any) -> StatusReport:

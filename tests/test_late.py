@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import NOW, at, callback, lookup
+from makers import NOW, any_of, at, callback, lookup
 
 from webapp import late, rule
 from webapp.late import Trail
@@ -55,11 +55,6 @@ def row_of(reports: Iterable[StatusReport]) -> Row:
 
 
 # Any reports at any place
-
-
-def any_of(*values: Any) -> st.SearchStrategy[Any]:
-    """One of a few values, or not said: few, so that reports agree and disagree by chance."""
-    return st.sampled_from([None, *values])
 
 
 def reports(**origin: Any) -> st.SearchStrategy[StatusReport]:

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import NOW, at, callback, fold_of, heard, lookup
+from makers import NOW, any_of, at, callback, fold_of, heard, lookup
 
 from webapp import rule
 from webapp.rule import CONFIRMABLE, EFFECTS, FIELDS, Call, Registration, StatusReport
@@ -504,11 +504,6 @@ def test_the_first_report_of_a_registered_call_is_progress_even_if_it_says_nothi
 
 
 # Any reports, written in any order
-
-
-def any_of(*values: Any) -> st.SearchStrategy[Any]:
-    """One of a few values, or not said: few, so that reports agree and disagree by chance."""
-    return st.sampled_from([None, *values])
 
 
 def reports(**origin: Any) -> st.SearchStrategy[StatusReport]:
