@@ -916,7 +916,7 @@ def test_what_waits_in_the_spool_is_listed_and_exported_without_a_database(
 def test_a_spool_of_more_than_is_read_at_once_is_shown_whole(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webapp.cli._AT_ONCE", 2)
+    monkeypatch.setattr("webapp.commands.spooling._AT_ONCE", 2)
     waiting = spooled(settings, *(f"ReferenceId={number}" for number in range(5)))
 
     assert [json.loads(line)["id"] for line in done("spool", "export").splitlines()] == [str(one.id) for one in waiting]

@@ -1,0 +1,116 @@
+"""What the commands share: the database through its doors, options that people give, tables, exit codes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from webapp import log
+from webapp.config import Settings, load_settings, parse_duration, parse_time
+from webapp.database import Database
+from webapp.queries import Queries
+from webapp.spool import Spool
+from webapp.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+DONE, PROBLEM, USAGE, REFUSED, NO_DATABASE = range(5)
+"""The exit codes; 1 is also whatever was not expected."""
+
+PATIENCE = timedelta(seconds=30)
+"""How long a command waits for the database."""
+
+
+# click's ParamType is generic only of late.
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """An option such as 10m."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Read it, or say what is wrong."""
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Time(click.ParamType):  # type: ignore[type-arg]
+    """An option such as 2026-11-23 or 2026-11-23T10:00; without a zone it is in TIME_ZONE."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read it, or say what is wrong."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            return parse_time(value, load_settings().time_zone)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Room:
+    """What commands work with: the settings, and the database through its three doors."""
+
+    def __init__(self, patience: timedelta) -> None:
+        """Read the settings; connect to nothing yet."""
+        self.settings = load_settings()
+        log.configure(self.settings.secrets(), level=30)
+        self.database = Database(self.settings.database, patience=patience)
+        self.store = Store(self.database)
+        self.queries = Queries(self.database)
+
+
+@contextmanager
+def open_room(*, migrated: bool = True, writes: bool = True, patience: timedelta = PATIENCE) -> Iterator[Room]:
+    """The database, found to be migrated if it must be, and to take writes if these are wanted."""
+    room = Room(patience)
+    try:
+        if migrated:
+            room.database.check(writes=writes)
+        yield room
+    finally:
+        room.database.close()
+
+
+def hint(words: str) -> None:
+    """Words for a person; where they cannot be written (a full disk), that keeps nobody from serving."""
+    with suppress(OSError):
+        click.echo(words, err=True)
+
+
+@contextmanager
+def stop_at_signals() -> Iterator[threading.Event]:
+    """What Ctrl-C and SIGTERM set, instead of ending the process."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def spool_of(settings: Settings) -> Spool:
+    """The spool of this instance folder."""
+    return Spool(settings.instance_dir.resolve(), settings.spool_limit)
+
+
+def print_table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
+    """Print names and values, one pair a line."""
+    table = Table(title=title, box=SIMPLE, show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    for name, value in rows:
+        table.add_row(name, str(value))
+    Console().print(table)

@@ -1,0 +1,70 @@
+"""The commands on the spool: list, export, drain."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from webapp import terminal
+from webapp.commands.room import open_room, spool_of
+from webapp.config import load_settings
+from webapp.intake import Intake, as_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_AT_ONCE = 1000
+_PAUSE_SECONDS = 0.2
+
+
+@click.group()
+def spool() -> None:
+    """Look at, take along or store the callbacks that wait because the database could not take them.
+
+    The spool lies in INSTANCE_DIR. The server drains it by itself; these commands work also while it is stopped.
+    """
+
+
+def _spooled() -> Iterator[dict[str, Any]]:
+    """Every arrival in the spool, oldest first, with what it says."""
+    waiting, last = spool_of(load_settings()), 0
+    while found := waiting.oldest(_AT_ONCE, after=last):
+        for _, arrival in found:
+            yield as_json(arrival)
+        last = found[-1][0]
+
+
+@spool.command("list")
+def spool_list() -> None:
+    """List what waits, oldest first: when it was received, its id, and the call that it is about."""
+    number = 0
+    for arrival in _spooled():
+        number += 1
+        about = arrival["reference_id"] or f"unreadable: {arrival['reason']}"
+        sys.stdout.write(f"{arrival['received_at']}  {arrival['id']}  {about}\n")
+    click.echo(f"{number} in the spool" if number else "The spool is empty.", err=True)
+
+
+@spool.command("export")
+def spool_export() -> None:
+    """Write what waits as JSON Lines to standard output: the request as it came, and what it says."""
+    for arrival in _spooled():
+        sys.stdout.write(f"{json.dumps(arrival)}\n")
+
+
+@spool.command("drain")
+def spool_drain() -> None:
+    """Store what waits in the database; returns once all is stored. A server that is at it already is waited for."""
+    with open_room() as room:
+        waiting = spool_of(room.settings)
+        intake = Intake(room.database, room.store, waiting, room.settings.answer_within)
+        total = waiting.depth().reports
+        with terminal.progress("storing", total) as tell:
+            while waiting.depth().reports:
+                intake.drain(lambda stored: tell(stored, "callbacks"))
+                time.sleep(_PAUSE_SECONDS)
+        click.echo(f"{total} callbacks stored; the spool is empty." if total else "The spool is empty.")

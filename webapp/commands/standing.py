@@ -1,0 +1,54 @@
+"""The command status: how things stand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from webapp import status as standing
+from webapp.commands.room import DONE, PROBLEM, open_room, print_table, spool_of
+from webapp.config import load_settings
+from webapp.database import Unavailable
+from webapp.reconcile import due_at, lease_of
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def status(*, as_json: bool) -> None:
+    """Show how things stand. Exit code 1 when something needs a person; then it says what to do.
+
+    What waits in the spool is shown also while the database cannot be reached (exit code 4).
+    """
+    settings, now = load_settings(), datetime.now(UTC)
+    spool = spool_of(settings).depth()
+    try:
+        with open_room(writes=False) as room:
+            found = room.queries.status(due_at(now, settings.reconcile_grace))
+    except Unavailable:
+        _show_standing(
+            {"spool": standing.spool_as_json(spool, now)},
+            standing.spool_as_rows(spool, now),
+            list(standing.spool_needs(spool, now)),
+            as_json=as_json,
+            title="Spool",
+        )
+        raise
+    known = found, spool, now, lease_of(settings)
+    needs = list(standing.needs(*known))
+    _show_standing(standing.as_json(*known), standing.as_rows(*known), needs, as_json=as_json)
+    sys.exit(PROBLEM if needs else DONE)
+
+
+def _show_standing(
+    values: dict[str, Any], rows: list[tuple[str, Any]], needs: list[str], *, as_json: bool, title: str = "Calls"
+) -> None:
+    if as_json:
+        click.echo(json.dumps(values | {"needs": needs}))
+        return
+    print_table(title, rows)
+    for need in needs:
+        click.echo(f"! {need}")
