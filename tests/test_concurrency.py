@@ -18,9 +18,10 @@ from sqlalchemy import text
 
 from webapp import rule
 from webapp.database import Database
+from webapp.due import Due
 from webapp.queries import Filter, Queries
 from webapp.rule import Registration, StatusReport
-from webapp.store import Due, Store
+from webapp.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -227,13 +228,13 @@ def test_no_two_claimers_get_the_same_call_and_none_is_left_behind(database: Dat
 
     def claim_some(one: Database) -> list[str]:
         store = Store(one)
-        return [name for _ in range(8) for name in store.claim(due, 5, now=at(600), until=at(700))]
+        return [call.reference_id for _ in range(8) for call in store.claim(due, 5, now=at(600), until=at(700))]
 
     with others(database, 4) as found:
         shares = at_once(*[partial(claim_some, one) for one in found])
 
     left = Store(database).claim(due, 1000, now=at(600), until=at(700))
-    claimed = [name for share in [*shares, left] for name in share]
+    claimed = [*(name for share in shares for name in share), *(call.reference_id for call in left)]
     assert len(claimed) == len(set(claimed))
     assert set(claimed) == names
 
@@ -247,7 +248,8 @@ def test_claiming_and_releasing_while_callbacks_come_locks_nobody_out(database: 
     def claim_and_release(one: Database) -> None:
         store = Store(one)
         for _ in range(30):
-            store.release(sorted(store.claim(due, 20, now=at(600), until=at(700)), reverse=True))
+            claimed = store.claim(due, 20, now=at(600), until=at(700))
+            store.release(sorted((call.reference_id for call in claimed), reverse=True))
 
     with others(database, 4) as found:
         at_once(

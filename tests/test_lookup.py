@@ -34,6 +34,8 @@ ANSWERS = {
     "http-500": ("http-500", False, "failed"),
     "http-503": ("http-503", False, "failed"),
     "http-429": ("http-429", False, "failed"),
+    "later": ("http-503", False, "failed"),
+    "later-date": ("http-429", False, "failed"),
     "redirect": ("http-302", False, "failed"),
     "hang": ("timeout", False, "failed"),
     "drip": ("timeout", False, "failed"),
@@ -183,6 +185,8 @@ def test_a_fault_is_an_answer(fault: str, sandbox: Sandbox, client: Client, capl
     assert time.monotonic() - began < SOON
     assert (answer.code, answer.heard, answer.kind) == ANSWERS[fault]
     assert answer.reference_id == reference_id
+    assert (answer.retry_after is not None) == fault.startswith("later")
+    assert 0 <= (answer.retry_after or 0) <= 2
     assert (answer.report is not None) == (answer.code in {"100", "99"})
     assert shown_keys(answer, client, caplog.text) == []
 

@@ -21,7 +21,7 @@ from makers import NOW, callback, change_by_hand, stored_call, stored_reports
 from sqlalchemy import inspect, text
 
 from webapp import esms
-from webapp.database import Database, newest_migration
+from webapp.database import Database, NotMigrated, newest_migration
 from webapp.models import Base
 from webapp.rule import Registration
 from webapp.store import HOT, Rejected, Run, Store
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 ROOT = Path(__file__).parents[1]
-TABLES = {"calls", "call_trails", "status_reports", "rejected_callbacks", "reconcile_runs"}
+TABLES = {"calls", "call_trails", "lookup_pace", "status_reports", "rejected_callbacks", "reconcile_runs"}
 
 
 def migrate_to(database: Database, revision: str) -> None:
@@ -39,7 +39,7 @@ def migrate_to(database: Database, revision: str) -> None:
 
     def work(connection: Connection) -> None:
         config.attributes["connection"] = connection
-        (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+        (command.downgrade if revision in {"base", "-1"} else command.upgrade)(config, revision)
 
     database.write(work)
 
@@ -58,6 +58,7 @@ def fill(database: Database) -> None:
     store.record([callback("a", 1, call_status="BUSY"), callback("b", 2, call_status="ANSWERED")], NOW)
     store.register([Registration(reference_id="a", phone="849", campaign="tet")], NOW)
     store.start_run(Run(id=esms.new_id(), started_at=NOW, host="here"), lease=timedelta(minutes=1))
+    store.pace(lambda pace, now: (pace.paused(now), None))
     store.record([callback("c", number) for number in range(2 * HOT)], NOW)
     usual = {"remote_addr": None, "method": "GET", "content_type": None, "payload": "{}", "reason": "is missing"}
     store.reject(Rejected(id=esms.new_id(), received_at=NOW, **usual))  # type: ignore[arg-type]
@@ -78,6 +79,19 @@ def test_up_down_and_up_again_with_data(database: Database) -> None:
     assert not any(rows(database).values())
     fill(database)
     assert len(rows(database)["calls"]) == 3
+
+
+def test_the_newest_migration_goes_down_and_up_alone_and_keeps_all_calls(database: Database) -> None:
+    fill(database)
+    kept = {name: found for name, found in rows(database).items() if name != "lookup_pace"}
+
+    migrate_to(database, "-1")
+    with pytest.raises(NotMigrated):
+        database.check()
+    migrate_to(database, "head")
+
+    database.check()
+    assert rows(database) == kept | {"lookup_pace": []}
 
 
 def test_migrating_again_touches_no_data(database: Database) -> None:
@@ -192,6 +206,8 @@ TYPES_ON_POSTGRESQL = {
     "send_status": "smallint",
     "sent_result": "smallint",
     "count": "bigint",
+    "one": "smallint",
+    "share": "double precision",
     "claimed_until": "timestamp with time zone",
 }
 COUNTS = {"call_duration", "report_count", "lookup_count", "lookup_backoff", "size"}
@@ -286,6 +302,7 @@ def test_alembic_itself_works_from_a_checkout(empty_database_url: str, tmp_path:
     with database.read() as connection:
         assert inspect(connection).get_table_names() == ["alembic_version"]
     alembic("upgrade", "+1")
+    alembic("upgrade", "head")
     database.check()
     database.close()
 
@@ -315,7 +332,7 @@ def test_an_installed_package_migrates_and_stores(installed: Path, empty_databas
     program = """
 import sys
 import webapp
-from webapp.database import Database, newest_migration
+from webapp.database import Database, NotMigrated, newest_migration
 database = Database(sys.argv[1])
 print(webapp.__file__, *database.migrate(), newest_migration())
 database.check()

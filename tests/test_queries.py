@@ -14,11 +14,12 @@ from makers import NOW, answer, at, callback, change_by_hand, lookup
 from sqlalchemy import Engine, event
 
 from webapp import esms
+from webapp.due import Due
 from webapp.esms import Answer
 from webapp.models import calls, iso, status_reports
 from webapp.queries import Filter, Position, Status
 from webapp.rule import Registration
-from webapp.store import Due, Rejected, Run
+from webapp.store import Rejected, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -13,7 +13,9 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -580,10 +582,22 @@ def test_an_answer_that_never_comes(shared: Sandbox, call: PlacedCall) -> None:
         requests.get(f"{shared.api_url}/GetSendStatus", query, timeout=0.3)
 
 
+@pytest.mark.parametrize(("fault", "status"), [("later", 503), ("later-date", 429)])
+def test_it_may_say_when_to_ask_again(shared: Sandbox, call: PlacedCall, fault: str, status: int) -> None:
+    """In seconds, or as a date."""
+    shared.faults[call.reference_id.lower()] = fault
+    answer = ask(shared, call.reference_id)
+    said = answer.headers["Retry-After"]
+    seconds = float(said) if said.isdecimal() else (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
+    assert answer.status_code == status
+    assert 0 < seconds <= 2
+
+
 def test_every_fault_is_tested_here() -> None:
     """A new one needs a test, and `tested` its name."""
     tested = {"http-500", "http-503", "http-429", "redirect", "hang", "drip", "drip-header", "reset", "garbage", "html"}
-    tested |= {"huge", "bom", "wrong-reference", "no-reference", "not-final", "nothing-said", "unknown-code"}
+    tested |= {"later", "later-date", "huge", "bom", "wrong-reference", "no-reference"}
+    tested |= {"not-final", "nothing-said", "unknown-code"}
     assert FAULTS.keys() == tested | {"99", "101", "104", "105", "140", "143", "160"}
 
 

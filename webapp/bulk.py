@@ -13,15 +13,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import String
+from sqlalchemy import ARRAY, String, any_, bindparam
 from sqlalchemy.dialects import postgresql
 
 from webapp.models import iso
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from sqlalchemy import Table
+    from sqlalchemy import Column, ColumnElement, Table
     from sqlalchemy.engine import Connection
 
 
@@ -84,3 +84,10 @@ def _recordset(table: Table, names: tuple[str, ...]) -> str:
     types = (table.c[name].type.dialect_impl(dialect) for name in names)
     words = ("TEXT" if isinstance(kind, String) else kind.compile(dialect) for kind in types)
     return f"json_to_recordset(%s::json) AS new({', '.join(map(' '.join, zip(names, words, strict=True)))})"
+
+
+def is_one_of(connection: Connection, column: Column[Any], values: Collection[Any]) -> ColumnElement[bool]:
+    """One statement for any number of values, where the database knows arrays: it is prepared once."""
+    if connection.dialect.name == "postgresql":
+        return column == any_(bindparam(None, list(values), ARRAY(column.type)))
+    return column.in_(list(values))

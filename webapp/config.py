@@ -12,7 +12,7 @@ import secrets
 import tempfile
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from urllib.parse import quote
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -41,6 +41,9 @@ _SIZES = {"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _LONGEST = timedelta(days=3650)
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
+
+
+Verify = Literal["off", "conflicts", "unregistered", "all"]
 
 
 class ConfigError(Exception):
@@ -157,6 +160,12 @@ def _time_zone(text: object) -> ZoneInfo:
         raise ValueError("must be the name of a time zone, such as Asia/Ho_Chi_Minh or UTC") from None
 
 
+def _verify(text: object) -> str:
+    if (word := str(text).strip().lower()) not in get_args(Verify):
+        raise ValueError(f"must be one of {', '.join(get_args(Verify))}")
+    return word
+
+
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 Size = Annotated[int, BeforeValidator(parse_size)]
@@ -212,6 +221,12 @@ class Settings(BaseSettings):
     )  # type: ignore[assignment]
     reconcile_rate: int = Field(10, ge=1, le=1000, description="Look-ups a second, at most.")
     reconcile_concurrency: int = Field(8, ge=1, le=256, description="Look-ups under way at the same time, at most.")
+    verify: Annotated[Verify, BeforeValidator(_verify)] = Field(
+        "conflicts",
+        description="Which settled calls `reconcile` asks about once no missing one is left: `off` none, `conflicts` "
+        "those in conflict, `unregistered` also those known only from callbacks, `all` every one that no lookup "
+        "confirmed (both until RECONCILE_GIVE_UP).",
+    )
     answer_within: Annotated[Duration, AfterValidator(_at_least_a_second)] = Field(
         "5s", description="Every callback is answered by then, whatever the database does."
     )  # type: ignore[assignment]

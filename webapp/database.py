@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -22,7 +22,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, event, make_url, text
+from sqlalchemy import create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -106,6 +106,10 @@ class Database:
                     raise self._unavailable(error) from error
         raise AssertionError
 
+    def now(self) -> datetime:
+        """The time by the database's clock, which all machines that use it share; SQLite's is this machine's."""
+        return self.ask(clock)
+
     def ask(self, work: Callable[[Connection], Result]) -> Result:
         """Do ``work`` in one transaction for reading; raises Unavailable."""
 
@@ -155,6 +159,8 @@ class Database:
 
     def close(self) -> None:
         """Close the connections that are not in use."""
+        if self._limit:
+            self._limit.close()
         self._writer.dispose()
         self._reader.dispose()
 
@@ -241,6 +247,11 @@ class _TimeLimit:
         self._seconds = length.total_seconds()
         self._running: dict[int, tuple[float, int]] = {}
         self._watch: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """Watch no longer."""
+        self._closed.set()
 
     @contextmanager
     def on(self, connection: Connection) -> Iterator[None]:
@@ -256,13 +267,20 @@ class _TimeLimit:
             self._running.pop(key, None)
 
     def _cut_late_ones(self) -> None:
-        while True:
-            time.sleep(min(1.0, self._seconds / 4))
+        while not self._closed.wait(min(1.0, self._seconds / 4)):
             for key, (until, descriptor) in list(self._running.items()):
                 if time.monotonic() >= until:
                     self._running.pop(key, None)
                     with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as line:
                         line.shutdown(socket.SHUT_RDWR)
+
+
+def clock(connection: Connection) -> datetime:
+    """What the database's clock says at this very moment, not at the transaction's beginning."""
+    if connection.dialect.name == "sqlite":
+        return datetime.now(UTC)
+    now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    return now
 
 
 def _may_pass(error: SQLAlchemyError) -> bool:

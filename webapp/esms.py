@@ -345,12 +345,24 @@ class Answer:
 
     ``code`` is eSMS's code, or http-500 and the like, timeout, unreachable, unreadable, wrong-reference. ``heard``
     tells whether eSMS itself answered, be it nonsense. A report comes with the codes 100 and 99 only.
+    ``retry_after`` is for how many seconds eSMS wants to be left alone (*assumed*: as HTTP has it).
     """
 
     reference_id: str
     code: str
     report: StatusReport | None = None
     heard: bool = True
+    retry_after: float | None = None
+
+    @property
+    def too_fast(self) -> bool:
+        """Whether eSMS wants to be asked more slowly. *documented*: 160; *assumed*: HTTP's ways to say it."""
+        return self.code in {TOO_FAST, "http-429", "http-503"}
+
+    @property
+    def no_sign_of_life(self) -> bool:
+        """Whether it may be that eSMS is down."""
+        return self.code in {"unreachable", "timeout"} or self.code.startswith("http-5")
 
     @property
     def kind(self) -> Literal["final", "pending", "not_found", "failed"]:

@@ -21,6 +21,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import InvalidHeader
+from urllib3.util import Retry
 
 from webapp import esms
 from webapp.esms import Answer
@@ -88,14 +90,15 @@ class Client:
             stream=True,
         ) as response:
             if response.status_code // 100 != 2:  # noqa: PLR2004 - any of them may be a success
-                return Answer(reference_id, f"http-{response.status_code}", heard=False)
+                code = f"http-{response.status_code}"
+                return Answer(reference_id, code, heard=False, retry_after=_retry_after(response))
             content = _read(response)
         if content is None:
             return Answer(reference_id, "unreadable")
         plain = redact(content.decode("utf-8", "surrogateescape"), self._spellings)
         content = plain.encode("utf-8", "surrogateescape")
         answer = esms.parse_lookup(reference_id, content, report_id=esms.new_id(), received_at=datetime.now(UTC))
-        return self._without_keys(answer)
+        return replace(self._without_keys(answer), retry_after=_retry_after(response))
 
     def _without_keys(self, answer: Answer) -> Answer:
         """An answer that tells our request back is stored without the keys, also where JSON's escapes hid them."""
@@ -117,6 +120,14 @@ class Client:
         session = self._mine.session
         assert isinstance(session, requests.Session)  # noqa: S101
         return session
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """For how many seconds eSMS wants to be left alone; the header has them, or a date."""
+    try:
+        return Retry().parse_retry_after(response.headers["Retry-After"])
+    except (KeyError, ValueError, OverflowError, InvalidHeader):
+        return None
 
 
 def _read(response: requests.Response) -> bytes | None:

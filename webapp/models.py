@@ -12,6 +12,7 @@ from sqlalchemy import (
     Boolean,
     DateTime,
     FetchedValue,
+    Float,
     Index,
     Integer,
     MetaData,
@@ -247,6 +248,7 @@ class CallRow(Base):
 
 
 _MISSING = text("settled_at IS NULL AND gave_up_at IS NULL")
+_UNASKED = text("settled_at IS NULL AND gave_up_at IS NULL AND lookup_count = 0")
 
 Index("ix_calls_placed_at", CallRow.placed_at, CallRow.reference_id)
 Index(
@@ -263,6 +265,13 @@ Index(
     CallRow.placed_at,
     postgresql_where=_MISSING,
     sqlite_where=_MISSING,
+)
+Index(
+    "ix_calls_unasked",
+    CallRow.next_lookup_at,
+    CallRow.placed_at,
+    postgresql_where=_UNASKED,
+    sqlite_where=_UNASKED,
 )
 Index(
     "ix_calls_conflict",
@@ -402,8 +411,25 @@ class RunRow(Base):
     )
 
 
+class PaceRow(Base):
+    """The pace at which all reconcile runs together ask eSMS: one row."""
+
+    __tablename__ = "lookup_pace"
+    __table_args__ = ({"comment": "One row: at what pace all reconcile runs together may ask eSMS"},)
+
+    one: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, comment="Always 1: one row")
+    next_at: Mapped[datetime] = mapped_column(Moment, comment="The next free moment for a look-up to leave, UTC")
+    share: Mapped[float] = mapped_column(
+        Float, comment="The share of RECONCILE_RATE, above 0 to 1, to which eSMS slowed the look-ups at slowed_at"
+    )
+    slowed_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When eSMS last said that we ask too fast, UTC; since then the share grows. NULL: never"
+    )
+
+
 calls = Base.metadata.tables["calls"]
 status_reports = Base.metadata.tables["status_reports"]
 call_trails = Base.metadata.tables["call_trails"]
 rejected_callbacks = Base.metadata.tables["rejected_callbacks"]
 reconcile_runs = Base.metadata.tables["reconcile_runs"]
+lookup_pace = Base.metadata.tables["lookup_pace"]

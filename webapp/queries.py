@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, tuple_, union
 
+from webapp.due import LONGEST_DUE, Due, Range, is_due, is_missing
 from webapp.models import calls, plain, reconcile_runs, rejected_callbacks, status_reports
-from webapp.store import URGENCY, Due, Rejected, is_due, is_missing
+from webapp.store import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,12 +44,7 @@ class Filter:
         for column, value in ((calls.c.call_status, self.status), (calls.c.ivr, self.ivr)):
             if value is not None:
                 wanted.append(column == value)
-        if self.campaign is not None:
-            wanted.append(calls.c.campaign == self.campaign)
-        if self.since is not None:
-            wanted.append(calls.c.placed_at >= self.since)
-        if self.until is not None:
-            wanted.append(calls.c.placed_at < self.until)
+        wanted += Range(campaign=self.campaign, since=self.since, until=self.until).conditions()
         if self.missing is not None:
             wanted.append(is_missing() if self.missing else ~is_missing())
         if self.conflict is not None:
@@ -134,10 +130,23 @@ class Queries:
 
     def due(self, due: Due, at_most: int) -> tuple[int, list[str]]:
         """How many calls eSMS is to be asked about, and the first of them in their order."""
-        first = select(calls.c.reference_id).where(is_due(due)).order_by(*URGENCY).limit(at_most)
-        with self._database.read() as connection:
-            number = connection.scalar(select(func.count()).select_from(calls).where(is_due(due))) or 0
-            return number, list(connection.scalars(first))
+        first = select(calls.c.reference_id).where(is_due(due)).order_by(calls.c.lookup_count > 0, LONGEST_DUE)
+        number = select(func.count()).select_from(calls).where(is_due(due))
+
+        def work(connection: Connection) -> tuple[int, list[str]]:
+            return connection.scalar(number) or 0, list(connection.scalars(first.limit(at_most))) if at_most else []
+
+        return self._database.ask(work)
+
+    def any_due(self, due: Due) -> bool:
+        """Whether eSMS is to be asked about any call; cheap."""
+        some = select(calls.c.reference_id).where(is_due(due)).limit(1)
+        return self._database.ask(lambda connection: connection.scalar(some)) is not None
+
+    def given_up(self, within: Range) -> int:
+        """How many of these calls were given up."""
+        given_up = select(func.count()).select_from(calls).where(calls.c.gave_up_at.is_not(None), *within.conditions())
+        return self._database.ask(lambda connection: connection.scalar(given_up) or 0)
 
     def status(self, due: Due) -> Status:
         """How things stand."""

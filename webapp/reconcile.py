@@ -1,24 +1,23 @@
 """The reconcile run: asks eSMS about every call that is due, politely, and lets the rule decide on each answer.
 
-Calls are claimed a few at a time, so that two runs share the work; no transaction is open while eSMS is being asked.
+Calls are claimed a few at a time, so that many runs share the work; no transaction is open while eSMS is being asked.
 """
 
 from __future__ import annotations
 
 import socket
 import time
-from collections import Counter, deque
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from pyrate_limiter import Duration, Limiter, Rate
-
 from webapp import esms
+from webapp.asking import Ending, Inquiry
 from webapp.database import Unavailable
-from webapp.store import Due, Run
+from webapp.due import EVERY, Due, Range
+from webapp.store import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,13 +29,8 @@ if TYPE_CHECKING:
     from webapp.queries import Queries
     from webapp.store import Outcome, Store
 
-_TICK_SECONDS = 0.02
 _SAVE_SECONDS = 2.0
-_FIRST_PAUSE_SECONDS = 1.0
-_LONGEST_PAUSE_SECONDS = 30.0
-_MOST_PAUSES = 8
-"""After so many pauses in a row because of code 160 the run ends; its calls stay due."""
-_CATCH_UP_SECONDS = 0.05
+_CLOCK_SECONDS = 10.0
 _LEASE_MARGIN = timedelta(seconds=5)
 NAMED_FAILURES = 20
 """So many calls are named for each way in which look-ups failed."""
@@ -44,13 +38,16 @@ NAMED_FAILURES = 20
 
 @dataclass(slots=True)
 class Progress:
-    """What a run has done so far; given to whoever watches."""
+    """What a run has done so far; given to whoever watches. ``pace`` is look-ups a second, of late."""
 
     run: Run
     due: int
     failures: Counter[str] = field(default_factory=Counter)
     failed_calls: list[tuple[str, str]] = field(default_factory=list)
+    pace: float = 0.0
     refused_code: str | None = None
+    ended: Ending | None = None
+    unheard: Counter[str] = field(default_factory=Counter)
     slowed: int = 0
     unasked: int = 0
     other_at_work: bool = False
@@ -61,186 +58,155 @@ def lease_of(settings: Settings) -> timedelta:
     return 3 * settings.esms_timeout + _LEASE_MARGIN
 
 
-def due_at(now: datetime, grace: timedelta) -> Due:
-    """The calls that are due now, a callback being given ``grace`` after its call was placed."""
-    return Due(placed_by=now - grace, due_by=now)
+def due_at(now: datetime, settings: Settings, *, grace: timedelta | None = None, within: Range = EVERY) -> Due:
+    """The calls that are due now; ``grace`` is how long a callback may take, if not as the settings say."""
+    return Due(
+        placed_by=now - (settings.reconcile_grace if grace is None else grace),
+        due_by=now,
+        verify=settings.verify,
+        verify_since=now - settings.reconcile_give_up,
+        within=within,
+    )
 
 
-class Pace:
-    """At most so many look-ups a second; a rest, longer each time in a row, when eSMS says it is too fast.
+class Clock:
+    """The database's clock, which counts for all machines; asked now and then, and told on by this machine's own."""
 
-    They leave evenly spread: bursts that are right here may still meet at eSMS within one second.
-    """
+    def __init__(self, read: Callable[[], datetime]) -> None:
+        """``read`` asks the database."""
+        self._read = read
+        self._read_at = float("-inf")
+        self._was: datetime
 
-    def __init__(self, per_second: int) -> None:
-        """Begin at full pace."""
-        self._limiter = Limiter(Rate(per_second, Duration.SECOND))
-        self._gap = 1 / per_second
-        self._next = 0.0
-        self._rest_until = 0.0
-        self.rests_in_a_row = 0
-
-    @property
-    def resting(self) -> bool:
-        """Whether this is a pause."""
-        return time.monotonic() < self._rest_until
-
-    def may_ask(self) -> bool:
-        """Whether a look-up may leave now; if so, it counts."""
-        now = time.monotonic()
-        if self.resting or now < self._next or not self._limiter.try_acquire("esms", blocking=False):
-            return False
-        self._next = max(self._next, now - _CATCH_UP_SECONDS) + self._gap
-        return True
-
-    def rest(self) -> None:
-        """Pause: eSMS is over its limit. Several answers of one moment are one pause."""
-        if not self.resting:
-            pause = min(_FIRST_PAUSE_SECONDS * 2**self.rests_in_a_row, _LONGEST_PAUSE_SECONDS)
-            self._rest_until = time.monotonic() + pause
-            self.rests_in_a_row += 1
-
-    def go_on(self) -> None:
-        """Be at ease again: the next rest is a short one again."""
-        self.rests_in_a_row = 0
+    def now(self) -> datetime:
+        """The time; raises ``database.Unavailable``."""
+        if time.monotonic() - self._read_at > _CLOCK_SECONDS:
+            self._was = self._read()
+            self._read_at = time.monotonic()
+        return self._was + timedelta(seconds=time.monotonic() - self._read_at)
 
 
 class Reconciler:
     """One run."""
 
-    def __init__(self, store: Store, queries: Queries, client: Client, settings: Settings) -> None:
+    def __init__(self, store: Store, queries: Queries, client: Client, settings: Settings, clock: Clock) -> None:
         """Prepare; nothing is asked yet."""
         self._store = store
         self._queries = queries
         self._client = client
         self._settings = settings
-        self._pace = Pace(settings.reconcile_rate)
-        self._waiting: deque[str] = deque()
-        self._asking: dict[Future[Answer], str] = {}
-        self._too_fast: set[str] = set()
-        self._leases: dict[str, datetime] = {}
-        self._all_claimed = False
+        self._clock = clock
         self._lease = lease_of(settings)
-        self._saved_at = 0.0
+        self._verifying: set[str] = set()
+        self._abandoned: tuple[Run, Inquiry] | None = None
+        self._handed_in = 0
+        self._all_claimed = False
+        self._saved_at = time.monotonic()
+        self._kept_at = 0.0
 
-    def run(self, *, grace: timedelta, limit: int | None, stop: Event, watch: Callable[[Progress], None]) -> Progress:
-        """Ask about every call that is due now, once; ``stop`` lets it finish what is in flight and end.
+    def run(self, due: Due, *, limit: int | None, stop: Event, watch: Callable[[Progress], None]) -> Progress:
+        """Ask about every call that is due, once; ``stop`` lets it finish what is in flight and end.
 
         Raises ``database.Unavailable``; claimed calls are then free again when their lease is over.
         """
-        now = datetime.now(UTC)
-        due = due_at(now, grace)
         number, _ = self._queries.due(due, 0)
         number = number if limit is None else min(number, limit)
+        now = self._clock.now()
         progress = Progress(run=Run(id=esms.new_id(), started_at=now, host=socket.gethostname()), due=number)
-        self._claim(due, limit, progress)
-        if number and not self._waiting:
-            progress.other_at_work = True
-            return progress
-        self._store.start_run(progress.run, lease=self._lease)
-        try:
-            self._work(due, limit, progress, stop, watch)
-            self._finish(progress, _outcome(progress, interrupted=stop.is_set()))
-        except BaseException:
-            with suppress(Unavailable):
-                self._finish(progress, "died")
-            raise
-        finally:
-            self._client.close()
+        with Inquiry(self._client, self._store, self._settings) as inquiry:
+            due = self._hand_in(inquiry, due, limit)
+            if number and not self._handed_in:
+                progress.other_at_work = True
+                return progress
+            self._store.start_run(progress.run, lease=self._lease)
+            try:
+                self._work(inquiry, due, limit, progress, stop, watch)
+                self._finish(progress, _outcome(progress, interrupted=stop.is_set()))
+            except BaseException:
+                self._abandoned = replace(progress.run, outcome="died"), inquiry
+                with suppress(Unavailable):
+                    self.abandon()
+                raise
         return progress
 
+    def abandon(self) -> None:
+        """After the run was broken off: close it, and give back its calls; once the database is there."""
+        if self._abandoned:
+            run, inquiry = self._abandoned
+            self._store.release(inquiry.in_hand)
+            self._store.save_run(replace(run, finished_at=self._clock.now()))
+            self._abandoned = None
+
     def _finish(self, progress: Progress, outcome: Outcome) -> None:
-        progress.run = replace(progress.run, finished_at=datetime.now(UTC), outcome=outcome)
+        now = self._clock.now()
+        progress.run = replace(progress.run, finished_at=now, seen_at=now, outcome=outcome)
         self._store.save_run(progress.run)
 
     def _work(
-        self, due: Due, limit: int | None, progress: Progress, stop: Event, watch: Callable[[Progress], None]
+        self,
+        inquiry: Inquiry,
+        due: Due,
+        limit: int | None,
+        progress: Progress,
+        stop: Event,
+        watch: Callable[[Progress], None],
     ) -> None:
-        with ThreadPoolExecutor(self._settings.reconcile_concurrency) as threads:
-            while True:
-                ended = stop.is_set() or progress.refused_code or self._pace.rests_in_a_row > _MOST_PAUSES
-                if not ended:
-                    self._claim(due, limit, progress)
-                    self._ask(threads)
-                if not self._asking and (ended or (self._all_claimed and not self._waiting and not self._too_fast)):
-                    break
-                self._gather(progress)
-                watch(progress)
-        if ended:
-            self._release(self._waiting)
-            self._release(self._too_fast)
-            left, _ = self._queries.due(due, 0)
-            progress.unasked = left if limit is None else min(left, limit - progress.run.checked)
+        begun_at, all_due = time.monotonic(), due
+        while not (inquiry.idle and (self._all_claimed or inquiry.ended or stop.is_set())):
+            if stop.is_set():
+                inquiry.close()
+            elif not inquiry.ended:
+                due = self._hand_in(inquiry, due, limit)
+            self._conclude(inquiry.answers(), progress)
+            self._show_life(inquiry, progress)
+            progress.slowed = inquiry.slowed
+            progress.pace = progress.run.checked / (time.monotonic() - begun_at)
+            watch(progress)
+        self._conclude(inquiry.failures(), progress)
+        progress.ended, progress.refused_code = inquiry.ended, inquiry.refused_code
+        progress.unheard = inquiry.unheard
+        if left := inquiry.in_hand:
+            self._store.release(left)
+        if inquiry.ended or stop.is_set():
+            left_due, _ = self._queries.due(all_due, 0)
+            progress.unasked = left_due if limit is None else min(left_due, limit - progress.run.checked)
 
-    def _claim(self, due: Due, limit: int | None, progress: Progress) -> None:
-        """Have calls for a second in hand: a run that is killed holds up no more, and each is asked within its lease.
+    def _hand_in(self, inquiry: Inquiry, due: Due, limit: int | None) -> Due:
+        """Claim calls and hand them in, as far as there is room; what is still due then."""
+        room = inquiry.room if limit is None else min(inquiry.room, limit - self._handed_in)
+        if self._all_claimed or not room:
+            self._all_claimed |= limit == self._handed_in
+            return due
+        now, until = self._clock.now(), time.monotonic() + self._lease.total_seconds()
+        claimed = self._store.claim(due, room, now=now, until=now + self._lease)
+        self._all_claimed = not claimed
+        self._handed_in += len(claimed)
+        inquiry.ask([call.reference_id for call in claimed], until)
+        if confirming := [call for call in claimed if call.verifying]:
+            self._verifying.update(call.reference_id for call in confirming)
+            due = replace(due, verify_since=max(call.placed_at for call in confirming))
+        return due
 
-        Once all others were asked about, those that met code 160 have their turn again.
-        """
-        if self._waiting or self._pace.resting or (self._all_claimed and self._asking):
+    def _show_life(self, inquiry: Inquiry, progress: Progress) -> None:
+        """Now and then write what was done so far, and keep what is in hand: a run that is killed leaves its traces."""
+        here = time.monotonic()
+        if here - self._saved_at < _SAVE_SECONDS:
             return
-        if self._all_claimed:
-            self._release(self._too_fast)
-        settings = self._settings
-        wanted = min(settings.reconcile_concurrency, settings.reconcile_rate)
-        if limit is not None:
-            wanted = min(wanted, limit - progress.run.checked - len(self._asking) - len(self._too_fast))
-        if wanted > 0:
-            now = datetime.now(UTC)
-            until = now + self._lease
-            self._waiting.extend(self._store.claim(due, wanted, now=now, until=until))
-            self._leases.update(dict.fromkeys(self._waiting, until))
-            self._too_fast.difference_update(self._waiting)
-        self._all_claimed = len(self._waiting) < max(wanted, 1)
-
-    def _release(self, claimed: deque[str] | set[str]) -> None:
-        """Give back what was claimed and is not to be asked about now; whose lease is over may be another run's."""
-        now = datetime.now(UTC)
-        if ours := [reference_id for reference_id in claimed if now < self._leases.pop(reference_id, now)]:
-            self._store.release(ours)
-        claimed.clear()
-
-    def _ask(self, threads: ThreadPoolExecutor) -> None:
-        while self._waiting and len(self._asking) < self._settings.reconcile_concurrency and self._pace.may_ask():
-            reference_id = self._waiting.popleft()
-            self._asking[threads.submit(self._client.look_up, reference_id)] = reference_id
-
-    def _gather(self, progress: Progress) -> None:
-        """Wait a moment, then store all answers that have come, in one transaction."""
-        done, _ = wait(self._asking, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
-        if not self._asking:
-            time.sleep(_TICK_SECONDS)
-        charged = []
-        for future in done:
-            del self._asking[future]
-            answer = future.result()
-            if answer.code == esms.TOO_FAST:
-                self._pace.rest()
-                progress.slowed += 1
-                self._too_fast.add(answer.reference_id)
-            elif answer.code in esms.ACCOUNT_REFUSED:
-                progress.refused_code = answer.code
-                self._waiting.append(answer.reference_id)
-            else:
-                self._pace.go_on()
-                charged.append(answer)
-        if charged:
-            self._conclude(charged, progress)
-        self._show_life(progress)
-        if self._waiting and self._pace.resting:
-            self._release(self._waiting)
-            self._all_claimed = False
-
-    def _show_life(self, progress: Progress) -> None:
-        """Write what was done so far, now and then: a run that is killed has told it, and one that lives is known."""
-        if time.monotonic() - self._saved_at >= _SAVE_SECONDS:
-            progress.run = replace(progress.run, seen_at=datetime.now(UTC))
-            self._store.save_run(progress.run)
-            self._saved_at = time.monotonic()
+        self._saved_at = here
+        progress.run = replace(progress.run, seen_at=self._clock.now())
+        self._store.save_run(progress.run)
+        if here - self._kept_at > self._lease.total_seconds() / 3 and inquiry.in_hand:
+            self._store.keep(inquiry.in_hand, self._clock.now() + self._lease)
+            inquiry.keep(here + self._lease.total_seconds())
+            self._kept_at = here
 
     def _conclude(self, answers: list[Answer], progress: Progress) -> None:
+        if not answers:
+            return
         give_up = self._settings.reconcile_give_up
-        conclusions = self._store.conclude(answers, datetime.now(UTC), give_up=give_up)
+        verifying = self._verifying.intersection(answer.reference_id for answer in answers)
+        conclusions = self._store.conclude(answers, self._clock.now(), give_up=give_up, verifying=verifying)
+        self._verifying -= verifying
         counts = Counter(conclusions)
         run = progress.run
         progress.run = replace(
@@ -253,7 +219,6 @@ class Reconciler:
             gave_up=run.gave_up + counts["gave_up"],
         )
         for answer, conclusion in zip(answers, conclusions, strict=True):
-            self._leases.pop(answer.reference_id, None)
             if conclusion == "failed":
                 progress.failures[answer.code] += 1
                 if progress.failures[answer.code] <= NAMED_FAILURES:
@@ -261,8 +226,8 @@ class Reconciler:
 
 
 def _outcome(progress: Progress, *, interrupted: bool) -> Outcome:
-    if progress.refused_code:
+    if progress.ended == "refused":
         return "refused"
     if interrupted and progress.unasked:
         return "interrupted"
-    return "failures" if progress.run.failed or progress.unasked else "done"
+    return "failures" if progress.run.failed or progress.unasked or progress.ended else "done"

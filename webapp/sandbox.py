@@ -23,8 +23,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from email.utils import format_datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -608,6 +609,10 @@ def _page(status: int, body: bytes = b"<html>Maintenance</html>") -> Fault:
     return lambda handler, _: handler.send(body, status=status, kind="text/html")
 
 
+def _http_date(*, seconds_ahead: float) -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds_ahead), usegmt=True)
+
+
 def _failure(code: str) -> Fault:
     return lambda handler, _: handler.send_json(failure_fields(code))
 
@@ -651,6 +656,8 @@ FAULTS: dict[str, Fault] = {
     "http-500": _page(500),
     "http-503": _page(503),
     "http-429": _page(429),
+    "later": lambda handler, _: handler.send(b"", status=503, **{"Retry-After": "1"}),
+    "later-date": lambda handler, _: handler.send(b"", status=429, **{"Retry-After": _http_date(seconds_ahead=2)}),
     "redirect": lambda handler, _: handler.send(b"", status=302, Location=handler.server.sandbox.api_url),
     "hang": _hang,
     "drip": _drip(b"Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"),

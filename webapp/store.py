@@ -14,22 +14,34 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ARRAY, and_, any_, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    and_,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp import bulk, late, rule
+from webapp.database import clock
+from webapp.due import claim
 from webapp.late import Trail
-from webapp.models import call_trails, calls, reconcile_runs, rejected_callbacks, status_reports
+from webapp.models import call_trails, calls, lookup_pace, reconcile_runs, rejected_callbacks, status_reports
+from webapp.pace import Pace
 from webapp.rule import Call, Registration, StatusReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import timedelta
 
-    from sqlalchemy import Column, ColumnElement, Table
+    from sqlalchemy import Column, Table
     from sqlalchemy.engine import Connection
 
     from webapp.database import Database
+    from webapp.due import Claimed, Due, Range
     from webapp.esms import Answer
     from webapp.rule import Effect
 
@@ -44,9 +56,8 @@ Result = TypeVar("Result")
 Outcome = Literal["done", "failures", "refused", "interrupted", "died"]
 Conclusion = Literal["settled", "pending", "not_found", "failed", "gave_up"]
 
-URGENCY = (calls.c.lookup_count > 0, func.coalesce(calls.c.next_lookup_at, calls.c.placed_at))
-"""The order in which calls are asked about: those never asked about, then the longest due."""
-
+_AT_ONCE = 1000
+_PACE = select(*(lookup_pace.c[field.name] for field in fields(Pace)))
 _CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
 _CHANGING_COLUMNS = [column for column in _CALL_COLUMNS if column is not calls.c.reference_id]
 _REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport)]
@@ -63,14 +74,6 @@ class Rejected:
     content_type: str | None
     payload: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
-    """Which calls eSMS is to be asked about: open ones placed and next due no later than these times."""
-
-    placed_by: datetime
-    due_by: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,43 +132,85 @@ class Store:
 
         return self._together(work, now)
 
-    def conclude(self, answers: Sequence[Answer], now: datetime, *, give_up: timedelta) -> list[Conclusion]:
-        """Store what look-ups brought, and free their calls; what became of each look-up, in the order given."""
+    def conclude(
+        self,
+        answers: Sequence[Answer],
+        now: datetime,
+        *,
+        give_up: timedelta,
+        verifying: Collection[str] = (),
+    ) -> list[Conclusion]:
+        """Store what look-ups brought, and free their calls; what became of each look-up, in the order given.
+
+        The calls in ``verifying`` were settled, and asked about to be confirmed.
+        """
 
         def work(batch: _Batch) -> list[Conclusion]:
             reports = [answer.report for answer in answers if answer.report]
             batch.open({answer.reference_id: now for answer in answers} | _first_received(reports), reports)
-            conclusions = [batch.conclude(answer, give_up) for answer in answers]
+            conclusions = [
+                batch.conclude(answer, give_up, verifying=answer.reference_id in verifying) for answer in answers
+            ]
             batch.write(claimed_until=None)
             return conclusions
 
         return self._together(work, now)
 
-    def claim(self, due: Due, limit: int, *, now: datetime, until: datetime) -> list[str]:
-        """Take up to ``limit`` due calls for oneself until then: those never asked about, then the longest due."""
+    def claim(self, due: Due, limit: int, *, now: datetime, until: datetime) -> list[Claimed]:
+        """Take up to ``limit`` due calls for oneself until then: those never asked about, then the longest due.
 
-        def work(connection: Connection) -> list[str]:
-            free = or_(calls.c.claimed_until.is_(None), calls.c.claimed_until <= now)
-            longest_due = (
-                select(*URGENCY, calls.c.reference_id)
-                .where(free)
-                .order_by(calls.c.next_lookup_at, calls.c.placed_at)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
-            )
-            candidates = [row for part in _due_parts(due) for row in connection.execute(longest_due.where(part))]
-            found = [row.reference_id for row in sorted(candidates)[:limit]]
-            connection.execute(update(calls).where(calls.c.reference_id.in_(found)).values(claimed_until=until))
-            return found
+        Calls that are to be confirmed come after all others, the first placed first.
+        """
+        return self._database.write(lambda connection: claim(connection, due, limit, now=now, until=until))
 
-        return self._database.write(work)
+    def keep(self, reference_ids: Sequence[str], until: datetime) -> None:
+        """Have claimed calls for longer."""
+        self._set_claims(reference_ids, until)
 
     def release(self, reference_ids: Sequence[str]) -> None:
         """Give back claimed calls that were not asked about; they stay due as they were."""
+        self._set_claims(reference_ids, None)
+
+    def _set_claims(self, reference_ids: Sequence[str], until: datetime | None) -> None:
         key = calls.c.reference_id
         in_order = select(key).where(key.in_(reference_ids)).order_by(key).with_for_update()
-        statement = update(calls).where(key.in_(in_order)).values(claimed_until=None)
+        statement = update(calls).where(key.in_(in_order)).values(claimed_until=until)
         self._database.write(lambda connection: connection.execute(statement))
+
+    def revive(self, within: Range, now: datetime) -> int:
+        """Have eSMS asked again about calls that were given up, at once; how many."""
+        given_up = select(calls.c.reference_id).where(calls.c.gave_up_at.is_not(None), *within.conditions())
+        given_up = given_up.order_by(calls.c.reference_id).limit(_AT_ONCE).with_for_update()
+
+        def work(batch: _Batch) -> int:
+            batch.look(list(batch.connection.scalars(given_up)), lock=True)
+            batch.calls = {name: rule.revive(call, now) for name, call in batch.calls.items()}
+            batch.write()
+            return len(batch.calls)
+
+        revived = 0
+        while found := self._together(work, now):
+            revived += found
+        return revived
+
+    def pace(self, change: Callable[[Pace, datetime], tuple[Pace, Result]]) -> Result:
+        """Change the pace that all runs share, given what it is and what the database's clock says; what that gives.
+
+        It is locked meanwhile: ``change`` must be quick.
+        """
+
+        def work(connection: Connection) -> Result:
+            found = connection.execute(_PACE.with_for_update()).mappings().first()
+            now = clock(connection)
+            before = Pace(**found) if found else Pace(next_at=now)
+            after, result = change(before, now)
+            if not found:
+                first = _insert(connection, lookup_pace).values(one=1, **asdict(before)).on_conflict_do_nothing()
+                connection.execute(first)
+            connection.execute(update(lookup_pace).values(asdict(after)))
+            return result
+
+        return self._database.write(work)
 
     def start_run(self, run: Run, *, lease: timedelta) -> None:
         """Write the run's row, unfinished; and close those of runs that gave no sign of life for a lease: they died."""
@@ -277,7 +322,9 @@ class _Batch:
                 self.calls[reference_id] = Call(reference_id=reference_id, placed_at=at)
         if reports and self._careful:
             stored = select(status_reports.c.id, status_reports.c.effect)
-            stored = stored.where(_is_one_of(self.connection, status_reports.c.id, [report.id for report in reports]))
+            stored = stored.where(
+                bulk.is_one_of(self.connection, status_reports.c.id, [report.id for report in reports])
+            )
             self.effects = {row.id: row.effect for row in self.connection.execute(stored)}
 
     @property
@@ -287,13 +334,13 @@ class _Batch:
 
     def look(self, reference_ids: Collection[str], *, lock: bool = False) -> None:
         """Read the calls as they are."""
-        query = select(*_CALL_COLUMNS).where(_is_one_of(self.connection, calls.c.reference_id, reference_ids))
+        query = select(*_CALL_COLUMNS).where(bulk.is_one_of(self.connection, calls.c.reference_id, reference_ids))
         if lock:
             query = query.order_by(calls.c.reference_id).with_for_update()
         self._before = {row.reference_id: _call(row._mapping) for row in self.connection.execute(query)}  # noqa: SLF001
         self.calls = dict(self._before)
         if hot := [call.reference_id for call in self._before.values() if call.report_count >= HOT]:
-            mine = select(call_trails).where(_is_one_of(self.connection, call_trails.c.reference_id, hot))
+            mine = select(call_trails).where(bulk.is_one_of(self.connection, call_trails.c.reference_id, hot))
             self._trails = {row.reference_id: Trail.loads(row.trail) for row in self.connection.execute(mine)}
 
     def take(self, report: StatusReport) -> None:
@@ -332,14 +379,15 @@ class _Batch:
         self._trails[reference_id] = trail
         self._followed.add(reference_id)
 
-    def conclude(self, answer: Answer, give_up: timedelta) -> Conclusion:
+    def conclude(self, answer: Answer, give_up: timedelta, *, verifying: bool) -> Conclusion:
         """Fold the answer of one look-up, charge it to its call, and give up a call that stays open for too long."""
         before = self.calls[answer.reference_id]
         if answer.report:
             self.take(answer.report)
         spread = random.uniform(0.9, 1.1)  # noqa: S311
-        after = rule.charge(before, self.calls[answer.reference_id], answer.code, self._now, spread=spread)
-        open_still = not after.settled or after.conflict
+        folded = self.calls[answer.reference_id]
+        after = rule.charge(before, folded, answer.code, self._now, spread=spread, verifying=verifying)
+        open_still = not after.settled or after.conflict or verifying
         if open_still and answer.heard and answer.kind != "final" and after.placed_at <= self._now - give_up:
             after = rule.give_up(after, self._now)
         self.calls[answer.reference_id] = after
@@ -361,7 +409,7 @@ class _Batch:
         return differing
 
     def write(self, **columns: Any) -> None:
-        """Write the reports that are new and the calls that changed; ``columns`` of all calls, besides.
+        """Write the reports that are new and the calls that changed; ``columns`` of those that changed, besides.
 
         Raises _Overtaken if one that was taken for new is there already.
         """
@@ -370,7 +418,7 @@ class _Batch:
             for name in sorted(self._absent)
         ]
         changed = [
-            _values(call, _CHANGING_COLUMNS) | {"updated_at": self._now, "reference_id": call.reference_id}
+            _values(call, _CHANGING_COLUMNS) | {"updated_at": self._now, **columns, "reference_id": name}
             for name, call in self.calls.items()
             if name not in self._absent and call != self._before[name]
         ]
@@ -383,9 +431,6 @@ class _Batch:
             raise _Overtaken
         if self._followed:
             _write_trails(self.connection, {name: self._trails[name] for name in sorted(self._followed)})
-        if columns:
-            mine = _is_one_of(self.connection, calls.c.reference_id, self.calls)
-            self.connection.execute(update(calls).where(mine).values(columns))
 
     def _reports_of(self, reference_id: str) -> list[StatusReport]:
         if reference_id not in self._history:
@@ -394,27 +439,6 @@ class _Batch:
             fresh = [report for report in self._new if report.reference_id == reference_id]
             self._history[reference_id] = stored + fresh
         return self._history[reference_id]
-
-
-def is_missing() -> ColumnElement[bool]:
-    """The condition that a call is missing: no final report came, and asking was not given up."""
-    return and_(calls.c.settled_at.is_(None), calls.c.gave_up_at.is_(None))
-
-
-def is_due(due: Due) -> ColumnElement[bool]:
-    """The condition that eSMS is to be asked about a call."""
-    return or_(*_due_parts(due))
-
-
-def _due_parts(due: Due) -> list[ColumnElement[bool]]:
-    """``is_due`` in three parts, each of which an index holds with the longest due first."""
-    missing = and_(is_missing(), calls.c.placed_at <= due.placed_by)
-    time_has_come = calls.c.next_lookup_at <= due.due_by
-    return [
-        and_(missing, calls.c.next_lookup_at.is_(None)),
-        and_(missing, time_has_come),
-        and_(calls.c.conflict, time_has_come),
-    ]
 
 
 def _call(row: Mapping[Any, Any]) -> Call:
@@ -426,13 +450,6 @@ def _call(row: Mapping[Any, Any]) -> Call:
 
 def _values(of: Call | StatusReport, columns: list[Column[Any]]) -> dict[str, Any]:
     return {column.name: getattr(of, column.name) for column in columns}
-
-
-def _is_one_of(connection: Connection, column: Column[Any], values: Collection[Any]) -> ColumnElement[bool]:
-    """One statement for any number of values, where the database knows arrays: it is prepared once."""
-    if connection.dialect.name == "postgresql":
-        return column == any_(bindparam(None, list(values), ARRAY(column.type)))
-    return column.in_(list(values))
 
 
 def _first_received(reports: Iterable[StatusReport]) -> dict[str, datetime]:

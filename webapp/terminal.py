@@ -8,20 +8,28 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 _EVERY_SECONDS = 10.0
 
 
+class Tell(Protocol):
+    """Takes how much is done, a few words about it, and how much there is, where that was not known before."""
+
+    def __call__(self, done: int, words: str, total: int | None = None) -> None:
+        """Show it, now or soon."""
+
+
 @contextmanager
-def progress(doing: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
-    """A function to call with how much is done and a few words about it; ``total`` None is not known.
+def progress(doing: str, total: int | None) -> Iterator[Tell]:
+    """A function to call with how much is done and a few words about it; ``total`` None is not known (yet).
 
     While a bar is shown, what else is written must go through ``sys.stdout`` and ``sys.stderr``, to come out above it.
     """
@@ -31,7 +39,7 @@ def progress(doing: str, total: int | None) -> Iterator[Callable[[int, str], Non
 
 
 @contextmanager
-def _bar(console: Console, doing: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
+def _bar(console: Console, doing: str, total: int | None) -> Iterator[Tell]:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -43,12 +51,17 @@ def _bar(console: Console, doing: str, total: int | None) -> Iterator[Callable[[
     # Redirected output stays redirected; only what goes to the same terminal has to go around the bar.
     with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(doing, total=total, words="")
-        yield lambda done, words: bar.update(task, completed=done, words=words)
+
+        def tell(done: int, words: str, total: int | None = None) -> None:
+            bar.update(task, completed=done, words=words, total=total)
+
+        yield tell
 
 
 @contextmanager
-def _lines(console: Console, doing: str, total: int | None) -> Iterator[Callable[[int, str], None]]:
-    shown_at, unshown = time.monotonic(), ""
+def _lines(console: Console, doing: str, total: int | None) -> Iterator[Tell]:
+    begun_at = shown_at = time.monotonic()
+    unshown, known = "", total
 
     def show() -> None:
         nonlocal shown_at, unshown
@@ -56,10 +69,13 @@ def _lines(console: Console, doing: str, total: int | None) -> Iterator[Callable
             console.print(unshown, markup=False, highlight=False, soft_wrap=True)
         shown_at, unshown = time.monotonic(), ""
 
-    def tell(done: int, words: str) -> None:
+    def tell(done: int, words: str, total: int | None = None) -> None:
         nonlocal unshown
-        of_all = "" if total is None else f" of {total}"
-        unshown = f"{doing}: {done}{of_all} {words}"
+        of_all = total or known
+        unshown = f"{doing}: {done}{f' of {of_all}' if of_all else ''} {words}"
+        if of_all and 0 < done < of_all:
+            left = (time.monotonic() - begun_at) * (of_all - done) / done
+            unshown += f", {timedelta(seconds=round(left))} left"
         if time.monotonic() - shown_at >= _EVERY_SECONDS:
             show()
 

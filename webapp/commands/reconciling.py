@@ -6,18 +6,48 @@ import json
 import socket
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import click
 
 from webapp import esms, terminal
-from webapp.commands.room import DONE, PROBLEM, REFUSED, Duration, Room, open_room, print_table, stop_at_signals
-from webapp.config import ConfigError
-from webapp.lookup import Client
+from webapp.commands import watching
+from webapp.commands.room import (
+    DONE,
+    PROBLEM,
+    REFUSED,
+    Duration,
+    Room,
+    Time,
+    client_of,
+    open_room,
+    print_table,
+    stop_at_signals,
+)
+from webapp.due import Due, Range
 from webapp.models import plain
-from webapp.reconcile import Progress, Reconciler, due_at
+from webapp.reconcile import Clock, Progress, Reconciler, due_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from webapp.terminal import Tell
 
 _SHOWN_REFERENCES = 20
+_LONGEST_TRANSACTION = timedelta(minutes=2)
+_REASONS = {
+    "refused": "eSMS refuses the account",
+    "down": "eSMS gives no sign of life",
+    "too fast": "eSMS keeps saying that we ask too fast",
+}
+
+
+def _reference_ids(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...] | None:
+    try:
+        return tuple(esms.normalise_identity(one) for one in given) or None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command()
@@ -28,12 +58,48 @@ _SHOWN_REFERENCES = 20
     "[default: RECONCILE_GRACE]",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Ask about so many calls at most.")
+@click.option("--campaign", metavar="NAME", help="Only calls of this campaign.")
+@click.option("--since", type=Time(), help="Only calls placed at this time or later, such as 2026-11-23.")
+@click.option("--until", type=Time(), help="Only calls placed before this time.")
+@click.option(
+    "--reference-id",
+    "reference_ids",
+    multiple=True,
+    callback=_reference_ids,
+    metavar="ID",
+    help="Only this call, if it is due; repeatable, without case.",
+)
+@click.option("--retry-given-up", is_flag=True, help="First take up again the calls that were given up: due at once.")
 @click.option("--dry-run", is_flag=True, help="Only say how many calls are due, and which; ask and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object; failures on stderr.")
-def reconcile(*, older_than: timedelta | None, limit: int | None, dry_run: bool, as_json: bool) -> None:
+@click.option("--watch", is_flag=True, help="Go on for ever: a service, for those who have no timer.")
+@click.option("--every", type=Duration(), help="With --watch: the pause between two runs.  [default: 60s]")
+@click.option(
+    "--health-port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="With --watch: answer 200 at http://127.0.0.1:PORT/healthz while it is alive.",
+)
+def reconcile(
+    *,
+    older_than: timedelta | None,
+    limit: int | None,
+    campaign: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    reference_ids: tuple[str, ...] | None,
+    retry_given_up: bool,
+    dry_run: bool,
+    as_json: bool,
+    watch: bool,
+    every: timedelta | None,
+    health_port: int | None,
+) -> None:
     """Ask eSMS (GetSendStatus) about every call whose result never came, and about calls in conflict.
 
-    Calls never asked about come first, then the longest due. Safe to run twice: two runs share the work.
+    Calls never asked about come first, then the longest due. Safe to run twice, on one machine or ten: all runs on
+    one database share the work and the pace (RECONCILE_RATE). When eSMS says that we ask too fast, the pace is
+    halved, and recovers within minutes; when eSMS is down, the run ends and leaves its calls due as they were.
     Ctrl-C and SIGTERM let it finish what is in flight. Needs ESMS_API_KEY and ESMS_SECRET_KEY.
 
     \b
@@ -44,28 +110,49 @@ def reconcile(*, older_than: timedelta | None, limit: int | None, dry_run: bool,
       2  usage or settings
       3  eSMS refuses the account; the message says what to do
       4  the database cannot be reached
+
+    With --watch it goes on until SIGTERM or Ctrl-C (exit code 0), also while the database or eSMS are away, and tells
+    systemd (NOTIFY_SOCKET) that it is ready and alive.
     """  # noqa: D301 - click wants the control character
-    with open_room(writes=not dry_run) as room:
-        grace = room.settings.reconcile_grace if older_than is None else older_than
+    if (every or health_port) and not watch:
+        raise click.UsageError("--every and --health-port go with --watch.")
+    if watch and (dry_run or retry_given_up or limit):
+        raise click.UsageError("--watch does not go with --dry-run, --retry-given-up or --limit.")
+    within = Range(campaign=campaign, since=since, until=until, reference_ids=reference_ids)
+    with open_room(migrated=not watch, writes=not dry_run, at_most=_LONGEST_TRANSACTION) as room:
+        clock = Clock(room.database.now)
+
+        def due() -> Due:
+            return due_at(clock.now(), room.settings, grace=older_than, within=within)
+
         if dry_run:
-            _show_due(room, grace, limit, as_json=as_json)
+            _show_due(room, due(), limit, retry_given_up=retry_given_up, as_json=as_json)
             return
-        progress = _run(room, grace, limit)
+        client_of(room.settings)
+        if watch:
+            watching.watch(room, clock, due, every, health_port, lambda progress: _show_run(progress, as_json=as_json))
+            return
+        if retry_given_up:
+            revived = room.store.revive(within, clock.now())
+            click.echo(f"taken up again: {revived} calls that were given up", err=as_json)
+        progress = _run(room, clock, due(), limit)
         _show_run(progress, as_json=as_json)
     sys.exit({"done": DONE, "refused": REFUSED}.get(str(progress.run.outcome or "done"), PROBLEM))
 
 
-def _show_due(room: Room, grace: timedelta, limit: int | None, *, as_json: bool) -> None:
-    now = datetime.now(UTC)
-    due, first = room.queries.due(due_at(now, grace), min(limit or _SHOWN_REFERENCES, _SHOWN_REFERENCES))
-    due = due if limit is None else min(due, limit)
+def _show_due(room: Room, due: Due, limit: int | None, *, retry_given_up: bool, as_json: bool) -> None:
+    number, first = room.queries.due(due, min(limit or _SHOWN_REFERENCES, _SHOWN_REFERENCES))
+    given_up = room.queries.given_up(due.within) if retry_given_up else 0
+    number = number + given_up if limit is None else min(number + given_up, limit)
     if as_json:
         empty = dict.fromkeys(("id", "started_at", "finished_at", "outcome", "seen_at"))
         counts = dict.fromkeys(("checked", "settled", "pending", "not_found", "failed", "gave_up"), 0)
-        click.echo(json.dumps({**empty, **counts, "host": socket.gethostname(), "seconds": 0.0, "due": due}))
+        click.echo(json.dumps({**empty, **counts, "host": socket.gethostname(), "seconds": 0.0, "due": number}))
         return
-    click.echo(f"due: {due}; nothing was asked")
-    _echo_some(first, due)
+    click.echo(f"due: {number}; nothing was asked")
+    if given_up:
+        click.echo(f"  of these given up, to be taken up again: {given_up}")
+    _echo_some(first, number)
 
 
 def _echo_some(reference_ids: list[str], of_all: int, *, err: bool = False) -> None:
@@ -75,26 +162,19 @@ def _echo_some(reference_ids: list[str], of_all: int, *, err: bool = False) -> N
         click.echo(f"  and {of_all - len(reference_ids)} more", err=err)
 
 
-def _run(room: Room, grace: timedelta, limit: int | None) -> Progress:
-    settings = room.settings
-    missing = [name.upper() for name in ("esms_api_key", "esms_secret_key") if not getattr(settings, name)]
-    if missing:
-        raise ConfigError(f"Not set: {', '.join(missing)}. To ask eSMS, the keys of your eSMS account are needed.")
-    client = Client(
-        settings.esms_api_url, settings.esms_api_key or "", settings.esms_secret_key or "", settings.esms_timeout
-    )
-    total, _ = room.queries.due(due_at(datetime.now(UTC), grace), 0)
-    expected = total if limit is None else min(total, limit)
-    with stop_at_signals() as stop, terminal.progress("asking eSMS", expected) as tell:
+def _run(room: Room, clock: Clock, due: Due, limit: int | None) -> Progress:
+    reconciler = Reconciler(room.store, room.queries, client_of(room.settings), room.settings, clock)
+    with stop_at_signals() as stop, terminal.progress("asking eSMS", None) as tell:
+        return reconciler.run(due, limit=limit, stop=stop, watch=_teller(tell))
 
-        def watch(progress: Progress) -> None:
-            run = progress.run
-            asked = f"settled {run.settled}, pending {run.pending + run.not_found}, failed {run.failed}"
-            tell(run.checked, f"calls, {asked}")
 
-        return Reconciler(room.store, room.queries, client, settings).run(
-            grace=grace, limit=limit, stop=stop, watch=watch
-        )
+def _teller(tell: Tell) -> Callable[[Progress], None]:
+    def watch(progress: Progress) -> None:
+        run = progress.run
+        asked = f"settled {run.settled}, pending {run.pending + run.not_found}, failed {run.failed}"
+        tell(run.checked, f"calls, {asked}, {progress.pace:.1f} a second", progress.due)
+
+    return watch
 
 
 def _show_run(progress: Progress, *, as_json: bool) -> None:
@@ -115,13 +195,27 @@ def _show_run(progress: Progress, *, as_json: bool) -> None:
         click.echo(f"{often} {_what_failed(code)}", err=as_json)
         _echo_some([reference for reference, failed in progress.failed_calls if failed == code], number, err=as_json)
     if progress.slowed:
-        often = f"eSMS said {progress.slowed} times that we ask too fast (code 160)"
-        click.echo(f"{often}: lower RECONCILE_RATE.", err=as_json)
+        click.echo(
+            f"eSMS said {progress.slowed} times that we ask too fast (code 160, HTTP 429 or 503): the pace was halved "
+            "for some minutes. If that happens often, lower RECONCILE_RATE.",
+            err=as_json,
+        )
     if progress.refused_code:
         remedy = esms.ACCOUNT_REFUSED[progress.refused_code]
         click.echo(f"Error: eSMS refuses the account (code {progress.refused_code}): {remedy}.", err=True)
+    if progress.ended == "down":
+        how = ", ".join(f"{code} {number} times" for code, number in progress.unheard.most_common())
+        click.echo(
+            f"Error: eSMS gives no sign of life ({how}): it is down, or the network or ESMS_API_URL is wrong. "
+            "No attempt is charged to a call.",
+            err=True,
+        )
     if progress.unasked:
-        click.echo(f"not asked about: {progress.unasked}; due as before", err=as_json)
+        reason = _REASONS.get(str(progress.ended), "the run was interrupted")
+        click.echo(
+            f"not asked about: {progress.unasked}, because {reason}; due as before: the next run asks about them",
+            err=as_json,
+        )
 
 
 def _printable(code: str) -> str:

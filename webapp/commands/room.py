@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from webapp import log
-from webapp.config import Settings, load_settings, parse_duration, parse_time
+from webapp.config import ConfigError, Settings, load_settings, parse_duration, parse_time
 from webapp.database import Database
+from webapp.lookup import Client
 from webapp.queries import Queries
 from webapp.spool import Spool
 from webapp.store import Store
@@ -62,25 +63,40 @@ class Time(click.ParamType):  # type: ignore[type-arg]
 class Room:
     """What commands work with: the settings, and the database through its three doors."""
 
-    def __init__(self, patience: timedelta) -> None:
+    def __init__(self, patience: timedelta, at_most: timedelta | None) -> None:
         """Read the settings; connect to nothing yet."""
         self.settings = load_settings()
         log.configure(self.settings.secrets(), level=30)
-        self.database = Database(self.settings.database, patience=patience)
+        self.database = Database(self.settings.database, patience=patience, at_most=at_most)
         self.store = Store(self.database)
         self.queries = Queries(self.database)
 
 
 @contextmanager
-def open_room(*, migrated: bool = True, writes: bool = True, patience: timedelta = PATIENCE) -> Iterator[Room]:
-    """The database, found to be migrated if it must be, and to take writes if these are wanted."""
-    room = Room(patience)
+def open_room(
+    *, migrated: bool = True, writes: bool = True, patience: timedelta = PATIENCE, at_most: timedelta | None = None
+) -> Iterator[Room]:
+    """The database, found to be migrated if it must be, and to take writes if these are wanted.
+
+    ``at_most`` is how long a transaction may last.
+    """
+    room = Room(patience, at_most)
     try:
         if migrated:
             room.database.check(writes=writes)
         yield room
     finally:
         room.database.close()
+
+
+def client_of(settings: Settings) -> Client:
+    """What asks eSMS; raises ConfigError where the keys are not set."""
+    missing = [name.upper() for name in ("esms_api_key", "esms_secret_key") if not getattr(settings, name)]
+    if missing:
+        raise ConfigError(f"Not set: {', '.join(missing)}. To ask eSMS, the keys of your eSMS account are needed.")
+    return Client(
+        settings.esms_api_url, settings.esms_api_key or "", settings.esms_secret_key or "", settings.esms_timeout
+    )
 
 
 def hint(words: str) -> None:

@@ -27,7 +27,7 @@ def status(*, as_json: bool) -> None:
     spool = spool_of(settings).depth()
     try:
         with open_room(writes=False) as room:
-            found = room.queries.status(due_at(now, settings.reconcile_grace))
+            found = room.queries.status(due_at(now, settings))
     except Unavailable:
         _show_standing(
             {"spool": standing.spool_as_json(spool, now)},

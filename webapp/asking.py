@@ -1,0 +1,196 @@
+"""Asks eSMS about calls that are handed in: several at a time, at the shared pace, and only while eSMS can be asked.
+
+What an answer means for its call is for others to say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
+
+from webapp import esms
+from webapp.esms import Answer
+from webapp.turns import Turns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from webapp.config import Settings
+    from webapp.lookup import Client
+    from webapp.store import Store
+
+Ending = Literal["refused", "down", "too fast"]
+
+_TICK_SECONDS = 0.02
+_BATCH_SECONDS = 0.1
+_DOWN_AFTER = 40
+"""So many look-ups in a row without a sign of life, and eSMS is down."""
+_UNHEARD_LIMIT = 60
+"""Look-ups that may be on their way or without a sign of life, before eSMS gave one."""
+_TOO_FAST_LIMIT = 20
+"""So often in a row eSMS may say that we ask too fast; then the run ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """An answer, and when its look-up left, in monotonic seconds; None if it did not leave."""
+
+    answer: Answer | None
+    left_at: float
+
+
+class Inquiry:
+    """Look-ups under way. Calls are handed in; what is to be concluded comes out, in batches as it comes.
+
+    A call for which eSMS says that we ask too fast is asked about again. Look-ups without a sign of life from eSMS are
+    held back until it gives one: if it gives none any more, they are no failures of their calls. Once it ``ended``
+    nothing more leaves. Use it in a ``with`` block. Its methods raise ``database.Unavailable``.
+    """
+
+    def __init__(self, client: Client, store: Store, settings: Settings) -> None:
+        """Ask nothing yet."""
+        self._client = client
+        self._concurrency = settings.reconcile_concurrency
+        at_once = max(1, min(self._concurrency // 2, settings.reconcile_rate // 4))
+        self._turns = Turns(store, settings.reconcile_rate, at_once)
+        self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="look-up")
+        self._asking: set[Future[_Looked]] = set()
+        self._until: dict[str, float] = {}
+        self._come: list[_Looked] = []
+        self._batch_until = 0.0
+        self._held: list[Answer] = []
+        self._alive = False
+        self._slowed_at = 0.0
+        self._slowed_in_a_row = 0
+        self.slowed = 0
+        self.ended: Ending | None = None
+        self.refused_code: str | None = None
+
+    def __enter__(self) -> Self:
+        """Nothing to prepare."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let what is on its way come in, unheard; close every connection."""
+        self.close()
+        self._threads.shutdown()
+        self._client.close()
+
+    @property
+    def in_hand(self) -> list[str]:
+        """The calls that were handed in, did not come out, and may still be asked about."""
+        now = time.monotonic()
+        return [reference_id for reference_id, until in self._until.items() if now < until]
+
+    @property
+    def unheard(self) -> Counter[str]:
+        """How the look-ups failed that are held back, by code."""
+        return Counter(answer.code for answer in self._held)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way any more."""
+        return not self._asking and not self._come
+
+    @property
+    def room(self) -> int:
+        """How many more calls may be handed in: few, so that few are held up should this process be killed."""
+        if self.ended:
+            return 0
+        most = 2 * self._concurrency
+        if self._held or not self._alive:
+            most = min(most, _UNHEARD_LIMIT - len(self._held))
+        room = most - len(self._asking)
+        return room if room >= self._concurrency // 2 else 0
+
+    def ask(self, reference_ids: Iterable[str], until: float) -> None:
+        """Ask about these calls when their turn comes, if that is before ``until``, in monotonic seconds."""
+        for reference_id in reference_ids:
+            self._until[reference_id] = until
+            self._asking.add(self._threads.submit(self._look_up, reference_id))
+
+    def keep(self, until: float) -> None:
+        """Let what is in hand be asked about until then."""
+        self._until.update(dict.fromkeys(self.in_hand, until))
+
+    def close(self) -> None:
+        """Let no look-up leave any more; what is on its way still comes in."""
+        self._turns.close()
+
+    def answers(self) -> list[Answer]:
+        """What is to be concluded now; waits for it a moment."""
+        self._gather()
+        if time.monotonic() < self._batch_until and len(self._come) < self._concurrency and self._asking:
+            return []
+        come, self._come = self._come, []
+        given = [answer for looked in come for answer in self._weigh(looked)]
+        if self.ended:
+            self.close()
+        return self._give(given)
+
+    def failures(self) -> list[Answer]:
+        """At the end: the look-ups that were held back, which failed, unless it was eSMS that did."""
+        held, self._held = self._held, []
+        return [] if self.ended else self._give(held)
+
+    def _give(self, answers: list[Answer]) -> list[Answer]:
+        for answer in answers:
+            self._until.pop(answer.reference_id, None)
+        return answers
+
+    def _look_up(self, reference_id: str) -> _Looked:
+        """In a thread: ask about the call when it is its turn, unless it is another run's by then."""
+        if not self._turns.wait() or (left_at := time.monotonic()) >= self._until[reference_id]:
+            return _Looked(None, 0.0)
+        return _Looked(self._client.look_up(reference_id), left_at)
+
+    def _gather(self) -> None:
+        if not self._asking and not self._come:
+            time.sleep(_TICK_SECONDS)
+        done, self._asking = wait(self._asking, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
+        if done and not self._come:
+            self._batch_until = time.monotonic() + _BATCH_SECONDS
+        self._come += [future.result() for future in done]
+
+    def _weigh(self, looked: _Looked) -> list[Answer]:
+        """The answers that may be concluded now that this one is there."""
+        answer = looked.answer
+        if answer is None:
+            return []
+        if answer.too_fast:
+            self._slow_down(answer, looked.left_at)
+            if answer.code == esms.TOO_FAST or answer.retry_after is not None:
+                self._ask_again(answer)
+                return []
+        if answer.no_sign_of_life:
+            return self._hold(answer)
+        self._alive, self._slowed_in_a_row = True, 0
+        held, self._held = self._held, []
+        if answer.code in esms.ACCOUNT_REFUSED:
+            self.ended, self.refused_code = "refused", answer.code
+            return held
+        return [*held, answer]
+
+    def _slow_down(self, answer: Answer, left_at: float) -> None:
+        """Slow down, once for all that left at the same pace."""
+        self.slowed += 1
+        anew = left_at >= self._slowed_at
+        self._slowed_in_a_row += anew
+        if anew or answer.retry_after is not None:
+            self._turns.slow_down(answer.retry_after, halve=anew)
+            self._slowed_at = time.monotonic()
+
+    def _ask_again(self, answer: Answer) -> None:
+        if self._slowed_in_a_row >= _TOO_FAST_LIMIT:
+            self.ended = self.ended or "too fast"
+        else:
+            self.ask([answer.reference_id], self._until[answer.reference_id])
+
+    def _hold(self, answer: Answer) -> list[Answer]:
+        self._held.append(answer)
+        if len(self._held) >= _DOWN_AFTER:
+            self.ended = self.ended or "down"
+        return []
