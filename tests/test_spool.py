@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import sqlite3
 import threading
+import time
 from contextlib import closing, suppress
 from dataclasses import replace
 from multiprocessing import get_context
@@ -186,9 +188,10 @@ def test_a_lock_that_cannot_be_had_is_told_by_every_use(spool: Spool, folder: Pa
     (folder / "spool.lock").unlink()
     (folder / "spool.lock").mkdir()
 
-    for use in uses(spool):
+    for use in uses(spool)[:-1]:
         with pytest.raises(SpoolError, match=r"spool\.lock"):
             use()
+    assert spool.depth().reports == 1, "that needs none"
 
 
 # Its limit
@@ -292,6 +295,34 @@ def test_a_process_that_is_killed_while_it_has_the_locks_keeps_nobody_out(spool:
     assert contents(spool) == some
     with spool.draining() as mine:
         assert mine
+
+
+def test_a_process_that_is_stopped_while_it_has_the_locks_holds_nobody_up_for_long(spool: Spool, folder: Path) -> None:
+    spool.append(arrivals(3))
+    before = spool.depth()
+    here, there = SPAWN.Pipe()
+    process = SPAWN.Process(target=hold, args=(folder, there))
+    process.start()
+    here.recv()
+    assert process.pid
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert spool.depth() == before, "it can be told all the same"
+        assert time.monotonic() - began < 1
+        for use in uses(spool)[:-1]:
+            with pytest.raises(
+                SpoolError, match=r"kept \S+/spool\.lock locked for 2 s\. If it was stopped, .*kill -CONT"
+            ):
+                use()
+        with spool.draining() as mine:
+            assert not mine
+        assert time.monotonic() - began < 10
+    finally:
+        process.kill()
+        process.join()
+
+    assert spool.depth().reports == len(contents(spool)) == 3
 
 
 def test_only_one_drains_at_a_time(spool: Spool, folder: Path) -> None:

@@ -13,7 +13,8 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-from contextlib import ExitStack, closing, contextmanager
+import time
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
 from webapp.models import iso
-from webapp.waiting import Aside
+from webapp.waiting import Aside, nap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +35,8 @@ _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _ROW_BYTES = 200
 """What a row takes besides its query and body, about."""
 _WAIT_SECONDS = 2
+_LOOK_SECONDS = 0.5
+_TURN_SECONDS = 0.0005
 _PAGE_BYTES = 4096
 _MISSES = 10_000
 """So many rows on end that cannot be read, and no more are looked for: a page has fewer."""
@@ -105,6 +108,7 @@ class Spool:
         self._inode: tuple[int, int] | None = None
         self._mine = threading.Lock()
         self._aside = Aside(1)
+        self._look_aside = Aside(1)
 
     def append(self, arrivals: Sequence[Arrival]) -> None:
         """Keep arrivals; they are on the disk when this returns. One that is there already is left as it is."""
@@ -151,14 +155,21 @@ class Spool:
             self._alone(drop)
 
     def depth(self) -> Depth:
-        """How much waits. A spool that was never needed has no file, and is not made by asking."""
+        """How much waits. A spool that was never needed has no file, and is not made by asking.
 
-        def work(spool: sqlite3.Connection) -> Depth:
-            (number,) = spool.execute("SELECT count(*) FROM arrivals").fetchone()
-            oldest = spool.execute(f"SELECT {_COLUMNS} FROM arrivals ORDER BY position LIMIT 1").fetchone()  # noqa: S608
-            return Depth(number, _bytes_in_use(spool), _as_arrival(oldest).received_at if oldest else None)
+        Whoever asks needs no lock: a process that was stopped may keep it for ever. While one is in the middle of
+        writing, it is what the file holds at that moment.
+        """
 
-        return self._do(work) if self._exists() else Depth()
+        def look() -> Depth | None:
+            for how in ("mode=ro", "immutable=1"):
+                with suppress(sqlite3.Error), closing(_only_read(self._path, how)) as spool:
+                    return _depth(spool)
+            return None
+
+        if not self._exists():
+            return Depth()
+        return self._look_aside(look) or self._do(_depth)
 
     @contextmanager
     def draining(self) -> Iterator[bool]:
@@ -168,7 +179,7 @@ class Spool:
             return
         with ExitStack() as stack:
             try:
-                mine = stack.enter_context(_locked(self._path.with_name("spool.drain"), wait=False))
+                mine = stack.enter_context(_locked(self._path.with_name("spool.drain"), 0))
             except OSError as error:
                 raise SpoolError(f"{self._path}: {error}") from error
             yield mine
@@ -190,11 +201,17 @@ class Spool:
             try:
                 with self._mine:
                     _make_folder(self._path.parent)
-                    with _locked(self._path.with_name("spool.lock")):
-                        return work()
+                    with _locked(lock, _WAIT_SECONDS) as mine:
+                        if mine:
+                            return work()
             except (OSError, sqlite3.Error) as error:
                 raise SpoolError(f"{self._path}: {error}") from error
+            raise SpoolError(
+                f"another process has kept {lock} locked for {_WAIT_SECONDS} s. If it was stopped, let it go on "
+                f"(kill -CONT) or end it; `fuser {lock}` tells which it is"
+            )
 
+        lock = self._path.with_name("spool.lock")
         return self._aside(locked)
 
     def _files(self) -> list[Path]:
@@ -269,6 +286,19 @@ def _open(path: Path) -> sqlite3.Connection:
         path.chmod(0o600)
         _sync_folder(path.parent)
     return spool
+
+
+def _only_read(path: Path, how: str) -> sqlite3.Connection:
+    """``mode=ro`` waits for a moment in which nobody writes; ``immutable=1`` heeds no lock, and may see half of it."""
+    spool = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", timeout=_LOOK_SECONDS, uri=True)
+    spool.text_factory = _text
+    return spool
+
+
+def _depth(spool: sqlite3.Connection) -> Depth:
+    (number,) = spool.execute("SELECT count(*) FROM arrivals").fetchone()
+    oldest = spool.execute(f"SELECT {_COLUMNS} FROM arrivals ORDER BY position LIMIT 1").fetchone()  # noqa: S608
+    return Depth(number, _bytes_in_use(spool), _as_arrival(oldest).received_at if oldest else None)
 
 
 def _text(content: bytes) -> str:
@@ -360,15 +390,21 @@ def _as_arrival(row: Sequence[object]) -> Arrival:
 
 
 @contextmanager
-def _locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Have the file's lock, which ends with the process; False if somebody else has it and one is not to wait."""
+def _locked(path: Path, seconds: float) -> Iterator[bool]:
+    """Have the file's lock, which ends with the process; False if somebody else keeps it for so long."""
+    until = time.monotonic() + seconds
     with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    yield False
+                    return
+                nap(_TURN_SECONDS)
+            else:
+                yield True
+                return
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
