@@ -5,7 +5,6 @@ Knows no table but Alembic's own, and nothing of calls.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import socket
@@ -16,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -26,7 +25,8 @@ from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from webapp.waiting import Aside, directly, nap
+from webapp import files
+from webapp.waiting import Aside, directly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,7 +38,6 @@ Result = TypeVar("Result")
 _ATTEMPTS = 3
 _KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 """Seconds, seconds, number: after so long the kernel takes a server that went silent for dead."""
-_TURN_SECONDS = 0.0005
 _WAL_TRIES, _WAL_PAUSE_SECONDS = 20, 0.05
 _TRANSIENT = {"40001", "40P01"}
 """PostgreSQL's codes of a transaction that lost to another and may simply be tried again."""
@@ -128,22 +127,16 @@ class Database:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """On SQLite, wait for one's turn among this program's processes: SQLite itself looks only now and then."""
+        """On SQLite, wait for one's turn among this program's processes: SQLite itself looks only now and then.
+
+        Whoever has waited long enough goes on: SQLite's own lock is what counts.
+        """
         with ExitStack() as until_done:
             if self.is_sqlite:
                 with suppress(OSError):
                     file = until_done.enter_context(Path(f"{self.url.database}-turn").open("ab"))
-                    self._wait_for(file)
+                    files.lock(file, self._patience.total_seconds())
             yield
-
-    def _wait_for(self, file: IO[bytes]) -> None:
-        """Have the file's lock, or have waited long enough: SQLite's own lock is what counts."""
-        until = time.monotonic() + self._patience.total_seconds()
-        while time.monotonic() < until:
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            nap(_TURN_SECONDS)
 
     @contextmanager
     def _limited(self, connection: Connection) -> Iterator[None]:
@@ -219,7 +212,7 @@ class Database:
     def _insist_on_the_file(self, _connection: object, record: Any, _proxy: object) -> None:
         """Leave a connection whose file was deleted or replaced: what is written there is lost with it."""
         try:
-            now = _inode(self.url.database)
+            now = files.inode(str(self.url.database))
         except OSError:
             now = None
         if record.info.setdefault("inode", now) != now or now is None:
@@ -269,11 +262,6 @@ def _may_pass(error: SQLAlchemyError) -> bool:
     return isinstance(error, DBAPIError) and (
         error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _TRANSIENT
     )
-
-
-def _inode(path: Any) -> tuple[int, int]:
-    found = os.stat(path)  # noqa: PTH116 - as the database module is given it
-    return found.st_dev, found.st_ino
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

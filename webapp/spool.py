@@ -6,14 +6,12 @@ receiver's processes share it: whoever reads or writes has the file to himself f
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
 import sqlite3
 import tempfile
 import threading
-import time
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
@@ -21,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
+from webapp import files
 from webapp.models import iso
-from webapp.waiting import Aside, nap
+from webapp.waiting import Aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,7 +35,6 @@ _ROW_BYTES = 200
 """What a row takes besides its query and body, about."""
 _WAIT_SECONDS = 2
 _LOOK_SECONDS = 0.5
-_TURN_SECONDS = 0.0005
 _PAGE_BYTES = 4096
 _MISSES = 10_000
 """So many rows on end that cannot be read, and no more are looked for: a page has fewer."""
@@ -177,9 +175,10 @@ class Spool:
         if not self._exists():
             yield False
             return
-        with ExitStack() as stack:
+        with ExitStack() as until_done:
             try:
-                mine = stack.enter_context(_locked(self._path.with_name("spool.drain"), 0))
+                file = until_done.enter_context(self._path.with_name("spool.drain").open("ab"))
+                mine = files.lock(file, 0)
             except OSError as error:
                 raise SpoolError(f"{self._path}: {error}") from error
             yield mine
@@ -201,8 +200,8 @@ class Spool:
             try:
                 with self._mine:
                     _make_folder(self._path.parent)
-                    with _locked(lock, _WAIT_SECONDS) as mine:
-                        if mine:
+                    with lock.open("ab") as file:
+                        if files.lock(file, _WAIT_SECONDS):
                             return work()
             except (OSError, sqlite3.Error) as error:
                 raise SpoolError(f"{self._path}: {error}") from error
@@ -228,10 +227,10 @@ class Spool:
 
     def _current(self) -> sqlite3.Connection:
         """A connection to the file that is there now: another process may have set the one that we had aside."""
-        if self._connection is None or self._inode != _inode(self._path):
+        if self._connection is None or self._inode != files.inode(self._path):
             self._close()
             self._connection = _open(self._path)
-            self._inode = _inode(self._path)
+            self._inode = files.inode(self._path)
         return self._connection
 
     def _close(self) -> None:
@@ -387,32 +386,6 @@ def _as_arrival(row: Sequence[object]) -> Arrival:
         return Arrival(UUID(str(identifier)), datetime.fromisoformat(str(received_at)), *rest)  # type: ignore[arg-type]
     except ValueError as error:
         raise _Senseless(str(error)) from error
-
-
-@contextmanager
-def _locked(path: Path, seconds: float) -> Iterator[bool]:
-    """Have the file's lock, which ends with the process; False if somebody else keeps it for so long."""
-    until = time.monotonic() + seconds
-    with path.open("ab") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    yield False
-                    return
-                nap(_TURN_SECONDS)
-            else:
-                yield True
-                return
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _make_folder(folder: Path) -> None:
