@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import sqlite3
 import threading
@@ -449,3 +450,18 @@ def test_a_file_system_that_does_not_last_is_named(tmp_path: Path) -> None:
     kind = root[root.index("-") + 1]
     assert fleeting(Path("/nowhere/at/all")) == (kind if kind in {"tmpfs", "ramfs", "overlay", "aufs"} else None)
     assert fleeting(tmp_path) in {None, "tmpfs", "overlay"}
+
+
+@pytest.mark.parametrize(
+    "name", ["on a disk", "tab\t", "back\\slash", "line\n", "#1", "\\040", "\r", "đ\xa0ĩ", "\udcff"]
+)
+def test_a_mounted_folder_is_found_by_whatever_name_it_has(tmp_path: Path, name: str) -> None:
+    escaped = re.sub(r"[ \t\n#\\]", lambda found: f"\\{ord(found[0]):03o}", name)
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_bytes(
+        b"22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n"
+        + os.fsencode(f"31 22 0:27 / /srv/{escaped} rw,nosuid shared:3 - tmpfs tmpfs rw\n")
+    )
+
+    assert fleeting(Path(f"/srv/{name}/instance"), mountinfo) == "tmpfs"
+    assert fleeting(Path("/srv/another/instance"), mountinfo) is None

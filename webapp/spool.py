@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
@@ -36,6 +37,7 @@ _ROW_BYTES = 200
 _WAIT_SECONDS = 2
 _LOOK_SECONDS = 0.5
 _PAGE_BYTES = 4096
+_MOUNTINFO = Path("/proc/self/mountinfo")
 _MISSES = 10_000
 """So many rows on end that cannot be read, and no more are looked for: a page has fewer."""
 _SCHEMA = """
@@ -257,16 +259,21 @@ class Spool:
         log.critical("%d arrivals could be read out of the corrupt spool, and are in the new one.", len(whole))
 
 
-def fleeting(folder: Path) -> str | None:
+def fleeting(folder: Path, mountinfo: Path = _MOUNTINFO) -> str | None:
     """The kind of file system that the folder lies on, if it is one that may not outlast this machine or container."""
     try:
-        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()]
+        mounts = [line.split(b" ") for line in mountinfo.read_bytes().split(b"\n") if line]
     except OSError:
         return None
-    kinds = {Path(mount[4]): mount[mount.index("-") + 1] for mount in mounts}
+    kinds = {_mounted_at(mount[4]): mount[mount.index(b"-") + 1].decode() for mount in mounts}
     above = (part for part in (folder, *folder.parents) if part in kinds)
     kind = kinds.get(next(above, folder))
     return kind if kind in {"tmpfs", "ramfs", "overlay", "aufs"} else None
+
+
+def _mounted_at(name: bytes) -> Path:
+    """What mountinfo writes with a backslash and three octal digits for a blank and the like."""
+    return Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)))
 
 
 def _open(path: Path) -> sqlite3.Connection:
