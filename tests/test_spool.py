@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -9,7 +10,7 @@ import signal
 import sqlite3
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -193,6 +194,30 @@ def test_a_lock_that_cannot_be_had_is_told_by_every_use(spool: Spool, folder: Pa
         with pytest.raises(SpoolError, match=r"spool\.lock"):
             use()
     assert spool.depth().reports == 1, "that needs none"
+
+
+@pytest.mark.parametrize("why", ["may not be entered", "has a name that is too long", "is a link to itself"])
+def test_a_folder_of_which_nobody_can_tell_what_is_in_it_is_told_by_every_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    folder = tmp_path / ("x" * 300 if "long" in why else "instance")
+    if why == "is a link to itself":
+        folder.symlink_to(folder)
+    if why == "may not be entered":  # made up, for root enters everything
+        monkeypatch.setattr(Path, "stat", not_allowed)
+    spool = Spool(folder, LIMIT)
+
+    others: list[Callable[[], object]] = [
+        lambda: spool.drop(esms.new_id()),
+        lambda: ExitStack().enter_context(spool.draining()),
+    ]
+    for use in uses(spool) + others:
+        with pytest.raises(SpoolError, match=r"spool\.db: "):
+            use()
+
+
+def not_allowed(path: Path, **_: object) -> os.stat_result:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 # Its limit

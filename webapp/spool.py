@@ -191,7 +191,13 @@ class Spool:
             self._close()
 
     def _exists(self) -> bool:
-        return self._path.exists()
+        try:
+            self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise SpoolError(f"{self._path}: {error}") from error
+        return True
 
     def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """One transaction on the file, alone."""
