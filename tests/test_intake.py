@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from sqlalchemy import NullPool, create_engine, select, text
 
 from webapp import esms, intake, rule
 from webapp.database import Database, Unavailable
-from webapp.intake import GroupCommit, Intake, Overloaded, Refused, Taken, TooLate, as_json
+from webapp.intake import GroupCommit, Intake, Overloaded, Refused, Taken, TooLate, as_json, report_of
 from webapp.models import rejected_callbacks
 from webapp.rule import Call
 from webapp.spool import Arrival, Spool
@@ -538,6 +539,32 @@ def test_the_drain_goes_on_behind_a_call_that_somebody_keeps_locked_and_stores_i
 
     assert spool.depth().reports == 0
     assert stored_call(database, "locked").report_count == 2
+
+
+# What was kept
+
+
+def test_the_same_report_is_read_out_of_an_arrival_and_out_of_what_was_kept_of_it_among_the_rejected() -> None:
+    one = arrival("ReferenceId=A&Price=450", b'{"Ivr": "007", "Note": "\xff"}', content_type="application/json")
+    among_the_rejected: dict[str, Any] = {
+        "id": one.id,
+        "received_at": one.received_at,
+        "remote_addr": one.remote_addr,
+        "method": one.method,
+        "content_type": one.content_type,
+        "reason": "This server could not read it",
+    }
+
+    whole = Rejected(payload=esms.storable_request(one.query, one.body), **among_the_rejected)
+    cut = Rejected(payload=esms.storable_request(one.query, one.body, whole=False), **among_the_rejected)
+
+    assert report_of(whole) == report_of(one)
+    assert (report_of(one).id, report_of(one).reference_id, report_of(one).ivr) == (one.id, "a", "007")
+    for half in (cut, replace(one, problem="body: ended before it was whole")):
+        with pytest.raises(esms.Unreadable, match="body: "):
+            report_of(half)
+    with pytest.raises(ValueError, match="no request"):
+        report_of(replace(whole, payload="[]"))
 
 
 # What people are shown

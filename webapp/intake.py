@@ -312,22 +312,32 @@ class Intake:
             self._closed.wait(_PROBE_SECONDS)
 
 
+def report_of(kept: Arrival | Rejected) -> StatusReport:
+    """The report in a request that was kept; raises Unreadable, and ValueError for a payload that holds no request.
+
+    One that was cut is none: the last of its values would be another than eSMS said.
+    """
+    if isinstance(kept, Rejected):
+        query, body = esms.stored_request(kept.payload)
+    elif kept.problem:
+        raise esms.Unreadable(kept.problem)
+    else:
+        query, body = kept.query, kept.body
+    return esms.parse_callback(
+        query,
+        body,
+        kept.content_type,
+        report_id=kept.id,
+        received_at=kept.received_at,
+        remote_addr=kept.remote_addr,
+    )
+
+
 def _read(arrival: Arrival) -> _Reading:
-    """What an arrival says; a body that was cut is none: the last of its values would be another than eSMS said."""
-    if arrival.problem:
-        return _Reading(arrival, None, arrival.problem)
     try:
-        report = esms.parse_callback(
-            arrival.query,
-            arrival.body,
-            arrival.content_type,
-            report_id=arrival.id,
-            received_at=arrival.received_at,
-            remote_addr=arrival.remote_addr,
-        )
+        return _Reading(arrival, report_of(arrival))
     except Exception as error:  # noqa: BLE001 - whatever it is, what came is kept
         return _Reading(arrival, None, _reason(error))
-    return _Reading(arrival, report)
 
 
 def as_json(arrival: Arrival) -> dict[str, Any]:
