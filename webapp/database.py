@@ -41,10 +41,20 @@ _KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count
 _WAL_TRIES, _WAL_PAUSE_SECONDS = 20, 0.05
 _TRANSIENT = {"40001", "40P01"}
 """PostgreSQL's codes of a transaction that lost to another and may simply be tried again."""
+_OF_WHAT_IS_WRITTEN = {"09", "20", "21", "27", "2F", "38", "39", "44", "54", "P0"}
+"""Classes of PostgreSQL's codes that triggers, functions and limits give, besides those of refused values."""
 
 
 class Unavailable(Exception):
     """The database cannot be reached, or cannot take or give anything now. Its text shows no secret."""
+
+
+class Declined(Unavailable):
+    """The database is there, and its error's code speaks of what was to be written: that alone may be to blame.
+
+    It need not be: a trigger may refuse everything. No code of a database that is full, locked, read-only, out of
+    something or away is among these.
+    """
 
 
 class NotMigrated(Exception):
@@ -86,7 +96,7 @@ class Database:
         return self.url.difference_update_query(["password"]).render_as_string(hide_password=True)
 
     def write(self, work: Callable[[Connection], Result]) -> Result:
-        """Do ``work`` in one transaction and commit it; raises Unavailable, with nothing done.
+        """Do ``work`` in one transaction and commit it; raises Unavailable (it may be Declined), with nothing done.
 
         ``work`` may be run more than once: a transaction that lost to another, or whose connection turned out to be
         dead, is tried again. DataError and IntegrityError (the database refuses the values) are the caller's.
@@ -100,6 +110,8 @@ class Database:
                     return work(connection)
             except (DataError, IntegrityError):
                 raise
+            except MemoryError as error:
+                raise Unavailable(f"{self.name}: this process is out of memory") from error
             except SQLAlchemyError as error:
                 if attempt == _ATTEMPTS or not _may_pass(error):
                     raise self._unavailable(error) from error
@@ -224,7 +236,8 @@ class Database:
         first = next((line.strip() for line in words.splitlines() if line.strip()), cause.__class__.__name__)
         if self.url.password:
             first = first.replace(str(self.url.password), "***")
-        return Unavailable(f"{self.name}: {first}")
+        kind = Declined if _speaks_of_what_is_written(cause) else Unavailable
+        return kind(f"{self.name}: {first}")
 
 
 class _TimeLimit:
@@ -262,6 +275,13 @@ def _may_pass(error: SQLAlchemyError) -> bool:
     return isinstance(error, DBAPIError) and (
         error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _TRANSIENT
     )
+
+
+def _speaks_of_what_is_written(cause: BaseException) -> bool:
+    if isinstance(cause, sqlite3.Error):
+        # Its code for whatever has no other: what a function in a trigger fails with, and also a table that is gone.
+        return getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
+    return (getattr(cause, "sqlstate", None) or "")[:2] in _OF_WHAT_IS_WRITTEN
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
