@@ -671,11 +671,13 @@ def test_tokens_that_come_back_in_parameters_are_not_kept(client: FlaskClient, d
     assert [report["ivr"] for report in rows(database, status_reports)] == ["***", None, None]
 
 
-def ask_raw(address: str, request: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Send bytes as they are; the head and the JSON of the answer."""
+def ask_raw(address: str, request: bytes, *, end: bool = False) -> tuple[bytes, dict[str, Any]]:
+    """Send bytes as they are, and no more if that is the ``end``; the head and the JSON of the answer."""
     host, _, port = address.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=30) as line:
         line.sendall(request)
+        if end:
+            line.shutdown(socket.SHUT_WR)
         answer = b""
         while part := line.recv(65536):
             answer += part
@@ -718,3 +720,19 @@ def test_a_query_that_is_not_encoded_is_taken_and_what_is_no_request_is_refused_
     assert json.loads(reports[2]["payload"])["Note"].encode("utf-8", "surrogateescape") == b"\xff\x7f"
     assert rows(database, rejected_callbacks) == []
     assert log.read_text().count(CALLBACK_TOKEN) == 1, "where the CallbackUrl is told"
+
+
+@ON_SQLITE
+@pytest.mark.usefixtures("settings")
+def test_of_a_body_in_chunks_that_breaks_off_all_that_came_is_kept(database: Database, tmp_path: Path) -> None:
+    head = b"POST " + URL.encode() + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    came = b"ReferenceId=a&x=".ljust(2500, b"x") + b"&CallDuration=1"
+    first = b"%x\r\n%b\r\n" % (len(came), came)
+    with running(tmp_path / "log", "--workers", "1") as address:
+        for rest in (b"", b"20\r\n&Ivr=", b"no chunk\r\n"):
+            answer, said = ask_raw(address, head + first + rest, end=True)
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert said == {"error": "body: ended before it was whole"}
+
+    kept = {sent(row): row["count"] for row in rows(database, rejected_callbacks)}
+    assert kept == {(b"", came): 2, (b"", came + b"&Ivr="): 1}

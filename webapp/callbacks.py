@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,10 @@ def _read_body(environ: WSGIEnvironment, limit: int) -> tuple[bytes, bool]:
             while len(body) < wanted and (part := environ["wsgi.input"].read(min(_CHUNK, wanted - len(body)))):
                 body += part
     except Exception:  # noqa: BLE001 - the server's own, for broken chunks and connections that ended
+        if length is None:
+            # gunicorn gives what came of the last chunk now, and waits for nothing more.
+            with suppress(Exception):
+                body += environ["wsgi.input"].read(wanted - len(body))
         return body, False
     return body, length is None or len(body) >= wanted
 
