@@ -11,7 +11,7 @@ import time
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import pytest
 from conftest import API_TOKEN, CALLBACK_TOKEN
@@ -669,6 +669,40 @@ def test_tokens_that_come_back_in_parameters_are_not_kept(client: FlaskClient, d
         assert kept
         assert CALLBACK_TOKEN not in repr(kept)
     assert [report["ivr"] for report in rows(database, status_reports)] == ["***", None, None]
+
+
+def in_digits(words: str, *, every: int = 1, upper: bool = False, times: int = 1) -> str:
+    """Every so many characters percent-encoded; the percent signs of that again, so many times in all."""
+    digits = "02X" if upper else "02x"
+    percent = "%" + "25" * (times - 1)
+    return "".join(
+        f"{percent}{ord(character):{digits}}" if place % every == 0 else character
+        for place, character in enumerate(words)
+    )
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("upper", [False, True])
+@pytest.mark.parametrize("every", [1, 2, 7, 27])
+def test_tokens_that_come_back_percent_encoded_are_not_kept(
+    client: FlaskClient, database: Database, every: int, times: int, *, upper: bool
+) -> None:
+    told = in_digits(CALLBACK_TOKEN, every=every, upper=upper, times=times)
+
+    client.get(f"{URL}?ReferenceId=a&Ivr={told}&x=%2{told}%")
+    client.post(URL, data=f"ReferenceId={told}&Ivr=1", content_type="application/x-www-form-urlencoded")
+    client.post(URL, json={"ReferenceId": "b", "Ivr": told})
+    client.post(f"{URL}?Ivr={told}")
+
+    for table in (calls, status_reports, rejected_callbacks):
+        kept = repr(rows(database, table))
+        for _ in range(times + 1):
+            assert CALLBACK_TOKEN not in kept
+            assert told not in kept
+            kept = unquote(kept)
+    assert [report["ivr"] for report in rows(database, status_reports)] == ["***", "1", "***"]
+    assert rows(database, status_reports)[1]["reference_id"] == "***"
 
 
 def ask_raw(address: str, request: bytes, *, end: bool = False) -> tuple[bytes, dict[str, Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from webapp import esms, metrics
 from webapp.config import CALLBACK_PATH, is_one_of
 from webapp.database import Unavailable
 from webapp.intake import Refused
+from webapp.log import encoded
 from webapp.spool import Arrival
 from webapp.waiting import at_most
 
@@ -48,6 +50,7 @@ class Callbacks:
         self._intake = intake
         self._tokens = tokens
         self._secrets = [token.encode() for token in tokens]
+        self._encoded = [re.compile(encoded(token).pattern.encode()) for token in tokens]
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """One request, as WSGI has it."""
@@ -101,6 +104,9 @@ class Callbacks:
         for secret in self._secrets:
             if secret in content:
                 content = content.replace(secret, b"***")
+        if b"%" in content:
+            for spelling in self._encoded:
+                content = spelling.sub(b"***", content)
         return content
 
 
