@@ -103,6 +103,7 @@ class Spool:
         """``limit`` is in bytes, of pages in use: a drained file keeps its size. Nothing is opened or made yet."""
         self._path = folder / "spool.db"
         self._journal = folder / "spool.db-journal"
+        self._lock = folder / "spool.lock"
         self._limit = limit
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
@@ -157,14 +158,17 @@ class Spool:
     def depth(self) -> Depth:
         """How much waits. A spool that was never needed has no file, and is not made by asking.
 
-        Whoever asks needs no lock: a process that was stopped may keep it for ever. While one is in the middle of
-        writing, it is what the file holds at that moment.
+        Whoever asks waits for his turn, but not for long: a process that was stopped may keep it for ever. Where that
+        is in the middle of writing, it is told what the file holds at that moment.
         """
 
         def look() -> Depth | None:
-            for how in ("mode=ro", "immutable=1"):
-                with suppress(sqlite3.Error), closing(_only_read(self._path, how)) as spool:
-                    return _depth(spool)
+            with ExitStack() as until_done:
+                with suppress(OSError):
+                    files.lock(until_done.enter_context(self._lock.open("ab")), _LOOK_SECONDS)
+                for how in ("mode=ro", "immutable=1"):
+                    with suppress(sqlite3.Error), closing(_only_read(self._path, how)) as spool:
+                        return _depth(spool)
             return None
 
         if not self._exists():
@@ -208,17 +212,16 @@ class Spool:
             try:
                 with self._mine:
                     _make_folder(self._path.parent)
-                    with lock.open("ab") as file:
+                    with self._lock.open("ab") as file:
                         if files.lock(file, _WAIT_SECONDS):
                             return work()
             except (OSError, sqlite3.Error) as error:
                 raise SpoolError(f"{self._path}: {error}") from error
             raise SpoolError(
-                f"another process has kept {lock} locked for {_WAIT_SECONDS} s. If it was stopped, let it go on "
-                f"(kill -CONT) or end it; `fuser {lock}` tells which it is"
+                f"another process has kept {self._lock} locked for {_WAIT_SECONDS} s. If it was stopped, let it go on "
+                f"(kill -CONT) or end it; `fuser {self._lock}` tells which it is"
             )
 
-        lock = self._path.with_name("spool.lock")
         return self._aside(locked)
 
     def _files(self) -> list[Path]:
