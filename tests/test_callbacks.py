@@ -11,7 +11,7 @@ import time
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import pytest
 from conftest import API_TOKEN, CALLBACK_TOKEN
@@ -671,11 +671,47 @@ def test_tokens_that_come_back_in_parameters_are_not_kept(client: FlaskClient, d
     assert [report["ivr"] for report in rows(database, status_reports)] == ["***", None, None]
 
 
-def ask_raw(address: str, request: bytes) -> tuple[bytes, dict[str, Any]]:
-    """Send bytes as they are; the head and the JSON of the answer."""
+def in_digits(words: str, *, every: int = 1, upper: bool = False, times: int = 1) -> str:
+    """Every so many characters percent-encoded; the percent signs of that again, so many times in all."""
+    digits = "02X" if upper else "02x"
+    percent = "%" + "25" * (times - 1)
+    return "".join(
+        f"{percent}{ord(character):{digits}}" if place % every == 0 else character
+        for place, character in enumerate(words)
+    )
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("upper", [False, True])
+@pytest.mark.parametrize("every", [1, 2, 7, 27])
+def test_tokens_that_come_back_percent_encoded_are_not_kept(
+    client: FlaskClient, database: Database, every: int, times: int, *, upper: bool
+) -> None:
+    told = in_digits(CALLBACK_TOKEN, every=every, upper=upper, times=times)
+
+    client.get(f"{URL}?ReferenceId=a&Ivr={told}&x=%2{told}%")
+    client.post(URL, data=f"ReferenceId={told}&Ivr=1", content_type="application/x-www-form-urlencoded")
+    client.post(URL, json={"ReferenceId": "b", "Ivr": told})
+    client.post(f"{URL}?Ivr={told}")
+
+    for table in (calls, status_reports, rejected_callbacks):
+        kept = repr(rows(database, table))
+        for _ in range(times + 1):
+            assert CALLBACK_TOKEN not in kept
+            assert told not in kept
+            kept = unquote(kept)
+    assert [report["ivr"] for report in rows(database, status_reports)] == ["***", "1", "***"]
+    assert rows(database, status_reports)[1]["reference_id"] == "***"
+
+
+def ask_raw(address: str, request: bytes, *, end: bool = False) -> tuple[bytes, dict[str, Any]]:
+    """Send bytes as they are, and no more if that is the ``end``; the head and the JSON of the answer."""
     host, _, port = address.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=30) as line:
         line.sendall(request)
+        if end:
+            line.shutdown(socket.SHUT_WR)
         answer = b""
         while part := line.recv(65536):
             answer += part
@@ -718,3 +754,19 @@ def test_a_query_that_is_not_encoded_is_taken_and_what_is_no_request_is_refused_
     assert json.loads(reports[2]["payload"])["Note"].encode("utf-8", "surrogateescape") == b"\xff\x7f"
     assert rows(database, rejected_callbacks) == []
     assert log.read_text().count(CALLBACK_TOKEN) == 1, "where the CallbackUrl is told"
+
+
+@ON_SQLITE
+@pytest.mark.usefixtures("settings")
+def test_of_a_body_in_chunks_that_breaks_off_all_that_came_is_kept(database: Database, tmp_path: Path) -> None:
+    head = b"POST " + URL.encode() + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    came = b"ReferenceId=a&x=".ljust(2500, b"x") + b"&CallDuration=1"
+    first = b"%x\r\n%b\r\n" % (len(came), came)
+    with running(tmp_path / "log", "--workers", "1") as address:
+        for rest in (b"", b"20\r\n&Ivr=", b"no chunk\r\n"):
+            answer, said = ask_raw(address, head + first + rest, end=True)
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert said == {"error": "body: ended before it was whole"}
+
+    kept = {sent(row): row["count"] for row in rows(database, rejected_callbacks)}
+    assert kept == {(b"", came): 2, (b"", came + b"&Ivr="): 1}

@@ -18,7 +18,7 @@ from running import free_port
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import IntegrityError
 
-from webapp.database import Database, NotMigrated, Unavailable, newest_migration
+from webapp.database import Database, Declined, NotMigrated, Unavailable, newest_migration
 from webapp.store import Store
 
 if TYPE_CHECKING:
@@ -114,6 +114,76 @@ def test_values_that_the_database_refuses_are_the_callers_and_not_tried_again(da
     with pytest.raises(IntegrityError):
         database.write(work)
     assert len(tries) == 1
+
+
+# What it does not take
+
+
+def failing(database: Database, statement: str) -> Unavailable:
+    """What a transaction with the statement raises."""
+    with pytest.raises(Unavailable) as failed:
+        database.write(lambda connection: connection.execute(text(statement)))
+    return failed.value
+
+
+@on_postgresql
+@pytest.mark.parametrize("code", ["P0001", "P0002", "P0004", "09000", "2F004", "38001", "44000", "54000"])
+def test_an_error_of_a_trigger_or_a_limit_speaks_of_what_was_to_be_written(database: Database, code: str) -> None:
+    assert isinstance(failing(database, raising(code)), Declined)
+
+
+@on_postgresql
+@pytest.mark.parametrize(
+    "code",
+    [
+        "08006",
+        "25006",
+        "40001",
+        "42501",
+        "42P01",
+        "53100",
+        "53200",
+        "53300",
+        "55P03",
+        "57014",
+        "57P01",
+        "58030",
+        "XX001",
+    ],
+)
+def test_an_error_of_a_postgresql_that_is_full_or_locked_or_away_does_not(database: Database, code: str) -> None:
+    assert not isinstance(failing(database, raising(code)), Declined)
+
+
+def raising(code: str) -> str:
+    return f"DO $$ BEGIN RAISE EXCEPTION 'it is so' USING ERRCODE = '{code}'; END $$"
+
+
+@on_sqlite
+def test_an_error_of_sqlite_speaks_of_what_was_to_be_written_unless_it_is_full_or_locked_or_read_only(
+    database: Database,
+) -> None:
+    assert isinstance(failing(database, "SELECT json_extract('{', '$')"), Declined)
+
+    def full(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")
+        connection.exec_driver_sql("CREATE TABLE large AS SELECT zeroblob(9000000)")
+
+    def read_only(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA query_only = ON")
+        connection.exec_driver_sql("DELETE FROM calls")
+
+    def another_writes(_connection: Connection) -> None:
+        with connected(url_of(database), patience=timedelta(0)) as another:
+            another.write(lambda _: None)
+
+    def out_of_memory(_connection: Connection) -> None:
+        raise MemoryError
+
+    for work, words in ((full, "full"), (another_writes, "locked"), (out_of_memory, "memory"), (read_only, "readonly")):
+        with pytest.raises(Unavailable, match=words) as failed:
+            database.write(work)
+        assert not isinstance(failed.value, Declined)
 
 
 # When it is not there

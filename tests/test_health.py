@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
+from click.testing import CliRunner
 from conftest import API_TOKEN, CALLBACK_TOKEN
 from prometheus_client.parser import text_string_to_metric_families
 from running import serving
 from sqlalchemy import create_engine, make_url, text
 
 import webapp
-from webapp import create_app, rule
+from webapp import create_app, esms, rule
+from webapp.cli import cli
 from webapp.database import Database
+from webapp.spool import Arrival, Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,6 +187,26 @@ def test_callbacks_that_the_database_could_not_take_are_counted(settings: Settin
 
     name = "esms_callbacks_total"
     assert count(after, name, result="unavailable") == count(before, name, result="unavailable") + 1
+
+
+@ON_SQLITE
+def test_what_waits_in_the_spool_is_told_though_somebody_keeps_every_lock_of_it(
+    settings: Settings, client: FlaskClient
+) -> None:
+    spool = Spool(settings.instance_dir, settings.spool_limit)
+    spool.append([Arrival(esms.new_id(), datetime.now(UTC), None, "GET", None, b"ReferenceId=a", b"")])
+    spool.close()
+
+    with (
+        (settings.instance_dir / "spool.lock").open("ab") as lock,
+        closing(sqlite3.connect(settings.instance_dir / "spool.db", isolation_level=None)) as other,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        other.execute("BEGIN EXCLUSIVE")
+        metrics = counts(client.get("/metrics").text)
+        status = json.loads(CliRunner().invoke(cli, ["status", "--json"]).stdout)
+
+    assert count(metrics, "esms_spool_reports") == status["spool"]["reports"] == 1
 
 
 @ON_SQLITE

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from sqlalchemy import NullPool, create_engine, select, text
 
 from webapp import esms, intake, rule
 from webapp.database import Database, Unavailable
-from webapp.intake import GroupCommit, Intake, Overloaded, Refused, Taken, TooLate, as_json
+from webapp.intake import GroupCommit, Intake, Overloaded, Refused, Taken, TooLate, as_json, report_of
 from webapp.models import rejected_callbacks
 from webapp.rule import Call
 from webapp.spool import Arrival, Spool
@@ -538,6 +539,138 @@ def test_the_drain_goes_on_behind_a_call_that_somebody_keeps_locked_and_stores_i
 
     assert spool.depth().reports == 0
     assert stored_call(database, "locked").report_count == 2
+
+
+# What the database refuses by an error that an outage might have too
+
+
+def refuse(database: Database, names: str) -> None:
+    """Have a trigger fail over the reports of these calls, not by a constraint; the words are the same each time."""
+    if database.is_sqlite:
+        change_by_hand(
+            database,
+            f"CREATE TRIGGER refuse BEFORE INSERT ON status_reports WHEN new.reference_id LIKE '{names}' "
+            "BEGIN SELECT json_extract('{', '$'); END",
+        )
+        return
+    change_by_hand(
+        database,
+        "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$ LANGUAGE plpgsql",
+    )
+    change_by_hand(
+        database,
+        "CREATE TRIGGER refuse BEFORE INSERT ON status_reports FOR EACH ROW "
+        f"WHEN (new.reference_id LIKE '{names}') EXECUTE FUNCTION refuse()",
+    )
+
+
+def waiting(spool: Spool) -> list[bytes]:
+    return [one.query for _, one in spool.oldest(99)]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_report_that_is_refused_alone_again_and_again_is_kept_among_the_rejected(
+    receiver: Intake, database: Database, spool: Spool, place: int
+) -> None:
+    refuse(database, "poison")
+    arrivals = [arrival(f"ReferenceId={'poison' if place == number else f'n{number}'}") for number in range(4)]
+    spool.append(arrivals)
+
+    receiver.drain()
+    assert waiting(spool) == [arrivals[place].query]
+    assert kept(database) == [], "once is not enough"
+    if place == 3:
+        receiver.drain()
+        assert kept(database) == [], "nothing was stored after it was refused"
+        spool.append([arrival("ReferenceId=later")])
+        receiver.drain()
+    receiver.drain()
+
+    assert spool.depth().reports == 0
+    (row,) = kept(database)
+    assert (row.id, row.first_at) == (arrivals[place].id, arrivals[place].received_at)
+    assert row.reason == "The database refuses a value of this report"
+    assert [len(stored_reports(database, f"n{number}")) for number in range(4) if number != place] == [1, 1, 1]
+
+
+def test_where_a_trigger_refuses_every_report_all_stay_in_the_spool_until_it_does_not(
+    receiver: Intake, database: Database, spool: Spool
+) -> None:
+    refuse(database, "%")
+    spool.append([arrival(f"ReferenceId={name}") for name in "abc"])
+    spool.append([arrival("x=1")])
+
+    for _ in range(3):
+        receiver.drain()
+    assert waiting(spool) == [b"ReferenceId=a", b"ReferenceId=b", b"ReferenceId=c"]
+    assert [row.reason for row in kept(database)] == ["ReferenceId: is missing"]
+
+    change_by_hand(database, f"DROP TRIGGER refuse{'' if database.is_sqlite else ' ON status_reports'}")
+    receiver.drain()
+    assert spool.depth().reports == 0
+    assert [len(stored_reports(database, name)) for name in "abc"] == [1, 1, 1]
+
+
+def test_where_it_cannot_be_kept_among_the_rejected_either_it_stays_and_holds_up_no_other(
+    receiver: Intake, database: Database, spool: Spool
+) -> None:
+    refuse(database, "poison")
+    change_by_hand(database, "ALTER TABLE rejected_callbacks RENAME TO gone")
+    for name in "abc":
+        spool.append([arrival("ReferenceId=poison")] if name == "a" else [])
+        spool.append([arrival(f"ReferenceId={name}")])
+        receiver.drain()
+        assert waiting(spool) == [b"ReferenceId=poison"]
+    change_by_hand(database, "ALTER TABLE gone RENAME TO rejected_callbacks")
+    receiver.drain()
+
+    assert [len(kept(database)), spool.depth().reports] == [1, 0]
+
+
+def test_running_out_of_memory_says_nothing_of_a_report(
+    receiver: Intake, database: Database, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(esms, "parse_callback", out_of_memory)
+        with pytest.raises(MemoryError):
+            receiver.take(arrival("ReferenceId=a"))
+        patch.undo()
+        patch.setattr(rule, "fold", out_of_memory)
+        assert receiver.take(arrival("ReferenceId=b")) == Taken("spooled", "b")
+
+    until(lambda: spool.depth().reports == 0)
+    assert kept(database) == []
+    assert len(stored_reports(database, "b")) == 1
+
+
+def out_of_memory(*_: object, **__: object) -> None:
+    raise MemoryError
+
+
+# What was kept
+
+
+def test_the_same_report_is_read_out_of_an_arrival_and_out_of_what_was_kept_of_it_among_the_rejected() -> None:
+    one = arrival("ReferenceId=A&Price=450", b'{"Ivr": "007", "Note": "\xff"}', content_type="application/json")
+    among_the_rejected: dict[str, Any] = {
+        "id": one.id,
+        "received_at": one.received_at,
+        "remote_addr": one.remote_addr,
+        "method": one.method,
+        "content_type": one.content_type,
+        "reason": "This server could not read it",
+    }
+
+    whole = Rejected(payload=esms.storable_request(one.query, one.body), **among_the_rejected)
+    cut = Rejected(payload=esms.storable_request(one.query, one.body, whole=False), **among_the_rejected)
+
+    assert report_of(whole) == report_of(one)
+    assert (report_of(one).id, report_of(one).reference_id, report_of(one).ivr) == (one.id, "a", "007")
+    for half in (cut, replace(one, problem="body: ended before it was whole")):
+        with pytest.raises(esms.Unreadable, match="body: "):
+            report_of(half)
+    with pytest.raises(ValueError, match="no request"):
+        report_of(replace(whole, payload="[]"))
 
 
 # What people are shown

@@ -62,7 +62,8 @@ def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
 @pytest.mark.parametrize("secret", SHOWN_NOWHERE)
 def test_no_secret_is_shown_be_it_in_a_message_a_parameter_or_an_error(secrets: tuple[str, ...], secret: str) -> None:
     formatter = Formatter(secrets)
-    for spelling in (secret, quote(secret, safe="")):
+    digits = "".join(f"%{byte:02x}" for byte in secret.encode())
+    for spelling in (secret, quote(secret, safe=""), digits, quote(digits, safe="")):
         try:
             fail(f"asked ?ApiKey={spelling}&x=1")
         except ValueError:

@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,7 +27,6 @@ from webapp.models import status_reports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 SET = pytest.mark.usefixtures("settings")
@@ -125,6 +125,28 @@ def test_a_server_that_is_ended_keeps_every_report_that_it_answered_200(
     if number != signal.SIGKILL:
         assert ended_with == 0
         assert list(temporary.glob("esms-calls-*")) == []
+
+
+@ON_SQLITE
+@SET
+def test_what_a_killed_server_left_in_memory_the_next_one_removes_and_nothing_of_one_that_lives(tmp_path: Path) -> None:
+    def counts_of(server: Server) -> Path:
+        environment = Path(f"/proc/{server.process.pid}/environ").read_bytes()
+        return Path(re.findall(rb"PROMETHEUS_MULTIPROC_DIR=([^\0]+)", environment)[0].decode())
+
+    with started(tmp_path / "living") as living, started(tmp_path / "killed") as killed:
+        left = counts_of(killed)
+        os.killpg(killed.process.pid, signal.SIGKILL)
+        killed.process.wait(timeout=30)
+        assert list(left.glob("*.db"))
+        with started(tmp_path / "next") as the_next:
+            assert not left.exists()
+            assert list(counts_of(living).glob("*.db"))
+            for server in (living, the_next):
+                folder = counts_of(server)
+                server.process.terminate()
+                assert server.process.wait(timeout=30) == 0
+                assert not folder.exists()
 
 
 def test_a_server_starts_though_its_postgresql_is_away_and_uses_it_once_it_is_back_and_migrated(

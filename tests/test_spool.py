@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
+import signal
 import sqlite3
 import threading
-from contextlib import closing, suppress
+import time
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -186,9 +190,34 @@ def test_a_lock_that_cannot_be_had_is_told_by_every_use(spool: Spool, folder: Pa
     (folder / "spool.lock").unlink()
     (folder / "spool.lock").mkdir()
 
-    for use in uses(spool):
+    for use in uses(spool)[:-1]:
         with pytest.raises(SpoolError, match=r"spool\.lock"):
             use()
+    assert spool.depth().reports == 1, "that needs none"
+
+
+@pytest.mark.parametrize("why", ["may not be entered", "has a name that is too long", "is a link to itself"])
+def test_a_folder_of_which_nobody_can_tell_what_is_in_it_is_told_by_every_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    folder = tmp_path / ("x" * 300 if "long" in why else "instance")
+    if why == "is a link to itself":
+        folder.symlink_to(folder)
+    if why == "may not be entered":  # made up, for root enters everything
+        monkeypatch.setattr(Path, "stat", not_allowed)
+    spool = Spool(folder, LIMIT)
+
+    others: list[Callable[[], object]] = [
+        lambda: spool.drop(esms.new_id()),
+        lambda: ExitStack().enter_context(spool.draining()),
+    ]
+    for use in uses(spool) + others:
+        with pytest.raises(SpoolError, match=r"spool\.db: "):
+            use()
+
+
+def not_allowed(path: Path, **_: object) -> os.stat_result:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 # Its limit
@@ -248,6 +277,28 @@ def test_several_processes_share_a_spool_and_nothing_is_lost(spool: Spool, folde
     assert seen == {b"%d %d" % (name, number): 1 for name in range(3) for number in range(20)}
 
 
+def rewrite_for_ever(folder: Path) -> None:
+    spool = Spool(folder, LIMIT)
+    while True:
+        some = arrivals(40, size=9000)
+        spool.append(some)
+        spool.remove([one.id for one in some])
+
+
+def test_the_depth_is_told_of_one_moment_while_others_write_all_the_time(spool: Spool, folder: Path) -> None:
+    spool.append(arrivals(5))
+    process = SPAWN.Process(target=rewrite_for_ever, args=(folder,))
+    process.start()
+    seen: set[int] = set()
+    until = time.monotonic() + 20
+    while len(seen) < 2 and time.monotonic() < until:
+        seen |= {spool.depth().reports for _ in range(50)}
+    process.kill()
+    process.join()
+
+    assert seen == {5, 45}
+
+
 def test_threads_take_turns(spool: Spool) -> None:
     some = arrivals(40)
     threads = [threading.Thread(target=spool.append, args=(some[place::4],)) for place in range(4)]
@@ -292,6 +343,34 @@ def test_a_process_that_is_killed_while_it_has_the_locks_keeps_nobody_out(spool:
     assert contents(spool) == some
     with spool.draining() as mine:
         assert mine
+
+
+def test_a_process_that_is_stopped_while_it_has_the_locks_holds_nobody_up_for_long(spool: Spool, folder: Path) -> None:
+    spool.append(arrivals(3))
+    before = spool.depth()
+    here, there = SPAWN.Pipe()
+    process = SPAWN.Process(target=hold, args=(folder, there))
+    process.start()
+    here.recv()
+    assert process.pid
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert spool.depth() == before, "it can be told all the same"
+        assert time.monotonic() - began < 2
+        for use in uses(spool)[:-1]:
+            with pytest.raises(
+                SpoolError, match=r"kept \S+/spool\.lock locked for 2 s\. If it was stopped, .*kill -CONT"
+            ):
+                use()
+        with spool.draining() as mine:
+            assert not mine
+        assert time.monotonic() - began < 10
+    finally:
+        process.kill()
+        process.join()
+
+    assert spool.depth().reports == len(contents(spool)) == 3
 
 
 def test_only_one_drains_at_a_time(spool: Spool, folder: Path) -> None:
@@ -418,3 +497,18 @@ def test_a_file_system_that_does_not_last_is_named(tmp_path: Path) -> None:
     kind = root[root.index("-") + 1]
     assert fleeting(Path("/nowhere/at/all")) == (kind if kind in {"tmpfs", "ramfs", "overlay", "aufs"} else None)
     assert fleeting(tmp_path) in {None, "tmpfs", "overlay"}
+
+
+@pytest.mark.parametrize(
+    "name", ["on a disk", "tab\t", "back\\slash", "line\n", "#1", "\\040", "\r", "đ\xa0ĩ", "\udcff"]
+)
+def test_a_mounted_folder_is_found_by_whatever_name_it_has(tmp_path: Path, name: str) -> None:
+    escaped = re.sub(r"[ \t\n#\\]", lambda found: f"\\{ord(found[0]):03o}", name)
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_bytes(
+        b"22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n"
+        + os.fsencode(f"31 22 0:27 / /srv/{escaped} rw,nosuid shared:3 - tmpfs tmpfs rw\n")
+    )
+
+    assert fleeting(Path(f"/srv/{name}/instance"), mountinfo) == "tmpfs"
+    assert fleeting(Path("/srv/another/instance"), mountinfo) is None

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from webapp import esms, metrics
 from webapp.config import CALLBACK_PATH, is_one_of
 from webapp.database import Unavailable
 from webapp.intake import Refused
+from webapp.log import encoded
 from webapp.spool import Arrival
 from webapp.waiting import at_most
 
@@ -47,6 +50,7 @@ class Callbacks:
         self._intake = intake
         self._tokens = tokens
         self._secrets = [token.encode() for token in tokens]
+        self._encoded = [re.compile(encoded(token).pattern.encode()) for token in tokens]
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """One request, as WSGI has it."""
@@ -100,6 +104,9 @@ class Callbacks:
         for secret in self._secrets:
             if secret in content:
                 content = content.replace(secret, b"***")
+        if b"%" in content:
+            for spelling in self._encoded:
+                content = spelling.sub(b"***", content)
         return content
 
 
@@ -124,6 +131,10 @@ def _read_body(environ: WSGIEnvironment, limit: int) -> tuple[bytes, bool]:
             while len(body) < wanted and (part := environ["wsgi.input"].read(min(_CHUNK, wanted - len(body)))):
                 body += part
     except Exception:  # noqa: BLE001 - the server's own, for broken chunks and connections that ended
+        if length is None:
+            # gunicorn gives what came of the last chunk now, and waits for nothing more.
+            with suppress(Exception):
+                body += environ["wsgi.input"].read(wanted - len(body))
         return body, False
     return body, length is None or len(body) >= wanted
 

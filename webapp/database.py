@@ -5,7 +5,6 @@ Knows no table but Alembic's own, and nothing of calls.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import socket
@@ -16,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -26,7 +25,8 @@ from sqlalchemy import create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from webapp.waiting import Aside, directly, nap
+from webapp import files
+from webapp.waiting import Aside, directly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,14 +38,23 @@ Result = TypeVar("Result")
 _ATTEMPTS = 3
 _KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 """Seconds, seconds, number: after so long the kernel takes a server that went silent for dead."""
-_TURN_SECONDS = 0.0005
 _WAL_TRIES, _WAL_PAUSE_SECONDS = 20, 0.05
 _TRANSIENT = {"40001", "40P01"}
 """PostgreSQL's codes of a transaction that lost to another and may simply be tried again."""
+_OF_WHAT_IS_WRITTEN = {"09", "20", "21", "27", "2F", "38", "39", "44", "54", "P0"}
+"""Classes of PostgreSQL's codes that triggers, functions and limits give, besides those of refused values."""
 
 
 class Unavailable(Exception):
     """The database cannot be reached, or cannot take or give anything now. Its text shows no secret."""
+
+
+class Declined(Unavailable):
+    """The database is there, and its error's code speaks of what was to be written: that alone may be to blame.
+
+    It need not be: a trigger may refuse everything. No code of a database that is full, locked, read-only, out of
+    something or away is among these.
+    """
 
 
 class NotMigrated(Exception):
@@ -87,7 +96,7 @@ class Database:
         return self.url.difference_update_query(["password"]).render_as_string(hide_password=True)
 
     def write(self, work: Callable[[Connection], Result]) -> Result:
-        """Do ``work`` in one transaction and commit it; raises Unavailable, with nothing done.
+        """Do ``work`` in one transaction and commit it; raises Unavailable (it may be Declined), with nothing done.
 
         ``work`` may be run more than once: a transaction that lost to another, or whose connection turned out to be
         dead, is tried again. DataError and IntegrityError (the database refuses the values) are the caller's.
@@ -101,6 +110,8 @@ class Database:
                     return work(connection)
             except (DataError, IntegrityError):
                 raise
+            except MemoryError as error:
+                raise Unavailable(f"{self.name}: this process is out of memory") from error
             except SQLAlchemyError as error:
                 if attempt == _ATTEMPTS or not _may_pass(error):
                     raise self._unavailable(error) from error
@@ -132,22 +143,16 @@ class Database:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """On SQLite, wait for one's turn among this program's processes: SQLite itself looks only now and then."""
+        """On SQLite, wait for one's turn among this program's processes: SQLite itself looks only now and then.
+
+        Whoever has waited long enough goes on: SQLite's own lock is what counts.
+        """
         with ExitStack() as until_done:
             if self.is_sqlite:
                 with suppress(OSError):
                     file = until_done.enter_context(Path(f"{self.url.database}-turn").open("ab"))
-                    self._wait_for(file)
+                    files.lock(file, self._patience.total_seconds())
             yield
-
-    def _wait_for(self, file: IO[bytes]) -> None:
-        """Have the file's lock, or have waited long enough: SQLite's own lock is what counts."""
-        until = time.monotonic() + self._patience.total_seconds()
-        while time.monotonic() < until:
-            with suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            nap(_TURN_SECONDS)
 
     @contextmanager
     def _limited(self, connection: Connection) -> Iterator[None]:
@@ -225,7 +230,7 @@ class Database:
     def _insist_on_the_file(self, _connection: object, record: Any, _proxy: object) -> None:
         """Leave a connection whose file was deleted or replaced: what is written there is lost with it."""
         try:
-            now = _inode(self.url.database)
+            now = files.inode(str(self.url.database))
         except OSError:
             now = None
         if record.info.setdefault("inode", now) != now or now is None:
@@ -237,7 +242,8 @@ class Database:
         first = next((line.strip() for line in words.splitlines() if line.strip()), cause.__class__.__name__)
         if self.url.password:
             first = first.replace(str(self.url.password), "***")
-        return Unavailable(f"{self.name}: {first}")
+        kind = Declined if _speaks_of_what_is_written(cause) else Unavailable
+        return kind(f"{self.name}: {first}")
 
 
 class _TimeLimit:
@@ -289,9 +295,11 @@ def _may_pass(error: SQLAlchemyError) -> bool:
     )
 
 
-def _inode(path: Any) -> tuple[int, int]:
-    found = os.stat(path)  # noqa: PTH116 - as the database module is given it
-    return found.st_dev, found.st_ino
+def _speaks_of_what_is_written(cause: BaseException) -> bool:
+    if isinstance(cause, sqlite3.Error):
+        # Its code for whatever has no other: what a function in a trigger fails with, and also a table that is gone.
+        return getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
+    return (getattr(cause, "sqlstate", None) or "")[:2] in _OF_WHAT_IS_WRITTEN
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

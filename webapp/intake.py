@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from sqlalchemy.exc import DataError, IntegrityError
 
 from webapp import esms
-from webapp.database import NotMigrated, Unavailable
+from webapp.database import Declined, NotMigrated, Unavailable
 from webapp.models import plain
 from webapp.rule import StatusReport
 from webapp.spool import Arrival, SpoolError
@@ -42,6 +43,7 @@ WAITING_AT_MOST = 2000
 _AT_ONCE = 200
 _IDLE_SECONDS = 5.0
 _PROBE_SECONDS = 1.0
+_SUSPECTS_AT_MOST = 1000
 _SHARE = 0.4
 """Of the time in which to answer, so much for the database and as much for the spool; the rest is for all else."""
 
@@ -168,6 +170,8 @@ class Intake:
         self._closed = threading.Event()
         self._keeper: threading.Thread | None = None
         self._lock = threading.Lock()
+        self._last_success = 0.0
+        self._suspects: dict[tuple[UUID, str], float] = {}
 
     def take(self, arrival: Arrival) -> Outcome:
         """What became of an arrival, durably, in time; raises Unavailable if neither database nor spool can take it."""
@@ -204,7 +208,8 @@ class Intake:
     def drain(self, watch: Callable[[int], None] = lambda _stored: None) -> bool:
         """Store all that waits in the spool, oldest first; False if another process is at it.
 
-        Raises Unavailable and SpoolError. What the database refuses alone (a locked call) is left for the next time.
+        Raises Unavailable and SpoolError. What the database refuses alone (a locked call) is left for the next time;
+        if that is for what it says, it is kept among the rejected then.
         """
         if self._spool is None:
             return True
@@ -217,14 +222,17 @@ class Intake:
         after, number, stored, refused = 0, _AT_ONCE, 0, False
         last: UUID | None = None
         while found := spool.oldest(number, after=after):
+            readings = [_read(arrival) for _, arrival in found]
             try:
-                self._record([_read(arrival) for _, arrival in found])
-            except Unavailable:
+                self._record(readings)
+            except Unavailable as problem:
                 self._database.check()
-                if len(found) == 1:
+                if len(found) > 1:
+                    number = max(1, len(found) // 4)
+                    continue
+                if not self._set_apart(readings[0], problem):
                     after, refused = found[0][0], True
-                number = max(1, len(found) // 4)
-                continue
+                    continue
             try:
                 spool.remove(arrival.id for _, arrival in found)
             except SpoolError:
@@ -232,8 +240,30 @@ class Intake:
             last = found[-1][1].id
             stored, number = stored + len(found), min(number * 2, _AT_ONCE)
             watch(stored)
-        if last and not refused:
-            spool.drop(last)
+        if not refused:
+            self._suspects.clear()
+            if last:
+                spool.drop(last)
+
+    def _set_apart(self, reading: _Reading, problem: Unavailable) -> bool:
+        """Whether a report that the database refuses alone is kept among the rejected by now, and out of the way."""
+        # Neither an outage nor a trigger that refuses everything may look like a report that nobody can store. So the
+        # error must speak of what is written, and come again in the same words after others, begun later, were stored.
+        if reading.report is None or not isinstance(problem, Declined):
+            return False
+        suspect = reading.arrival.id, str(problem)
+        first = self._suspects.get(suspect)
+        if first is None and len(self._suspects) < _SUSPECTS_AT_MOST:
+            self._suspects[suspect] = time.monotonic()
+        if first is None or self._last_success < first:
+            return False
+        try:
+            self._store.reject(_rejected(reading.arrival, _reason(problem)))
+        except Unavailable:
+            return False
+        del self._suspects[suspect]
+        log.error("a report that the database refuses again and again is kept in rejected_callbacks: %s", problem)
+        return True
 
     def _record(self, readings: Sequence[_Reading]) -> list[Outcome]:
         """Store readings in one transaction, and keep what is no report; one that spoils it for all is found."""
@@ -250,6 +280,7 @@ class Intake:
     def _effects(self, reports: list[StatusReport], now: datetime) -> dict[Any, Outcome]:
         if not reports:
             return {}
+        began = time.monotonic()
         try:
             effects = self._store.record(reports, now)
         except Unavailable:
@@ -259,6 +290,7 @@ class Intake:
                 return {reports[0].id: Refused(_reason(error))}
             half = len(reports) // 2
             return self._effects(reports[:half], now) | self._effects(reports[half:], now)
+        self._last_success = max(self._last_success, began)
         return {report.id: Taken(effect, report.reference_id) for report, effect in zip(reports, effects, strict=True)}
 
     def _keep(self, reading: _Reading) -> Outcome:
@@ -312,22 +344,34 @@ class Intake:
             self._closed.wait(_PROBE_SECONDS)
 
 
+def report_of(kept: Arrival | Rejected) -> StatusReport:
+    """The report in a request that was kept; raises Unreadable, and ValueError for a payload that holds no request.
+
+    One that was cut is none: the last of its values would be another than eSMS said.
+    """
+    if isinstance(kept, Rejected):
+        query, body = esms.stored_request(kept.payload)
+    elif kept.problem:
+        raise esms.Unreadable(kept.problem)
+    else:
+        query, body = kept.query, kept.body
+    return esms.parse_callback(
+        query,
+        body,
+        kept.content_type,
+        report_id=kept.id,
+        received_at=kept.received_at,
+        remote_addr=kept.remote_addr,
+    )
+
+
 def _read(arrival: Arrival) -> _Reading:
-    """What an arrival says; a body that was cut is none: the last of its values would be another than eSMS said."""
-    if arrival.problem:
-        return _Reading(arrival, None, arrival.problem)
     try:
-        report = esms.parse_callback(
-            arrival.query,
-            arrival.body,
-            arrival.content_type,
-            report_id=arrival.id,
-            received_at=arrival.received_at,
-            remote_addr=arrival.remote_addr,
-        )
+        return _Reading(arrival, report_of(arrival))
+    except MemoryError:
+        raise  # it says nothing of the arrival
     except Exception as error:  # noqa: BLE001 - whatever it is, what came is kept
         return _Reading(arrival, None, _reason(error))
-    return _Reading(arrival, report)
 
 
 def as_json(arrival: Arrival) -> dict[str, Any]:
@@ -351,7 +395,7 @@ def as_json(arrival: Arrival) -> dict[str, Any]:
 def _reason(error: Exception) -> str:
     if isinstance(error, esms.Unreadable):
         return str(error)
-    if isinstance(error, DataError | IntegrityError):
+    if isinstance(error, DataError | IntegrityError | Declined):
         return "The database refuses a value of this report"
     log.error("a callback could not be taken; this is a bug", exc_info=error)
     return "This server could not read it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,10 +18,24 @@ _CONTROL = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)] if
 }
 
 
+@cache
+def encoded(secret: str) -> re.Pattern[str]:
+    """The secret as URLs may have it: any of its characters percent-encoded, also several times over."""
+    return re.compile("".join(f"(?:{_encoded(character)}|{re.escape(character)})" for character in secret))
+
+
+def _encoded(character: str) -> str:
+    digits = (f"{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+    either_case = (re.sub("[a-f]", lambda digit: f"[{digit[0]}{digit[0].upper()}]", two) for two in digits)
+    return "".join(f"%(?:25)*{two}" for two in either_case)
+
+
 def redact(text: str, secrets: Iterable[str]) -> str:
     """``text`` without the secrets, and without whatever stands where a callback token would."""
     for secret in secrets:
         text = text.replace(secret, "***")
+        if "%" in text:
+            text = encoded(secret).sub("***", text)
     return _CALLBACK_TOKEN.sub(r"\1***", text) if _CALLBACK_PATH in text else text
 
 

@@ -16,6 +16,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 from prometheus_client import multiprocess
 
+from webapp import files
 from webapp.config import CALLBACK_PATH, load_settings
 from webapp.log import Formatter
 
@@ -139,6 +140,7 @@ def on_exit(_server: Arbiter) -> None:
 def serve(bind: str, workers: int) -> NoReturn:
     """Become gunicorn: this process is replaced, so that signals reach it and it is the container's first."""
     # In memory, where a full disk does not stop the counting.
-    environment: dict[str, Any] = os.environ | {_METRICS: tempfile.mkdtemp(prefix="esms-calls-metrics-", dir=_MEMORY)}
+    counts = files.folder_while_alive("esms-calls-metrics-", Path(_MEMORY or tempfile.gettempdir()))
+    environment: dict[str, Any] = os.environ | {_METRICS: str(counts)}
     arguments = ["-c", "python:webapp.serving", "--bind", bind, "--workers", str(workers), "webapp:create_app()"]
     os.execve(sys.executable, [sys.executable, "-P", "-c", _START, *arguments], environment)  # noqa: S606

@@ -6,20 +6,21 @@ receiver's processes share it: whoever reads or writes has the file to himself f
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
 import threading
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
+from webapp import files
 from webapp.models import iso
 from webapp.waiting import Aside
 
@@ -34,7 +35,9 @@ _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _ROW_BYTES = 200
 """What a row takes besides its query and body, about."""
 _WAIT_SECONDS = 2
+_LOOK_SECONDS = 0.5
 _PAGE_BYTES = 4096
+_MOUNTINFO = Path("/proc/self/mountinfo")
 _MISSES = 10_000
 """So many rows on end that cannot be read, and no more are looked for: a page has fewer."""
 _SCHEMA = """
@@ -100,11 +103,13 @@ class Spool:
         """``limit`` is in bytes, of pages in use: a drained file keeps its size. Nothing is opened or made yet."""
         self._path = folder / "spool.db"
         self._journal = folder / "spool.db-journal"
+        self._lock = folder / "spool.lock"
         self._limit = limit
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._mine = threading.Lock()
         self._aside = Aside(1)
+        self._look_aside = Aside(1)
 
     def append(self, arrivals: Sequence[Arrival]) -> None:
         """Keep arrivals; they are on the disk when this returns. One that is there already is left as it is."""
@@ -151,14 +156,24 @@ class Spool:
             self._alone(drop)
 
     def depth(self) -> Depth:
-        """How much waits. A spool that was never needed has no file, and is not made by asking."""
+        """How much waits. A spool that was never needed has no file, and is not made by asking.
 
-        def work(spool: sqlite3.Connection) -> Depth:
-            (number,) = spool.execute("SELECT count(*) FROM arrivals").fetchone()
-            oldest = spool.execute(f"SELECT {_COLUMNS} FROM arrivals ORDER BY position LIMIT 1").fetchone()  # noqa: S608
-            return Depth(number, _bytes_in_use(spool), _as_arrival(oldest).received_at if oldest else None)
+        Whoever asks waits for his turn, but not for long: a process that was stopped may keep it for ever. Where that
+        is in the middle of writing, it is told what the file holds at that moment.
+        """
 
-        return self._do(work) if self._exists() else Depth()
+        def look() -> Depth | None:
+            with ExitStack() as until_done:
+                with suppress(OSError):
+                    files.lock(until_done.enter_context(self._lock.open("ab")), _LOOK_SECONDS)
+                for how in ("mode=ro", "immutable=1"):
+                    with suppress(sqlite3.Error), closing(_only_read(self._path, how)) as spool:
+                        return _depth(spool)
+            return None
+
+        if not self._exists():
+            return Depth()
+        return self._look_aside(look) or self._do(_depth)
 
     @contextmanager
     def draining(self) -> Iterator[bool]:
@@ -166,9 +181,10 @@ class Spool:
         if not self._exists():
             yield False
             return
-        with ExitStack() as stack:
+        with ExitStack() as until_done:
             try:
-                mine = stack.enter_context(_locked(self._path.with_name("spool.drain"), wait=False))
+                file = until_done.enter_context(self._path.with_name("spool.drain").open("ab"))
+                mine = files.lock(file, 0)
             except OSError as error:
                 raise SpoolError(f"{self._path}: {error}") from error
             yield mine
@@ -179,7 +195,13 @@ class Spool:
             self._close()
 
     def _exists(self) -> bool:
-        return self._path.exists()
+        try:
+            self._path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise SpoolError(f"{self._path}: {error}") from error
+        return True
 
     def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """One transaction on the file, alone."""
@@ -190,10 +212,15 @@ class Spool:
             try:
                 with self._mine:
                     _make_folder(self._path.parent)
-                    with _locked(self._path.with_name("spool.lock")):
-                        return work()
+                    with self._lock.open("ab") as file:
+                        if files.lock(file, _WAIT_SECONDS):
+                            return work()
             except (OSError, sqlite3.Error) as error:
                 raise SpoolError(f"{self._path}: {error}") from error
+            raise SpoolError(
+                f"another process has kept {self._lock} locked for {_WAIT_SECONDS} s. If it was stopped, let it go on "
+                f"(kill -CONT) or end it; `fuser {self._lock}` tells which it is"
+            )
 
         return self._aside(locked)
 
@@ -211,10 +238,10 @@ class Spool:
 
     def _current(self) -> sqlite3.Connection:
         """A connection to the file that is there now: another process may have set the one that we had aside."""
-        if self._connection is None or self._inode != _inode(self._path):
+        if self._connection is None or self._inode != files.inode(self._path):
             self._close()
             self._connection = _open(self._path)
-            self._inode = _inode(self._path)
+            self._inode = files.inode(self._path)
         return self._connection
 
     def _close(self) -> None:
@@ -241,16 +268,21 @@ class Spool:
         log.critical("%d arrivals could be read out of the corrupt spool, and are in the new one.", len(whole))
 
 
-def fleeting(folder: Path) -> str | None:
+def fleeting(folder: Path, mountinfo: Path = _MOUNTINFO) -> str | None:
     """The kind of file system that the folder lies on, if it is one that may not outlast this machine or container."""
     try:
-        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()]
+        mounts = [line.split(b" ") for line in mountinfo.read_bytes().split(b"\n") if line]
     except OSError:
         return None
-    kinds = {Path(mount[4]): mount[mount.index("-") + 1] for mount in mounts}
+    kinds = {_mounted_at(mount[4]): mount[mount.index(b"-") + 1].decode() for mount in mounts}
     above = (part for part in (folder, *folder.parents) if part in kinds)
     kind = kinds.get(next(above, folder))
     return kind if kind in {"tmpfs", "ramfs", "overlay", "aufs"} else None
+
+
+def _mounted_at(name: bytes) -> Path:
+    """What mountinfo writes with a backslash and three octal digits for a blank and the like."""
+    return Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)))
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -269,6 +301,19 @@ def _open(path: Path) -> sqlite3.Connection:
         path.chmod(0o600)
         _sync_folder(path.parent)
     return spool
+
+
+def _only_read(path: Path, how: str) -> sqlite3.Connection:
+    """``mode=ro`` waits for a moment in which nobody writes; ``immutable=1`` heeds no lock, and may see half of it."""
+    spool = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", timeout=_LOOK_SECONDS, uri=True)
+    spool.text_factory = _text
+    return spool
+
+
+def _depth(spool: sqlite3.Connection) -> Depth:
+    (number,) = spool.execute("SELECT count(*) FROM arrivals").fetchone()
+    oldest = spool.execute(f"SELECT {_COLUMNS} FROM arrivals ORDER BY position LIMIT 1").fetchone()  # noqa: S608
+    return Depth(number, _bytes_in_use(spool), _as_arrival(oldest).received_at if oldest else None)
 
 
 def _text(content: bytes) -> str:
@@ -357,26 +402,6 @@ def _as_arrival(row: Sequence[object]) -> Arrival:
         return Arrival(UUID(str(identifier)), datetime.fromisoformat(str(received_at)), *rest)  # type: ignore[arg-type]
     except ValueError as error:
         raise _Senseless(str(error)) from error
-
-
-@contextmanager
-def _locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Have the file's lock, which ends with the process; False if somebody else has it and one is not to wait."""
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _make_folder(folder: Path) -> None:

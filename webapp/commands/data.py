@@ -18,6 +18,8 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from webapp import esms, terminal
 from webapp.commands.room import DONE, PROBLEM, Room, Time, open_room
+from webapp.database import Declined
+from webapp.intake import report_of
 from webapp.models import calls
 from webapp.registrations import Lines
 
@@ -192,17 +194,9 @@ def _replay_rejected(room: Room, since: datetime | None) -> None:
     stored = unreadable = 0
     for rejected in room.queries.rejected(since):
         try:
-            query, body = esms.stored_request(rejected.payload)
-            report = esms.parse_callback(
-                query,
-                body,
-                rejected.content_type,
-                report_id=rejected.id,
-                received_at=rejected.received_at,
-                remote_addr=rejected.remote_addr,
-            )
+            report = report_of(rejected)
             effect = room.store.replay_rejected(report, datetime.now(UTC))
-        except (ValueError, esms.Unreadable, DataError, IntegrityError):
+        except (ValueError, esms.Unreadable, DataError, IntegrityError, Declined):
             unreadable += 1
             continue
         stored += 1
