@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,6 @@ from webapp.config import Settings
 from webapp.models import Base
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from webapp.database import Database
 
 ROOT = Path(__file__).parents[1]
@@ -42,18 +42,40 @@ def tables() -> str:
     return "\n".join(parts).rstrip()
 
 
-@pytest.mark.parametrize(
-    ("document", "made"), [("README.md", commands), ("README.md", settings), ("docs/data.md", tables)]
-)
-def test_a_table_in_the_documents_is_the_one_that_the_code_makes(document: str, made: Callable[[], str]) -> None:
+def unit(path: Path) -> str:
+    kind = {".yaml": "yaml", ".service": "ini", ".timer": "ini"}.get(path.suffix, "text")
+    return f"```{kind}\n{path.read_text()}```"
+
+
+MADE: list[tuple[str, str, Callable[[], str]]] = [
+    ("README.md", "commands", commands),
+    ("README.md", "settings", settings),
+    ("docs/data.md", "tables", tables),
+    *(
+        (document, name, partial(unit, ROOT / name))
+        for document in ("README.md", "docs/operations.md")
+        for name in re.findall(r"<!-- (deploy/[^:]+):", (ROOT / document).read_text())
+    ),
+]
+
+
+@pytest.mark.parametrize(("document", "name", "made"), MADE)
+def test_what_stands_in_the_documents_is_what_the_code_and_the_files_say(
+    document: str, name: str, made: Callable[[], str]
+) -> None:
     path = ROOT / document
     text = path.read_text()
-    begin, end = f"<!-- {made.__name__}: made by `make docs` -->\n", "<!-- end -->"
+    begin, end = f"<!-- {name}: made by `make docs` -->\n", "<!-- end -->"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     expected = f"{begin}{made()}\n{end}"
     if "WRITE_DOCS" in os.environ:
         path.write_text(pattern.sub(lambda _: expected, text))
     assert pattern.findall(path.read_text()) == [expected]
+
+
+def test_the_documents_carry_every_file_of_deploy() -> None:
+    carried = [name for document, name, _ in MADE if document == "docs/operations.md"]
+    assert sorted(carried) == sorted(f"deploy/{path.name}" for path in (ROOT / "deploy").iterdir())
 
 
 def test_every_query_in_the_documents_runs(database: Database) -> None:
