@@ -26,6 +26,7 @@ SECRET = "the-secret-that-is-shown-nowhere"
 ZONE = ZoneInfo("Asia/Ho_Chi_Minh")
 EVERY_COMMAND = {
     "callback-url": [],
+    "completeness": [],
     "export": [],
     "migrate": [],
     "reconcile": ["--dry-run"],

@@ -228,7 +228,8 @@ class Settings(BaseSettings):
         0, ge=0, le=10, description="Number of reverse proxies in front whose `X-Forwarded-…` headers are believed."
     )
     time_zone: Annotated[ZoneInfo, BeforeValidator(_time_zone)] = Field(
-        "Asia/Ho_Chi_Minh", description="Zone of the times that people give without one."
+        "Asia/Ho_Chi_Minh",
+        description="Zone of the times that people give without one, and of the days that are counted.",
     )  # type: ignore[assignment]
 
     @property
