@@ -405,7 +405,10 @@ def almost_full(store: Store, database: Database) -> None:
     [
         (lambda store, _: store.reject(rejected(b"x=1")), ["could not be read: 1", "esms-calls replay --rejected"]),
         (almost_full, ["holds 129 of 256 MiB", "replay them, or copy and delete them"]),
-        (lambda store, _: give_up(store), ["given up (gave_up_at): 1", "Ask eSMS's support"]),
+        (
+            lambda store, _: give_up(store),
+            ["given up (gave_up_at): 1", "Ask eSMS's support"],
+        ),
         (lambda store, _: finished_run(store, "failures"), ["ended with failures", "run `esms-calls reconcile`"]),
         (lambda store, _: finished_run(store, "refused"), ["ended with refused", "run `esms-calls reconcile`"]),
         (lambda store, _: finished_run(store, "died"), ["ended with died", "run `esms-calls reconcile`"]),

@@ -286,6 +286,7 @@ def test_alembic_itself_works_from_a_checkout(empty_database_url: str, tmp_path:
     with database.read() as connection:
         assert inspect(connection).get_table_names() == ["alembic_version"]
     alembic("upgrade", "+1")
+    alembic("upgrade", "head")
     database.check()
     database.close()
 

@@ -21,6 +21,8 @@ from webapp.reconcile import due_at, lease_of
 def status(*, as_json: bool) -> None:
     """Show how things stand. Exit code 1 when something needs a person; then it says what to do.
 
+    The share of the calls settled in the last 24 hours that were settled by lookup is always shown; a person is needed
+    when it is more than LOOKUP_SHARE_WARN, for look-ups that settle what is missing hide that callbacks do not come.
     What waits in the spool is shown also while the database cannot be reached (exit code 4).
     """
     settings, now = load_settings(), datetime.now(UTC)
@@ -38,7 +40,7 @@ def status(*, as_json: bool) -> None:
         )
         raise
     known = found, spool, now, lease_of(settings)
-    needs = list(standing.needs(*known))
+    needs = list(standing.needs(*known, settings.lookup_share_warn))
     _show_standing(standing.as_json(*known), standing.as_rows(*known), needs, as_json=as_json)
     sys.exit(PROBLEM if needs else DONE)
 
