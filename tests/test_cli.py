@@ -407,7 +407,7 @@ def almost_full(store: Store, database: Database) -> None:
         (almost_full, ["holds 129 of 256 MiB", "replay them, or copy and delete them"]),
         (
             lambda store, _: give_up(store),
-            ["given up (gave_up_at): 1", "Ask eSMS's support"],
+            ["given up (gave_up_at): 1", "Ask eSMS's support", "esms-calls reconcile --retry-given-up"],
         ),
         (lambda store, _: finished_run(store, "failures"), ["ended with failures", "run `esms-calls reconcile`"]),
         (lambda store, _: finished_run(store, "refused"), ["ended with refused", "run `esms-calls reconcile`"]),

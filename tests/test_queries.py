@@ -255,6 +255,7 @@ def test_the_status_counts_every_call_where_it_belongs(store: Store, queries: Qu
         overdue=1,
         oldest_missing=at(0),
         given_up=1,
+        given_up_calls=["given-up"],
         last_day=LookupShare(0, 0),
         conflicts=1,
         rejected=1,
@@ -268,6 +269,17 @@ def test_an_empty_database_has_a_status_too(queries: Queries) -> None:
     status = queries.status(Due(placed_by=NOW, due_by=NOW))
 
     assert (status.calls, status.oldest_missing, status.rejected_bytes, status.last_run) == (0, None, 0, None)
+
+
+def test_the_first_calls_given_up_are_named_oldest_placed_first(store: Store, queries: Queries) -> None:
+    place(store, {f"call-{number:02}": -100 * HOUR - number // 2 for number in range(25)})
+    store.conclude([Answer(f"call-{number:02}", "104") for number in range(25)], NOW, give_up=GIVE_UP)
+    oldest_first = sorted(range(25), key=lambda number: (-(number // 2), number))
+
+    status = queries.status(Due(placed_by=NOW, due_by=NOW))
+
+    assert (status.given_up, status.missing) == (25, 0)
+    assert status.given_up_calls == [f"call-{number:02}" for number in oldest_first[:20]]
 
 
 def test_the_share_of_lookups_is_of_the_calls_settled_in_the_last_24_hours(store: Store, queries: Queries) -> None:

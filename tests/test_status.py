@@ -1,4 +1,4 @@
-"""How things stand, in words: the share of look-ups, and what a person has to do."""
+"""How things stand, in words: the share of look-ups, the calls that were given up, and what a person has to do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from click.testing import CliRunner
 from makers import callback, lookup
 
 from webapp.cli import cli
+from webapp.esms import Answer
 from webapp.queries import LookupShare
+from webapp.rule import Registration
 from webapp.status import lookup_share_warning
 
 if TYPE_CHECKING:
@@ -89,3 +91,24 @@ def test_status_knows_no_share_where_nothing_was_settled() -> None:
 
     assert (found["settled_last_day"], found["lookup_share"]) == (0, None)
     assert re.search(r"by lookup, last 24 hours +none was settled", shown)
+
+
+# Calls that were given up
+
+
+@pytest.mark.parametrize("number", [1, 20, 23])
+@SET
+def test_status_names_the_first_calls_that_were_given_up(store: Store, number: int) -> None:
+    now = datetime.now(UTC)
+    names = [f"call-{place:02}" for place in range(number)]
+    placed_at = now - timedelta(days=4)
+    store.register([Registration(reference_id=name, placed_at=placed_at) for name in names], now)
+    store.conclude([Answer(name, "104") for name in names], now, give_up=timedelta(hours=72))
+
+    found, shown = status(1)
+
+    assert found["given_up_calls"] == names[:20]
+    lines = shown.splitlines()
+    below = lines.index("Given up, oldest placed first:") + 1
+    assert lines[below : below + min(number, 20)] == [f"  {name}" for name in names[:20]]
+    assert (f"  and {number - 20} more" in lines) == (number > 20)

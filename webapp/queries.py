@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 1000
 _DAY = timedelta(days=1)
+_SHOWN_GIVEN_UP = 20
+_IS_GIVEN_UP = calls.c.gave_up_at.is_not(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ class Status:
     overdue: int
     oldest_missing: datetime | None
     given_up: int
+    given_up_calls: list[str]
     last_day: LookupShare
     conflicts: int
     rejected: int
@@ -155,7 +158,7 @@ class Queries:
             return number, list(connection.scalars(first))
 
     def status(self, due: Due) -> Status:
-        """How things stand at the time ``due.due_by``."""
+        """How things stand at the time ``due.due_by``, with the first calls given up, oldest placed first."""
         number = func.count()
         counts = select(
             number.label("calls"),
@@ -165,13 +168,14 @@ class Queries:
             number.filter(is_missing()).label("missing"),
             number.filter(is_due(due)).label("overdue"),
             func.min(calls.c.placed_at).filter(is_missing()).label("oldest_missing"),
-            number.filter(calls.c.gave_up_at.is_not(None)).label("given_up"),
+            number.filter(_IS_GIVEN_UP).label("given_up"),
             number.filter(calls.c.conflict).label("conflicts"),
         )
         with self._database.read() as connection:
             found: dict[str, Any] = {**connection.execute(counts).mappings().one(), **_rejected_counts(connection)}
             return Status(
                 **found,
+                given_up_calls=_first_given_up(connection) if found["given_up"] else [],
                 last_day=_lookup_share(connection, due.due_by),
                 last_run=_last_run(connection),
             )
@@ -225,6 +229,12 @@ def _lookup_share(connection: Connection, now: datetime) -> LookupShare:
     last_day = calls.c.settled_at.between(now - _DAY, now)
     by_lookup = func.count().filter(calls.c.settled_by == "lookup")
     return LookupShare(*connection.execute(select(func.count(), by_lookup).where(last_day)).one())
+
+
+def _first_given_up(connection: Connection) -> list[str]:
+    oldest_first = (calls.c.placed_at, calls.c.reference_id)
+    first = select(calls.c.reference_id).where(_IS_GIVEN_UP).order_by(*oldest_first).limit(_SHOWN_GIVEN_UP)
+    return list(connection.scalars(first))
 
 
 def _rejected_counts(connection: Connection) -> dict[str, int]:

@@ -66,7 +66,10 @@ def needs(found: Status, spool: Depth, now: datetime, lease: timedelta, warn: De
             "beyond that the oldest are dropped; replay them, or copy and delete them."
         )
     if found.given_up:
-        yield f"calls given up (gave_up_at): {found.given_up}. Ask eSMS's support how they ended."
+        yield (
+            f"calls given up (gave_up_at): {found.given_up}. Ask eSMS's support how they ended, or eSMS itself once "
+            "more: `esms-calls reconcile --retry-given-up`."
+        )
     if warning := lookup_share_warning(found.last_day, warn):
         yield warning
     if last and (ended := outcome(last, now, lease)) in _UNWELL:
