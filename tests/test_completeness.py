@@ -493,6 +493,9 @@ def test_the_list_may_be_the_csv_that_was_registered_and_bad_lines_are_named(sto
     assert (result.exit_code, json.loads(result.stdout)["never_heard_of"]) == (1, ["new"])
     assert "line 3: reference_id: must have 1 to 128 visible ASCII characters" in result.stderr
     assert run("--json", "--expect", "-", stdin="known\nx y\n").exit_code == 1
+    headless = run("--json", "--expect", "-", stdin="known,849\n")
+    assert json.loads(headless.stdout)["never_heard_of"] == ["known,849"]
+    assert "line 1 holds a comma and was taken as a ReferenceId" in headless.stderr
 
 
 @SET

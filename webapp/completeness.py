@@ -1,7 +1,8 @@
 """The completeness ledger: what became of every call, counted so that the sums match. Only reads, and decides nothing.
 
-What it costs: one pass over the calls for the counts, and another for the twins. No index was made for it, so that
-receiving pays nothing.
+What it costs with 10 million calls on two cores: one pass over them for the counts (2 s on PostgreSQL, 6 s on SQLite;
+by day 4 and 6 s, by campaign 6 and 10 s), and another for the twins (13 and 17 s with 20,000 pairs and 3 million calls
+that nobody registered). No index was made for it, so that receiving pays nothing.
 """
 
 from __future__ import annotations

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from webapp import terminal
-from webapp.commands.room import DONE, PROBLEM, Room, Time, open_room, print_columns, print_table, printable
+from webapp.commands.room import (
+    DONE,
+    PROBLEM,
+    Room,
+    Time,
+    hint_at_commas,
+    open_room,
+    print_columns,
+    print_table,
+    printable,
+)
 from webapp.completeness import Counts, Ledger, ledger
 from webapp.queries import Filter
 from webapp.reconcile import due_at
@@ -144,6 +154,7 @@ class _Expected:
                         yield reference_id
                 self.read += len(portion)
                 tell(self.read, f"ids, {len(self.unknown)} never heard of")
+        hint_at_commas(self._lines)
 
 
 def _twins(counts: Counts, book: Ledger, *, beside: bool) -> Iterator[tuple[str, str]]:

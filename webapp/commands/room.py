@@ -25,6 +25,8 @@ from webapp.store import Store
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from webapp.registrations import Lines
+
 DONE, PROBLEM, USAGE, REFUSED, NO_DATABASE = range(5)
 """The exit codes; 1 is also whatever was not expected."""
 
@@ -92,6 +94,15 @@ def hint(words: str) -> None:
     """Words for a person; where they cannot be written (a full disk), that keeps nobody from serving."""
     with suppress(OSError):
         click.echo(words, err=True)
+
+
+def hint_at_commas(lines: Lines) -> None:
+    """Say that what was read as a list of ids looks like a CSV without its header."""
+    if lines.commas_at:
+        hint(
+            f"line {lines.commas_at} holds a comma and was taken as a ReferenceId: "
+            "if this is a CSV, its first line must name the columns."
+        )
 
 
 @contextmanager
