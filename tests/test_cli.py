@@ -14,7 +14,7 @@ import socket
 import subprocess
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ USES_OF_THE_DATABASE = [
     ["register"],
     ["status"],
     ["status", "--json"],
+    ["completeness"],
+    ["completeness", "--json", "--by", "day"],
     ["export"],
     ["replay"],
     ["replay", "--check"],
@@ -126,6 +128,10 @@ def test_the_version_is_told() -> None:
         (["export", "--since", "yesterday"], "'yesterday' is not an ISO 8601 date or time, such as 2026-11-23"),
         (["export", "--until", "0001-01-01"], "lies outside the years that can be stored"),
         (["export", "--output", "/"], "--output"),
+        (["completeness", "--by", "week"], "--by"),
+        (["completeness", "--by", "day", "--expect", "-"], "--by and --expect do not go together"),
+        (["completeness", "--expect", "nowhere.txt"], "'nowhere.txt': No such file or directory"),
+        (["completeness", "--since", "yesterday"], "'yesterday' is not an ISO 8601 date or time"),
         (["replay", "--check", "--rejected"], "--check and --rejected do not go together"),
         (["replay", "--since", "2026-11-23"], "--since goes with --rejected"),
         (["serve", "--workers", "0"], "--workers"),
@@ -399,7 +405,10 @@ def almost_full(store: Store, database: Database) -> None:
     [
         (lambda store, _: store.reject(rejected(b"x=1")), ["could not be read: 1", "esms-calls replay --rejected"]),
         (almost_full, ["holds 129 of 256 MiB", "replay them, or copy and delete them"]),
-        (lambda store, _: give_up(store), ["given up (gave_up_at): 1", "Ask eSMS's support"]),
+        (
+            lambda store, _: give_up(store),
+            ["given up (gave_up_at): 1", "Ask eSMS's support", "esms-calls reconcile --retry-given-up"],
+        ),
         (lambda store, _: finished_run(store, "failures"), ["ended with failures", "run `esms-calls reconcile`"]),
         (lambda store, _: finished_run(store, "refused"), ["ended with refused", "run `esms-calls reconcile`"]),
         (lambda store, _: finished_run(store, "died"), ["ended with died", "run `esms-calls reconcile`"]),
@@ -737,13 +746,17 @@ def a_terminal() -> Iterator[tuple[int, Callable[[], str]]]:
     shown: list[bytes] = []
 
     def read() -> None:
-        while part := os.read(ours, 65536):
-            shown.append(part)
+        with suppress(OSError):
+            while part := os.read(ours, 65536):
+                shown.append(part)
+
+    # At once: a terminal that nobody reads keeps its programs waiting.
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
 
     def end() -> str:
         os.close(theirs)
-        with pytest.raises(OSError, match="Input/output error"):
-            read()
+        reading.join()
         return b"".join(shown).decode()
 
     yield theirs, end
@@ -783,6 +796,25 @@ def test_no_bar_is_drawn_over_calls_that_go_to_the_same_terminal(store: Store) -
     assert shown.count("\r\n") == 4
     assert "exporting" not in shown
     assert CONTROL.search(shown.replace("\r\n", "")) is None
+
+
+@ON_SQLITE
+@SET
+def test_json_comes_out_in_one_line_on_a_terminal_and_a_table_below_a_bar(store: Store) -> None:
+    store.register([Registration(reference_id=f"a-{number}") for number in range(30)], NOW)
+    store.record([callback(f"a{number}", 1, call_status="BUSY") for number in range(30)], NOW)
+    told = []
+    for options in (["--json"], []):
+        with a_terminal() as (screen, end):
+            command = [COMMAND, "completeness", *options]
+            environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
+            subprocess.run(command, stdin=screen, stdout=screen, stderr=screen, check=True, env=environment)
+            told.append(end())
+
+    assert len(json.loads(told[0])["twins"]) == 30
+    assert told[0].count("\r\n") == 1
+    assert "counting" in told[1]
+    assert "  a-29  a29\r\n" in told[1]
 
 
 @ON_SQLITE

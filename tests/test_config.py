@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from zoneinfo import ZoneInfo
@@ -26,6 +27,7 @@ SECRET = "the-secret-that-is-shown-nowhere"
 ZONE = ZoneInfo("Asia/Ho_Chi_Minh")
 EVERY_COMMAND = {
     "callback-url": [],
+    "completeness": [],
     "export": [],
     "migrate": [],
     "reconcile": ["--dry-run"],
@@ -144,6 +146,10 @@ def test_a_time_outside_the_years_that_can_be_stored_is_refused(text: str) -> No
         ("RECONCILE_GRACE", "0s", timedelta(0)),
         ("RECONCILE_GIVE_UP", "7d", timedelta(days=7)),
         ("RECONCILE_GIVE_UP", "0s", timedelta(0)),
+        ("LOOKUP_SHARE_WARN", "5%", Decimal("0.05")),
+        ("LOOKUP_SHARE_WARN", " 0.5% ", Decimal("0.005")),
+        ("LOOKUP_SHARE_WARN", "100%", Decimal(1)),
+        ("LOOKUP_SHARE_WARN", "0%", Decimal(0)),
         ("ANSWER_WITHIN", "2s", timedelta(seconds=2)),
         ("SPOOL", "off", False),
         ("SPOOL", " On ", True),
@@ -182,6 +188,24 @@ def test_an_empty_setting_is_one_that_is_not_set(name: str, monkeypatch: pytest.
         ("ESMS_TIMEOUT", "20", "30s, 10m"),
         ("ESMS_TIMEOUT", "0s", "longer than 0s"),
         ("RECONCILE_GRACE", "ten minutes", "30s, 10m"),
+        *[
+            ("LOOKUP_SHARE_WARN", value, "a percentage such as 5%, 0.5% or 100%")
+            for value in (
+                "5",
+                "0.05",
+                "-1%",
+                "101%",
+                "100.0001%",
+                "5 %",
+                "five%",
+                "٣%",
+                "1e1%",
+                "5%%",
+                "%",
+                ".5%",
+                "nan%",
+            )
+        ],
         ("ANSWER_WITHIN", "0s", "from 1s to 1m"),
         ("ANSWER_WITHIN", "2m", "from 1s to 1m"),
         ("SPOOL", "maybe", "on or off"),

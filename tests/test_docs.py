@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,8 @@ from webapp.config import Settings
 from webapp.models import Base
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from webapp.database import Database
 
 ROOT = Path(__file__).parents[1]

@@ -39,7 +39,7 @@ def migrate_to(database: Database, revision: str) -> None:
 
     def work(connection: Connection) -> None:
         config.attributes["connection"] = connection
-        (command.downgrade if revision in {"base", "-1"} else command.upgrade)(config, revision)
+        (command.downgrade if revision in {"base", "0001"} else command.upgrade)(config, revision)
 
     database.write(work)
 
@@ -81,11 +81,11 @@ def test_up_down_and_up_again_with_data(database: Database) -> None:
     assert len(rows(database)["calls"]) == 3
 
 
-def test_the_newest_migration_goes_down_and_up_alone_and_keeps_all_calls(database: Database) -> None:
+def test_the_migrations_after_the_first_go_down_and_up_again_and_keep_all_calls(database: Database) -> None:
     fill(database)
     kept = {name: found for name, found in rows(database).items() if name != "lookup_pace"}
 
-    migrate_to(database, "-1")
+    migrate_to(database, "0001")
     with pytest.raises(NotMigrated):
         database.check()
     migrate_to(database, "head")

@@ -1,4 +1,4 @@
-"""The files of deploy/ are taken by those who read them: systemd, cron, Kubernetes; and operations.md knows every line."""
+"""The files of deploy/ are taken by systemd, cron and Kubernetes; operations.md knows every code and every line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 from running import COMMAND
@@ -71,7 +71,7 @@ def test_the_cronjob_is_as_kubernetes_wants_it() -> None:
 def test_operations_knows_every_line_of_status(queries: Queries) -> None:
     now = datetime.now(UTC)
     spool = Depth(reports=1, oldest_at=now - timedelta(hours=1), size=1)
-    found = queries.status(Due(placed_by=now, due_by=now), now)
+    found = queries.status(Due(placed_by=now, due_by=now))
     lines = [name.strip() for name, _ in standing.as_rows(found, spool, now, timedelta(minutes=1))]
     assert [line for line in lines if f"`{line}`" not in OPERATIONS] == []
 

@@ -17,7 +17,7 @@ from webapp import esms
 from webapp.due import Due
 from webapp.esms import Answer
 from webapp.models import calls, iso, status_reports
-from webapp.queries import Filter, Position, Status
+from webapp.queries import Filter, LookupShare, Position, Status
 from webapp.rule import Registration
 from webapp.store import Rejected, Run
 
@@ -256,6 +256,8 @@ def test_the_status_counts_every_call_where_it_belongs(store: Store, queries: Qu
         overdue=1,
         oldest_missing=at(0),
         given_up=1,
+        given_up_calls=["given-up"],
+        last_day=LookupShare(0, 0),
         conflicts=1,
         rejected=1,
         rejected_bytes=2 * (3 + 512),
@@ -268,6 +270,64 @@ def test_an_empty_database_has_a_status_too(queries: Queries) -> None:
     status = queries.status(Due(placed_by=NOW, due_by=NOW))
 
     assert (status.calls, status.oldest_missing, status.rejected_bytes, status.last_run) == (0, None, 0, None)
+
+
+def test_the_first_calls_given_up_are_named_oldest_placed_first(store: Store, queries: Queries) -> None:
+    place(store, {f"call-{number:02}": -100 * HOUR - number // 2 for number in range(25)})
+    store.conclude([Answer(f"call-{number:02}", "104") for number in range(25)], NOW, give_up=GIVE_UP)
+    oldest_first = sorted(range(25), key=lambda number: (-(number // 2), number))
+
+    status = queries.status(Due(placed_by=NOW, due_by=NOW))
+
+    assert (status.given_up, status.missing) == (25, 0)
+    assert status.given_up_calls == [f"call-{number:02}" for number in oldest_first[:20]]
+
+
+def test_the_share_of_lookups_is_of_the_calls_settled_in_the_last_24_hours(store: Store, queries: Queries) -> None:
+    day = 24 * HOUR
+    place(store, {"open": 0, "given-up": -100 * HOUR})
+    store.conclude([Answer("given-up", "104")], NOW, give_up=GIVE_UP)
+    store.record([callback("open", 1, send_status=7)], NOW)
+    store.record(
+        [
+            callback("a", 1, call_status="BUSY"),
+            callback("b", 2, call_status="BUSY"),
+            lookup("b", 3, call_status="BUSY"),
+            lookup("c", 4, call_status="BUSY"),
+            callback("c", 5, call_status="BUSY"),
+            lookup("old", -day, call_status="BUSY"),
+            lookup("old", 6, call_status="BUSY"),
+        ],
+        NOW,
+    )
+
+    assert queries.lookup_share(at(10)) == LookupShare(3, 1)
+    assert queries.lookup_share(at(10)).share == 1 / 3
+    assert queries.lookup_share(at(0)) == LookupShare(1, 1), "what was settled after that moment does not count"
+    assert queries.lookup_share(at(0.000001)) == LookupShare(0, 0)
+    assert queries.lookup_share(at(day + 2)) == LookupShare(2, 1)
+    assert queries.lookup_share(at(2 * day)).share is None
+    assert queries.status(Due(placed_by=at(0), due_by=at(10))).last_day == LookupShare(3, 1)
+
+
+def test_the_share_of_lookups_is_read_from_an_index(queries: Queries, database: Database) -> None:
+    explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+    asked: list[tuple[str, Any]] = []
+
+    def see(_connection: object, _cursor: object, statement: str, parameters: Any, *_rest: object) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(Engine, "before_cursor_execute", see)
+    try:
+        queries.lookup_share(NOW)
+    finally:
+        event.remove(Engine, "before_cursor_execute", see)
+    with database.read() as connection:
+        if not database.is_sqlite:
+            # Of an empty table PostgreSQL thinks that it is as good as its index.
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        plan = connection.exec_driver_sql(explain + asked[-1][0], asked[-1][1]).all()
+    assert "ix_calls_settled_at" in str(plan)
 
 
 def test_what_is_due_is_counted_and_named_in_the_order_in_which_it_is_asked_about(

@@ -340,7 +340,10 @@ def test_what_is_normal_ends_with_0(
     result = reconcile("--json")
 
     assert (result.exit_code, counts(result.stdout)) == (0, {"checked": 2, counted: 2})
-    assert result.stderr.count("\n") == 1  # how far it came, at the end
+    how_far, share, *warning = result.stderr.splitlines()
+    assert how_far.startswith("asking eSMS: 2 of 2 calls")
+    assert share.startswith("settled by lookup in the last 24 hours: ")
+    assert bool(warning) == ("100.0%" in share)
     assert runs(database) == ["done"]
 
 

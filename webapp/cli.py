@@ -9,7 +9,7 @@ import click
 from flask.cli import AppGroup, ScriptInfo
 
 from webapp import create_app, log
-from webapp.commands import data, reconciling, server, spooling, standing
+from webapp.commands import accounting, data, reconciling, server, spooling, standing
 from webapp.commands.room import NO_DATABASE, PROBLEM, USAGE
 from webapp.config import ConfigError, load_settings
 from webapp.database import NotMigrated, Unavailable
@@ -78,6 +78,7 @@ for _command in (
     data.replay,
     reconciling.reconcile,
     standing.status,
+    accounting.completeness,
     spooling.spool,
     sandbox_command,
 ):

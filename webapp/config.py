@@ -11,6 +11,7 @@ import re
 import secrets
 import tempfile
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from urllib.parse import quote
@@ -69,6 +70,17 @@ def parse_size(text: object) -> int:
     if not match or not int(match[1]):
         raise ValueError("must be a whole number and a unit, such as 1MiB or 1GiB")
     return int(match[1]) << _SIZES[match[2]]
+
+
+def parse_share(text: object) -> Decimal:
+    """``"5%"``, ``"0.5%"`` or ``"100%"`` as an exact part of one; raises ValueError for anything else."""
+    if isinstance(text, Decimal):
+        return text
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,4})?)%", str(text).strip())
+    share = Decimal(match[1]) / 100 if match else None
+    if share is None or share > 1:
+        raise ValueError("must be a percentage such as 5%, 0.5% or 100%")
+    return share
 
 
 def _switch(text: object) -> bool:
@@ -168,6 +180,7 @@ def _verify(text: object) -> str:
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+Share = Annotated[Decimal, BeforeValidator(parse_share)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Tokens = Annotated[tuple[str, ...], BeforeValidator(_tokens)]
@@ -227,6 +240,11 @@ class Settings(BaseSettings):
         "those in conflict, `unregistered` also those known only from callbacks, `all` every one that no lookup "
         "confirmed (both until RECONCILE_GIVE_UP).",
     )
+    lookup_share_warn: Share = Field(
+        "5%",
+        description="`status` asks for a person when more than this share of the calls settled in the last 24 hours "
+        "were settled by lookup: callbacks fail to come. `100%`: never.",
+    )  # type: ignore[assignment]
     answer_within: Annotated[Duration, AfterValidator(_at_least_a_second)] = Field(
         "5s", description="Every callback is answered by then, whatever the database does."
     )  # type: ignore[assignment]
@@ -243,7 +261,8 @@ class Settings(BaseSettings):
         0, ge=0, le=10, description="Number of reverse proxies in front whose `X-Forwarded-…` headers are believed."
     )
     time_zone: Annotated[ZoneInfo, BeforeValidator(_time_zone)] = Field(
-        "Asia/Ho_Chi_Minh", description="Zone of the times that people give without one."
+        "Asia/Ho_Chi_Minh",
+        description="Zone of the times that people give without one, and of the days that are counted.",
     )  # type: ignore[assignment]
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, tuple_, union
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from webapp.database import Database
 
 _AT_ONCE = 1000
+_DAY = timedelta(days=1)
+_SHOWN_GIVEN_UP = 20
+_IS_GIVEN_UP = calls.c.gave_up_at.is_not(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,19 @@ class Position:
     reference_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class LookupShare:
+    """How many calls were settled in the last 24 hours, and how many of these by a lookup."""
+
+    settled: int
+    by_lookup: int
+
+    @property
+    def share(self) -> float | None:
+        """From 0 to 1; None where none was settled."""
+        return self.by_lookup / self.settled if self.settled else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """How things stand, counted at one moment."""
@@ -72,6 +88,8 @@ class Status:
     overdue: int
     oldest_missing: datetime | None
     given_up: int
+    given_up_calls: list[str]
+    last_day: LookupShare
     conflicts: int
     rejected: int
     rejected_bytes: int
@@ -149,21 +167,32 @@ class Queries:
         return self._database.ask(lambda connection: connection.scalar(given_up) or 0)
 
     def status(self, due: Due) -> Status:
-        """How things stand."""
+        """How things stand at the time ``due.due_by``, with the first calls given up, oldest placed first."""
+        number = func.count()
+        counts = select(
+            number.label("calls"),
+            number.filter(calls.c.settled_at.is_not(None)).label("settled"),
+            number.filter(calls.c.settled_by == "callback").label("by_callback"),
+            number.filter(calls.c.settled_by == "lookup").label("by_lookup"),
+            number.filter(is_missing()).label("missing"),
+            number.filter(is_due(due)).label("overdue"),
+            func.min(calls.c.placed_at).filter(is_missing()).label("oldest_missing"),
+            number.filter(_IS_GIVEN_UP).label("given_up"),
+            number.filter(calls.c.conflict).label("conflicts"),
+        )
         with self._database.read() as connection:
+            found: dict[str, Any] = {**connection.execute(counts).mappings().one(), **_rejected_counts(connection)}
             return Status(
-                calls=_count(connection),
-                settled=_count(connection, calls.c.settled_at.is_not(None)),
-                by_callback=_count(connection, calls.c.settled_by == "callback"),
-                by_lookup=_count(connection, calls.c.settled_by == "lookup"),
-                missing=_count(connection, is_missing()),
-                overdue=_count(connection, is_due(due)),
-                oldest_missing=connection.scalar(select(func.min(calls.c.placed_at)).where(is_missing())),
-                given_up=_count(connection, calls.c.gave_up_at.is_not(None)),
-                conflicts=_count(connection, calls.c.conflict),
-                **_rejected_counts(connection),
+                **found,
+                given_up_calls=_first_given_up(connection) if found["given_up"] else [],
+                last_day=_lookup_share(connection, due.due_by),
                 last_run=_last_run(connection),
             )
+
+    def lookup_share(self, now: datetime) -> LookupShare:
+        """How many of the calls settled in the 24 hours before ``now`` were settled by a lookup; an index tells."""
+        with self._database.read() as connection:
+            return _lookup_share(connection, now)
 
     def rejected(self, since: datetime | None) -> Iterator[Rejected]:
         """The rejected callbacks that were not replayed, oldest first, streamed in portions."""
@@ -205,8 +234,16 @@ class Queries:
             last = found[-1]
 
 
-def _count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
-    return connection.scalar(select(func.count()).select_from(calls).where(*conditions)) or 0
+def _lookup_share(connection: Connection, now: datetime) -> LookupShare:
+    last_day = calls.c.settled_at.between(now - _DAY, now)
+    by_lookup = func.count().filter(calls.c.settled_by == "lookup")
+    return LookupShare(*connection.execute(select(func.count(), by_lookup).where(last_day)).one())
+
+
+def _first_given_up(connection: Connection) -> list[str]:
+    oldest_first = (calls.c.placed_at, calls.c.reference_id)
+    first = select(calls.c.reference_id).where(_IS_GIVEN_UP).order_by(*oldest_first).limit(_SHOWN_GIVEN_UP)
+    return list(connection.scalars(first))
 
 
 def _rejected_counts(connection: Connection) -> dict[str, int]:

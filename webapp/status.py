@@ -12,8 +12,9 @@ from webapp.store import REJECTED_ROOM
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
+    from decimal import Decimal
 
-    from webapp.queries import Status
+    from webapp.queries import LookupShare, Status
     from webapp.spool import Depth
 
 _DAY = timedelta(days=1)
@@ -28,8 +29,30 @@ def outcome(run: Mapping[str, Any], now: datetime, lease: timedelta) -> str | No
     return "died" if silent else run["outcome"]
 
 
-def needs(found: Status, spool: Depth, now: datetime, lease: timedelta) -> Iterator[str]:
-    """What a person has to do."""
+def lookup_share_warning(found: LookupShare, warn: Decimal) -> str | None:
+    """What to do when more than the share ``warn`` of the last day's calls were settled by lookup: else None.
+
+    Look-ups that settle what is missing would hide for good that callbacks no longer come.
+    """
+    if found.by_lookup <= warn * found.settled:
+        return None
+    return (
+        f"settled by lookup in the last 24 hours: {lookup_share_in_words(found)}, more than LOOKUP_SHARE_WARN "
+        f"({(warn * 100).normalize():f}%). Callbacks fail to come: send one from outside to the address that "
+        "`esms-calls callback-url` prints; compare it with the CallbackUrl of the calls that are placed; look at the "
+        "server's log and at rejected_callbacks; then ask eSMS's support."
+    )
+
+
+def lookup_share_in_words(found: LookupShare) -> str:
+    """The share of the last day's calls that were settled by lookup."""
+    if found.share is None:
+        return "none was settled"
+    return f"{found.share:.1%} ({found.by_lookup} of {found.settled})"
+
+
+def needs(found: Status, spool: Depth, now: datetime, lease: timedelta, warn: Decimal) -> Iterator[str]:
+    """What a person has to do; ``warn`` is the share of look-ups above which callbacks are taken to be lost."""
     yield from spool_needs(spool, now)
     last = found.last_run
     if found.rejected:
@@ -43,7 +66,12 @@ def needs(found: Status, spool: Depth, now: datetime, lease: timedelta) -> Itera
             "beyond that the oldest are dropped; replay them, or copy and delete them."
         )
     if found.given_up:
-        yield f"calls given up (gave_up_at): {found.given_up}. Ask eSMS's support how they ended."
+        yield (
+            f"calls given up (gave_up_at): {found.given_up}. Ask eSMS's support how they ended, or eSMS itself once "
+            "more: `esms-calls reconcile --retry-given-up`."
+        )
+    if warning := lookup_share_warning(found.last_day, warn):
+        yield warning
     if last and (ended := outcome(last, now, lease)) in _UNWELL:
         yield f"the last reconcile run ended with {ended}: run `esms-calls reconcile` and read its message."
     if found.overdue and (last is None or last["started_at"] < now - _DAY):
@@ -63,11 +91,12 @@ def spool_needs(spool: Depth, now: datetime) -> Iterator[str]:
 
 
 def as_json(found: Status, spool: Depth, now: datetime, lease: timedelta) -> dict[str, Any]:
-    """Everything, under the names of ``Status``."""
+    """Everything, under the names of ``Status``; of the last day how many were settled, and the share by lookup."""
     run = found.last_run
     last = run and {name: plain(value) for name, value in run.items()} | {"outcome": outcome(run, now, lease)}
-    shown = {name: plain(value) for name, value in asdict(found).items()}
-    return shown | {"spool": spool_as_json(spool, now), "last_run": last}
+    shown = {name: plain(value) for name, value in asdict(found).items() if name != "last_day"}
+    last_day = {"settled_last_day": found.last_day.settled, "lookup_share": found.last_day.share}
+    return shown | last_day | {"spool": spool_as_json(spool, now), "last_run": last}
 
 
 def spool_as_json(spool: Depth, now: datetime) -> dict[str, Any]:
@@ -88,6 +117,7 @@ def as_rows(found: Status, spool: Depth, now: datetime, lease: timedelta) -> lis
         ("settled", found.settled),
         ("  by callback", found.by_callback),
         ("  by lookup", found.by_lookup),
+        ("  by lookup, last 24 hours", lookup_share_in_words(found.last_day)),
         ("missing", found.missing),
         ("  overdue", found.overdue),
         ("  oldest missing placed", plain(found.oldest_missing) or "none"),

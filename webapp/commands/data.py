@@ -17,7 +17,7 @@ import click
 from sqlalchemy.exc import DataError, IntegrityError
 
 from webapp import esms, terminal
-from webapp.commands.room import DONE, PROBLEM, Room, Time, open_room
+from webapp.commands.room import DONE, PROBLEM, Room, Time, hint_at_commas, open_room
 from webapp.database import Declined
 from webapp.intake import report_of
 from webapp.models import calls
@@ -65,12 +65,7 @@ def register(file: BinaryIO) -> None:
             sys.stdout.write(f"registered {registered}, already known {known}, bad lines {bad}\n")
     if lines.header_ignored:
         click.echo(f"ignored columns: {', '.join(lines.header_ignored)}", err=True)
-    if lines.commas_at:
-        click.echo(
-            f"line {lines.commas_at} holds a comma and was taken as a ReferenceId: "
-            "if this is a CSV, its first line must name the columns.",
-            err=True,
-        )
+    hint_at_commas(lines)
     sys.exit(PROBLEM if bad else DONE)
 
 

@@ -6,12 +6,13 @@ import json
 import socket
 import sys
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
 
 from webapp import esms, terminal
+from webapp import status as standing
 from webapp.commands import watching
 from webapp.commands.room import (
     DONE,
@@ -130,13 +131,17 @@ def reconcile(
             return
         client_of(room.settings)
         if watch:
-            watching.watch(room, clock, due, every, health_port, lambda progress: _show_run(progress, as_json=as_json))
+
+            def show(progress: Progress) -> None:
+                _show_run(room, progress, as_json=as_json)
+
+            watching.watch(room, clock, due, every, health_port, show)
             return
         if retry_given_up:
             revived = room.store.revive(within, clock.now())
             click.echo(f"taken up again: {revived} calls that were given up", err=as_json)
         progress = _run(room, clock, due(), limit)
-        _show_run(progress, as_json=as_json)
+        _show_run(room, progress, as_json=as_json)
     sys.exit({"done": DONE, "refused": REFUSED}.get(str(progress.run.outcome or "done"), PROBLEM))
 
 
@@ -177,7 +182,7 @@ def _teller(tell: Tell) -> Callable[[Progress], None]:
     return watch
 
 
-def _show_run(progress: Progress, *, as_json: bool) -> None:
+def _show_run(room: Room, progress: Progress, *, as_json: bool) -> None:
     run = progress.run
     seconds = (run.finished_at - run.started_at).total_seconds() if run.finished_at else 0.0
     columns = {name: plain(value) for name, value in asdict(run).items()}
@@ -216,6 +221,15 @@ def _show_run(progress: Progress, *, as_json: bool) -> None:
             f"not asked about: {progress.unasked}, because {reason}; due as before: the next run asks about them",
             err=as_json,
         )
+    _show_share(room, as_json=as_json)
+
+
+def _show_share(room: Room, *, as_json: bool) -> None:
+    """Tell how many calls had to be asked about of late: look-ups hide that callbacks no longer come."""
+    share = room.queries.lookup_share(datetime.now(UTC))
+    click.echo(f"settled by lookup in the last 24 hours: {standing.lookup_share_in_words(share)}", err=as_json)
+    if warning := standing.lookup_share_warning(share, room.settings.lookup_share_warn):
+        click.echo(f"! {warning}", err=as_json)
 
 
 def _printable(code: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ import click
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from webapp import log
 from webapp.config import ConfigError, Settings, load_settings, parse_duration, parse_time
@@ -22,13 +24,18 @@ from webapp.spool import Spool
 from webapp.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from webapp.registrations import Lines
 
 DONE, PROBLEM, USAGE, REFUSED, NO_DATABASE = range(5)
 """The exit codes; 1 is also whatever was not expected."""
 
 PATIENCE = timedelta(seconds=30)
 """How long a command waits for the database."""
+
+_WIDE = 400
+"""A table of many columns is as wide as it must be: figures that are cut off would be wrong ones."""
 
 
 # click's ParamType is generic only of late.
@@ -105,6 +112,15 @@ def hint(words: str) -> None:
         click.echo(words, err=True)
 
 
+def hint_at_commas(lines: Lines) -> None:
+    """Say that what was read as a list of ids looks like a CSV without its header."""
+    if lines.commas_at:
+        hint(
+            f"line {lines.commas_at} holds a comma and was taken as a ReferenceId: "
+            "if this is a CSV, its first line must name the columns."
+        )
+
+
 @contextmanager
 def stop_at_signals() -> Iterator[threading.Event]:
     """What Ctrl-C and SIGTERM set, instead of ending the process."""
@@ -130,3 +146,22 @@ def print_table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
     for name, value in rows:
         table.add_row(name, str(value))
     Console().print(table)
+
+
+def print_columns(title: str, headers: Sequence[str], rows: Iterable[Sequence[Any]], total: Sequence[Any]) -> None:
+    """Print a table of a name and figures, and the sum of all in the last line."""
+    table = Table(title=title, box=SIMPLE, title_justify="left")
+    for header in headers:
+        table.add_column(header, justify="right" if table.columns else "left", vertical="bottom", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row))
+    table.add_section()
+    table.add_row(*(Text(str(value)) for value in total))
+    Console(width=_WIDE).print(table)
+
+
+def printable(words: str) -> str:
+    """Words as they came from outside, fit for a terminal."""
+    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in words)
+    encoding = sys.stdout.encoding or "utf-8"
+    return shown.encode(encoding, "backslashreplace").decode(encoding)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,12 +15,17 @@ from webapp.config import load_settings
 from webapp.database import Unavailable
 from webapp.reconcile import due_at, lease_of
 
+if TYPE_CHECKING:
+    from webapp.queries import Status
+
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def status(*, as_json: bool) -> None:
     """Show how things stand. Exit code 1 when something needs a person; then it says what to do.
 
+    The share of the calls settled in the last 24 hours that were settled by lookup is always shown; a person is needed
+    when it is more than LOOKUP_SHARE_WARN, for look-ups that settle what is missing hide that callbacks do not come.
     What waits in the spool is shown also while the database cannot be reached (exit code 4).
     """
     settings, now = load_settings(), datetime.now(UTC)
@@ -38,17 +43,33 @@ def status(*, as_json: bool) -> None:
         )
         raise
     known = found, spool, now, lease_of(settings)
-    needs = list(standing.needs(*known))
-    _show_standing(standing.as_json(*known), standing.as_rows(*known), needs, as_json=as_json)
+    needs = list(standing.needs(*known, settings.lookup_share_warn))
+    _show_standing(standing.as_json(*known), standing.as_rows(*known), needs, as_json=as_json, given_up=found)
     sys.exit(PROBLEM if needs else DONE)
 
 
 def _show_standing(
-    values: dict[str, Any], rows: list[tuple[str, Any]], needs: list[str], *, as_json: bool, title: str = "Calls"
+    values: dict[str, Any],
+    rows: list[tuple[str, Any]],
+    needs: list[str],
+    *,
+    as_json: bool,
+    title: str = "Calls",
+    given_up: Status | None = None,
 ) -> None:
     if as_json:
         click.echo(json.dumps(values | {"needs": needs}))
         return
     print_table(title, rows)
+    if given_up and given_up.given_up:
+        _show_given_up(given_up)
     for need in needs:
         click.echo(f"! {need}")
+
+
+def _show_given_up(found: Status) -> None:
+    click.echo("Given up, oldest placed first:")
+    for reference_id in found.given_up_calls:
+        click.echo(f"  {reference_id}")
+    if found.given_up > len(found.given_up_calls):
+        click.echo(f"  and {found.given_up - len(found.given_up_calls)} more")
