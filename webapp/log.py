@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import time
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ class Formatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._secrets = tuple(secrets)
 
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's
+        """The record's time, in milliseconds."""
+        return f"{_second(int(record.created))},{int(record.msecs):03d}"
+
     def format(self, record: logging.LogRecord) -> str:
         """The record as it is written."""
         text = redact(super().format(record), self._secrets)
@@ -41,11 +47,18 @@ class Formatter(logging.Formatter):
         return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\n  | ")
 
 
+@lru_cache(maxsize=1)
+def _second(second: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+
+
 def configure(secrets: Iterable[str], *, level: int = logging.INFO) -> None:
     """Send every log line of this process to standard error, without the secrets, unless that is arranged already."""
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter(secrets))
     logging.basicConfig(handlers=[handler], level=level)
+    # No line shows them, so they need not be looked up for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # At debug level these write the URLs that they ask, with the keys in them.
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
