@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from webapp.database import Database, Declined, NotMigrated, Unavailable, newest
 from webapp.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy.engine import Connection
 
@@ -75,6 +76,30 @@ def test_a_writing_transaction_on_sqlite_locks_at_its_beginning(database: Databa
             another.write(lambda _: None)
 
     database.write(another_writes)
+
+
+@on_sqlite
+def test_what_is_done_in_turn_writes_as_often_as_it_likes_before_anybody_else_does(database: Database) -> None:
+    def insert(name: str) -> Callable[[Connection], object]:
+        return lambda connection: connection.execute(text(f"INSERT INTO calls (reference_id) VALUES ('{name}')"))  # noqa: S608
+
+    def stored() -> list[str]:
+        with database.read() as connection:
+            return list(connection.scalars(text("SELECT reference_id FROM calls ORDER BY rowid")))
+
+    with connected(url_of(database)) as another, ThreadPoolExecutor(1) as thread:
+
+        def work() -> list[str]:
+            thread.submit(another.write, insert("third"))
+            database.write(insert("first"))
+            time.sleep(0.2)
+            database.write(insert("second"))
+            return stored()
+
+        in_turn = database.in_turn(work)
+
+    assert in_turn == ["first", "second"]
+    assert stored() == ["first", "second", "third"]
 
 
 @on_postgresql

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -177,6 +178,38 @@ def test_the_writer_ends_when_there_is_nothing_to_do_and_starts_again(
     for item in (1, 2):
         assert writing.group.do(item, 5) == item * 10
         until(lambda: writers() <= before)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_who_comes_while_the_others_wait_for_their_turn_is_written_with_them_or_told_with_them(away: bool) -> None:  # noqa: FBT001
+    written: list[list[int]] = []
+    waiting, go_on = threading.Event(), threading.Event()
+
+    def write(items: list[int]) -> list[int]:
+        written.append(items)
+        return items
+
+    def in_turn(work: Callable[[], list[int]]) -> list[int]:
+        waiting.set()
+        assert go_on.wait(20)
+        if away:
+            raise KeyError
+        return work()
+
+    group = GroupCommit(write, in_turn)
+    with ThreadPoolExecutor(3) as threads:
+        told = [threads.submit(group.do, 0, 20)]
+        assert waiting.wait(10)
+        told += [threads.submit(group.do, item, 20) for item in (1, 2)]
+        until(lambda: len(group._waiting) == 3)  # noqa: SLF001 - to have them all come before the turn
+        go_on.set()
+
+    if away:
+        assert [type(one.exception()) for one in told] == [KeyError] * 3
+        assert written == []
+    else:
+        assert [one.result() for one in told] == [0, 1, 2]
+        assert [sorted(items) for items in written] == [[0, 1, 2]]
 
 
 # Arrivals

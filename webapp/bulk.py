@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from sqlalchemy.dialects import postgresql
 from webapp.models import iso
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from sqlalchemy import Column, ColumnElement, Table
     from sqlalchemy.engine import Connection
@@ -45,17 +46,25 @@ def _execute(connection: Connection, statement: str, rows: Sequence[Mapping[str,
     return connection.exec_driver_sql(statement, parameters).rowcount
 
 
+_PLAIN = {NoneType, str, int, bool}
+_iso = lru_cache(maxsize=256)(iso)
+"""The times of a new call and of its report are mostly one and the same."""
+_AS_TEXT: dict[type, Callable[[Any], str | None]] = {
+    datetime: _iso,
+    UUID: str,
+    Decimal: str,
+    frozenset: lambda names: ",".join(sorted(names)) or None,
+}
+
+
 def _plain(value: Any) -> Any:
     """A value as JSON and SQLite take it; the text is cast to the column's type there."""
-    if value is None or isinstance(value, str | int):
+    kind = type(value)
+    if kind in _PLAIN:
         return value
-    if isinstance(value, datetime):
-        return iso(value)
-    if isinstance(value, frozenset):
-        return ",".join(sorted(value)) or None
-    if isinstance(value, UUID | Decimal):
-        return str(value)
-    raise TypeError(f"no column holds a {type(value).__name__}")
+    if kind in _AS_TEXT:
+        return _AS_TEXT[kind](value)
+    raise TypeError(f"no column holds a {kind.__name__}")
 
 
 @cache

@@ -85,6 +85,7 @@ class Database:
         self._limit = _TimeLimit(at_most) if at_most and not self.is_sqlite else None
         self._writer = self._engine(1 if self.is_sqlite else connections, "BEGIN IMMEDIATE", ping=False)
         self._reader = self._engine(connections, "BEGIN", ping=True)
+        self._here = _Here()
         self._write_aside = Aside(1) if self.is_sqlite else directly
         self._read_aside = Aside(4) if self.is_sqlite else directly
 
@@ -101,7 +102,20 @@ class Database:
         ``work`` may be run more than once: a transaction that lost to another, or whose connection turned out to be
         dead, is tried again. DataError and IntegrityError (the database refuses the values) are the caller's.
         """
-        return self._write_aside(lambda: self._write(work))
+        return self._write(work) if self._here.in_turn else self._write_aside(lambda: self._write(work))
+
+    def in_turn(self, work: Callable[[], Result]) -> Result:
+        """Do ``work``, which writes, where and when ``write`` would; so what it writes may still come until then."""
+
+        def wait_and_do() -> Result:
+            with self._turn():
+                self._here.in_turn = True
+                try:
+                    return work()
+                finally:
+                    self._here.in_turn = False
+
+        return self._write_aside(wait_and_do) if self.is_sqlite else work()
 
     def _write(self, work: Callable[[Connection], Result]) -> Result:
         for attempt in range(1, _ATTEMPTS + 1):
@@ -148,7 +162,7 @@ class Database:
         Whoever has waited long enough goes on: SQLite's own lock is what counts.
         """
         with ExitStack() as until_done:
-            if self.is_sqlite:
+            if self.is_sqlite and not self._here.in_turn:
                 with suppress(OSError):
                     file = until_done.enter_context(Path(f"{self.url.database}-turn").open("ab"))
                     files.lock(file, self._patience.total_seconds())
@@ -244,6 +258,12 @@ class Database:
             first = first.replace(str(self.url.password), "***")
         kind = Declined if _speaks_of_what_is_written(cause) else Unavailable
         return kind(f"{self.name}: {first}")
+
+
+class _Here(threading.local):
+    """What is so in one thread alone."""
+
+    in_turn = False
 
 
 class _TimeLimit:

@@ -31,6 +31,15 @@ _BOM = b"\xef\xbb\xbf"
 _LARGEST_INTEGER = 2_147_483_647
 _LARGEST_SMALL = 32_767
 _LARGEST_PRICE = Decimal("9999999999.9999")
+_PRICE_STEP = Decimal("0.0001")
+
+_VISIBLE = re.compile(rf"[!-~]{{1,{IDENTITY_LIMIT}}}")
+_BETWEEN_WORDS = re.compile(r"[\s_-]")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_DIGITS = re.compile(r"[0-9]+")
+_AMOUNT = re.compile(r"[0-9]+(\.[0-9]{1,4})?")
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 ACCEPTED = "100"
 BLOCKED = "99"
@@ -61,7 +70,7 @@ def normalise_identity(text: str) -> str:
     """
     stripped = text.strip()
     # Before lower(): the Kelvin sign becomes an ASCII k.
-    if not re.fullmatch(rf"[!-~]{{1,{IDENTITY_LIMIT}}}", stripped):
+    if not _VISIBLE.fullmatch(stripped):
         raise ValueError(f"must have 1 to {IDENTITY_LIMIT} visible ASCII characters")
     return stripped.lower()
 
@@ -69,12 +78,12 @@ def normalise_identity(text: str) -> str:
 def normalise_status(text: str) -> str:
     """CallStatus in one spelling per outcome. *documented*: callbacks say NO ANSWER, GetSendStatus NOANSWERED."""
     upper = text.strip().upper()
-    return "NOANSWERED" if re.sub(r"[\s_-]", "", upper) in {"NOANSWER", "NOANSWERED"} else upper
+    return "NOANSWERED" if _BETWEEN_WORDS.sub("", upper) in {"NOANSWER", "NOANSWERED"} else upper
 
 
 def read_text(value: str) -> str:
     """Text as it is, if SQL text can hold it; raises ValueError."""
-    if len(value) > TEXT_LIMIT or "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    if len(value) > TEXT_LIMIT or _UNSTORABLE.search(value):
         raise ValueError(f"must be text of at most {TEXT_LIMIT} characters, without NUL")
     return value
 
@@ -82,7 +91,7 @@ def read_text(value: str) -> str:
 def _integer(largest: int) -> Callable[[str], int]:
     def read(value: str) -> int:
         digits = value.lstrip("0") or "0"
-        if not re.fullmatch(r"[0-9]+", value) or len(digits) > len(str(largest)) or int(digits) > largest:
+        if not _DIGITS.fullmatch(value) or len(digits) > len(str(largest)) or int(digits) > largest:
             raise ValueError
         return int(digits)
 
@@ -90,9 +99,9 @@ def _integer(largest: int) -> Callable[[str], int]:
 
 
 def _price(value: str) -> Decimal:
-    if not re.fullmatch(r"[0-9]+(\.[0-9]{1,4})?", value) or (price := Decimal(value)) > _LARGEST_PRICE:
+    if not _AMOUNT.fullmatch(value) or (price := Decimal(value)) > _LARGEST_PRICE:
         raise ValueError
-    return price.quantize(Decimal("0.0001"))
+    return price.quantize(_PRICE_STEP)
 
 
 _small = _integer(_LARGEST_SMALL)
@@ -115,6 +124,7 @@ _PARAMETERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
 )
 _IDENTITIES = ("ReferenceId", "SMSID")
 """*documented*: voice OTP callbacks say SMSID. Where both are said, ReferenceId counts."""
+_NOTHING = (None,)
 
 
 class Parameters:
@@ -134,7 +144,7 @@ class Parameters:
 
     def first(self, name: str) -> Any:
         """The first value that is not blank, or None: *documented*, the CallbackUrl's own parameters are empty."""
-        return next(iter(self.all(name)), None)
+        return self._said.get(name.lower(), _NOTHING)[0]
 
     def as_json(self) -> str:
         """Everything, as a JSON object; a name that came several times has the list of its values."""
@@ -157,8 +167,7 @@ def _is_blank(value: Any) -> bool:
 
 def storable_json(value: Any) -> str:
     """JSON that any SQL text can hold: readable, with lone surrogates (undecodable bytes) and NUL escaped."""
-    text = json.dumps(value, ensure_ascii=False)
-    return re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", _to_json(value))
 
 
 def storable_request(query: bytes, body: bytes, *, whole: bool = True) -> str:

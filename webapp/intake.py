@@ -24,6 +24,7 @@ from webapp.models import plain
 from webapp.rule import StatusReport
 from webapp.spool import Arrival, SpoolError
 from webapp.store import Rejected
+from webapp.waiting import directly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,9 +72,15 @@ class GroupCommit(Generic[Item, Result]):
     A lonely item waits for nobody. Its thread (under the server a greenlet) starts when it is needed.
     """
 
-    def __init__(self, write: Callable[[list[Item]], Sequence[Result]]) -> None:
-        """``write`` gives one result for each item, in their order; what it raises, all of them get."""
+    def __init__(
+        self, write: Callable[[list[Item]], Sequence[Result]], in_turn: Callable[[Callable[[], Any]], Any] = directly
+    ) -> None:
+        """``write`` gives one result for each item, in their order; what it raises, all of them get.
+
+        ``in_turn`` does its work when the time has come to write; who comes until then is in it.
+        """
         self._write = write
+        self._in_turn = in_turn
         self._waiting: deque[_Turn[Item, Result]] = deque()
         self._lock = threading.Lock()
         self._come = threading.Event()
@@ -110,22 +117,29 @@ class GroupCommit(Generic[Item, Result]):
 
     def _write_some(self) -> None:
         turns: list[_Turn[Item, Result]] = []
-        while self._waiting and len(turns) < _AT_ONCE:
-            turn = self._waiting.popleft()
-            if not turn.left:
-                turns.append(turn)
-        if not turns:
-            return
+
+        def write() -> Sequence[Result]:
+            turns.extend(self._next())
+            return self._write([turn.item for turn in turns]) if turns else []
+
         try:
-            results = self._write([turn.item for turn in turns])
-        except Exception as error:  # noqa: BLE001 - it is whose turn it was that must know
-            for turn in turns:
+            results = self._in_turn(write)
+        except Exception as error:  # noqa: BLE001 - it is whose turn it was, or would have been, that must know
+            for turn in turns or (turns := self._next()):
                 turn.error = error
         else:
             for turn, result in zip(turns, results, strict=True):
                 turn.result = result
         for turn in turns:
             turn.done.set()
+
+    def _next(self) -> list[_Turn[Item, Result]]:
+        turns: list[_Turn[Item, Result]] = []
+        while self._waiting and len(turns) < _AT_ONCE:
+            turn = self._waiting.popleft()
+            if not turn.left:
+                turns.append(turn)
+        return turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +178,7 @@ class Intake:
         self._store = store
         self._spool = spool
         self._seconds = answer_within.total_seconds() * _SHARE
-        self._to_database: GroupCommit[_Reading, Outcome] = GroupCommit(self._record)
+        self._to_database: GroupCommit[_Reading, Outcome] = GroupCommit(self._record, database.in_turn)
         self._to_spool: GroupCommit[Arrival, None] = GroupCommit(self._append)
         self._away = threading.Event()
         self._closed = threading.Event()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from functools import cache
+import time
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class Formatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._secrets = tuple(secrets)
 
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's
+        """The record's time, in milliseconds."""
+        return f"{_second(int(record.created))},{int(record.msecs):03d}"
+
     def format(self, record: logging.LogRecord) -> str:
         """The record as it is written."""
         text = redact(super().format(record), self._secrets)
@@ -56,11 +61,18 @@ class Formatter(logging.Formatter):
         return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\n  | ")
 
 
+@lru_cache(maxsize=1)
+def _second(second: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+
+
 def configure(secrets: Iterable[str], *, level: int = logging.INFO) -> None:
     """Send every log line of this process to standard error, without the secrets, unless that is arranged already."""
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter(secrets))
     logging.basicConfig(handlers=[handler], level=level)
+    # No line shows them, so they need not be looked up for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # At debug level these write the URLs that they ask, with the keys in them.
     logging.getLogger("urllib3").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)

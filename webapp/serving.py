@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote_from_bytes
 
+from gunicorn import SERVER
 from gunicorn.glogging import Logger
 from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 from prometheus_client import multiprocess
 
-from webapp import files
+from webapp import files, wire
 from webapp.config import CALLBACK_PATH, load_settings
 from webapp.log import Formatter
 
@@ -86,8 +87,39 @@ class _Gathered:
             self._line.sendall(content)
 
 
+class _Begun:
+    """A connection from which something was read already, and is to be read once more."""
+
+    def __init__(self, line: Any, content: bytes) -> None:
+        self._line = line
+        self._content = content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._line, name)
+
+    def recv(self, size: int) -> bytes:
+        content, self._content = self._content[:size], self._content[size:]
+        return content or self._line.recv(size)
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
-    """Answers what is no HTTP without a word of it: it may hold the callback token."""
+    """Serves usual callbacks itself; answers what is no HTTP without a word of it: it may hold the callback token."""
+
+    def handle(self, listener: object, client: Any, address: Any) -> None:
+        """Serve one connection; from the first request on that is no usual callback, it is gunicorn's."""
+        client.settimeout(self.cfg.keepalive)
+        remote_addr = address[0] if isinstance(address, tuple) else ""
+        try:
+            while (content := client.recv(wire.LONGEST)) and (environ := wire.read(content, remote_addr)):
+                last = not self.alive or environ.get("HTTP_CONNECTION", "").lower() == "close"
+                client.sendall(wire.answer(self.wsgi, environ, server=SERVER, last=last))
+                if last:
+                    return
+        except OSError as error:
+            self.log.debug("a connection ended: %s", error)
+            return
+        if content:
+            super().handle(listener, _Begun(client, content), address)
 
     def handle_request(self, listener: object, request: object, client: Any, address: object) -> Any:
         """Answer one request."""
