@@ -6,6 +6,7 @@ Knows no table but Alembic's own, and nothing of calls.
 from __future__ import annotations
 
 import os
+import random
 import re
 import socket
 import sqlite3
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _ATTEMPTS = 3
+_LONGEST_APART_SECONDS = 0.05
 _KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 """Seconds, seconds, number: after so long the kernel takes a server that went silent for dead."""
 _WAL_TRIES, _WAL_PAUSE_SECONDS = 20, 0.05
@@ -129,6 +131,8 @@ class Database:
             except SQLAlchemyError as error:
                 if attempt == _ATTEMPTS or not _may_pass(error):
                     raise self._unavailable(error) from error
+                # Two that locked each other out would otherwise meet again.
+                time.sleep(random.uniform(0, _LONGEST_APART_SECONDS))  # noqa: S311
         raise AssertionError
 
     def now(self) -> datetime:
