@@ -109,8 +109,8 @@ class Inquiry:
         most = 2 * self._concurrency
         if self._held or not self._alive:
             most = min(most, _UNHEARD_LIMIT - len(self._held))
-        room = most - len(self._asking)
-        return room if room >= self._concurrency // 2 or not self._asking else 0
+        room = most - len(self._asking) - len(self._come)
+        return room if room >= self._concurrency // 2 or self.idle else 0
 
     def ask(self, reference_ids: Iterable[str], until: float) -> None:
         """Ask about these calls when their turn comes, if the answer is there by ``until``, in monotonic seconds."""
