@@ -209,5 +209,9 @@ def reconciler(database: Database) -> Reconciler:
 
 def most_in_a_second(esms: Sandbox) -> int:
     """How many look-ups came within one second, wherever it begins."""
-    moments = [lookup.at for lookup in esms.lookups]
-    return max(sum(first <= moment < first + 1 for moment in moments) for first in moments)
+    return most_within(1.0, [lookup.at for lookup in esms.lookups])
+
+
+def most_within(seconds: float, moments: list[float]) -> int:
+    """How many of them lie within so many seconds, wherever these begin."""
+    return max(sum(first <= moment < first + seconds for moment in moments) for first in moments)
