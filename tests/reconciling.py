@@ -48,6 +48,8 @@ SECRETS = [*SPELLINGS, CALLBACK_TOKEN, API_TOKEN, PASSWORD, quote(PASSWORD, safe
 COUNTS = ("checked", "settled", "pending", "not_found", "failed", "gave_up")
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 """Enough where no database makes a difference."""
+ON_POSTGRESQL = pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
+"""Where it matters that the database has a clock, and connections, of its own."""
 
 
 class Command:

@@ -20,6 +20,7 @@ from makers import callback, change_by_hand, stored_call, stored_reports
 from reconciling import (
     HOUR,
     MINUTE,
+    ON_POSTGRESQL,
     ON_SQLITE,
     asked,
     change,
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
 
     from webapp.database import Database
     from webapp.sandbox import Sandbox
-
-ON_POSTGRESQL = pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
-"""Where the database has a clock of its own."""
 
 
 def settled(database: Database) -> int:
