@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from flask import Flask
     from flask.testing import FlaskClient
 
+pytest_plugins = ["reconciling"]
+
 CALLBACK_TOKEN = "callback-token-of-the-tests"
 API_TOKEN = "api-token-of-the-tests"
 

@@ -493,3 +493,29 @@ def test_a_key_as_short_as_in_tests_spoils_no_answer() -> None:
         answer = client.look_up("x")
         assert answer.report is not None
         assert answer.report.call_status == "ANSWERED"
+
+
+@pytest.mark.parametrize(
+    ("head", "seconds"),
+    [
+        (["Retry-After: 90"], 90),
+        (["Retry-After: 0"], 0),
+        (["Retry-After: 1" + "0" * 400], float("inf")),
+        # By eSMS's clock, whatever this machine's says.
+        (["Date: Mon, 23 Nov 2020 10:00:00 GMT", "Retry-After: Mon, 23 Nov 2020 10:02:00 GMT"], 120),
+        (["Date: Mon, 23 Nov 2020 10:00:00 GMT", "Retry-After: Mon, 23 Nov 2020 09:00:00 GMT"], 0),
+        (["Retry-After: Mon, 23 Nov 2020 10:02:00 GMT"], 0),
+        (["Date: today", "Retry-After: Mon, 23 Nov 2020 10:02:00 GMT"], None),
+        (["Date: Mon, 23 Nov 2020 10:00:00 -0000", "Retry-After: Mon, 23 Nov 2020 10:02:00 GMT"], None),
+        (["Retry-After: soon"], None),
+        (["Retry-After: -5"], None),
+        (["Retry-After: 1.5"], None),
+        (["Retry-After:"], None),
+        (["X-Nothing: 1"], None),
+    ],
+)
+def test_for_how_long_esms_wants_to_be_left_alone(head: list[str], seconds: float | None) -> None:
+    with peer(replying("HTTP/1.1 503 Busy", *head)) as served, asking(served.url) as client:
+        answer = client.look_up("a")
+
+    assert (answer.code, answer.retry_after) == ("http-503", seconds)

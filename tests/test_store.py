@@ -601,7 +601,7 @@ def test_calls_never_asked_about_come_first_and_then_the_longest_due(store: Stor
     expected = ["new-1", "new-2", "conflict", "asked-1", "asked-2"]
 
     assert claim(store, HOUR) == expected
-    store.release(expected)
+    store.release(dict.fromkeys(expected, at(HOUR + MINUTE)))
     assert [claim(store, HOUR, limit=1) for _ in range(6)] == [[name] for name in expected] + [[]]
 
 
@@ -648,7 +648,7 @@ def test_a_claimed_call_is_free_again_when_its_lease_is_over_or_it_is_released(s
 
     assert claim(store, 0) == ["a", "b"]
     assert claim(store, 59.9) == []
-    store.release(["b"])
+    store.release({"b": at(MINUTE)})
     assert claim(store, 59.9) == ["b"]
     assert claim(store, 60) == ["a"]
     assert claim(store, 300) == ["a", "b"]
@@ -659,10 +659,25 @@ def test_releasing_leaves_the_call_due_as_it_was(store: Store, database: Databas
     before = columns(database, "a", *calls.c.keys())
     claim(store, 0)
     assert columns(database, "a", *calls.c.keys()) != before
-    store.release(["a", "never heard of"])
-    store.release([])
+    store.release({"a": at(MINUTE), "never heard of": at(MINUTE)})
+    store.release({})
 
     assert columns(database, "a", *calls.c.keys()) == before
+
+
+def test_a_claim_can_be_kept_until_another_run_has_the_call(store: Store, database: Database) -> None:
+    store.register([Registration(reference_id=name, placed_at=at(-HOUR)) for name in ("a", "b")], NOW)
+    assert claim(store, 0) == ["a", "b"]
+    lost, mine = {"a": at(MINUTE)}, {"a": at(MINUTE), "b": at(MINUTE)}
+
+    assert store.keep({"b": at(MINUTE)}, at(90)) == {"b"}
+    assert claim(store, 60) == ["a"]
+    assert store.keep(mine | {"b": at(90)}, at(100)) == {"b"}
+    store.release(lost)
+
+    assert columns(database, "a", "claimed_until") == (at(120),)
+    assert claim(store, 99.9) == []
+    assert claim(store, 100) == ["b"]
 
 
 def test_rows_that_people_insert_with_only_their_id_are_found(store: Store, database: Database) -> None:

@@ -30,6 +30,8 @@ _DOWN_AFTER = 40
 """So many look-ups in a row without a sign of life, and eSMS is down."""
 _UNHEARD_LIMIT = 60
 """Look-ups that may be on their way or without a sign of life, before eSMS gave one."""
+_LEAVE_SECONDS = 1.0
+"""So long before a call may be another's its answer must be there: clocks and claims may be a little apart."""
 _TOO_FAST_LIMIT = 20
 """So often in a row eSMS may say that we ask too fast; then the run ends."""
 
@@ -38,6 +40,7 @@ _TOO_FAST_LIMIT = 20
 class _Looked:
     """An answer, and when its look-up left, in monotonic seconds; None if it did not leave."""
 
+    reference_id: str
     answer: Answer | None
     left_at: float
 
@@ -57,7 +60,10 @@ class Inquiry:
         at_once = max(1, min(self._concurrency // 2, settings.reconcile_rate // 4))
         self._turns = Turns(store, settings.reconcile_rate, at_once)
         self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="look-up")
+        self._lasting = settings.esms_timeout.total_seconds() + _LEAVE_SECONDS
         self._asking: set[Future[_Looked]] = set()
+        self._on_their_way: set[str] = set()
+        self._closed = False
         self._until: dict[str, float] = {}
         self._come: list[_Looked] = []
         self._batch_until = 0.0
@@ -103,21 +109,28 @@ class Inquiry:
         most = 2 * self._concurrency
         if self._held or not self._alive:
             most = min(most, _UNHEARD_LIMIT - len(self._held))
-        room = most - len(self._asking)
-        return room if room >= self._concurrency // 2 else 0
+        room = most - len(self._asking) - len(self._come)
+        return room if room >= self._concurrency // 2 or self.idle else 0
 
     def ask(self, reference_ids: Iterable[str], until: float) -> None:
-        """Ask about these calls when their turn comes, if that is before ``until``, in monotonic seconds."""
+        """Ask about these calls when their turn comes, if the answer is there by ``until``, in monotonic seconds."""
         for reference_id in reference_ids:
             self._until[reference_id] = until
-            self._asking.add(self._threads.submit(self._look_up, reference_id))
+            if reference_id not in self._on_their_way:
+                self._on_their_way.add(reference_id)
+                self._asking.add(self._threads.submit(self._look_up, reference_id))
 
     def keep(self, until: float) -> None:
         """Let what is in hand be asked about until then."""
         self._until.update(dict.fromkeys(self.in_hand, until))
 
+    def lose(self, reference_ids: Iterable[str]) -> None:
+        """Ask no more about these calls: others do."""
+        self._until.update(dict.fromkeys(reference_ids, float("-inf")))
+
     def close(self) -> None:
         """Let no look-up leave any more; what is on its way still comes in."""
+        self._closed = True
         self._turns.close()
 
     def answers(self) -> list[Answer]:
@@ -133,8 +146,10 @@ class Inquiry:
 
     def failures(self) -> list[Answer]:
         """At the end: the look-ups that were held back, which failed, unless it was eSMS that did."""
+        if self.ended:
+            return []
         held, self._held = self._held, []
-        return [] if self.ended else self._give(held)
+        return self._give(held)
 
     def _give(self, answers: list[Answer]) -> list[Answer]:
         for answer in answers:
@@ -143,9 +158,9 @@ class Inquiry:
 
     def _look_up(self, reference_id: str) -> _Looked:
         """In a thread: ask about the call when it is its turn, unless it is another run's by then."""
-        if not self._turns.wait() or (left_at := time.monotonic()) >= self._until[reference_id]:
-            return _Looked(None, 0.0)
-        return _Looked(self._client.look_up(reference_id), left_at)
+        if not self._turns.wait() or (left_at := time.monotonic()) >= self._until[reference_id] - self._lasting:
+            return _Looked(reference_id, None, 0.0)
+        return _Looked(reference_id, self._client.look_up(reference_id), left_at)
 
     def _gather(self) -> None:
         if not self._asking and not self._come:
@@ -153,12 +168,18 @@ class Inquiry:
         done, self._asking = wait(self._asking, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
         if done and not self._come:
             self._batch_until = time.monotonic() + _BATCH_SECONDS
-        self._come += [future.result() for future in done]
+        for looked in [future.result() for future in done]:
+            self._on_their_way.discard(looked.reference_id)
+            self._come.append(looked)
+            if looked.answer and looked.answer.too_fast:
+                self._batch_until = 0.0
 
     def _weigh(self, looked: _Looked) -> list[Answer]:
         """The answers that may be concluded now that this one is there."""
         answer = looked.answer
         if answer is None:
+            if not self._closed and time.monotonic() < (until := self._until[looked.reference_id]):
+                self.ask([looked.reference_id], until)
             return []
         if answer.too_fast:
             self._slow_down(answer, looked.left_at)
@@ -168,7 +189,9 @@ class Inquiry:
         if answer.no_sign_of_life:
             return self._hold(answer)
         self._alive, self._slowed_in_a_row = True, 0
-        held, self._held = self._held, []
+        held: list[Answer] = []
+        if not self.ended:
+            held, self._held = self._held, []
         if answer.code in esms.ACCOUNT_REFUSED:
             self.ended, self.refused_code = "refused", answer.code
             return held

@@ -117,6 +117,8 @@ class _Step:
 
     parts: list[ColumnElement[bool]]
     order: tuple[ColumnElement[Any], ...]
+    turn: ColumnElement[Any] = LONGEST_DUE
+    """What puts calls of all the parts in that order."""
     verifying: bool = False
 
 
@@ -128,7 +130,8 @@ def _steps(due: Due) -> list[_Step]:
     steps = [_Step([and_(part, asked, within) for part in _open_parts(due)], longest_due) for asked in (never, ~never)]
     if due.verify_since is not None and due.verify in _UNCONFIRMED:
         confirming = and_(_to_confirm(due), within)
-        steps.append(_Step([confirming], (calls.c.placed_at, calls.c.reference_id), verifying=True))
+        by_age = (calls.c.placed_at, calls.c.reference_id)
+        steps.append(_Step([confirming], by_age, turn=calls.c.placed_at, verifying=True))
     return steps
 
 
@@ -145,21 +148,21 @@ def _claim(connection: Connection, step: _Step, limit: int, now: datetime, until
     """Claim the first of these calls; those that another run is claiming at this moment are passed over."""
     key, free = calls.c.reference_id, or_(calls.c.claimed_until.is_(None), calls.c.claimed_until <= now)
     first = [
-        select(key, LONGEST_DUE.label("due")).where(part, free).order_by(*step.order).limit(limit * _CONTENDERS)
+        select(key, step.turn.label("turn")).where(part, free).order_by(*step.order).limit(limit * _CONTENDERS)
         for part in step.parts
     ]
     candidates = union_all(*(select(part.subquery()) for part in first)).subquery()
-    in_order = select(candidates.c.reference_id).order_by(candidates.c.due).limit(limit * _CONTENDERS)
+    in_order = select(candidates.c.reference_id).order_by(candidates.c.turn).limit(limit * _CONTENDERS)
     for _ in range(_ATTEMPTS):
         if not (names := list(connection.scalars(in_order))):
             break
         # Another run may have had its turn since: what is locked is looked at once more.
         still = (bulk.is_one_of(connection, key, names), free, or_(*step.parts))
-        locked = select(key).where(*still).order_by(LONGEST_DUE).limit(limit).with_for_update(skip_locked=True)
+        locked = select(key).where(*still).order_by(step.turn).limit(limit).with_for_update(skip_locked=True)
         mine = locked.cte("mine")
         claim = update(calls).where(key.in_(select(mine.c.reference_id))).values(claimed_until=until)
-        claimed = connection.execute(claim.returning(key, calls.c.placed_at, LONGEST_DUE.label("due"))).all()
+        claimed = connection.execute(claim.returning(key, calls.c.placed_at, step.turn.label("turn"))).all()
         if claimed or len(names) < limit * _CONTENDERS:
-            rows = sorted(claimed, key=lambda row: (row.due, row.reference_id))
+            rows = sorted(claimed, key=lambda row: (row.turn, row.reference_id))
             return [Claimed(row.reference_id, row.placed_at, step.verifying) for row in rows]
     return []

@@ -14,6 +14,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
@@ -21,8 +22,6 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import InvalidHeader
-from urllib3.util import Retry
 
 from webapp import esms
 from webapp.esms import Answer
@@ -123,10 +122,14 @@ class Client:
 
 
 def _retry_after(response: requests.Response) -> float | None:
-    """For how many seconds eSMS wants to be left alone; the header has them, or a date."""
+    """For how many seconds eSMS wants to be left alone; the header has them, or a date by eSMS's own clock."""
+    wanted = response.headers.get("Retry-After", "").strip()
     try:
-        return Retry().parse_retry_after(response.headers["Retry-After"])
-    except (KeyError, ValueError, OverflowError, InvalidHeader):
+        if wanted.isdecimal():
+            return float(wanted)
+        said_at = response.headers.get("Date") or format_datetime(datetime.now(UTC))
+        return max(0.0, (parsedate_to_datetime(wanted) - parsedate_to_datetime(said_at)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

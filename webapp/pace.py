@@ -26,10 +26,10 @@ class Pace:
     slowed_at: datetime | None = None
 
     def share_at(self, now: datetime) -> float:
-        """The share of the rate that may be used now: above 0, at most 1."""
+        """The share of the rate that may be used now: above 0, at most 1. A clock that was set back recovers, too."""
         if self.slowed_at is None:
             return self.share
-        return min(1.0, self.share + max(now - self.slowed_at, timedelta(0)) / RECOVERY)
+        return min(1.0, self.share + abs(now - self.slowed_at) / RECOVERY)
 
     def reserve(self, now: datetime, wanted: int, rate: int) -> tuple[Pace, list[datetime]]:
         """Take the next ``wanted`` moments, at which one look-up each may leave; ``rate`` is look-ups a second."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select, tuple_, union
+from sqlalchemy import and_, func, select, tuple_, union
 
 from webapp.due import LONGEST_DUE, Due, Range, is_due, is_missing
 from webapp.models import calls, plain, reconcile_runs, rejected_callbacks, status_reports
@@ -148,7 +148,9 @@ class Queries:
 
     def due(self, due: Due, at_most: int) -> tuple[int, list[str]]:
         """How many calls eSMS is to be asked about, and the first of them in their order."""
-        first = select(calls.c.reference_id).where(is_due(due)).order_by(calls.c.lookup_count > 0, LONGEST_DUE)
+        to_be_confirmed = and_(calls.c.settled_at.is_not(None), ~calls.c.conflict)
+        in_order = (to_be_confirmed, and_(~to_be_confirmed, calls.c.lookup_count > 0), LONGEST_DUE)
+        first = select(calls.c.reference_id).where(is_due(due)).order_by(*in_order)
         number = select(func.count()).select_from(calls).where(is_due(due))
 
         def work(connection: Connection) -> tuple[int, list[str]]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _SAVE_SECONDS = 2.0
 _CLOCK_SECONDS = 10.0
+_SLOW_SECONDS = 0.5
+"""A reading of the clock that took longer may be as much behind, and is not told on."""
 _LEASE_MARGIN = timedelta(seconds=5)
 NAMED_FAILURES = 20
 """So many calls are named for each way in which look-ups failed."""
@@ -38,7 +40,7 @@ NAMED_FAILURES = 20
 
 @dataclass(slots=True)
 class Progress:
-    """What a run has done so far; given to whoever watches. ``pace`` is look-ups a second, of late."""
+    """What a run has done so far; given to whoever watches. ``pace`` is look-ups a second so far."""
 
     run: Run
     due: int
@@ -79,10 +81,13 @@ class Clock:
         self._was: datetime
 
     def now(self) -> datetime:
-        """The time; raises ``database.Unavailable``."""
-        if time.monotonic() - self._read_at > _CLOCK_SECONDS:
-            self._was = self._read()
-            self._read_at = time.monotonic()
+        """The time, never ahead of the database's; raises ``database.Unavailable``."""
+        asked_at = time.monotonic()
+        if asked_at - self._read_at > _CLOCK_SECONDS:
+            was, read_at = self._read(), time.monotonic()
+            if read_at - asked_at > _SLOW_SECONDS:
+                return was
+            self._was, self._read_at = was, read_at
         return self._was + timedelta(seconds=time.monotonic() - self._read_at)
 
 
@@ -97,8 +102,9 @@ class Reconciler:
         self._settings = settings
         self._clock = clock
         self._lease = lease_of(settings)
+        self._claims: dict[str, datetime] = {}
         self._verifying: set[str] = set()
-        self._abandoned: tuple[Run, Inquiry] | None = None
+        self._abandoned: Run | None = None
         self._handed_in = 0
         self._all_claimed = False
         self._saved_at = time.monotonic()
@@ -113,29 +119,34 @@ class Reconciler:
         number = number if limit is None else min(number, limit)
         now = self._clock.now()
         progress = Progress(run=Run(id=esms.new_id(), started_at=now, host=socket.gethostname()), due=number)
-        with Inquiry(self._client, self._store, self._settings) as inquiry:
-            due = self._hand_in(inquiry, due, limit)
-            if number and not self._handed_in:
-                progress.other_at_work = True
-                return progress
-            self._store.start_run(progress.run, lease=self._lease)
-            try:
+        try:
+            with Inquiry(self._client, self._store, self._settings) as inquiry:
+                due = self._hand_in(inquiry, due, limit)
+                if number and not self._handed_in:
+                    progress.other_at_work = True
+                    return progress
+                self._store.start_run(progress.run, lease=self._lease)
                 self._work(inquiry, due, limit, progress, stop, watch)
                 self._finish(progress, _outcome(progress, interrupted=stop.is_set()))
-            except BaseException:
-                self._abandoned = replace(progress.run, outcome="died"), inquiry
-                with suppress(Unavailable):
-                    self.abandon()
-                raise
+        except BaseException:
+            # Nothing is on its way to eSMS any more: what is given back may be asked about by others at once.
+            self._abandoned = replace(progress.run, outcome="died")
+            with suppress(Unavailable):
+                self.abandon()
+            raise
         return progress
 
     def abandon(self) -> None:
         """After the run was broken off: close it, and give back its calls; once the database is there."""
         if self._abandoned:
-            run, inquiry = self._abandoned
-            self._store.release(inquiry.in_hand)
-            self._store.save_run(replace(run, finished_at=self._clock.now()))
+            self._release()
+            self._store.save_run(replace(self._abandoned, finished_at=self._clock.now()))
             self._abandoned = None
+
+    def _release(self) -> None:
+        if self._claims:
+            self._store.release(self._claims)
+            self._claims.clear()
 
     def _finish(self, progress: Progress, outcome: Outcome) -> None:
         now = self._clock.now()
@@ -165,8 +176,7 @@ class Reconciler:
         self._conclude(inquiry.failures(), progress)
         progress.ended, progress.refused_code = inquiry.ended, inquiry.refused_code
         progress.unheard = inquiry.unheard
-        if left := inquiry.in_hand:
-            self._store.release(left)
+        self._release()
         if inquiry.ended or stop.is_set():
             left_due, _ = self._queries.due(all_due, 0)
             progress.unasked = left_due if limit is None else min(left_due, limit - progress.run.checked)
@@ -177,11 +187,13 @@ class Reconciler:
         if self._all_claimed or not room:
             self._all_claimed |= limit == self._handed_in
             return due
-        now, until = self._clock.now(), time.monotonic() + self._lease.total_seconds()
+        here, now = time.monotonic(), self._clock.now()
         claimed = self._store.claim(due, room, now=now, until=now + self._lease)
         self._all_claimed = not claimed
         self._handed_in += len(claimed)
-        inquiry.ask([call.reference_id for call in claimed], until)
+        names = [call.reference_id for call in claimed]
+        self._claims.update(dict.fromkeys(names, now + self._lease))
+        inquiry.ask(names, here + self._lease.total_seconds())
         if confirming := [call for call in claimed if call.verifying]:
             self._verifying.update(call.reference_id for call in confirming)
             due = replace(due, verify_since=max(call.placed_at for call in confirming))
@@ -195,8 +207,11 @@ class Reconciler:
         self._saved_at = here
         progress.run = replace(progress.run, seen_at=self._clock.now())
         self._store.save_run(progress.run)
-        if here - self._kept_at > self._lease.total_seconds() / 3 and inquiry.in_hand:
-            self._store.keep(inquiry.in_hand, self._clock.now() + self._lease)
+        if here - self._kept_at > self._lease.total_seconds() / 3 and (in_hand := inquiry.in_hand):
+            until = self._clock.now() + self._lease
+            kept = self._store.keep({reference_id: self._claims[reference_id] for reference_id in in_hand}, until)
+            self._claims.update(dict.fromkeys(kept, until))
+            inquiry.lose(set(in_hand) - kept)
             inquiry.keep(here + self._lease.total_seconds())
             self._kept_at = here
 
@@ -207,6 +222,8 @@ class Reconciler:
         verifying = self._verifying.intersection(answer.reference_id for answer in answers)
         conclusions = self._store.conclude(answers, self._clock.now(), give_up=give_up, verifying=verifying)
         self._verifying -= verifying
+        for answer in answers:
+            self._claims.pop(answer.reference_id, None)
         counts = Counter(conclusions)
         run = progress.run
         progress.run = replace(

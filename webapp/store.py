@@ -163,19 +163,23 @@ class Store:
         """
         return self._database.write(lambda connection: claim(connection, due, limit, now=now, until=until))
 
-    def keep(self, reference_ids: Sequence[str], until: datetime) -> None:
-        """Have claimed calls for longer."""
-        self._set_claims(reference_ids, until)
+    def keep(self, claims: Mapping[str, datetime], until: datetime) -> set[str]:
+        """Have claimed calls for longer; the ids of those that are still claimed until when ``claims`` says.
 
-    def release(self, reference_ids: Sequence[str]) -> None:
-        """Give back claimed calls that were not asked about; they stay due as they were."""
-        self._set_claims(reference_ids, None)
+        The others' time was over, and another run claimed them since.
+        """
+        return self._set_claims(claims, until)
 
-    def _set_claims(self, reference_ids: Sequence[str], until: datetime | None) -> None:
+    def release(self, claims: Mapping[str, datetime]) -> None:
+        """Give back calls that were claimed until then and not asked about; they stay due as they were."""
+        self._set_claims(claims, None)
+
+    def _set_claims(self, claims: Mapping[str, datetime], until: datetime | None) -> set[str]:
         key = calls.c.reference_id
-        in_order = select(key).where(key.in_(reference_ids)).order_by(key).with_for_update()
-        statement = update(calls).where(key.in_(in_order)).values(claimed_until=until)
-        self._database.write(lambda connection: connection.execute(statement))
+        mine = and_(key.in_(claims), calls.c.claimed_until.in_(set(claims.values())))
+        in_order = select(key).where(mine).order_by(key).with_for_update()
+        statement = update(calls).where(key.in_(in_order)).values(claimed_until=until).returning(key)
+        return self._database.write(lambda connection: set(connection.scalars(statement)))
 
     def revive(self, within: Range, now: datetime) -> int:
         """Have eSMS asked again about calls that were given up, at once; how many."""
@@ -200,13 +204,13 @@ class Store:
         """
 
         def work(connection: Connection) -> Result:
-            found = connection.execute(_PACE.with_for_update()).mappings().first()
-            now = clock(connection)
-            before = Pace(**found) if found else Pace(next_at=now)
-            after, result = change(before, now)
+            locked = _PACE.with_for_update()
+            found = connection.execute(locked).mappings().first()
             if not found:
-                first = _insert(connection, lookup_pace).values(one=1, **asdict(before)).on_conflict_do_nothing()
-                connection.execute(first)
+                first = _insert(connection, lookup_pace).values(one=1, **asdict(Pace(next_at=clock(connection))))
+                connection.execute(first.on_conflict_do_nothing())
+                found = connection.execute(locked).mappings().one()  # which another may have inserted, and used
+            after, result = change(Pace(**found), clock(connection))
             connection.execute(update(lookup_pace).values(asdict(after)))
             return result
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _LATE_SECONDS = (SLACK - 1) / 2
 """A look-up that cannot leave so soon after its moment leaves at a later one: together they must keep the rate."""
 
+_LONGEST_LEAD_SECONDS = 1.0
+
 
 class Turns:
     """The moments at which look-ups may leave, reserved in the database a few at a time, used by many threads."""
@@ -27,6 +29,7 @@ class Turns:
         self._at_once = at_once
         self._moments: deque[float] = deque()
         self._pace_number = 0
+        self._took_seconds = 0.0
         self._changed = threading.Condition()
         self._reserving = threading.Lock()
         self._closed = False
@@ -66,12 +69,16 @@ class Turns:
             if self._moments or self._closed:
                 return
 
-            def reserve(pace: Pace, now: datetime) -> tuple[Pace, list[float]]:
-                here = time.monotonic()
-                after, moments = pace.reserve(now, self._at_once, self._rate)
-                return after, [here + (moment - now).total_seconds() for moment in moments]
+            # Moments that are over before the transaction is were of no use, and so would be all others after them.
+            lead = timedelta(seconds=min(self._took_seconds, _LONGEST_LEAD_SECONDS))
 
-            number, moments = self._pace_number, self._store.pace(reserve)
+            def reserve(pace: Pace, now: datetime) -> tuple[Pace, tuple[float, list[float]]]:
+                here = time.monotonic()
+                after, moments = pace.reserve(now + lead, self._at_once, self._rate)
+                return after, (here, [here + (moment - now).total_seconds() for moment in moments])
+
+            number, (reserved_at, moments) = self._pace_number, self._store.pace(reserve)
+            self._took_seconds = max(time.monotonic() - reserved_at, self._took_seconds / 2)
             with self._changed:
                 if number == self._pace_number:
                     self._moments.extend(moments)
@@ -83,7 +90,7 @@ class Turns:
             if halve:
                 pace = pace.slowed(now)
             if pause_seconds is not None:
-                pace = pace.paused(now + min(timedelta(seconds=pause_seconds), LONGEST_PAUSE))
+                pace = pace.paused(now + timedelta(seconds=min(pause_seconds, LONGEST_PAUSE.total_seconds())))
             return pace, None
 
         self._store.pace(slower)

@@ -115,10 +115,12 @@ def reconcile(
     With --watch it goes on until SIGTERM or Ctrl-C (exit code 0), also while the database or eSMS are away, and tells
     systemd (NOTIFY_SOCKET) that it is ready and alive.
     """  # noqa: D301 - click wants the control character
-    if (every or health_port) and not watch:
+    if (every is not None or health_port) and not watch:
         raise click.UsageError("--every and --health-port go with --watch.")
     if watch and (dry_run or retry_given_up or limit):
         raise click.UsageError("--watch does not go with --dry-run, --retry-given-up or --limit.")
+    if every is not None and not every:
+        raise click.UsageError("--every must be at least 1s.")
     within = Range(campaign=campaign, since=since, until=until, reference_ids=reference_ids)
     with open_room(migrated=not watch, writes=not dry_run, at_most=_LONGEST_TRANSACTION) as room:
         clock = Clock(room.database.now)

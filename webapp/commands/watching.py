@@ -81,8 +81,9 @@ class _Watcher:
             self._say("The database can be used again.")
             self._complaint = None
         if progress and not progress.other_at_work:
-            self._show(progress)
-            sys.stdout.flush()
+            with suppress(OSError):  # a full disk under the log keeps no call from being asked about
+                self._show(progress)
+                sys.stdout.flush()
         return not (progress and progress.ended)
 
     def _run(self, due: Callable[[], Due], stop: Event) -> Progress | None:

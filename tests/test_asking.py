@@ -1,0 +1,186 @@
+"""Asking about calls that are handed in: each once at a time, only while it is ours, and by batches as answers come."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from reconciling import wait_until
+
+from webapp.asking import Inquiry
+from webapp.config import Settings, load_settings
+from webapp.esms import Answer
+from webapp.pace import Pace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from webapp.lookup import Client
+    from webapp.store import Store
+
+FOREVER = float("inf")
+
+
+class Paced:
+    """A shared pace without a database."""
+
+    def __init__(self) -> None:
+        self.at = Pace(next_at=datetime.now(UTC))
+        self._lock = threading.Lock()
+
+    def pace(self, change: Callable[[Pace, datetime], tuple[Pace, Any]]) -> Any:
+        with self._lock:
+            self.at, result = change(self.at, datetime.now(UTC))
+            return result
+
+
+class Asked:
+    """Stands for eSMS: keeps who was asked about, and answers once it may."""
+
+    def __init__(self, code: str = "105") -> None:
+        self.asked: list[str] = []
+        self.codes: dict[str, str] = {}
+        self.may = threading.Event()
+        self.may.set()
+        self._code = code
+
+    def look_up(self, reference_id: str) -> Answer:
+        self.asked.append(reference_id)
+        assert self.may.wait(20)
+        return Answer(reference_id, self.codes.get(reference_id, self._code))
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"ESMS_TIMEOUT": "5s", "RECONCILE_RATE": "1000", "RECONCILE_CONCURRENCY": "4"}.items():
+        monkeypatch.setenv(name, value)
+    return load_settings()
+
+
+@contextmanager
+def asking(esms: Asked, settings: Settings) -> Iterator[Inquiry]:
+    client: Client = esms  # type: ignore[assignment]
+    store: Store = Paced()  # type: ignore[assignment]
+    with Inquiry(client, store, settings) as inquiry:
+        try:
+            yield inquiry
+        finally:
+            esms.may.set()
+
+
+def all_answers(inquiry: Inquiry) -> list[str]:
+    """What comes out until nothing is on its way any more."""
+    told: list[str] = []
+    while not inquiry.idle:
+        told += [answer.reference_id for answer in inquiry.answers()]
+    return told
+
+
+def test_a_call_that_is_handed_in_twice_is_asked_about_once_at_a_time(settings: Settings) -> None:
+    """As by a run that stood still for so long that it could claim its own calls once more."""
+    esms = Asked()
+    esms.may.clear()
+    with asking(esms, settings) as inquiry:
+        inquiry.ask(["a"], FOREVER)
+        wait_until(lambda: esms.asked)
+        inquiry.ask(["a", "b"], FOREVER)
+        wait_until(lambda: "b" in esms.asked)
+        esms.may.set()
+        assert sorted(all_answers(inquiry)) == ["a", "b"]
+        assert inquiry.in_hand == []
+
+        inquiry.ask(["a"], FOREVER)
+        assert all_answers(inquiry) == ["a"]
+
+    assert sorted(esms.asked) == ["a", "a", "b"]
+
+
+def test_a_call_whose_answer_might_come_too_late_is_not_asked_about(settings: Settings) -> None:
+    """Within ESMS_TIMEOUT and a second more it may be another run's."""
+    esms = Asked()
+    with asking(esms, settings) as inquiry:
+        inquiry.ask(["late"], time.monotonic() + 5.5)
+        inquiry.ask(["in time"], time.monotonic() + 8)
+        wait_until(lambda: esms.asked)
+        inquiry.lose(["late"])
+        assert all_answers(inquiry) == ["in time"]
+        assert inquiry.in_hand == []
+
+    assert esms.asked == ["in time"]
+
+
+def test_a_call_that_is_kept_in_the_last_moment_is_asked_about_after_all(settings: Settings) -> None:
+    esms = Asked()
+    with asking(esms, settings) as inquiry:
+        inquiry.ask(["a"], time.monotonic() + 5.5)
+        for _ in range(5):
+            assert inquiry.answers() == []
+        inquiry.keep(FOREVER)
+        assert all_answers(inquiry) == ["a"]
+
+    assert esms.asked == ["a"]
+
+
+def test_calls_that_are_lost_while_they_wait_are_not_asked_about_and_others_are(settings: Settings) -> None:
+    esms = Asked()
+    esms.may.clear()
+    with asking(esms, settings) as inquiry:
+        inquiry.ask([f"first-{number}" for number in range(4)], FOREVER)
+        wait_until(lambda: len(esms.asked) == 4)
+        inquiry.ask(["lost", "mine"], FOREVER)
+        inquiry.lose(["lost"])
+        inquiry.keep(FOREVER)
+        assert "lost" not in inquiry.in_hand
+        esms.may.set()
+        assert "mine" in all_answers(inquiry)
+
+    assert sorted(esms.asked) == ["first-0", "first-1", "first-2", "first-3", "mine"]
+
+
+def test_once_closed_nothing_leaves_and_what_waits_is_still_in_hand(settings: Settings) -> None:
+    esms = Asked()
+    esms.may.clear()
+    with asking(esms, settings) as inquiry:
+        names = [f"call-{number}" for number in range(7)]
+        inquiry.ask(names, FOREVER)
+        wait_until(lambda: len(esms.asked) == 4)
+        inquiry.close()
+        esms.may.set()
+        answered = all_answers(inquiry)
+        assert sorted(answered) == sorted(esms.asked)
+        assert sorted(inquiry.in_hand) == sorted(set(names) - set(answered))
+
+
+def test_a_refused_account_ends_it_and_nothing_is_held_against_the_calls(settings: Settings) -> None:
+    esms = Asked("unreachable")
+    esms.codes = {"refused": "101"}
+    with asking(esms, settings) as inquiry:
+        inquiry.ask(["a", "b"], FOREVER)
+        assert all_answers(inquiry) == []
+        assert inquiry.unheard == {"unreachable": 2}
+        inquiry.ask(["refused"], FOREVER)
+        assert sorted(all_answers(inquiry)) == ["a", "b"]  # eSMS is there: these two did fail
+        assert (inquiry.ended, inquiry.refused_code, inquiry.room) == ("refused", "101", 0)
+        assert inquiry.in_hand == ["refused"]
+
+
+def test_failures_are_the_calls_own_only_where_esms_is_not_down(settings: Settings) -> None:
+    with asking(Asked("timeout"), settings) as inquiry:
+        inquiry.ask([f"call-{number}" for number in range(39)], FOREVER)
+        assert all_answers(inquiry) == []
+        assert (inquiry.ended, inquiry.room) == (None, 8)
+        assert len(inquiry.failures()) == 39
+    with asking(Asked("timeout"), settings) as inquiry:
+        inquiry.ask([f"call-{number}" for number in range(40)], FOREVER)
+        assert all_answers(inquiry) == []
+        assert (inquiry.ended, inquiry.failures(), inquiry.unheard) == ("down", [], {"timeout": 40})
+        assert len(inquiry.in_hand) == 40
