@@ -1,4 +1,4 @@
-"""Fills the program's tables with calls and their history by SQL: copies of a stored callback, each of another call.
+"""Fills the program's tables with calls and their history by SQL: copies of a stored call, each of another identity.
 
 Knows the names of the tables, of a call's identity and of times; all other columns are copied as they stand.
 """
@@ -47,7 +47,7 @@ _SQLITE_ID = (
 
 
 def fill(database: str, rows: int, tell: Callable[[str], None]) -> None:
-    """Copy the one callback that is stored until there are so many calls, and let the database gather statistics.
+    """Copy the one call that is stored, with its report if it has one, until there are so many; gather statistics.
 
     Indexes are dropped before and made again after it, which ends in the same and takes a tenth of the time.
     """
@@ -133,10 +133,11 @@ def _fill_sqlite(database: str, rows: int, tell: Callable[[str], None]) -> None:
 
 
 def _copy(connection: Connection, table: str, identifier: str) -> str:
-    """The statement that stores copies of the table's one row, made of the seeds from :first to :last."""
-    [template] = connection.execute(text(f"SELECT * FROM {table}")).mappings().all()  # noqa: S608 - a name of ours
+    """The statement that stores copies of the table's one row, if any, made of the seeds from :first to :last."""
+    rows = connection.execute(text(f"SELECT * FROM {table}")).mappings().all()  # noqa: S608 - a name of ours
+    template = dict(rows[0]) if rows else {}
     columns = [column["name"] for column in inspect(connection).get_columns(table)]
-    values = [_value(name, template[name], identifier) for name in columns]
+    values = [_value(name, template.get(name), identifier) for name in columns]
     return (
         f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(values)}"  # noqa: S608 - names of ours
         f" FROM bench_seed AS s CROSS JOIN bench_{table} AS t WHERE n BETWEEN :first AND :last"

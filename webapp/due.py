@@ -156,8 +156,9 @@ def _claim(connection: Connection, step: _Step, limit: int, now: datetime, until
     for _ in range(_ATTEMPTS):
         if not (names := list(connection.scalars(in_order))):
             break
-        # Another run may have had its turn since: what is locked is looked at once more.
-        still = (bulk.is_one_of(connection, key, names), free, or_(*step.parts))
+        # Another run may have had its turn since: what is locked is looked at once more. "IS TRUE", or PostgreSQL may
+        # also read the index of all that is missing, when it does not know yet how many these are.
+        still = (bulk.is_one_of(connection, key, names), free, or_(*step.parts).is_(true()))
         locked = select(key).where(*still).order_by(step.turn).limit(limit).with_for_update(skip_locked=True)
         mine = locked.cte("mine")
         claim = update(calls).where(key.in_(select(mine.c.reference_id))).values(claimed_until=until)

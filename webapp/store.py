@@ -20,6 +20,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal,
     select,
     update,
 )
@@ -204,13 +205,12 @@ class Store:
         """
 
         def work(connection: Connection) -> Result:
-            locked = _PACE.with_for_update()
-            found = connection.execute(locked).mappings().first()
-            if not found:
+            found = _locked_pace(connection)
+            while found is None:
                 first = _insert(connection, lookup_pace).values(one=1, **asdict(Pace(next_at=clock(connection))))
                 connection.execute(first.on_conflict_do_nothing())
-                found = connection.execute(locked).mappings().one()  # which another may have inserted, and used
-            after, result = change(Pace(**found), clock(connection))
+                found = _locked_pace(connection)
+            after, result = change(*found)
             connection.execute(update(lookup_pace).values(asdict(after)))
             return result
 
@@ -472,6 +472,17 @@ def _heard_of(connection: Connection, reference_ids: Sequence[str]) -> dict[str,
     )
     placed = select(calls.c.reference_id, calls.c.placed_at.label("at")).where(calls.c.reference_id.in_(reference_ids))
     return {row.reference_id: row.at for query in (placed, first) for row in connection.execute(query)}
+
+
+def _locked_pace(connection: Connection) -> tuple[Pace, datetime] | None:
+    """The pace, and what the database's clock says once that is locked; None if there is none yet."""
+    locked = _PACE.with_for_update().subquery()
+    # Outside of the subquery, the clock is read after the lock was waited for.
+    now = literal(None) if connection.dialect.name == "sqlite" else func.clock_timestamp()
+    row = connection.execute(select(locked, now.label("now"))).mappings().first()
+    if row is None:
+        return None
+    return Pace(**{field.name: row[field.name] for field in fields(Pace)}), row["now"] or clock(connection)
 
 
 def _insert(connection: Connection, table: Table) -> Any:
