@@ -901,6 +901,15 @@ def test_a_database_that_is_not_there_is_4(esms: Sandbox, tmp_path: Path) -> Non
 # The pace
 
 
+@pytest.mark.parametrize("concurrency", ["1", "2", "200"])
+def test_any_concurrency_asks_about_every_call(esms: Sandbox, database: Database, concurrency: str) -> None:
+    settled(esms, database, 300 if concurrency == "200" else 20)
+
+    told = found(code=0, RECONCILE_CONCURRENCY=concurrency)
+
+    assert told["agree"] == told["population"]
+
+
 def test_it_shares_one_pace_with_reconcile(esms: Sandbox, database: Database) -> None:
     """Together no more than RECONCILE_RATE look-ups leave in any second."""
     settled(esms, database, 40)

@@ -104,7 +104,7 @@ class Inquiry:
         if self._held or not self._alive:
             most = min(most, _UNHEARD_LIMIT - len(self._held))
         room = most - len(self._asking)
-        return room if room >= self._concurrency // 2 else 0
+        return room if room >= self._concurrency // 2 or not self._asking else 0
 
     def ask(self, reference_ids: Iterable[str], until: float) -> None:
         """Ask about these calls when their turn comes, if that is before ``until``, in monotonic seconds."""
@@ -133,8 +133,10 @@ class Inquiry:
 
     def failures(self) -> list[Answer]:
         """At the end: the look-ups that were held back, which failed, unless it was eSMS that did."""
+        if self.ended:
+            return []
         held, self._held = self._held, []
-        return [] if self.ended else self._give(held)
+        return self._give(held)
 
     def _give(self, answers: list[Answer]) -> list[Answer]:
         for answer in answers:
