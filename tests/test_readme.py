@@ -86,7 +86,7 @@ def terminal(clone: Path, commands: str, environment: dict[str, str]) -> str:
 def test_the_tour_works_as_written(clone: Path, empty_database_url: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not OURS.match(name)}
     serve, *_ = blocks("Two commands", "A tour")
-    activate, callback, show, sandbox, register, fetch, export = blocks("A tour", "In production")
+    activate, callback, show, sandbox, register, fetch, audit, export = blocks("A tour", "In production")
     if not empty_database_url.startswith("sqlite"):
         environment["DATABASE_URL"] = empty_database_url
         terminal(clone, "make install && .venv/bin/esms-calls migrate", environment)
@@ -104,6 +104,10 @@ def test_the_tour_works_as_written(clone: Path, empty_database_url: str) -> None
             second = terminal(clone, activate + fetch, environment)
             assert re.search(r"outcome +done", second)
             assert re.search(r"missing +0\b", second)
+            esms = "".join(line for line in fetch.splitlines(keepends=True) if line.startswith("export "))
+            third = terminal(clone, activate + esms + audit, environment)
+            assert "Asked about 50 of 200 settled calls" in third
+            assert "at most 5.82 % of the 200 calls disagree" in third
             assert '"reference_id": ' in terminal(clone, activate + export, environment)
     assert len((clone / "calls.csv").read_text().splitlines()) == 202
     shutil.rmtree(clone / "instance")

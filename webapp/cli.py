@@ -9,7 +9,7 @@ import click
 from flask.cli import AppGroup, ScriptInfo
 
 from webapp import create_app, log
-from webapp.commands import accounting, data, reconciling, server, spooling, standing
+from webapp.commands import accounting, auditing, data, reconciling, server, spooling, standing
 from webapp.commands.room import NO_DATABASE, PROBLEM, USAGE
 from webapp.config import ConfigError, load_settings
 from webapp.database import NotMigrated, Unavailable
@@ -77,6 +77,7 @@ for _command in (
     data.export,
     data.replay,
     reconciling.reconcile,
+    auditing.audit,
     standing.status,
     accounting.completeness,
     spooling.spool,

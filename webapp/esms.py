@@ -50,6 +50,8 @@ ACCOUNT_REFUSED = {
     "143": "the account is not active, or locked: ask eSMS",
 }
 TOO_FAST = "160"
+LOOKUP_FIELDS = ("call_status", "call_duration", "ivr", "send_status", "sent_result")
+"""What GetSendStatus can say about a call: *documented*; no price and no cid."""
 _CODES = ("CodeResponse", "CodeResult")
 """*documented*: the first in a success of GetSendStatus, the second in a failure."""
 

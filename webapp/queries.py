@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, select, tuple_, union
 
-from webapp.due import LONGEST_DUE, Due, Range, is_due, is_missing
+from webapp import bulk
+from webapp.due import EVERY, LONGEST_DUE, Due, Range, is_due, is_missing
 from webapp.models import calls, plain, reconcile_runs, rejected_callbacks, status_reports
+from webapp.rule import Call
 from webapp.store import Rejected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from uuid import UUID
 
     from sqlalchemy import ColumnElement
@@ -27,6 +29,7 @@ _AT_ONCE = 1000
 _DAY = timedelta(days=1)
 _SHOWN_GIVEN_UP = 20
 _IS_GIVEN_UP = calls.c.gave_up_at.is_not(None)
+_CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,19 @@ class Filter:
         if self.conflict is not None:
             wanted.append(calls.c.conflict if self.conflict else ~calls.c.conflict)
         return wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """Which settled calls are wanted; ``unregistered``: only those that nobody registered, known from callbacks."""
+
+    within: Range = EVERY
+    unregistered: bool = False
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """As SQL."""
+        wanted = [calls.c.settled_at.is_not(None), *self.within.conditions()]
+        return [*wanted, calls.c.registered_at.is_(None)] if self.unregistered else wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +161,35 @@ class Queries:
         query = select(func.count()).select_from(calls).where(*Filter(since=since, until=until).conditions())
         with self._database.read() as connection:
             return connection.scalar(query) or 0
+
+    def calls_by_id(self, reference_ids: Collection[str]) -> dict[str, Call]:
+        """These calls as they are, but for those that are not there."""
+
+        def work(connection: Connection) -> dict[str, Call]:
+            query = select(*_CALL_COLUMNS).where(bulk.is_one_of(connection, calls.c.reference_id, reference_ids))
+            return {row["reference_id"]: Call(**row) for row in connection.execute(query).mappings()}
+
+        return self._database.ask(work)
+
+    def settled_count(self, wanted: Settled) -> int:
+        """How many settled calls there are."""
+        query = select(func.count()).select_from(calls).where(*wanted.conditions())
+        return self._database.ask(lambda connection: connection.scalar(query) or 0)
+
+    def settled(self, wanted: Settled) -> Iterator[str]:
+        """The ids of settled calls, in any order, streamed: to be read at once, for a transaction is open meanwhile."""
+        query = select(calls.c.reference_id).where(*wanted.conditions())
+        with (
+            self._database.read() as connection,
+            connection.execute(query, execution_options={"yield_per": _AT_ONCE}) as rows,
+        ):
+            yield from rows.scalars()
+
+    def settled_after(self, wanted: Settled, last: str, limit: int) -> list[str]:
+        """The ids of the settled calls that come next after this one, in their order."""
+        query = select(calls.c.reference_id).where(*wanted.conditions(), calls.c.reference_id > last)
+        in_order = query.order_by(calls.c.reference_id).limit(limit)
+        return self._database.ask(lambda connection: list(connection.scalars(in_order)))
 
     def due(self, due: Due, at_most: int) -> tuple[int, list[str]]:
         """How many calls eSMS is to be asked about, and the first of them in their order."""

@@ -83,3 +83,8 @@ def _lines(console: Console, doing: str, total: int | None) -> Iterator[Tell]:
         yield tell
     finally:
         show()
+
+
+def printable(text: str) -> str:
+    """Text as it came from outside, fit for a terminal: nothing in it moves the cursor, or hides."""
+    return text if text.isascii() and text.isprintable() else ascii(text)

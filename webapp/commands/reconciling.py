@@ -13,7 +13,7 @@ import click
 
 from webapp import esms, terminal
 from webapp import status as standing
-from webapp.commands import watching
+from webapp.commands import asked, watching
 from webapp.commands.room import (
     DONE,
     PROBLEM,
@@ -37,11 +37,6 @@ if TYPE_CHECKING:
 
 _SHOWN_REFERENCES = 20
 _LONGEST_TRANSACTION = timedelta(minutes=2)
-_REASONS = {
-    "refused": "eSMS refuses the account",
-    "down": "eSMS gives no sign of life",
-    "too fast": "eSMS keeps saying that we ask too fast",
-}
 
 
 def _reference_ids(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -198,27 +193,17 @@ def _show_run(room: Room, progress: Progress, *, as_json: bool) -> None:
             "Reconcile", [(name.replace("_", " "), columns[name]) for name in names] + [("seconds", f"{seconds:.1f}")]
         )
     for code, number in sorted(progress.failures.items()):
-        often = f"failed with {_printable(code)}: {number}; what is still open is asked again when due."
-        click.echo(f"{often} {_what_failed(code)}", err=as_json)
+        often = f"failed with {terminal.printable(code)}: {number}; what is still open is asked again when due."
+        click.echo(f"{often} {asked.what_failed(code)}", err=as_json)
         _echo_some([reference for reference, failed in progress.failed_calls if failed == code], number, err=as_json)
     if progress.slowed:
-        click.echo(
-            f"eSMS said {progress.slowed} times that we ask too fast (code 160, HTTP 429 or 503): the pace was halved "
-            "for some minutes. If that happens often, lower RECONCILE_RATE.",
-            err=as_json,
-        )
+        click.echo(asked.slowed(progress.slowed), err=as_json)
     if progress.refused_code:
-        remedy = esms.ACCOUNT_REFUSED[progress.refused_code]
-        click.echo(f"Error: eSMS refuses the account (code {progress.refused_code}): {remedy}.", err=True)
+        click.echo(asked.refused(progress.refused_code), err=True)
     if progress.ended == "down":
-        how = ", ".join(f"{code} {number} times" for code, number in progress.unheard.most_common())
-        click.echo(
-            f"Error: eSMS gives no sign of life ({how}): it is down, or the network or ESMS_API_URL is wrong. "
-            "No attempt is charged to a call.",
-            err=True,
-        )
+        click.echo(f"{asked.down(progress.unheard)} No attempt is charged to a call.", err=True)
     if progress.unasked:
-        reason = _REASONS.get(str(progress.ended), "the run was interrupted")
+        reason = asked.why(progress.ended)
         click.echo(
             f"not asked about: {progress.unasked}, because {reason}; due as before: the next run asks about them",
             err=as_json,
@@ -232,18 +217,3 @@ def _show_share(room: Room, *, as_json: bool) -> None:
     click.echo(f"settled by lookup in the last 24 hours: {standing.lookup_share_in_words(share)}", err=as_json)
     if warning := standing.lookup_share_warning(share, room.settings.lookup_share_warn):
         click.echo(f"! {warning}", err=as_json)
-
-
-def _printable(code: str) -> str:
-    """A code as it came from outside, fit for a terminal."""
-    return code if code.isascii() and code.isprintable() else ascii(code)
-
-
-def _what_failed(code: str) -> str:
-    """What a person can do about a look-up that failed so."""
-    return {
-        "timeout": "No whole answer came within ESMS_TIMEOUT.",
-        "unreachable": "No connection, or it broke: check the network and ESMS_API_URL.",
-        "unreadable": "The answer is none of GetSendStatus: check ESMS_API_URL.",
-        "wrong-reference": "eSMS answered about another call.",
-    }.get(code, "" if code.startswith("http-") else "eSMS's table of error codes tells what that means.")
