@@ -105,6 +105,24 @@ def test_a_call_that_is_handed_in_twice_is_asked_about_once_at_a_time(settings: 
     assert sorted(esms.asked) == ["a", "a", "b"]
 
 
+@pytest.mark.parametrize("code", ["105", "unreachable"])
+def test_a_call_is_not_asked_about_again_before_its_answer_came_out(settings: Settings, code: str) -> None:
+    """One that waits for its batch, or that is held back until eSMS gives a sign of life."""
+    esms = Asked()
+    esms.may.clear()
+    esms.codes = {"a": code}
+    with asking(esms, settings) as inquiry:
+        inquiry.ask(["slow", "a"], FOREVER)
+        wait_until(lambda: len(esms.asked) == 2)
+        time.sleep(0.1)
+        assert inquiry.answers() == []
+        inquiry.ask(["a"], FOREVER)
+        esms.may.set()
+        assert sorted(all_answers(inquiry)) == ["a", "slow"]
+
+    assert sorted(esms.asked) == ["a", "slow"]
+
+
 def test_a_call_whose_answer_might_come_too_late_is_not_asked_about(settings: Settings) -> None:
     """Within ESMS_TIMEOUT and a second more it may be another run's."""
     esms = Asked()
