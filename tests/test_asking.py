@@ -40,7 +40,7 @@ class Paced:
 
 
 class Asked:
-    """Stands for eSMS: keeps who was asked about, and answers once it may."""
+    """Stands for eSMS: keeps who was asked about, and answers once it may; where it has a code of its own, at once."""
 
     def __init__(self, code: str = "105") -> None:
         self.asked: list[str] = []
@@ -51,7 +51,8 @@ class Asked:
 
     def look_up(self, reference_id: str) -> Answer:
         self.asked.append(reference_id)
-        assert self.may.wait(20)
+        if reference_id not in self.codes:
+            assert self.may.wait(20)
         return Answer(reference_id, self.codes.get(reference_id, self._code))
 
     def close(self) -> None:
@@ -102,6 +103,24 @@ def test_a_call_that_is_handed_in_twice_is_asked_about_once_at_a_time(settings: 
         assert all_answers(inquiry) == ["a"]
 
     assert sorted(esms.asked) == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize("code", ["105", "unreachable"])
+def test_a_call_is_not_asked_about_again_before_its_answer_came_out(settings: Settings, code: str) -> None:
+    """One that waits for its batch, or that is held back until eSMS gives a sign of life."""
+    esms = Asked()
+    esms.may.clear()
+    esms.codes = {"a": code}
+    with asking(esms, settings) as inquiry:
+        inquiry.ask(["slow", "a"], FOREVER)
+        wait_until(lambda: len(esms.asked) == 2)
+        time.sleep(0.1)
+        assert inquiry.answers() == []
+        inquiry.ask(["a"], FOREVER)
+        esms.may.set()
+        assert sorted(all_answers(inquiry)) == ["a", "slow"]
+
+    assert sorted(esms.asked) == ["a", "slow"]
 
 
 def test_a_call_whose_answer_might_come_too_late_is_not_asked_about(settings: Settings) -> None:
@@ -171,6 +190,20 @@ def test_a_refused_account_ends_it_and_nothing_is_held_against_the_calls(setting
         assert sorted(all_answers(inquiry)) == ["a", "b"]  # eSMS is there: these two did fail
         assert (inquiry.ended, inquiry.refused_code, inquiry.room) == ("refused", "101", 0)
         assert inquiry.in_hand == ["refused"]
+
+
+def test_that_it_is_too_fast_counts_at_once_and_not_with_the_next_batch(settings: Settings) -> None:
+    """Meanwhile others would leave."""
+    esms = Asked()
+    esms.may.clear()
+    esms.codes = {"too fast": "160"}
+    with asking(esms, settings) as inquiry:
+        inquiry.ask(["slow", "too fast"], FOREVER)
+        wait_until(lambda: len(esms.asked) == 2)
+        time.sleep(0.1)
+        assert inquiry.answers() == []
+        assert inquiry.slowed == 1
+        inquiry.close()
 
 
 def test_failures_are_the_calls_own_only_where_esms_is_not_down(settings: Settings) -> None:

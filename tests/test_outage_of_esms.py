@@ -94,11 +94,12 @@ def test_fewer_failures_than_make_an_outage_are_charged_to_their_calls(
     missing(esms, database, 39)
     esms.answer_all_with("http-500")
 
-    result = reconcile("--json", RECONCILE_CONCURRENCY=concurrency)
+    with reconcile.beside("--json", RECONCILE_CONCURRENCY=concurrency) as process:
+        code, summary, said = reconcile.end(process)
 
-    assert (result.exit_code, counts(result.stdout)) == (1, {"checked": 39, "failed": 39})
+    assert (code, counts(summary)) == (1, {"checked": 39, "failed": 39})
     assert charged(database) == {(1, "http-500"): 39}
-    assert "no sign of life" not in result.stderr
+    assert "no sign of life" not in said
 
 
 @pytest.mark.parametrize("fault", ["garbage", "wrong-reference", "104", "unknown-code", "redirect"])

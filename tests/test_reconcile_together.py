@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 import pytest
@@ -38,6 +38,8 @@ from reconciling import (
 
 from webapp import reconcile as module
 from webapp.config import load_settings
+from webapp.database import Unavailable
+from webapp.lookup import Client
 from webapp.models import calls, reconcile_runs
 from webapp.reconcile import Clock, lease_of
 from webapp.store import Run, Store
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from reconciling import Command
 
     from webapp.database import Database
+    from webapp.esms import Answer
     from webapp.sandbox import Sandbox
 
 
@@ -230,6 +233,59 @@ def test_answers_that_take_nearly_as_long_as_esms_timeout_are_waited_for_and_no_
         ends = [reconcile.end(process)[0] for process in (one, other)]
 
     assert (ends, esms.overlaps, sorted(asked(esms))) == ([0, 0], [], sorted(reference_ids))
+
+
+@ON_SQLITE
+def test_calls_that_turn_out_to_be_another_runs_are_not_asked_about(
+    esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait for their turn while the run wants to keep them, and cannot."""
+    monkeypatch.setattr(module, "_SAVE_SECONDS", 0.1)
+    monkeypatch.setattr(Store, "keep", lambda *_: set())
+    missing(esms, database, 3)
+    Store(database).pace(lambda pace, now: (pace.paused(now + timedelta(seconds=1)), None))
+
+    progress = reconciler(database).run(due_now(), limit=None, stop=Event(), watch=lambda _: None)
+
+    assert (asked(esms), progress.run.checked) == ([], 0)
+
+
+def test_a_run_that_breaks_off_gives_its_calls_back_once_nothing_is_on_its_way_any_more(
+    esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or another run would ask about the same calls at the same time."""
+    monkeypatch.setenv("RECONCILE_CONCURRENCY", "4")
+    reference_ids = missing(esms, database, 12)
+    esms.options = replace(esms.options, latency=0.4)
+    release, look_up = Store.release, Client.look_up
+    on_their_way: set[str] = set()
+    at_release: list[int] = []
+
+    def counted(client: Client, reference_id: str) -> Answer:
+        on_their_way.add(reference_id)
+        try:
+            return look_up(client, reference_id)
+        finally:
+            on_their_way.discard(reference_id)
+
+    def conclude(*_: object, **__: object) -> NoReturn:
+        wait_until(lambda: on_their_way)
+        raise Unavailable("gone")
+
+    def watched(store: Store, claims: dict[str, datetime]) -> None:
+        at_release.append(len(on_their_way))
+        release(store, claims)
+
+    monkeypatch.setattr(Client, "look_up", counted)
+    monkeypatch.setattr(Store, "conclude", conclude)
+    monkeypatch.setattr(Store, "release", watched)
+    with pytest.raises(Unavailable):
+        reconciler(database).run(due_now(), limit=None, stop=Event(), watch=lambda _: None)
+
+    assert len(esms.lookups) > 4
+    assert at_release == [0]
+    assert (claimed(database), runs(database)) == ([], ["died"])
+    assert {stored_call(database, reference_id).lookup_count for reference_id in reference_ids} == {0}
 
 
 # Clocks that disagree

@@ -124,7 +124,7 @@ def test_one_who_is_hardly_late_still_leaves(clock: FakeTime) -> None:
     assert left(turns, clock, 1) == pytest.approx([SLACK / 10 + 0.005])
 
 
-@pytest.mark.parametrize("takes", [0.05, 0.3])
+@pytest.mark.parametrize("takes", [0.05, 0.3, 3.0])
 def test_however_slowly_reservations_are_written_some_moment_of_each_is_used(clock: FakeTime, takes: float) -> None:
     """At a high rate all moments of a reservation lie within milliseconds, and were over before it was written."""
     turns, store = fake(clock, 1000, 4)

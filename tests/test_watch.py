@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
 from outages import postgresql_of_ones_own
 from reconciling import ON_SQLITE, asked, claimed, counts, missing, rows, runs, wait_until
-from running import free_port
+from running import COMMAND, free_port
 
 from webapp import service
 from webapp.database import Database
@@ -25,9 +27,7 @@ from webapp.service import Heart, health
 from webapp.store import Store
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
-    from pathlib import Path
 
     from outages import PostgreSQL
     from reconciling import Command
@@ -192,6 +192,26 @@ def within_a_minute(condition: object) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < until, "it did not come back within a minute"
         time.sleep(0.1)
+
+
+@ON_SQLITE
+def test_it_goes_on_where_its_summaries_cannot_be_written(esms: Sandbox, database: Database) -> None:
+    """The disk under its log is full."""
+    missing(esms, database, 2)
+    with Path("/dev/full").open("w") as full:
+        command = [COMMAND, "reconcile", "--watch", "--every", "1s"]
+        process = subprocess.Popen(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        try:
+            wait_until(lambda: runs(database) == ["done"])
+            missing(esms, database, 2)
+            wait_until(lambda: runs(database) == ["done", "done"])
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=SOON)
+        finally:
+            process.kill()
+            process.wait()
+
+    assert (process.returncode, said) == (0, "")
 
 
 # How it tells that it lives

@@ -154,6 +154,7 @@ class Inquiry:
     def _give(self, answers: list[Answer]) -> list[Answer]:
         for answer in answers:
             self._until.pop(answer.reference_id, None)
+            self._on_their_way.discard(answer.reference_id)
         return answers
 
     def _look_up(self, reference_id: str) -> _Looked:
@@ -168,16 +169,16 @@ class Inquiry:
         done, self._asking = wait(self._asking, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
         if done and not self._come:
             self._batch_until = time.monotonic() + _BATCH_SECONDS
-        for looked in [future.result() for future in done]:
-            self._on_their_way.discard(looked.reference_id)
-            self._come.append(looked)
-            if looked.answer and looked.answer.too_fast:
-                self._batch_until = 0.0
+        come = [future.result() for future in done]
+        self._come += come
+        if any(looked.answer and looked.answer.too_fast for looked in come):
+            self._batch_until = 0.0
 
     def _weigh(self, looked: _Looked) -> list[Answer]:
         """The answers that may be concluded now that this one is there."""
         answer = looked.answer
         if answer is None:
+            self._on_their_way.discard(looked.reference_id)
             if not self._closed and time.monotonic() < (until := self._until[looked.reference_id]):
                 self.ask([looked.reference_id], until)
             return []
@@ -210,6 +211,7 @@ class Inquiry:
         if self._slowed_in_a_row >= _TOO_FAST_LIMIT:
             self.ended = self.ended or "too fast"
         else:
+            self._on_their_way.discard(answer.reference_id)
             self.ask([answer.reference_id], self._until[answer.reference_id])
 
     def _hold(self, answer: Answer) -> list[Answer]:

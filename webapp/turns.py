@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LATE_SECONDS = (SLACK - 1) / 2
 """A look-up that cannot leave so soon after its moment leaves at a later one: together they must keep the rate."""
 
-_LONGEST_LEAD_SECONDS = 1.0
+_LONGEST_LEAD_SECONDS = 5.0
 
 
 class Turns:
