@@ -45,7 +45,9 @@ def test_after_one_reconcile_none_is_missing_and_every_field_equals_what_esms_sa
         assert reconciled.returncode == 0, reconciled.stderr
         assert json.loads(reconciled.stdout)["settled"] == sum(call.lost for call in placed)
 
-        status = esms_calls("status", "--json")
+        lost = "of the calls of this campaign, which look-ups settled, there are enough to ask for a person"
+        assert esms_calls("status").returncode == 1, lost
+        status = esms_calls("status", "--json", LOOKUP_SHARE_WARN="100%")
         assert status.returncode == 0, status.stdout
         assert json.loads(status.stdout)["missing"] == 0
         exported = esms_calls("export", "--format", "jsonl")

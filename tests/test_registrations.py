@@ -66,6 +66,12 @@ def test_a_csv_is_read_by_the_names_of_its_header() -> None:
     assert read.lines.header_ignored == ["note"]
 
 
+@pytest.mark.parametrize("header", ["ReferenceId,Phone,campaign", "SMSID,Phone,campaign", "smsid; phone; campaign"])
+def test_a_header_may_have_the_names_of_esms(header: str) -> None:
+    read = Reading(f"{header}\n{'a;1;june' if ';' in header else 'a,1,june'}\n")
+    assert (read.bad, read.found) == ({}, [Registration(reference_id="a", phone="1", campaign="june")])
+
+
 def test_without_a_header_each_line_is_an_id() -> None:
     read = Reading("\n".join(sample.text for sample in IDENTITIES))
 

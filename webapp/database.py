@@ -205,7 +205,11 @@ class Database:
     def check(self, *, writes: bool = True) -> None:
         """Raise Unavailable or NotMigrated unless the database is at the newest migration and, if asked, writable."""
         if self.is_sqlite and not Path(str(self.url.database)).exists():
-            raise NotMigrated(f"{self.name} does not exist yet: run `esms-calls migrate`.")
+            message = (
+                f"{self.name} does not exist yet: run `esms-calls migrate`, "
+                "or say by DATABASE_URL or INSTANCE_DIR where the calls are."
+            )
+            raise NotMigrated(message)
         current = self.write(_touch_revision) if writes else self.ask(_revision)
         if current != newest_migration():
             message = (

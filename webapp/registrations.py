@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FIELDS = ("reference_id", "request_id", "phone", "campaign", "placed_at")
 _LONGEST_LINE = 64 * 1024
+_ALIASES = {"referenceid": "reference_id", "smsid": "reference_id", "requestid": "request_id"}
+"""*documented*: what the placing request and its answer call them."""
 _DELIMITERS = (",", ";", "\t")
 
 
@@ -57,7 +59,8 @@ def _registration(words: Mapping[str, str], zone: ZoneInfo) -> Registration:
 class Lines:
     """The registrations in a stream of lines, one a line, in flat memory; a bad line is named and stops nothing.
 
-    A first line that holds ``reference_id`` is the header of a CSV; without one each line is a ReferenceId. A BOM and
+    A first line that holds ``reference_id``, or eSMS's name for it, is the header of a CSV; without one each line is a
+    ReferenceId. A BOM and
     blank lines are ignored. A quoted value may not run over the end of its line: nothing that is registered needs to,
     and so a stray quote costs one line and not the rest of the file.
     """
@@ -108,7 +111,7 @@ class Lines:
 
     def _is_header(self, text: str) -> bool:
         for delimiter in _DELIMITERS:
-            names = [name.strip().lower() for name in _split(text, delimiter, strict=False)]
+            names = [_ALIASES.get(name := said.strip().lower(), name) for said in _split(text, delimiter, strict=False)]
             if "reference_id" in names:
                 self._header, self._delimiter = names, delimiter
                 self.header_ignored = [name for name in names if name not in FIELDS]

@@ -38,9 +38,9 @@ def lookup_share_warning(found: LookupShare, warn: Decimal) -> str | None:
         return None
     return (
         f"settled by lookup in the last 24 hours: {lookup_share_in_words(found)}, more than LOOKUP_SHARE_WARN "
-        f"({(warn * 100).normalize():f}%). Callbacks fail to come: send one from outside to the address that "
-        "`esms-calls callback-url` prints; compare it with the CallbackUrl of the calls that are placed; look at the "
-        "server's log and at rejected_callbacks; then ask eSMS's support."
+        f"({(warn * 100).normalize():f}%). Callbacks fail to come: see from outside whether PUBLIC_URL/healthz "
+        "answers; compare what `esms-calls callback-url` prints with the CallbackUrl of the calls that are placed; "
+        "look at the server's log and at rejected_callbacks; then ask eSMS's support."
     )
 
 

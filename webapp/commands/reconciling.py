@@ -192,6 +192,8 @@ def _show_run(room: Room, progress: Progress, *, as_json: bool) -> None:
         print_table(
             "Reconcile", [(name.replace("_", " "), columns[name]) for name in names] + [("seconds", f"{seconds:.1f}")]
         )
+        if not progress.due:
+            click.echo("Nothing was due: eSMS is to be asked about no such call now.")
     for code, number in sorted(progress.failures.items()):
         often = f"failed with {terminal.printable(code)}: {number}; what is still open is asked again when due."
         click.echo(f"{often} {asked.what_failed(code)}", err=as_json)

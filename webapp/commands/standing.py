@@ -33,6 +33,7 @@ def status(*, as_json: bool) -> None:
     try:
         with open_room(writes=False) as room:
             found = room.queries.status(due_at(now, settings))
+            name = room.database.name
     except Unavailable:
         _show_standing(
             {"spool": standing.spool_as_json(spool, now)},
@@ -44,7 +45,8 @@ def status(*, as_json: bool) -> None:
         raise
     known = found, spool, now, lease_of(settings)
     needs = list(standing.needs(*known, settings.lookup_share_warn))
-    _show_standing(standing.as_json(*known), standing.as_rows(*known), needs, as_json=as_json, given_up=found)
+    values = standing.as_json(*known) | {"database": name}
+    _show_standing(values, standing.as_rows(*known), needs, as_json=as_json, given_up=found)
     sys.exit(PROBLEM if needs else DONE)
 
 
@@ -61,6 +63,8 @@ def _show_standing(
         click.echo(json.dumps(values | {"needs": needs}))
         return
     print_table(title, rows)
+    if "database" in values:
+        click.echo(f"database: {values['database']}")
     if given_up and given_up.given_up:
         _show_given_up(given_up)
     for need in needs:
