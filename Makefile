@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 SERVE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-lowest soak lint types docs campaign bench bench-hot docker-check clean
+.PHONY: help serve install test test-lowest soak lint types docs campaign bench bench-hot bench-reconcile docker-check clean
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 serve: $(VENV)/installed ## Install what is needed, migrate the embedded SQLite, print the CallbackUrl, serve
 	@exec $(BIN)/esms-calls serve $(SERVE)
@@ -48,6 +48,9 @@ bench: $(VENV)/installed-bench ## Measure receiving against peers, as ratios (40
 
 bench-hot: $(VENV)/installed-bench ## Measure the 100,000th report of one call against its 100th (BENCH=--quick)
 	PYTHONPATH=tests $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.hot_call $(BENCH)
+
+bench-reconcile: $(VENV)/installed-bench ## Measure reconcile runs against their bounds, as ratios (an hour; BENCH=--quick)
+	PYTHONPATH=tests $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.reconcile $(BENCH)
 
 docker-check: $(VENV)/installed-dev ## Run the Dockerfile's steps in a clean folder, without an engine
 	$(BIN)/hadolint Dockerfile

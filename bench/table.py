@@ -66,7 +66,9 @@ class Outcome:
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
-    """What may not be: answers other than 200, lost callbacks."""
+    """What may not be: answers other than 200, lost callbacks, calls asked about twice."""
+    plans: dict[str, str] = field(default_factory=dict)
+    """How the database does what was measured, in its own words."""
 
     @property
     def good(self) -> bool:
@@ -83,18 +85,31 @@ class Outcome:
         console.print(table)
         for line in (*self.notes, *(f"FAULT: {fault}" for fault in self.faults)):
             console.print(line, markup=False, highlight=False)
+        for name, plan in self.plans.items():
+            console.print(f"\n{name}:\n{plan}", markup=False, highlight=False, soft_wrap=True)
 
     def markdown(self) -> str:
         """The same for a document."""
         lines = [HEADER, tuple("---" for _ in HEADER), *(row.cells() for row in self.rows)]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
         notes = "\n".join(f"- {line}" for line in (*self.notes, *(f"**{fault}**" for fault in self.faults)))
-        return f"{table}\n\n{notes}\n"
+        plans = "".join(f"\n{name}:\n\n```\n{plan}\n```\n" for name, plan in self.plans.items())
+        return f"{table}\n\n{notes}\n{plans}"
 
 
 def rate(value: float) -> str:
     """Callbacks a second."""
     return f"{value:,.0f}/s"
+
+
+def per_second(value: float) -> str:
+    """Look-ups a second."""
+    return f"{value:,.1f}/s"
+
+
+def whole(value: float) -> str:
+    """A number of things."""
+    return f"{value:,.0f}"
 
 
 def milliseconds(value: float) -> str:

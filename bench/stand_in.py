@@ -1,0 +1,165 @@
+"""Stands in for eSMS in a process of its own, so that it shares no interpreter with what asks; tells what it was asked.
+
+``python -m bench.stand_in LATENCY CALLS SEED`` is the sandbox with so many calls placed; with 0 calls it is a plain
+server that knows every call and answers at once. It prints its address, and once its input ends, an ``Asked`` as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+from bench.load import ROOT
+from webapp.sandbox import SERVICE_PATH, Options, Sandbox, draw_call, lookup_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The look-ups that came: when, in monotonic seconds and in order; and how many were about a call asked before."""
+
+    arrivals: Sequence[float]
+    repeated: int
+    overlapping: int
+
+    @property
+    def seconds(self) -> float:
+        """From the first to the last."""
+        return self.arrivals[-1] - self.arrivals[0]
+
+    @property
+    def rate(self) -> float:
+        """Look-ups a second between the first and the last."""
+        return (len(self.arrivals) - 1) / self.seconds
+
+    @property
+    def most_in_a_second(self) -> int:
+        """The most look-ups that came within any one second."""
+        window: deque[float] = deque()
+        most = 0
+        for at in self.arrivals:
+            window.append(at)
+            while window[0] <= at - 1:
+                window.popleft()
+            most = max(most, len(window))
+        return most
+
+    def part(self, first: float, last: float) -> Asked:
+        """Those between two shares of their number: from 0.9 to 1 is the last tenth."""
+        number = len(self.arrivals)
+        return Asked(arrivals=self.arrivals[int(first * number) : int(last * number)], repeated=0, overlapping=0)
+
+
+class StandIn:
+    """A stand-in that runs: its address, and in the end what it was asked."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        """Wait until it listens."""
+        assert process.stdout
+        self._process = process
+        self.url = process.stdout.readline().strip()
+
+    def end(self) -> Asked:
+        """End it."""
+        told, _ = self._process.communicate()
+        return Asked(**json.loads(told))
+
+
+@contextmanager
+def standing_in(*, latency: float = 0.0, calls: int = 0, seed: int = 0) -> Iterator[StandIn]:
+    """A stand-in until the end of the block, at the latest."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.stand_in", str(latency), str(calls), str(seed)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield StandIn(process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def placed(calls: int, seed: int) -> list[str]:
+    """The identities of the sandbox's calls."""
+    options = Options(seed=seed)
+    return [draw_call(options, number).reference_id for number in range(calls)]
+
+
+def _be_the_sandbox(latency: float, calls: int, seed: int) -> Asked:
+    with Sandbox(Options(seed=seed, latency=latency)) as sandbox:
+        sandbox.place(calls)
+        _say(sandbox.api_url)
+        sys.stdin.read()
+        times = Counter(lookup.reference_id for lookup in sandbox.lookups)
+        return Asked(
+            arrivals=[lookup.at for lookup in sandbox.lookups],
+            repeated=sum(count - 1 for count in times.values()),
+            overlapping=len(sandbox.overlaps),
+        )
+
+
+class _Plain(asyncio.Protocol):
+    """One connection: answers whatever is asked that the call has ended."""
+
+    said = lookup_fields(draw_call(Options(), 0))
+    arrivals = array("d")
+    known: set[bytes] = set()  # noqa: RUF012 - all connections share it
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport, self._received = transport, b""
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, end, self._received = self._received.partition(b"\r\n\r\n")
+        if not end:
+            self._received = head
+            return
+        self.arrivals.append(time.monotonic())
+        target = urlsplit(head.split(b" ", 2)[1].decode())
+        [reference_id] = parse_qs(target.query)["ReferenceId"]
+        self.known.add(reference_id.replace("-", "").encode())
+        said = json.dumps(self.said | {"ReferenceId": reference_id}).encode()
+        answer = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(said)}\r\n\r\n"
+        self._transport.write(answer.encode() + said)
+
+
+async def _be_plain() -> Asked:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(_Plain, "127.0.0.1", 0)
+    _say(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{SERVICE_PATH}")
+    await loop.run_in_executor(None, sys.stdin.read)
+    server.close()
+    arrivals = list(_Plain.arrivals)
+    return Asked(arrivals=arrivals, repeated=len(arrivals) - len(_Plain.known), overlapping=0)
+
+
+def _say(words: Any) -> None:
+    sys.stdout.write(f"{words}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Stand in."""
+    latency, calls, seed = sys.argv[1:]
+    asked = _be_the_sandbox(float(latency), int(calls), int(seed)) if int(calls) else asyncio.run(_be_plain())
+    _say(json.dumps(asdict(asked)))
+
+
+if __name__ == "__main__":
+    main()
