@@ -50,6 +50,7 @@ def together(options: Sequence[str], environments: Sequence[Mapping[str, str]]) 
             env=os.environ | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         for environment in environments
@@ -62,14 +63,18 @@ def together(options: Sequence[str], environments: Sequence[Mapping[str, str]]) 
             assert process.stdin
             process.stdin.write("go\n")
             process.stdin.flush()
-        took = [Took(**json.loads(process.communicate()[0])) for process in processes]
+        return [_end(process) for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    for one in took:
-        if one.run["outcome"] != "done":
-            raise RuntimeError(f"a run ended otherwise: {one.run}")
+
+
+def _end(process: subprocess.Popen[str]) -> Took:
+    told, complaints = process.communicate()
+    took = Took(**json.loads(told)) if told else None
+    if took is None or took.run.get("outcome") != "done":
+        raise RuntimeError(f"a run ended otherwise: {told}\n{complaints}")
     return took
 
 
@@ -110,7 +115,7 @@ def main() -> None:
         peak=_peak(),
         statements=counting.statements,
         transactions=counting.transactions,
-        run=json.loads(printed.getvalue()),
+        run=json.loads(printed.getvalue() or "{}"),
     )
     sys.stdout.write(json.dumps(asdict(took)))
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import timedelta
 
-    from sqlalchemy import Column, Table
+    from sqlalchemy import Column, Select, Table
     from sqlalchemy.engine import Connection
 
     from webapp.database import Database
@@ -476,13 +476,18 @@ def _heard_of(connection: Connection, reference_ids: Sequence[str]) -> dict[str,
 
 def _locked_pace(connection: Connection) -> tuple[Pace, datetime] | None:
     """The pace, and what the database's clock says once that is locked; None if there is none yet."""
-    locked = _PACE.with_for_update().subquery()
-    # Outside of the subquery, the clock is read after the lock was waited for.
-    now = literal(None) if connection.dialect.name == "sqlite" else func.clock_timestamp()
-    row = connection.execute(select(locked, now.label("now"))).mappings().first()
+    query: Select[Any] = _PACE
+    if connection.dialect.name == "postgresql":
+        # Outside of the subquery, the clock is read after the lock was waited for. All runs wait for it: it is not held
+        # until the disk has the commit. A server that crashes forgets the last ones, and ends the runs that made them.
+        locked = _PACE.with_for_update().subquery()
+        not_synced = func.set_config("synchronous_commit", "off", literal(value=True))
+        query = select(*locked.c, func.clock_timestamp().label("now"), not_synced)
+    row = connection.execute(query).mappings().first()
     if row is None:
         return None
-    return Pace(**{field.name: row[field.name] for field in fields(Pace)}), row["now"] or clock(connection)
+    pace = Pace(**{field.name: row[field.name] for field in fields(Pace)})
+    return pace, row.get("now") or clock(connection)
 
 
 def _insert(connection: Connection, table: Table) -> Any:
