@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from click.testing import CliRunner, Result
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from makers import NOW, answer, at, callback, change_by_hand, lookup
 from sqlalchemy import select
@@ -221,6 +221,7 @@ MODERN = st.datetimes(datetime(1995, 1, 1), datetime(2040, 1, 1)).map(lambda mom
 ZONES = ["Asia/Ho_Chi_Minh", "UTC", "Europe/Berlin", "America/Havana", "Pacific/Apia", "Asia/Kathmandu"]
 
 
+@example(datetime(2000, 10, 28, 4, tzinfo=UTC), "America/Havana")  # whose clocks strike the next midnight twice
 @given(MODERN, st.sampled_from(ZONES))
 def test_a_day_has_all_moments_until_the_next_one_begins(moment: datetime, name: str) -> None:
     zone = ZoneInfo(name)

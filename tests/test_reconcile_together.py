@@ -243,7 +243,7 @@ def test_calls_that_turn_out_to_be_another_runs_are_not_asked_about(
     monkeypatch.setattr(module, "_SAVE_SECONDS", 0.1)
     monkeypatch.setattr(Store, "keep", lambda *_: set())
     missing(esms, database, 3)
-    Store(database).pace(lambda pace, now: (pace.paused(now + timedelta(seconds=1)), None))
+    Store(database).pace(lambda pace, now: (pace.paused(now + timedelta(seconds=3)), None))
 
     progress = reconciler(database).run(due_now(), limit=None, stop=Event(), watch=lambda _: None)
 

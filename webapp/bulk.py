@@ -64,6 +64,9 @@ def _plain(value: Any) -> Any:
         return value
     if kind in _AS_TEXT:
         return _AS_TEXT[kind](value)
+    for parent in kind.__mro__[1:]:
+        if parent in _AS_TEXT:
+            return _AS_TEXT[parent](value)
     raise TypeError(f"no column holds a {kind.__name__}")
 
 

@@ -167,7 +167,6 @@ def _columns(placed_by: datetime) -> list[ColumnElement[int]]:
 def day_of(moment: datetime, zone: ZoneInfo) -> tuple[date, datetime | None]:
     """The day of that moment in ``zone``, and when the next one begins; None where no calendar has one."""
     day = min(max(moment, _FIRST), _LAST).astimezone(zone).date()
-    midnight = datetime.combine(day + _DAY, time(), zone)
-    # Clocks may skip midnight, or strike it twice.
-    until = max(midnight.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+    # Clocks may skip midnight, or strike it twice: the first counts, as ``fold=0`` has it.
+    until = datetime.combine(day + _DAY, time(), zone).astimezone(UTC)
     return day, until if until > moment else None
