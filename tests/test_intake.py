@@ -514,6 +514,25 @@ def test_what_an_earlier_process_left_is_stored_from_the_start(database: Databas
     assert [row.id for row in kept(database)] == [late[1].id]
 
 
+@ON_SQLITE
+def test_the_drain_gives_way_after_each_that_it_reads(
+    receiver: Intake, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.append([arrival(f"ReferenceId={number}") for number in range(3)])
+    steps: list[object] = []
+
+    def read(kept: Arrival | Rejected) -> rule.StatusReport:
+        steps.append("read")
+        return report_of(kept)
+
+    monkeypatch.setattr(intake, "report_of", read)
+    monkeypatch.setattr(time, "sleep", steps.append)
+
+    assert receiver.drain()
+
+    assert steps == ["read", 0] * 3
+
+
 def test_of_two_on_one_spool_one_drains(database: Database, spool: Spool, tmp_path: Path) -> None:
     spool.append([arrival(f"ReferenceId=a&Ivr={number}") for number in range(300)])
     others: list[bool] = []
