@@ -593,6 +593,28 @@ def test_the_drain_goes_on_behind_a_call_that_somebody_keeps_locked_and_stores_i
     assert stored_call(database, "locked").report_count == 2
 
 
+@ON_POSTGRESQL
+def test_many_reports_of_a_locked_call_keep_the_others_in_the_spool_and_new_ones_waiting_no_longer_than_one(
+    database: Database, spool: Spool
+) -> None:
+    names = ["locked" if number % 5 else str(number) for number in range(50)]
+    with intake_of(database, spool, timedelta(seconds=1)) as receiver:
+        receiver.take(arrival("ReferenceId=locked"))
+        spool.append([arrival(f"ReferenceId={name}") for name in names])
+        with create_engine(database.url, poolclass=NullPool).begin() as somebody:
+            somebody.execute(text("SELECT 1 FROM calls WHERE reference_id = 'locked' FOR UPDATE"))
+            receiver._away.set()  # noqa: SLF001 - as a report of that call leaves it
+            began = time.monotonic()
+            assert receiver.drain()
+            assert time.monotonic() - began < 5
+            assert receiver.take(arrival("ReferenceId=new")) == Taken("progressed", "new")
+        assert {one.query for _, one in spool.oldest(99)} == {b"ReferenceId=locked"}
+        assert receiver.drain()
+
+    assert spool.depth().reports == 0
+    assert [stored_call(database, name).report_count for name in ("locked", "0", "45", "new")] == [41, 1, 1, 1]
+
+
 # What the database refuses by an error that an outage might have too
 
 

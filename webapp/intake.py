@@ -27,7 +27,7 @@ from webapp.store import Rejected
 from webapp.waiting import directly
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from uuid import UUID
 
     from webapp.database import Database
@@ -168,6 +168,10 @@ class _Reading:
     report: StatusReport | None
     reason: str = ""
 
+    def is_about(self, calls: Collection[str]) -> bool:
+        """Whether it is a report of one of these calls."""
+        return self.report is not None and self.report.reference_id in calls
+
 
 class Intake:
     """Takes arrivals into one database, through one spool (None: there is none)."""
@@ -235,24 +239,34 @@ class Intake:
     def _drain(self, spool: Spool, watch: Callable[[int], None]) -> None:
         after, number, stored, refused = 0, _AT_ONCE, 0, False
         last: UUID | None = None
+        locked: set[str] = set()
         while found := spool.oldest(number, after=after):
-            readings = [_read_in_passing(arrival) for _, arrival in found]
+            readings = [(position, _read_in_passing(arrival)) for position, arrival in found]
+            # Each report of a locked call would wait for the lock anew, and all others behind it.
+            left = [position for position, reading in readings if reading.is_about(locked)]
+            taken = [(position, reading) for position, reading in readings if not reading.is_about(locked)]
             try:
-                self._record(readings)
+                self._record([reading for _, reading in taken])
             except Unavailable as problem:
                 self._database.check()
-                if len(found) > 1:
+                # It takes writes: what it refuses is in this portion, and need not concern those that come meanwhile.
+                self._come_back()
+                if len(taken) > 1:
                     number = max(1, len(found) // 4)
                     continue
-                if not self._set_apart(readings[0], problem):
-                    after, refused = found[0][0], True
+                position, alone = taken[0]
+                if not self._set_apart(alone, problem):
+                    after, refused = position, True
+                    if alone.report and not isinstance(problem, Declined):
+                        locked.add(alone.report.reference_id)
                     continue
             try:
-                spool.remove(arrival.id for _, arrival in found)
+                spool.remove(reading.arrival.id for _, reading in taken)
+                after = left[-1] if left else after
             except SpoolError:
                 after = found[-1][0]
             last = found[-1][1].id
-            stored, number = stored + len(found), min(number * 2, _AT_ONCE)
+            stored, number = stored + len(taken), min(number * 2, _AT_ONCE)
             watch(stored)
         if not refused:
             self._suspects.clear()
