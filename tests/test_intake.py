@@ -521,9 +521,9 @@ def test_the_drain_gives_way_after_each_that_it_reads(
     spool.append([arrival(f"ReferenceId={number}") for number in range(3)])
     steps: list[object] = []
 
-    def read(kept: Arrival | Rejected) -> rule.StatusReport:
+    def read(*kept: Any) -> rule.StatusReport:
         steps.append("read")
-        return report_of(kept)
+        return report_of(*kept)
 
     monkeypatch.setattr(intake, "report_of", read)
     monkeypatch.setattr(time, "sleep", steps.append)

@@ -176,11 +176,19 @@ class _Reading:
 class Intake:
     """Takes arrivals into one database, through one spool (None: there is none)."""
 
-    def __init__(self, database: Database, store: Store, spool: Spool | None, answer_within: timedelta) -> None:
-        """Start nothing yet."""
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        spool: Spool | None,
+        answer_within: timedelta,
+        clean: Callable[[str], str] = str,
+    ) -> None:
+        """Start nothing yet. ``clean`` takes the secrets out of what reports say."""
         self._database = database
         self._store = store
         self._spool = spool
+        self._clean = clean
         self._seconds = answer_within.total_seconds() * _SHARE
         self._to_database: GroupCommit[_Reading, Outcome] = GroupCommit(self._record, database.in_turn)
         self._to_spool: GroupCommit[Arrival, None] = GroupCommit(self._append)
@@ -193,7 +201,7 @@ class Intake:
 
     def take(self, arrival: Arrival) -> Outcome:
         """What became of an arrival, durably, in time; raises Unavailable if neither database nor spool can take it."""
-        reading = _read(arrival)
+        reading = _read(arrival, self._clean)
         if not self._away.is_set():
             try:
                 return self._to_database.do(reading, self._seconds)
@@ -241,7 +249,7 @@ class Intake:
         last: UUID | None = None
         locked: set[str] = set()
         while found := spool.oldest(number, after=after):
-            readings = [(position, _read_in_passing(arrival)) for position, arrival in found]
+            readings = [(position, _read_in_passing(arrival, self._clean)) for position, arrival in found]
             # Each report of a locked call would wait for the lock anew, and all others behind it.
             left = [position for position, reading in readings if reading.is_about(locked)]
             taken = [(position, reading) for position, reading in readings if not reading.is_about(locked)]
@@ -372,7 +380,7 @@ class Intake:
             self._closed.wait(_PROBE_SECONDS)
 
 
-def report_of(kept: Arrival | Rejected) -> StatusReport:
+def report_of(kept: Arrival | Rejected, clean: Callable[[str], str] = str) -> StatusReport:
     """The report in a request that was kept; raises Unreadable, and ValueError for a payload that holds no request.
 
     One that was cut is none: the last of its values would be another than eSMS said.
@@ -390,28 +398,29 @@ def report_of(kept: Arrival | Rejected) -> StatusReport:
         report_id=kept.id,
         received_at=kept.received_at,
         remote_addr=kept.remote_addr,
+        clean=clean,
     )
 
 
-def _read(arrival: Arrival) -> _Reading:
+def _read(arrival: Arrival, clean: Callable[[str], str]) -> _Reading:
     try:
-        return _Reading(arrival, report_of(arrival))
+        return _Reading(arrival, report_of(arrival, clean))
     except MemoryError:
         raise  # it says nothing of the arrival
     except Exception as error:  # noqa: BLE001 - whatever it is, what came is kept
         return _Reading(arrival, None, _reason(error))
 
 
-def _read_in_passing(arrival: Arrival) -> _Reading:
+def _read_in_passing(arrival: Arrival, clean: Callable[[str], str]) -> _Reading:
     """Read it, and let other greenlets go on before the next: some bodies take milliseconds."""
-    reading = _read(arrival)
+    reading = _read(arrival, clean)
     time.sleep(0)
     return reading
 
 
-def as_json(arrival: Arrival) -> dict[str, Any]:
+def as_json(arrival: Arrival, clean: Callable[[str], str] = str) -> dict[str, Any]:
     """An arrival as people are shown it: the request as it came, and what it says or why it cannot be read."""
-    reading = _read(arrival)
+    reading = _read(arrival, clean)
     said = {name: plain(value) for name, value in reading.report.said().items()} if reading.report else {}
     return {
         "id": str(arrival.id),

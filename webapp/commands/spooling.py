@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from webapp import terminal
+from webapp import log, terminal
 from webapp.commands.room import open_room, spool_of
 from webapp.config import load_settings
 from webapp.intake import Intake, as_json
@@ -31,10 +31,11 @@ def spool() -> None:
 
 def _spooled() -> Iterator[dict[str, Any]]:
     """Every arrival in the spool, oldest first, with what it says."""
-    waiting, last = spool_of(load_settings()), 0
+    settings, last = load_settings(), 0
+    waiting, clean = spool_of(settings), log.without(settings.secrets())
     while found := waiting.oldest(_AT_ONCE, after=last):
         for _, arrival in found:
-            yield as_json(arrival)
+            yield as_json(arrival, clean)
         last = found[-1][0]
 
 
@@ -61,7 +62,8 @@ def spool_drain() -> None:
     """Store what waits in the database; returns once all is stored. A server that is at it already is waited for."""
     with open_room() as room:
         waiting = spool_of(room.settings)
-        intake = Intake(room.database, room.store, waiting, room.settings.answer_within)
+        clean = log.without(room.settings.secrets())
+        intake = Intake(room.database, room.store, waiting, room.settings.answer_within, clean)
         total = waiting.depth().reports
         with terminal.progress("storing", total) as tell:
             while waiting.depth().reports:
