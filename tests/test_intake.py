@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from makers import change_by_hand, heard, stored_call, stored_reports
+from makers import change_by_hand, heard, refuse, stored_call, stored_reports
 from sqlalchemy import NullPool, create_engine, select, text
 
 from webapp import esms, intake, rule
@@ -616,26 +616,6 @@ def test_many_reports_of_a_locked_call_keep_the_others_in_the_spool_and_new_ones
 
 
 # What the database refuses by an error that an outage might have too
-
-
-def refuse(database: Database, names: str) -> None:
-    """Have a trigger fail over the reports of these calls, not by a constraint; the words are the same each time."""
-    if database.is_sqlite:
-        change_by_hand(
-            database,
-            f"CREATE TRIGGER refuse BEFORE INSERT ON status_reports WHEN new.reference_id LIKE '{names}' "
-            "BEGIN SELECT json_extract('{', '$'); END",
-        )
-        return
-    change_by_hand(
-        database,
-        "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$ LANGUAGE plpgsql",
-    )
-    change_by_hand(
-        database,
-        "CREATE TRIGGER refuse BEFORE INSERT ON status_reports FOR EACH ROW "
-        f"WHEN (new.reference_id LIKE '{names}') EXECUTE FUNCTION refuse()",
-    )
 
 
 def waiting(spool: Spool) -> list[bytes]:

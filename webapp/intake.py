@@ -198,6 +198,7 @@ class Intake:
         self._lock = threading.Lock()
         self._last_success = 0.0
         self._suspects: dict[tuple[UUID, str], float] = {}
+        self._refused: dict[UUID, str] = {}
 
     def take(self, arrival: Arrival) -> Outcome:
         """What became of an arrival, durably, in time; raises Unavailable if neither database nor spool can take it."""
@@ -231,6 +232,11 @@ class Intake:
         if self._spool is not None:
             self._spool.close()
 
+    @property
+    def refused(self) -> dict[UUID, str]:
+        """What the last drain left in the spool because the database refuses it for itself, and in which words."""
+        return dict(self._refused)
+
     def drain(self, watch: Callable[[int], None] = lambda _stored: None) -> bool:
         """Store all that waits in the spool, oldest first; False if another process is at it.
 
@@ -248,6 +254,7 @@ class Intake:
         after, number, stored, refused = 0, _AT_ONCE, 0, False
         last: UUID | None = None
         locked: set[str] = set()
+        self._refused = {}
         while found := spool.oldest(number, after=after):
             readings = [(position, _read_in_passing(arrival, self._clean)) for position, arrival in found]
             # Each report of a locked call would wait for the lock anew, and all others behind it.
@@ -265,7 +272,9 @@ class Intake:
                 position, alone = taken[0]
                 if not self._set_apart(alone, problem):
                     after, refused = position, True
-                    if alone.report and not isinstance(problem, Declined):
+                    if isinstance(problem, Declined):
+                        self._refused[alone.arrival.id] = str(problem)
+                    elif alone.report:
                         locked.add(alone.report.reference_id)
                     continue
             try:

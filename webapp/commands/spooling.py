@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from webapp import log, terminal
-from webapp.commands.room import open_room, spool_of
+from webapp.commands.room import PROBLEM, hint, open_room, spool_of
 from webapp.config import load_settings
 from webapp.intake import Intake, as_json
 
@@ -59,14 +59,34 @@ def spool_export() -> None:
 
 @spool.command("drain")
 def spool_drain() -> None:
-    """Store what waits in the database; returns once all is stored. A server that is at it already is waited for."""
+    """Store what waits in the database; returns once all is stored. A server that is at it already is waited for.
+
+    Where nothing is left but what the database refuses (a trigger's error), that is named, and the exit code is 1.
+    """
     with open_room() as room:
         waiting = spool_of(room.settings)
         clean = log.without(room.settings.secrets())
         intake = Intake(room.database, room.store, waiting, room.settings.answer_within, clean)
         total = waiting.depth().reports
         with terminal.progress("storing", total) as tell:
-            while waiting.depth().reports:
-                intake.drain(lambda stored: tell(stored, "callbacks"))
+            portions: list[int] = []
+
+            def watch(stored: int) -> None:
+                portions.append(stored)
+                tell(stored, "callbacks")
+
+            while left := waiting.depth().reports:
+                portions.clear()
+                intake.drain(watch)
+                if not portions and left == len(intake.refused):
+                    break
                 time.sleep(_PAUSE_SECONDS)
-        click.echo(f"{total} callbacks stored; the spool is empty." if total else "The spool is empty.")
+    if left:
+        for identifier, problem in intake.refused.items():
+            click.echo(f"{identifier}: {terminal.printable(problem)}", err=True)
+        hint(
+            f"The database refuses {left} callbacks by these errors; they stay in the spool (esms-calls spool list). "
+            "Mend what refuses them, most likely a trigger, and drain again."
+        )
+        sys.exit(PROBLEM)
+    click.echo(f"{total} callbacks stored; the spool is empty." if total else "The spool is empty.")
