@@ -731,6 +731,7 @@ def test_a_query_that_is_not_encoded_is_taken_and_what_is_no_request_is_refused_
             b"ReferenceId=a&CallStatus=NO ANSWER&x= y ",
             "ReferenceId=b&Note=điện".encode(),
             b"ReferenceId=c&Note=\xff\x7f",
+            b"ReferenceId=d&Ivr=#&Price=450.0000&Note=#a%23&SendStatus=7",
         ):
             head, said = ask_raw(address, b"GET " + URL.encode() + b"?" + query + end)
             assert head.startswith(b"HTTP/1.1 200 ")
@@ -748,8 +749,10 @@ def test_a_query_that_is_not_encoded_is_taken_and_what_is_no_request_is_refused_
             assert said == {"error": "This is no HTTP request that can be read."}
 
     reports = rows(database, status_reports)
-    assert [report["reference_id"] for report in reports] == ["a", "b", "c"]
+    assert [report["reference_id"] for report in reports] == ["a", "b", "c", "d"]
     assert reports[0]["call_status"] == "NOANSWERED"
+    assert [reports[3][name] for name in ("ivr", "price", "send_status")] == ["#", Decimal(450), 7]
+    assert json.loads(reports[3]["payload"])["Note"] == "#a#"
     assert json.loads(reports[1]["payload"])["Note"] == "điện"
     assert json.loads(reports[2]["payload"])["Note"].encode("utf-8", "surrogateescape") == b"\xff\x7f"
     assert rows(database, rejected_callbacks) == []

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from makers import NOW, at, callback, change_by_hand, lookup, stored_call, stored_reports
+from makers import NOW, at, callback, change_by_hand, lookup, refuse, stored_call, stored_reports
 from running import COMMAND, esms_calls, free_port
 
 from webapp import esms, terminal
@@ -972,6 +972,19 @@ def test_the_spool_is_drained_by_hand_while_no_server_runs(
     assert (report.id, report.received_at) == (readable.id, readable.received_at)
     assert json.loads(run("status", "--json").stdout)["rejected"] == 1
     assert queries.count() == 1
+
+
+def test_the_drain_by_hand_names_what_a_trigger_refuses_and_ends(settings: Settings, database: Database) -> None:
+    refuse(database, "poison")
+    _, poison = spooled(settings, "ReferenceId=a", "ReferenceId=poison")
+
+    refused = run("spool", "drain")
+
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert re.search(rf"^{poison.id}: .*(not this one|malformed JSON)", refused.stderr, re.MULTILINE)
+    assert "Mend what refuses them" in refused.stderr
+    assert "poison" in done("spool", "list")
+    assert stored_call(database, "a").report_count == 1
 
 
 @ON_SQLITE

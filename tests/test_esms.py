@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -451,6 +452,8 @@ def test_a_number_is_an_identity_to_its_last_digit() -> None:
         ("ReferenceId=a", "multipart/form-data", "body: is a broken multipart form"),
         ("--b\r\nContent-Disposition: form-data; name*=a; name*0=b\r\n\r\nx\r\n--b--", "multipart/x; boundary=b", "b"),
         ("--b--", "multipart/form-data; boundary*=b; boundary*0=b", "body: is a broken multipart form"),
+        (f"--b\r\nx: {';' * 1001}\r\n\r\n", "multipart/x; boundary=b", "body: .* with too many semicolons"),
+        ("--b\r\n\r\nx\r\n" * 1001, "multipart/x; boundary=b", "body: .* with too many parts"),
         ("x" * (esms.BODY_LIMIT + 1), FORM, "body: is over 64 KiB"),
     ],
     ids=ascii_id,
@@ -464,6 +467,39 @@ def test_a_body_of_64_kib_is_read() -> None:
     body = "ReferenceId=a&x=".ljust(esms.BODY_LIMIT, "x")
 
     assert len(payload(callback("", body, FORM))["x"]) == esms.BODY_LIMIT - len("ReferenceId=a&x=")
+
+
+PART = 'Content-Disposition: form-data; name="ReferenceId"'
+"""A multipart form's header."""
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(f"{PART}{';' * 60_000}\n\na", id="semicolons of a name"),
+        pytest.param(f'Content-Type: multipart/mixed; boundary="{";" * 60_000}"\n\n\n', id="of a boundary"),
+        pytest.param(f"{PART}{';x' * 990}{'x' * 60_000}\n\na", id="all that are allowed"),
+        pytest.param(f"{PART}{''.join(f';name*{place}*=x' for place in range(990))}\n\na", id="name*0*="),
+        pytest.param(f"{PART}\n{' x' * 30_000}\n\na", id="a long line"),
+        pytest.param(f"{PART}\n" + " x\n" * 20_000 + "\na", id="a folded line"),
+        pytest.param("x:\n" * 20_000, id="header lines"),
+        pytest.param("\n\n--b\n" * 10_000, id="parts"),
+        pytest.param(
+            "".join(f"Content-Type:multipart/a;boundary=b{place}\n\n--b{place}\n" for place in range(500))
+            + "\n" * 40_000,
+            id="parts within parts",
+        ),
+        pytest.param("Content-Type: message/delivery-status\n\n" + "\n" * 60_000, id="messages within a part"),
+    ],
+)
+def test_no_multipart_form_takes_long_to_read(part: str) -> None:
+    body = f"--b\n{PART}\n\nA\n--b\n{part}"
+    assert len(body) <= esms.BODY_LIMIT
+    began = time.process_time()
+    with suppress(Unreadable):
+        callback("", body, "multipart/form-data; boundary=b")
+
+    assert time.process_time() - began < 0.15
 
 
 # What comes is kept

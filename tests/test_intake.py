@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from makers import change_by_hand, heard, stored_call, stored_reports
+from makers import change_by_hand, heard, refuse, stored_call, stored_reports
 from sqlalchemy import NullPool, create_engine, select, text
 
 from webapp import esms, intake, rule
@@ -514,6 +514,25 @@ def test_what_an_earlier_process_left_is_stored_from_the_start(database: Databas
     assert [row.id for row in kept(database)] == [late[1].id]
 
 
+@ON_SQLITE
+def test_the_drain_gives_way_after_each_that_it_reads(
+    receiver: Intake, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.append([arrival(f"ReferenceId={number}") for number in range(3)])
+    steps: list[object] = []
+
+    def read(*kept: Any) -> rule.StatusReport:
+        steps.append("read")
+        return report_of(*kept)
+
+    monkeypatch.setattr(intake, "report_of", read)
+    monkeypatch.setattr(time, "sleep", steps.append)
+
+    assert receiver.drain()
+
+    assert steps == ["read", 0] * 3
+
+
 def test_of_two_on_one_spool_one_drains(database: Database, spool: Spool, tmp_path: Path) -> None:
     spool.append([arrival(f"ReferenceId=a&Ivr={number}") for number in range(300)])
     others: list[bool] = []
@@ -574,27 +593,29 @@ def test_the_drain_goes_on_behind_a_call_that_somebody_keeps_locked_and_stores_i
     assert stored_call(database, "locked").report_count == 2
 
 
+@ON_POSTGRESQL
+def test_many_reports_of_a_locked_call_keep_the_others_in_the_spool_and_new_ones_waiting_no_longer_than_one(
+    database: Database, spool: Spool
+) -> None:
+    names = ["locked" if number % 5 else str(number) for number in range(50)]
+    with intake_of(database, spool, timedelta(seconds=1)) as receiver:
+        receiver.take(arrival("ReferenceId=locked"))
+        spool.append([arrival(f"ReferenceId={name}") for name in names])
+        with create_engine(database.url, poolclass=NullPool).begin() as somebody:
+            somebody.execute(text("SELECT 1 FROM calls WHERE reference_id = 'locked' FOR UPDATE"))
+            receiver._away.set()  # noqa: SLF001 - as a report of that call leaves it
+            began = time.monotonic()
+            assert receiver.drain()
+            assert time.monotonic() - began < 5
+            assert receiver.take(arrival("ReferenceId=new")) == Taken("progressed", "new")
+        assert {one.query for _, one in spool.oldest(99)} == {b"ReferenceId=locked"}
+        assert receiver.drain()
+
+    assert spool.depth().reports == 0
+    assert [stored_call(database, name).report_count for name in ("locked", "0", "45", "new")] == [41, 1, 1, 1]
+
+
 # What the database refuses by an error that an outage might have too
-
-
-def refuse(database: Database, names: str) -> None:
-    """Have a trigger fail over the reports of these calls, not by a constraint; the words are the same each time."""
-    if database.is_sqlite:
-        change_by_hand(
-            database,
-            f"CREATE TRIGGER refuse BEFORE INSERT ON status_reports WHEN new.reference_id LIKE '{names}' "
-            "BEGIN SELECT json_extract('{', '$'); END",
-        )
-        return
-    change_by_hand(
-        database,
-        "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$ LANGUAGE plpgsql",
-    )
-    change_by_hand(
-        database,
-        "CREATE TRIGGER refuse BEFORE INSERT ON status_reports FOR EACH ROW "
-        f"WHEN (new.reference_id LIKE '{names}') EXECUTE FUNCTION refuse()",
-    )
 
 
 def waiting(spool: Spool) -> list[bytes]:

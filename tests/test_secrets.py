@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from base64 import b64encode
@@ -39,6 +40,8 @@ SECRETS = {
 }
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 ALL = [TOKEN, OLD_TOKEN, API_TOKEN, OLD_API_TOKEN, API_KEY, SECRET_KEY, PASSWORD]
+TOLD_BACK = [secret for secret in ALL if secret != PASSWORD]
+"""Of these the server knows, be its database SQLite or PostgreSQL."""
 RIGHT = {"Authorization": f"Bearer {API_TOKEN}"}
 
 
@@ -136,6 +139,20 @@ BROKEN_REQUESTS = [
 ]
 
 
+MULTIPART = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+def part(name: str, value: str) -> str:
+    """A form whose only value does not stand in it as it is."""
+    head = f'Content-Disposition: form-data; name="{name}"\r\nContent-Transfer-Encoding: base64'
+    return f"--b\r\n{head}\r\n\r\n{b64encode(value.encode()).decode()}\r\n--b--\r\n"
+
+
+def escaped(said: object) -> str:
+    """JSON in which no text stands as it is."""
+    return re.sub('[A-Za-z](?=[^"]*")', lambda letter: f"\\u{ord(letter[0]):04x}", json.dumps(said))
+
+
 def ask_raw(url: str, request: str) -> str:
     """Send bytes as they are; what was answered."""
     host, _, port = url.removeprefix("http://").partition(":")
@@ -164,6 +181,14 @@ def ask_in_every_way(url: str) -> dict[str, str]:
         ask("GET", f"/{token}?token={token}")
         ask("POST", f"/esms/callback/{token}", data=b"x" * 70_000)
         ask("POST", f"/esms/callback/{token}", data=b"{", headers={"Content-Type": "application/json"})
+    for said in (*TOLD_BACK, *map(quote, TOLD_BACK), "/".join(TOLD_BACK)):
+        ask("GET", f"/esms/callback/{TOKEN}?{GOOD}", params={"Ivr": said, "x": said})
+        ask("POST", f"/esms/callback/{TOKEN}?x={quote(said)}", data=said.encode(), headers={"Content-Type": said})
+        ask("POST", f"/esms/callback/{TOKEN}", data=escaped({"ReferenceId": said}))
+        for name in ("CallStatus", "Ivr", "x", said):
+            ask("POST", f"/esms/callback/{TOKEN}?{GOOD}", data=escaped({name: said}))
+            ask("POST", f"/esms/callback/{TOKEN}?{GOOD}", data=escaped({"x": [{name: said}]}))
+            ask("POST", f"/esms/callback/{TOKEN}?{GOOD}", data=part(name, said), headers=MULTIPART)
     for authorization in (RIGHT["Authorization"], f"Bearer {OLD_API_TOKEN}", f"Basic {API_TOKEN}", API_TOKEN, "", "x"):
         for path in ("/api/calls/a", "/api/calls", "/api/nowhere"):
             ask("GET", path, headers={"Authorization": authorization})

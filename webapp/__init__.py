@@ -20,6 +20,8 @@ from webapp.spool import Spool
 from webapp.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask import Response
     from flask.typing import ResponseReturnValue
 
@@ -36,16 +38,17 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or load_settings()
     callback_tokens, api_tokens = settings.callback_tokens(), settings.api_tokens()
     log.configure(settings.secrets())
+    clean = log.without(settings.secrets())
     database = Database(settings.database, patience=PATIENCE, at_most=LONGEST)
     store, queries = Store(database), Queries(database)
     spool = Spool(settings.instance_dir.resolve(), settings.spool_limit) if settings.spool else None
-    intake = _intake(settings, spool)
+    intake = _intake(settings, spool, clean)
 
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False
     app.extensions |= {"database": database, "intake": intake}
-    app.wsgi_app = callbacks.Callbacks(app.wsgi_app, intake, callback_tokens)  # type: ignore[method-assign]
+    app.wsgi_app = callbacks.Callbacks(app.wsgi_app, intake, callback_tokens, clean)  # type: ignore[method-assign]
     hops = settings.trusted_proxies
     if hops:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
@@ -56,12 +59,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _intake(settings: Settings, spool: Spool | None) -> Intake:
+def _intake(settings: Settings, spool: Spool | None, clean: Callable[[str], str]) -> Intake:
     """With connections of its own, so that nothing else keeps callbacks waiting, and with less patience."""
     database = Database(
         settings.database, patience=settings.answer_within * 0.3, at_most=settings.answer_within, connections=3
     )
-    return Intake(database, Store(database), spool, settings.answer_within)
+    return Intake(database, Store(database), spool, settings.answer_within, clean)
 
 
 def _answer_errors(app: Flask) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,7 +17,6 @@ from webapp import esms, metrics
 from webapp.config import CALLBACK_PATH, is_one_of
 from webapp.database import Unavailable
 from webapp.intake import Refused
-from webapp.log import encoded
 from webapp.spool import Arrival
 from webapp.waiting import at_most
 
@@ -44,13 +42,14 @@ Answer = tuple[str, dict[str, str], tuple[tuple[str, str], ...], str]
 class Callbacks:
     """Answers all that is under ``/esms``, and hands everything else on."""
 
-    def __init__(self, otherwise: WSGIApplication, intake: Intake, tokens: tuple[str, ...]) -> None:
-        """``tokens`` are accepted, and taken out of whatever is kept."""
+    def __init__(
+        self, otherwise: WSGIApplication, intake: Intake, tokens: tuple[str, ...], clean: Callable[[str], str]
+    ) -> None:
+        """``tokens`` are accepted; ``clean`` takes the secrets out of whatever is kept."""
         self._otherwise = otherwise
         self._intake = intake
         self._tokens = tokens
-        self._secrets = [token.encode() for token in tokens]
-        self._encoded = [re.compile(encoded(token).pattern.encode()) for token in tokens]
+        self._clean = clean
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """One request, as WSGI has it."""
@@ -93,21 +92,17 @@ class Callbacks:
             received_at=now,
             remote_addr=environ.get("REMOTE_ADDR"),
             method=environ["REQUEST_METHOD"],
-            content_type=environ.get("CONTENT_TYPE") or None,
-            query=self._without_tokens(environ.get("QUERY_STRING", "").encode("latin-1")),
-            body=self._without_tokens(body),
+            content_type=self._clean(environ.get("CONTENT_TYPE") or "") or None,
+            query=self._without_secrets(environ.get("QUERY_STRING", "").encode("latin-1")),
+            body=self._without_secrets(body),
             problem=None if whole else "body: ended before it was whole",
         )
 
-    def _without_tokens(self, content: bytes) -> bytes:
+    def _without_secrets(self, content: bytes) -> bytes:
         """What is kept holds no token, also if eSMS tells us our CallbackUrl back."""
-        for secret in self._secrets:
-            if secret in content:
-                content = content.replace(secret, b"***")
-        if b"%" in content:
-            for spelling in self._encoded:
-                content = spelling.sub(b"***", content)
-        return content
+        text = content.decode("utf-8", "surrogateescape")
+        cleaned = self._clean(text)
+        return content if cleaned == text else cleaned.encode("utf-8", "surrogateescape")
 
 
 def _later() -> Answer:

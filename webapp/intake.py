@@ -27,7 +27,7 @@ from webapp.store import Rejected
 from webapp.waiting import directly
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from uuid import UUID
 
     from webapp.database import Database
@@ -168,15 +168,27 @@ class _Reading:
     report: StatusReport | None
     reason: str = ""
 
+    def is_about(self, calls: Collection[str]) -> bool:
+        """Whether it is a report of one of these calls."""
+        return self.report is not None and self.report.reference_id in calls
+
 
 class Intake:
     """Takes arrivals into one database, through one spool (None: there is none)."""
 
-    def __init__(self, database: Database, store: Store, spool: Spool | None, answer_within: timedelta) -> None:
-        """Start nothing yet."""
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        spool: Spool | None,
+        answer_within: timedelta,
+        clean: Callable[[str], str] = str,
+    ) -> None:
+        """Start nothing yet. ``clean`` takes the secrets out of what reports say."""
         self._database = database
         self._store = store
         self._spool = spool
+        self._clean = clean
         self._seconds = answer_within.total_seconds() * _SHARE
         self._to_database: GroupCommit[_Reading, Outcome] = GroupCommit(self._record, database.in_turn)
         self._to_spool: GroupCommit[Arrival, None] = GroupCommit(self._append)
@@ -186,10 +198,11 @@ class Intake:
         self._lock = threading.Lock()
         self._last_success = 0.0
         self._suspects: dict[tuple[UUID, str], float] = {}
+        self._refused: dict[UUID, str] = {}
 
     def take(self, arrival: Arrival) -> Outcome:
         """What became of an arrival, durably, in time; raises Unavailable if neither database nor spool can take it."""
-        reading = _read(arrival)
+        reading = _read(arrival, self._clean)
         if not self._away.is_set():
             try:
                 return self._to_database.do(reading, self._seconds)
@@ -219,6 +232,11 @@ class Intake:
         if self._spool is not None:
             self._spool.close()
 
+    @property
+    def refused(self) -> dict[UUID, str]:
+        """What the last drain left in the spool because the database refuses it for itself, and in which words."""
+        return dict(self._refused)
+
     def drain(self, watch: Callable[[int], None] = lambda _stored: None) -> bool:
         """Store all that waits in the spool, oldest first; False if another process is at it.
 
@@ -235,24 +253,37 @@ class Intake:
     def _drain(self, spool: Spool, watch: Callable[[int], None]) -> None:
         after, number, stored, refused = 0, _AT_ONCE, 0, False
         last: UUID | None = None
+        locked: set[str] = set()
+        self._refused = {}
         while found := spool.oldest(number, after=after):
-            readings = [_read(arrival) for _, arrival in found]
+            readings = [(position, _read_in_passing(arrival, self._clean)) for position, arrival in found]
+            # Each report of a locked call would wait for the lock anew, and all others behind it.
+            left = [position for position, reading in readings if reading.is_about(locked)]
+            taken = [(position, reading) for position, reading in readings if not reading.is_about(locked)]
             try:
-                self._record(readings)
+                self._record([reading for _, reading in taken])
             except Unavailable as problem:
                 self._database.check()
-                if len(found) > 1:
+                # It takes writes: what it refuses is in this portion, and need not concern those that come meanwhile.
+                self._come_back()
+                if len(taken) > 1:
                     number = max(1, len(found) // 4)
                     continue
-                if not self._set_apart(readings[0], problem):
-                    after, refused = found[0][0], True
+                position, alone = taken[0]
+                if not self._set_apart(alone, problem):
+                    after, refused = position, True
+                    if isinstance(problem, Declined):
+                        self._refused[alone.arrival.id] = str(problem)
+                    elif alone.report:
+                        locked.add(alone.report.reference_id)
                     continue
             try:
-                spool.remove(arrival.id for _, arrival in found)
+                spool.remove(reading.arrival.id for _, reading in taken)
+                after = left[-1] if left else after
             except SpoolError:
                 after = found[-1][0]
             last = found[-1][1].id
-            stored, number = stored + len(found), min(number * 2, _AT_ONCE)
+            stored, number = stored + len(taken), min(number * 2, _AT_ONCE)
             watch(stored)
         if not refused:
             self._suspects.clear()
@@ -358,7 +389,7 @@ class Intake:
             self._closed.wait(_PROBE_SECONDS)
 
 
-def report_of(kept: Arrival | Rejected) -> StatusReport:
+def report_of(kept: Arrival | Rejected, clean: Callable[[str], str] = str) -> StatusReport:
     """The report in a request that was kept; raises Unreadable, and ValueError for a payload that holds no request.
 
     One that was cut is none: the last of its values would be another than eSMS said.
@@ -376,21 +407,29 @@ def report_of(kept: Arrival | Rejected) -> StatusReport:
         report_id=kept.id,
         received_at=kept.received_at,
         remote_addr=kept.remote_addr,
+        clean=clean,
     )
 
 
-def _read(arrival: Arrival) -> _Reading:
+def _read(arrival: Arrival, clean: Callable[[str], str]) -> _Reading:
     try:
-        return _Reading(arrival, report_of(arrival))
+        return _Reading(arrival, report_of(arrival, clean))
     except MemoryError:
         raise  # it says nothing of the arrival
     except Exception as error:  # noqa: BLE001 - whatever it is, what came is kept
         return _Reading(arrival, None, _reason(error))
 
 
-def as_json(arrival: Arrival) -> dict[str, Any]:
+def _read_in_passing(arrival: Arrival, clean: Callable[[str], str]) -> _Reading:
+    """Read it, and let other greenlets go on before the next: some bodies take milliseconds."""
+    reading = _read(arrival, clean)
+    time.sleep(0)
+    return reading
+
+
+def as_json(arrival: Arrival, clean: Callable[[str], str] = str) -> dict[str, Any]:
     """An arrival as people are shown it: the request as it came, and what it says or why it cannot be read."""
-    reading = _read(arrival)
+    reading = _read(arrival, clean)
     said = {name: plain(value) for name, value in reading.report.said().items()} if reading.report else {}
     return {
         "id": str(arrival.id),

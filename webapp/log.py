@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _CALLBACK_PATH = "/esms/callback/"
 _CALLBACK_TOKEN = re.compile(rf"({_CALLBACK_PATH})[^\s?\"'<]+")
+_SHORTEST = 8
+"""Shorter ones are in phone numbers and ReferenceIds by chance: taken out there, they would cost the call."""
 _CONTROL = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)] if chr(code) != "\n"} | {
     0x2028: "\\u2028",
     0x2029: "\\u2029",
@@ -29,6 +33,34 @@ def _encoded(character: str) -> str:
     digits = (f"{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
     either_case = (re.sub("[a-f]", lambda digit: f"[{digit[0]}{digit[0].upper()}]", two) for two in digits)
     return "".join(f"%(?:25)*{two}" for two in either_case)
+
+
+def without(secrets: Iterable[str]) -> Callable[[str], str]:
+    """What takes the secrets out of a text of others, or of JSON, that is to be kept: as they are, and URL-encoded.
+
+    It is quick where none is there: each callback goes through it.
+    """
+    long = {secret for secret in secrets if len(secret) >= _SHORTEST}
+    spellings = sorted(long | {json.dumps(secret, ensure_ascii=False)[1:-1] for secret in long}, key=len, reverse=True)
+
+    def clean(text: str) -> str:
+        for spelling in spellings:
+            if spelling in text:
+                text = text.replace(spelling, "***")
+        if "%" in text and ("%25" in text or _holds(_decoded(text), spellings)):
+            for spelling in spellings:
+                text = encoded(spelling).sub("***", text)
+        return text
+
+    return clean
+
+
+def _decoded(text: str) -> str:
+    return unquote_to_bytes(text.encode(errors="replace")).decode(errors="replace")
+
+
+def _holds(text: str, spellings: Iterable[str]) -> bool:
+    return any(spelling in text for spelling in spellings)
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:

@@ -34,7 +34,8 @@ _START = (
 )
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - for folders that are made private
 _GATHERED_BYTES = 16 * 1024
-_PRINTABLE = bytes(range(0x21, 0x7F)).decode()
+_KEPT = bytes(range(0x21, 0x7F)).replace(b"#", b"").decode()
+"""What a target may hold as it stands: gunicorn takes for a fragment, and drops, whatever a raw `#` begins."""
 
 worker_class = "webapp.serving.Worker"
 logger_class = "webapp.serving.Log"
@@ -147,7 +148,7 @@ class _Request(Request):  # type: ignore[misc]
         method, _, rest = line_bytes.partition(b" ")
         target, _, version = rest.rpartition(b" ")
         if target.startswith(CALLBACK_PATH.encode()):
-            line_bytes = b" ".join([method, quote_from_bytes(target, safe=_PRINTABLE).encode(), version])
+            line_bytes = b" ".join([method, quote_from_bytes(target, safe=_KEPT).encode(), version])
         super().parse_request_line(line_bytes)
 
 

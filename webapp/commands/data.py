@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 import click
 from sqlalchemy.exc import DataError, IntegrityError
 
-from webapp import esms, terminal
+from webapp import esms, log, terminal
 from webapp.commands.room import DONE, PROBLEM, Room, Time, hint_at_commas, open_room
 from webapp.database import Declined
 from webapp.intake import report_of
@@ -187,9 +187,10 @@ def _replay_history(room: Room, *, check_only: bool) -> int:
 
 def _replay_rejected(room: Room, since: datetime | None) -> None:
     stored = unreadable = 0
+    clean = log.without(room.settings.secrets())
     for rejected in room.queries.rejected(since):
         try:
-            report = report_of(rejected)
+            report = report_of(rejected, clean)
             effect = room.store.replay_rejected(report, datetime.now(UTC))
         except (ValueError, esms.Unreadable, DataError, IntegrityError, Declined):
             unreadable += 1

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from webapp import terminal
-from webapp.commands.room import open_room, spool_of
+from webapp import log, terminal
+from webapp.commands.room import PROBLEM, hint, open_room, spool_of
 from webapp.config import load_settings
 from webapp.intake import Intake, as_json
 
@@ -31,10 +31,11 @@ def spool() -> None:
 
 def _spooled() -> Iterator[dict[str, Any]]:
     """Every arrival in the spool, oldest first, with what it says."""
-    waiting, last = spool_of(load_settings()), 0
+    settings, last = load_settings(), 0
+    waiting, clean = spool_of(settings), log.without(settings.secrets())
     while found := waiting.oldest(_AT_ONCE, after=last):
         for _, arrival in found:
-            yield as_json(arrival)
+            yield as_json(arrival, clean)
         last = found[-1][0]
 
 
@@ -58,13 +59,34 @@ def spool_export() -> None:
 
 @spool.command("drain")
 def spool_drain() -> None:
-    """Store what waits in the database; returns once all is stored. A server that is at it already is waited for."""
+    """Store what waits in the database; returns once all is stored. A server that is at it already is waited for.
+
+    Where nothing is left but what the database refuses (a trigger's error), that is named, and the exit code is 1.
+    """
     with open_room() as room:
         waiting = spool_of(room.settings)
-        intake = Intake(room.database, room.store, waiting, room.settings.answer_within)
+        clean = log.without(room.settings.secrets())
+        intake = Intake(room.database, room.store, waiting, room.settings.answer_within, clean)
         total = waiting.depth().reports
         with terminal.progress("storing", total) as tell:
-            while waiting.depth().reports:
-                intake.drain(lambda stored: tell(stored, "callbacks"))
+            portions: list[int] = []
+
+            def watch(stored: int) -> None:
+                portions.append(stored)
+                tell(stored, "callbacks")
+
+            while left := waiting.depth().reports:
+                portions.clear()
+                intake.drain(watch)
+                if not portions and left == len(intake.refused):
+                    break
                 time.sleep(_PAUSE_SECONDS)
-        click.echo(f"{total} callbacks stored; the spool is empty." if total else "The spool is empty.")
+    if left:
+        for identifier, problem in intake.refused.items():
+            click.echo(f"{identifier}: {terminal.printable(problem)}", err=True)
+        hint(
+            f"The database refuses {left} callbacks by these errors; they stay in the spool (esms-calls spool list). "
+            "Mend what refuses them, most likely a trigger, and drain again."
+        )
+        sys.exit(PROBLEM)
+    click.echo(f"{total} callbacks stored; the spool is empty." if total else "The spool is empty.")
