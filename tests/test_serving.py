@@ -188,6 +188,32 @@ def test_a_server_starts_though_its_postgresql_is_away_and_uses_it_once_it_is_ba
 
 @ON_POSTGRESQL
 @SET
+def test_whoever_reads_a_call_with_very_many_reports_keeps_nobody_waiting(tmp_path: Path, database: Database) -> None:
+    many = (
+        "INSERT INTO status_reports (id, reference_id, source, received_at, effect, payload) SELECT "
+        "gen_random_uuid(), 'a', 'callback', now(), 'duplicate', '{}' FROM generate_series(1, 30000)"
+    )
+    database.write(lambda connection: connection.execute(text("INSERT INTO calls (reference_id) VALUES ('a')")))
+    database.write(lambda connection: connection.execute(text(many)))
+
+    with serving(tmp_path / "log", "--workers", "1") as server, ThreadPoolExecutor(1) as thread:
+
+        def seconds(path: str) -> float:
+            began = time.monotonic()
+            found = requests.get(f"{server}{path}", headers={"Authorization": f"Bearer {API_TOKEN}"}, timeout=30)
+            assert found.status_code == 200
+            return time.monotonic() - began
+
+        reading = thread.submit(seconds, "/api/calls/a")
+        others = []
+        while not reading.done():
+            others.append(seconds("/healthz"))
+
+    assert max(others) < reading.result() / 3
+
+
+@ON_POSTGRESQL
+@SET
 def test_a_server_starts_though_its_database_falls_silent_and_stores_what_came_once_it_speaks(
     tmp_path: Path, database: Database
 ) -> None:
