@@ -230,7 +230,7 @@ class Database:
     def _make_folder(self) -> None:
         folder = Path(str(self.url.database)).parent
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            files.make_folder(folder)
         except OSError as error:
             raise Unavailable(f"{self.name}: the folder cannot be made: {error.strerror}") from error
 
