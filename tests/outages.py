@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import tempfile
+import threading
 import uuid
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -21,6 +23,8 @@ from sqlalchemy import make_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sqlalchemy import URL
 
 _ROLE, _PASSWORD = "calls", "password-of-the-tests"
 _CONNECTIONS, _RESERVED = 30, 3
@@ -189,6 +193,63 @@ def postgresql_of_ones_own() -> Iterator[PostgreSQL]:
             yield server
         finally:
             server.stop()
+
+
+class Proxy:
+    """Stands between a client and a server of PostgreSQL, and may swallow what the server says, and say nothing."""
+
+    def __init__(self, url: URL, answers: float) -> None:
+        """Listen on a port of loopback; let so many answers through, of which a log-in ends with one."""
+        self.answers_left = answers
+        self._url = url
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = self._connect()
+                threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._answer, args=(server, client), daemon=True).start()
+
+    def _connect(self) -> socket.socket:
+        folder, port = self._url.query.get("host"), self._url.port or 5432
+        if folder is None:
+            return socket.create_connection((str(self._url.host), port))
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(f"{folder}/.s.PGSQL.{port}")
+        return server
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError), server:
+            while content := client.recv(65536):
+                server.sendall(content)
+
+    def _answer(self, server: socket.socket, client: socket.socket) -> None:
+        with suppress(OSError), client:
+            while content := server.recv(65536):
+                if self.answers_left > 0:
+                    client.sendall(content)
+                # Ready for the next query: the log-in ends so, and every answer.
+                self.answers_left -= content[-6:-1] == b"Z\0\0\0\5"
+
+
+@contextmanager
+def silent_server(url: str, answers: float = float("inf")) -> Iterator[tuple[str, Proxy]]:
+    """URL of the database through a proxy that falls silent after so many answers."""
+    direct = make_url(url)
+    proxy = Proxy(direct, answers)
+    through = direct.difference_update_query(["host"]).set(host="127.0.0.1", port=proxy.port)
+    try:
+        yield through.render_as_string(hide_password=False), proxy
+    finally:
+        proxy.close()
 
 
 class SmallDisk:

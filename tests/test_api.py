@@ -11,9 +11,11 @@ from urllib.parse import quote
 
 import pytest
 from conftest import API_TOKEN, CALLBACK_TOKEN
+from flask import jsonify
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from makers import NOW, callback
 from sqlalchemy import text
 
 from webapp import create_app
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from webapp.config import Settings
     from webapp.database import Database
     from webapp.queries import Queries
+    from webapp.store import Store
 
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 MEBIBYTE = 1024 * 1024
@@ -315,6 +318,22 @@ def test_a_body_that_cannot_be_read_to_its_end_is_refused(client: FlaskClient, q
 
 
 # One call
+
+
+@pytest.mark.parametrize("number", [0, 1, 200, 201])
+def test_a_call_made_into_json_in_portions_is_as_one_that_is_made_at_once(
+    api: Api, store: Store, queries: Queries, app: Flask, client: FlaskClient, number: int
+) -> None:
+    api.register({"reference_id": "a"})
+    store.record([callback("a", place, call_status="BUSY") for place in range(number)], NOW)
+
+    answer = client.get("/api/calls/a", headers={"Authorization": f"Bearer {API_TOKEN}"})
+
+    with app.test_request_context():
+        at_once = jsonify(queries.call("a"))
+    assert answer.data == at_once.data
+    assert answer.headers["Content-Type"] == at_once.headers["Content-Type"]
+    assert len(answer.get_json()["reports"]) == number
 
 
 def test_a_call_is_shown_flat_with_its_reports_in_their_order(api: Api) -> None:

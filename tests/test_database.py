@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from makers import NOW, callback, stored_call
+from outages import silent_server
 from running import free_port
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import IntegrityError
@@ -544,6 +545,43 @@ def test_what_is_cut_leaves_nothing_behind(database: Database) -> None:
         limited.write(work)
 
     assert database.ask(scalar("SELECT count(*) FROM calls")) == 0
+
+
+@on_postgresql
+@pytest.mark.parametrize("at_most", [None, timedelta(seconds=30)])
+@pytest.mark.parametrize("answers", [1, 4])
+@pytest.mark.parametrize("use", ["write", "ask", "read"])
+def test_a_server_that_falls_silent_after_the_log_in_is_unavailable_in_time(
+    database: Database, use: str, answers: int, at_most: timedelta | None
+) -> None:
+    def read(work: Callable[[Connection], Any]) -> Any:
+        with silent.read() as connection:
+            return work(connection)
+
+    with (
+        silent_server(url_of(database), answers) as (url, _),
+        connected(url, patience=SHORT, at_most=at_most) as silent,
+    ):
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            {"write": silent.write, "ask": silent.ask, "read": read}[use](scalar("SELECT 1"))
+        assert time.monotonic() - began < 2.5, "cut once, and not tried again"
+
+
+@on_postgresql
+@pytest.mark.parametrize("use", ["write", "ask"])
+def test_a_connection_that_fell_silent_meanwhile_is_left_in_time(database: Database, use: str) -> None:
+    with silent_server(url_of(database)) as (url, proxy), connected(url, patience=SHORT, at_most=SHORT) as limited:
+        assert getattr(limited, use)(scalar("SELECT 1")) == 1
+
+        proxy.answers_left = 0
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            getattr(limited, use)(scalar("SELECT 1"))
+        assert time.monotonic() - began < 5
+
+        proxy.answers_left = float("inf")
+        assert getattr(limited, use)(scalar("SELECT 1")) == 1
 
 
 def test_whether_it_can_be_read_is_told_while_somebody_writes(database: Database) -> None:

@@ -370,6 +370,7 @@ def test_a_connection_that_is_lost_in_a_commit_leaves_no_report_out_and_stores_n
 
 
 STRACE = shutil.which("strace")
+TRACED = pytest.mark.skipif(STRACE is None, reason="strace is not there (Debian: apt-get install strace)")
 CALLS = "fsync,fdatasync,ftruncate,pwrite64,recvfrom,sendto,sendmsg,write,writev"
 AFTER_WRITING = {
     "calls.db-wal": [("sync", "/calls.db-wal")],
@@ -500,7 +501,29 @@ def early_answers(trace: Path, kept_in: str) -> tuple[int, list[str]]:
     return answered, early
 
 
-@pytest.mark.skipif(STRACE is None, reason="strace is not there (Debian: apt-get install strace)")
+@TRACED
+@pytest.mark.parametrize("command", ["migrate", "callback-url"])
+def test_the_instance_folder_and_what_is_named_in_it_are_on_the_disk_before_anybody_relies_on_them(
+    tmp_path: Path, command: str
+) -> None:
+    trace, folder = tmp_path / "trace", tmp_path / "new" / "instance"
+    words = [str(STRACE), "-f", "-qq", "-y", "-e", "trace=mkdir,mkdirat,link,linkat,fsync", "-e", "signal=none", "-o"]
+    environment = os.environ | {"INSTANCE_DIR": str(folder)}
+    subprocess.run([*words, str(trace), COMMAND, command], check=True, env=environment, cwd=tmp_path, timeout=120)
+
+    due: list[str] = []
+    named = 0
+    for line in trace.read_text().splitlines():
+        if made := re.search(rf'(?:mkdir|link)(?:at)?\(.*"({tmp_path}[^"]+)".*= 0$', line):
+            named += 1
+            due.append(made[1].rpartition("/")[0])
+        elif synced := re.search(r"fsync\(\d+<([^>]+)>\).*= 0$", line):
+            due = [parent for parent in due if parent != synced[1]]
+    assert named == {"migrate": 2, "callback-url": 3}[command]
+    assert due == []
+
+
+@TRACED
 @pytest.mark.parametrize("kept_in", AFTER_WRITING)
 def test_no_200_leaves_before_the_sync_of_what_holds_its_report(tmp_path: Path, kept_in: str) -> None:
     number = 24

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 from conftest import API_TOKEN, CALLBACK_TOKEN
+from ledger import until
 from makers import heard, stored_call, stored_reports
+from outages import silent_server
 from running import COMMAND, free_port, serving, wait_until_healthy
 from sqlalchemy import create_engine, make_url, select, text
 
@@ -28,6 +30,7 @@ from webapp.models import status_reports
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ON_POSTGRESQL = pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 SET = pytest.mark.usefixtures("settings")
 URL = f"/esms/callback/{CALLBACK_TOKEN}"
@@ -181,6 +184,59 @@ def test_a_server_starts_though_its_postgresql_is_away_and_uses_it_once_it_is_ba
     assert away[0].headers["Retry-After"]
     assert f'"{name}" does not exist' in away[1].json()["reason"]
     assert "run `esms-calls migrate`" in empty[1].json()["reason"]
+
+
+@ON_POSTGRESQL
+@SET
+def test_whoever_reads_a_call_with_very_many_reports_keeps_nobody_waiting(tmp_path: Path, database: Database) -> None:
+    many = (
+        "INSERT INTO status_reports (id, reference_id, source, received_at, effect, payload) SELECT "
+        "gen_random_uuid(), 'a', 'callback', now(), 'duplicate', '{}' FROM generate_series(1, 30000)"
+    )
+    database.write(lambda connection: connection.execute(text("INSERT INTO calls (reference_id) VALUES ('a')")))
+    database.write(lambda connection: connection.execute(text(many)))
+
+    with serving(tmp_path / "log", "--workers", "1") as server, ThreadPoolExecutor(1) as thread:
+
+        def seconds(path: str) -> float:
+            began = time.monotonic()
+            found = requests.get(f"{server}{path}", headers={"Authorization": f"Bearer {API_TOKEN}"}, timeout=30)
+            assert found.status_code == 200
+            return time.monotonic() - began
+
+        reading = thread.submit(seconds, "/api/calls/a")
+        others = []
+        while not reading.done():
+            others.append(seconds("/healthz"))
+
+    assert max(others) < reading.result() / 3
+
+
+@ON_POSTGRESQL
+@SET
+def test_a_server_starts_though_its_database_falls_silent_and_stores_what_came_once_it_speaks(
+    tmp_path: Path, database: Database
+) -> None:
+    with (
+        silent_server(database.url.render_as_string(hide_password=False), answers=1) as (url, proxy),
+        started(tmp_path / "log", DATABASE_URL=url) as server,
+    ):
+
+        def send(name: str) -> str:
+            return str(requests.get(f"{server.url}{URL}?ReferenceId={name}", timeout=10).json()["result"])
+
+        assert "Warning: the database cannot be used now: " in server.log
+        assert send("first") == "spooled"
+        assert send("second") == "spooled"
+        assert requests.get(f"{server.url}/readyz", timeout=20).status_code == 503
+
+        proxy.answers_left = float("inf")
+        until(
+            lambda: stored_reports(database, "first") and stored_reports(database, "second"),
+            20,
+            "what was spooled is stored",
+        )
+        until(lambda: send("third") == "progressed", 20, "the database is used")
 
 
 # Peers

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy import Table
+    from sqlalchemy.engine import Connection
 
     from webapp.database import Database
     from webapp.store import Store
@@ -774,6 +775,13 @@ def test_a_rejected_callback_is_kept_as_it_came(store: Store, database: Database
     assert row.replayed_at is None
 
 
+@pytest.fixture
+def summed_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REJECTED_STEP", 0)
+    monkeypatch.setattr(module, "REJECTED_SPARE", 0)
+
+
+@pytest.mark.usefixtures("summed_each_time")
 def test_when_room_runs_out_replayed_ones_make_it_first_and_then_the_oldest(
     store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -793,6 +801,7 @@ def test_when_room_runs_out_replayed_ones_make_it_first_and_then_the_oldest(
     assert left == [list("0134"), list("1345"), list("3456"), list("4567")]
 
 
+@pytest.mark.usefixtures("summed_each_time")
 def test_one_large_rejected_callback_drops_as_many_small_ones_as_it_needs(
     store: Store, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -804,6 +813,33 @@ def test_one_large_rejected_callback_drops_as_many_small_ones_as_it_needs(
     assert [row.first_at for row in rejected_rows(database)] == [*(at(seconds) for seconds in range(200, 250)), at(500)]
 
 
+def test_what_is_rejected_is_summed_up_only_now_and_then_and_stays_within_its_room_with_many_processes(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = 1000 + module.REJECTED_ROW_OVERHEAD
+    monkeypatch.setattr(module, "REJECTED_STEP", 10 * each)
+    monkeypatch.setattr(module, "REJECTED_SPARE", 40 * each)
+    monkeypatch.setattr(module, "REJECTED_ROOM", 100 * each)
+    sums: list[None] = []
+    make_room = module._make_room  # noqa: SLF001 - what it costs is not seen from outside in so small a table
+
+    def summing_up(connection: Connection) -> None:
+        sums.append(None)
+        make_room(connection)
+
+    monkeypatch.setattr(module, "_make_room", summing_up)
+    stores = [module.Store(database) for _ in range(4)]
+
+    most = 0
+    for place in range(400):
+        stores[place % 4].reject(rejected(place, f"{place:01000}"))
+        most = max(most, count(database, rejected_callbacks))
+
+    assert 60 < most <= 100
+    assert len(sums) == 4 + 4 * (99 // 10)
+
+
+@pytest.mark.usefixtures("summed_each_time")
 def test_one_that_only_counts_drops_nothing(store: Store, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     store.reject(rejected(1, "one"))
     store.reject(rejected(2, "two"))

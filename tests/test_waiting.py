@@ -74,6 +74,20 @@ print(aside(lambda: 1))
     assert run_in_greenlets(program) == "KeyError('a')\nKeyError('a')\n1\n"
 
 
+def test_under_greenlets_long_work_gives_way_to_others_and_work_aside_need_not() -> None:
+    program = """
+seen = []
+def work():
+    for place in range(3):
+        seen.append(place); give_way()
+gevent.joinall([gevent.spawn(work), gevent.spawn(work)])
+print(seen)
+Aside(1)(work)
+print(seen[6:])
+"""
+    assert run_in_greenlets(program) == "[0, 0, 1, 1, 2, 2]\n[0, 1, 2]\n"
+
+
 def test_under_greenlets_a_block_that_lasts_too_long_is_ended() -> None:
     program = """
 began = time.monotonic()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from flask import Blueprint, request
+from flask import Blueprint, Response, request
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import BadRequest, NotFound, RequestEntityTooLarge, Unauthorized
 from werkzeug.routing import BaseConverter
@@ -19,9 +19,10 @@ from webapp.esms import normalise_identity, normalise_status
 from webapp.models import iso
 from webapp.queries import Filter, Position
 from webapp.registrations import Bad, read_registration
+from webapp.waiting import give_way
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from flask.typing import ResponseReturnValue
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 MOST_AT_ONCE = 10_000
 REGISTER_LIMIT = 8 * 1024 * 1024
+_BETWEEN_PAUSES = 200
 _PAGE = 100
 _LARGEST_PAGE = 1000
 _UTC = ZoneInfo("UTC")
@@ -67,7 +69,7 @@ def blueprint(store: Store, queries: Queries, tokens: tuple[str, ...], zone: Zon
             call = None
         if call is None:
             raise NotFound("This call is unknown: no report of it came, and it was never registered.")
-        return call
+        return Response(b"".join(_json_of(call)), content_type="application/json")
 
     @room.get("/api/calls")
     def show_many() -> ResponseReturnValue:
@@ -78,6 +80,20 @@ def blueprint(store: Store, queries: Queries, tokens: tuple[str, ...], zone: Zon
         return {"calls": found, "next": _cursor(following) if following else None}
 
     return room
+
+
+def _json_of(call: dict[str, Any]) -> Iterator[bytes]:
+    """The call as JSON in portions: one that was heard of a hundred thousand times must not keep others waiting."""
+    reports = call["reports"]
+    yield f"{_compact(call | {'reports': []})[:-2]}".encode()
+    for first in range(0, len(reports), _BETWEEN_PAUSES):
+        yield f"{',' if first else ''}{_compact(reports[first : first + _BETWEEN_PAUSES])[1:-1]}".encode()
+        give_way()
+    yield b"]}\n"
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 class _Identity(BaseConverter):

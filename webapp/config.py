@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import tempfile
+from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +22,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
+
+from webapp import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -352,7 +355,7 @@ def _kept_token(folder: Path, name: str) -> str:
 
 
 def _make_token(folder: Path, path: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    files.make_folder(folder)
     handle, draft = tempfile.mkstemp(dir=folder, prefix=f".{path.name}")
     try:
         with os.fdopen(handle, "w", encoding="ascii") as file:
@@ -360,8 +363,8 @@ def _make_token(folder: Path, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         # A link never replaces: of several processes the first one's token stays.
-        os.link(draft, path)
-    except FileExistsError:
-        pass
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        files.sync_folder(folder)
     finally:
         os.unlink(draft)  # noqa: PTH108

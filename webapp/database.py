@@ -23,7 +23,14 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event, func, make_url, select, text
-from sqlalchemy.exc import DataError, DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    DisconnectionError,
+    IntegrityError,
+    InvalidatePoolError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from webapp import files
@@ -40,6 +47,7 @@ _ATTEMPTS = 3
 _LONGEST_APART_SECONDS = 0.05
 _KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 """Seconds, seconds, number: after so long the kernel takes a server that went silent for dead."""
+_SHORTEST_TO_CONNECT = timedelta(seconds=1)
 _WAL_TRIES, _WAL_PAUSE_SECONDS = 20, 0.05
 _TRANSIENT = {"40001", "40P01"}
 """PostgreSQL's codes of a transaction that lost to another and may simply be tried again."""
@@ -69,7 +77,7 @@ class Database:
     Writers and readers have pools of their own, so that neither waits for the other's connections. On SQLite there is
     one writer a process, and a writing transaction locks at its beginning (BEGIN IMMEDIATE). With ``at_most`` no
     transaction on PostgreSQL lasts longer: a server that hangs, or a network that swallows everything, says nothing
-    by itself.
+    by itself. So the first words on a connection, from the log-in on, are waited for with patience only, too.
     """
 
     def __init__(
@@ -84,7 +92,9 @@ class Database:
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._patience = patience
-        self._limit = _TimeLimit(at_most) if at_most and not self.is_sqlite else None
+        self._to_connect = max(patience, _SHORTEST_TO_CONNECT)
+        self._at_most = at_most
+        self._time_limits = _TimeLimits(at_most or patience)
         self._writer = self._engine(1 if self.is_sqlite else connections, "BEGIN IMMEDIATE", ping=False)
         self._reader = self._engine(connections, "BEGIN", ping=True)
         self._here = _Here()
@@ -102,7 +112,8 @@ class Database:
         """Do ``work`` in one transaction and commit it; raises Unavailable (it may be Declined), with nothing done.
 
         ``work`` may be run more than once: a transaction that lost to another, or whose connection turned out to be
-        dead, is tried again. DataError and IntegrityError (the database refuses the values) are the caller's.
+        dead before patience was at its end, is tried again. DataError and IntegrityError (the database refuses the
+        values) are the caller's.
         """
         return self._write(work) if self._here.in_turn else self._write_aside(lambda: self._write(work))
 
@@ -121,15 +132,16 @@ class Database:
 
     def _write(self, work: Callable[[Connection], Result]) -> Result:
         for attempt in range(1, _ATTEMPTS + 1):
+            patient_until = time.monotonic() + self._patience.total_seconds()
             try:
-                with self._turn(), self._writer.connect() as connection, self._limited(connection), connection.begin():
+                with self._turn(), self._writer.connect() as connection, connection.begin():
                     return work(connection)
             except (DataError, IntegrityError):
                 raise
             except MemoryError as error:
                 raise Unavailable(f"{self.name}: this process is out of memory") from error
             except SQLAlchemyError as error:
-                if attempt == _ATTEMPTS or not _may_pass(error):
+                if attempt == _ATTEMPTS or not _may_pass(error) or time.monotonic() >= patient_until:
                     raise self._unavailable(error) from error
                 # Two that locked each other out would otherwise meet again.
                 time.sleep(random.uniform(0, _LONGEST_APART_SECONDS))  # noqa: S311
@@ -143,7 +155,7 @@ class Database:
         """Do ``work`` in one transaction for reading; raises Unavailable."""
 
         def read() -> Result:
-            with self.read() as connection, self._limited(connection):
+            with self._reading() as connection:
                 return work(connection)
 
         return self._read_aside(read)
@@ -151,6 +163,12 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction for reading one moment's state, as long as it may take; raises Unavailable."""
+        with self._reading() as connection:
+            self._time_limits.lift(connection.connection.dbapi_connection)
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
         try:
             with self._reader.connect() as connection, connection.begin():
                 if not self.is_sqlite:
@@ -172,18 +190,9 @@ class Database:
                     files.lock(file, self._patience.total_seconds())
             yield
 
-    @contextmanager
-    def _limited(self, connection: Connection) -> Iterator[None]:
-        if self._limit is None:
-            yield
-            return
-        with self._limit.on(connection):
-            yield
-
     def close(self) -> None:
         """Close the connections that are not in use."""
-        if self._limit:
-            self._limit.close()
+        self._time_limits.close()
         self._writer.dispose()
         self._reader.dispose()
 
@@ -221,23 +230,23 @@ class Database:
     def _make_folder(self) -> None:
         folder = Path(str(self.url.database)).parent
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            files.make_folder(folder)
         except OSError as error:
             raise Unavailable(f"{self.name}: the folder cannot be made: {error.strerror}") from error
 
     def _engine(self, connections: int, begin: str, *, ping: bool) -> Engine:
         seconds = self._patience.total_seconds()
+        to_connect = round(self._to_connect.total_seconds())
         arguments: dict[str, Any] = (
             {"timeout": seconds, "isolation_level": None, "check_same_thread": False}
             if self.is_sqlite
-            else {"connect_timeout": max(1, round(seconds)), "tcp_user_timeout": round(seconds * 1000), **_KEEPALIVES}
+            else {"connect_timeout": to_connect, "tcp_user_timeout": round(seconds * 1000), **_KEEPALIVES}
         )
         engine = create_engine(
             self.url,
             pool_size=connections,
             max_overflow=0,
             pool_timeout=seconds,
-            pool_pre_ping=ping and not self.is_sqlite,
             hide_parameters=True,
             connect_args=arguments,
         )
@@ -247,7 +256,34 @@ class Database:
             event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
         else:
             event.listen(engine, "connect", _prepare_postgresql(round(seconds * 1000)))
+            self._limit_time(engine, ping=ping)
         return engine
+
+    def _limit_time(self, engine: Engine, *, ping: bool) -> None:
+        """Limit what is done on the engine's connections, from the log-in until they are back in the pool."""
+        limits = self._time_limits
+
+        def connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
+            connection = dialect.connect(*arguments, **options)
+            limits.set(connection, self._to_connect)
+            return connection
+
+        def check_out(connection: Any, _record: object, _proxy: object) -> None:
+            if ping:
+                limits.set(connection, self._to_connect)
+                try:
+                    engine.dialect.do_ping(connection)
+                except engine.dialect.loaded_dbapi.Error as error:
+                    # The pool's other connections are as old; it makes a new one instead.
+                    raise InvalidatePoolError from error
+            if self._at_most:
+                limits.set(connection, self._at_most)
+            else:
+                limits.lift(connection)
+
+        event.listen(engine, "do_connect", connect)
+        event.listen(engine, "checkout", check_out)
+        event.listen(engine, "checkin", lambda connection, _record: limits.lift(connection))
 
     def _insist_on_the_file(self, _connection: object, record: Any, _proxy: object) -> None:
         """Leave a connection whose file was deleted or replaced: what is written there is lost with it."""
@@ -274,12 +310,12 @@ class _Here(threading.local):
     in_turn = False
 
 
-class _TimeLimit:
-    """Cuts the connection of a transaction that lasts too long; whoever waits on it then gets an error."""
+class _TimeLimits:
+    """Cuts connections that are used for too long; whoever waits on one then gets an error."""
 
-    def __init__(self, length: timedelta) -> None:
-        self._seconds = length.total_seconds()
-        self._running: dict[int, tuple[float, int]] = {}
+    def __init__(self, shortest: timedelta) -> None:
+        self._pause_seconds = min(0.5, shortest.total_seconds() / 4)
+        self._running: dict[int, tuple[float, Any]] = {}
         self._watch: threading.Thread | None = None
         self._closed = threading.Event()
 
@@ -287,25 +323,24 @@ class _TimeLimit:
         """Watch no longer."""
         self._closed.set()
 
-    @contextmanager
-    def on(self, connection: Connection) -> Iterator[None]:
-        """Limit the transaction that runs in the block."""
-        key = id(connection)
-        self._running[key] = (time.monotonic() + self._seconds, connection.connection.dbapi_connection.fileno())  # type: ignore[union-attr]
+    def set(self, connection: Any, length: timedelta) -> None:
+        """Limit the use of a driver's connection, from now on, until the limit is lifted."""
+        self._running[id(connection)] = time.monotonic() + length.total_seconds(), connection
         if self._watch is None or not self._watch.is_alive():
             self._watch = threading.Thread(target=self._cut_late_ones, daemon=True, name="database-time-limit")
             self._watch.start()
-        try:
-            yield
-        finally:
-            self._running.pop(key, None)
+
+    def lift(self, connection: Any) -> None:
+        """Limit the use of a connection no more."""
+        self._running.pop(id(connection), None)
 
     def _cut_late_ones(self) -> None:
-        while not self._closed.wait(min(1.0, self._seconds / 4)):
-            for key, (until, descriptor) in list(self._running.items()):
+        while not self._closed.wait(self._pause_seconds):
+            for until, connection in list(self._running.values()):
                 if time.monotonic() >= until:
-                    self._running.pop(key, None)
-                    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as line:
+                    self.lift(connection)
+                    # One that is closed has no descriptor any more; nor has it a name among the driver's own errors.
+                    with suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as line:
                         line.shutdown(socket.SHUT_RDWR)
 
 

@@ -43,6 +43,24 @@ def inode(path: str | Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder that only its owner may enter, and those above it; their names are on the disk when it returns."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names of what is in the folder are on the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def folder_while_alive(prefix: str, around: Path) -> Path:
     """A new private folder, in use as long as this process lives, what it becomes, or one that it forks.
 

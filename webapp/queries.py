@@ -15,6 +15,7 @@ from webapp.due import EVERY, LONGEST_DUE, Due, Range, is_due, is_missing
 from webapp.models import calls, plain, reconcile_runs, rejected_callbacks, status_reports
 from webapp.rule import Call
 from webapp.store import Rejected
+from webapp.waiting import give_way
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from webapp.database import Database
 
 _AT_ONCE = 1000
+_BETWEEN_PAUSES = 200
 _DAY = timedelta(days=1)
 _SHOWN_GIVEN_UP = 20
 _IS_GIVEN_UP = calls.c.gave_up_at.is_not(None)
@@ -128,8 +130,12 @@ class Queries:
             row = connection.execute(select(calls).where(calls.c.reference_id == reference_id)).mappings().first()
             if row is None:
                 return None
-            reports = connection.execute(select(status_reports).where(of_call).order_by(*in_order)).mappings()
-            return _plain_row(row) | {"reports": [_plain_report(report) for report in reports]}
+            found = connection.execute(select(status_reports).where(of_call).order_by(*in_order)).mappings()
+            reports: list[dict[str, Any]] = []
+            for portion in found.partitions(_BETWEEN_PAUSES):
+                reports += map(_plain_report, portion)
+                give_way()
+            return _plain_row(row) | {"reports": reports}
 
         return self._database.ask(work)
 

@@ -211,7 +211,7 @@ class Spool:
         def locked() -> Result:
             try:
                 with self._mine:
-                    _make_folder(self._path.parent)
+                    files.make_folder(self._path.parent)
                     with self._lock.open("ab") as file:
                         if files.lock(file, _WAIT_SECONDS):
                             return work()
@@ -264,7 +264,7 @@ class Spool:
         self._journal.unlink(missing_ok=True)
         new.replace(self._path)
         Path(f"{new}-journal").unlink(missing_ok=True)
-        _sync_folder(self._path.parent)
+        files.sync_folder(self._path.parent)
         log.critical("%d arrivals could be read out of the corrupt spool, and are in the new one.", len(whole))
 
 
@@ -299,7 +299,7 @@ def _open(path: Path) -> sqlite3.Connection:
         raise
     if new:
         path.chmod(0o600)
-        _sync_folder(path.parent)
+        files.sync_folder(path.parent)
     return spool
 
 
@@ -402,20 +402,3 @@ def _as_arrival(row: Sequence[object]) -> Arrival:
         return Arrival(UUID(str(identifier)), datetime.fromisoformat(str(received_at)), *rest)  # type: ignore[arg-type]
     except ValueError as error:
         raise _Senseless(str(error)) from error
-
-
-def _make_folder(folder: Path) -> None:
-    """Make the folder, and see that it lasts."""
-    if folder.is_dir():
-        return
-    _make_folder(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -50,6 +50,10 @@ HOT = 50
 """A call with so many reports has a trail, so that a late one need not read them all."""
 REJECTED_ROOM = 256 * 1024 * 1024
 """Bytes of payload that ``rejected_callbacks`` keeps together, at most."""
+REJECTED_STEP = 1024 * 1024
+"""Bytes that a process may add to them before it sums up again: a sum reads the whole table."""
+REJECTED_SPARE = 16 * REJECTED_STEP
+"""Bytes that are left free when room is made, for what as many processes add meanwhile."""
 REJECTED_ROW_OVERHEAD = 512
 """Bytes that each rejected callback counts besides its payload, so that small ones are bounded in number too."""
 
@@ -102,6 +106,7 @@ class Store:
         """Write to ``database``."""
         self._database = database
         self._all_new = False
+        self._rejected_bytes = REJECTED_STEP
 
     def record(self, reports: Sequence[StatusReport], now: datetime) -> list[Effect]:
         """Store reports and what they make of their calls, durably; the effect of each, in the order given.
@@ -235,7 +240,12 @@ class Store:
 
     def reject(self, rejected: Rejected) -> None:
         """Keep what could not be read; the same again only counts. Makes room by dropping replayed and old ones."""
-        self._database.write(lambda connection: _reject(connection, rejected))
+        size = self._database.write(lambda connection: _reject(connection, rejected))
+        # Only the whole table's sum tells whether room is needed: that costs, and need not be known each time.
+        self._rejected_bytes += size
+        if size and self._rejected_bytes >= REJECTED_STEP:
+            self._database.write(_make_room)
+            self._rejected_bytes = 0
 
     def replay_rejected(self, report: StatusReport, now: datetime) -> Effect:
         """Store the report that a rejected callback turned out to be, and mark that one as replayed."""
@@ -502,8 +512,9 @@ def _write_trails(connection: Connection, trails: Mapping[str, Trail]) -> None:
     connection.execute(upsert, rows)
 
 
-def _reject(connection: Connection, rejected: Rejected) -> None:
-    content = rejected.payload.encode()
+def _reject(connection: Connection, rejected: Rejected) -> int:
+    """How many bytes it takes; 0 if it was there already."""
+    size = len(rejected.payload.encode()) + REJECTED_ROW_OVERHEAD
     statement = _insert(connection, rejected_callbacks).values(
         id=rejected.id,
         first_at=rejected.received_at,
@@ -512,8 +523,8 @@ def _reject(connection: Connection, rejected: Rejected) -> None:
         method=rejected.method,
         content_type=rejected.content_type,
         payload=rejected.payload,
-        payload_sha256=hashlib.sha256(content).hexdigest(),
-        size=len(content) + REJECTED_ROW_OVERHEAD,
+        payload_sha256=hashlib.sha256(rejected.payload.encode()).hexdigest(),
+        size=size,
         reason=rejected.reason,
         count=1,
     )
@@ -527,12 +538,11 @@ def _reject(connection: Connection, rejected: Rejected) -> None:
     }
     key = ["method", "payload_sha256", "reason"]
     upsert = statement.on_conflict_do_update(index_elements=key, set_=again).returning(rejected_callbacks.c.id)
-    if connection.scalar(upsert) == rejected.id:
-        _make_room(connection)
+    return size if connection.scalar(upsert) == rejected.id else 0
 
 
 def _make_room(connection: Connection) -> None:
-    excess = (connection.scalar(select(func.sum(rejected_callbacks.c.size))) or 0) - REJECTED_ROOM
+    excess = (connection.scalar(select(func.sum(rejected_callbacks.c.size))) or 0) - REJECTED_ROOM + REJECTED_SPARE
     if excess <= 0:
         return
     oldest = select(rejected_callbacks.c.id, rejected_callbacks.c.size).order_by(

@@ -6,6 +6,7 @@ SQLite's calls and file syncs give way to nobody, so under the server they go to
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -46,6 +47,14 @@ def nap(seconds: float) -> None:
     _sleep(seconds)
 
 
+def give_way() -> None:
+    """Let other greenlets go on, in the middle of what would keep them waiting; elsewhere nobody waits."""
+    if in_greenlets() and not _here.aside:
+        import gevent  # noqa: PLC0415 - the server's alone
+
+        gevent.sleep(0)
+
+
 def directly(work: Callable[[], Result]) -> Result:
     """Do the work here and now."""
     return work()
@@ -79,7 +88,17 @@ class _Raised:
     error: BaseException
 
 
+class _Here(threading.local):
+    """What is so in one thread alone."""
+
+    aside = False
+
+
+_here = _Here()
+
+
 def _tried(work: Callable[[], Result]) -> Result | _Raised:
+    _here.aside = True
     try:
         return work()
     except BaseException as error:  # noqa: BLE001 - whoever asked for the work gets it

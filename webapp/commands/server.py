@@ -26,7 +26,7 @@ def serve(bind: str, workers: int) -> None:
     The embedded SQLite database is made and migrated by itself. Another database must be migrated already
     (esms-calls migrate). While the database cannot take callbacks, they wait in the spool.
     """
-    with open_room(migrated=False, patience=_START_PATIENCE) as room:
+    with open_room(migrated=False, patience=_START_PATIENCE, at_most=_START_PATIENCE) as room:
         _check_address(bind)
         try:
             if room.settings.is_embedded:
