@@ -761,6 +761,30 @@ def test_a_query_that_is_not_encoded_is_taken_and_what_is_no_request_is_refused_
 
 @ON_SQLITE
 @pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize("locked", [False, True])
+@pytest.mark.parametrize("length", [b"Content-Length: 99\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n63\r\n"])
+def test_a_body_that_does_not_come_is_answered_in_time_and_kept(
+    database: Database, tmp_path: Path, length: bytes, *, locked: bool
+) -> None:
+    head = b"POST " + URL.encode() + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + length
+    with running(tmp_path / "log", "--workers", "1", ANSWER_WITHIN="2s") as address:
+        with closing(sqlite3.connect(str(database.url.database), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE" if locked else "SELECT 1")
+            began = time.monotonic()
+            answer, said = ask_raw(address, head + b"ReferenceId=a&Ivr=")
+            assert time.monotonic() - began < 2
+        for _ in range(100):
+            if kept := rows(database, rejected_callbacks):
+                break
+            time.sleep(0.1)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert said == {"error": "body: ended before it was whole"}
+    assert [row["reason"] for row in kept] == ["body: ended before it was whole"]
+
+
+@ON_SQLITE
+@pytest.mark.usefixtures("settings")
 def test_of_a_body_in_chunks_that_breaks_off_all_that_came_is_kept(database: Database, tmp_path: Path) -> None:
     head = b"POST " + URL.encode() + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     came = b"ReferenceId=a&x=".ljust(2500, b"x") + b"&CallDuration=1"

@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,15 @@ from outages import silent_server
 from running import COMMAND, free_port, serving, wait_until_healthy
 from sqlalchemy import create_engine, make_url, select, text
 
-from webapp import rule
+from webapp import esms, rule
 from webapp.database import Database
 from webapp.models import status_reports
+from webapp.spool import Arrival, Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from webapp.config import Settings
 
 ON_POSTGRESQL = pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
@@ -128,6 +132,22 @@ def test_a_server_that_is_ended_keeps_every_report_that_it_answered_200(
     if number != signal.SIGKILL:
         assert ended_with == 0
         assert list(temporary.glob("esms-calls-*")) == []
+
+
+@ON_SQLITE
+def test_a_server_without_a_spool_tells_of_what_is_left_in_it(settings: Settings, tmp_path: Path) -> None:
+    with serving(tmp_path / "none", SPOOL="off"):
+        pass
+    left = Arrival(esms.new_id(), datetime.now(UTC), None, "GET", None, b"ReferenceId=a", b"")
+    Spool(settings.instance_dir, 1 << 20).append([left])
+    with serving(tmp_path / "log", SPOOL="off"):
+        pass
+
+    words = (
+        "1 callbacks wait in the spool from before it was off, and no server stores them: run `esms-calls spool drain`"
+    )
+    assert words in (tmp_path / "log").read_text()
+    assert "spool drain" not in (tmp_path / "none").read_text()
 
 
 @ON_SQLITE

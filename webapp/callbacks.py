@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from webapp.intake import Intake
 
 RETRY_AFTER_SECONDS = 10
-_BODY_SECONDS = 10
+_BODY_SHARE = 0.4
+"""Of the time in which to answer, so much for a body to come; what it takes, database and spool have less."""
 _CHUNK = 1024
 _METHODS = ("GET", "POST")
 _ROUTE = f"{CALLBACK_PATH}<token>"
@@ -72,7 +73,9 @@ class Callbacks:
             words = f"The CallbackUrl takes {' and '.join(_METHODS)}."
             return "405 METHOD NOT ALLOWED", {"error": words}, (("Allow", ", ".join(_METHODS)),), ""
         try:
-            outcome = self._intake.take(self._arrival(environ))
+            began = time.monotonic()
+            arrival = self._arrival(environ)
+            outcome = self._intake.take(arrival, time.monotonic() - began)
         except Unavailable as problem:
             log.error("answered 503: %s", problem)  # noqa: TRY400 - the words say all
             return _later()
@@ -86,7 +89,7 @@ class Callbacks:
 
     def _arrival(self, environ: WSGIEnvironment) -> Arrival:
         identifier, now = esms.new_id(), datetime.now(UTC)
-        body, whole = _read_body(environ, esms.BODY_LIMIT + 1)
+        body, whole = _read_body(environ, esms.BODY_LIMIT + 1, self._intake.answer_seconds * _BODY_SHARE)
         return Arrival(
             id=identifier,
             received_at=now,
@@ -110,8 +113,8 @@ def _later() -> Answer:
     return "503 SERVICE UNAVAILABLE", {"error": words}, (("Retry-After", str(RETRY_AFTER_SECONDS)),), "unavailable"
 
 
-def _read_body(environ: WSGIEnvironment, limit: int) -> tuple[bytes, bool]:
-    """The body's beginning, and whether it came as it was announced.
+def _read_body(environ: WSGIEnvironment, limit: int, seconds: float) -> tuple[bytes, bool]:
+    """The body's beginning, and whether it came as it was announced, and in time.
 
     One byte more than is allowed tells that it is too long, and the rest is never read.
     """
@@ -122,7 +125,7 @@ def _read_body(environ: WSGIEnvironment, limit: int) -> tuple[bytes, bool]:
     wanted = limit if length is None else min(length, limit)
     body = b""
     try:
-        with at_most(_BODY_SECONDS):
+        with at_most(seconds):
             while len(body) < wanted and (part := environ["wsgi.input"].read(min(_CHUNK, wanted - len(body)))):
                 body += part
     except Exception:  # noqa: BLE001 - the server's own, for broken chunks and connections that ended

@@ -189,7 +189,7 @@ class Intake:
         self._store = store
         self._spool = spool
         self._clean = clean
-        self._seconds = answer_within.total_seconds() * _SHARE
+        self.answer_seconds = answer_within.total_seconds()
         self._to_database: GroupCommit[_Reading, Outcome] = GroupCommit(self._record, database.in_turn)
         self._to_spool: GroupCommit[Arrival, None] = GroupCommit(self._append)
         self._away = threading.Event()
@@ -200,19 +200,23 @@ class Intake:
         self._suspects: dict[tuple[UUID, str], float] = {}
         self._refused: dict[UUID, str] = {}
 
-    def take(self, arrival: Arrival) -> Outcome:
-        """What became of an arrival, durably, in time; raises Unavailable if neither database nor spool can take it."""
+    def take(self, arrival: Arrival, spent: float = 0.0) -> Outcome:
+        """What became of an arrival, durably, in time; raises Unavailable if neither database nor spool can take it.
+
+        ``spent`` are the seconds that went by since it began to come.
+        """
+        seconds = max(0.0, self.answer_seconds - spent) * _SHARE
         reading = _read(arrival, self._clean)
         if not self._away.is_set():
             try:
-                return self._to_database.do(reading, self._seconds)
+                return self._to_database.do(reading, seconds)
             except Overloaded:
                 raise
             except Unavailable as problem:
                 self._leave(str(problem))
             except TooLate:
-                self._leave(f"{self._database.name}: no answer in {self._seconds:.1f} s")
-        return self._keep(reading)
+                self._leave(f"{self._database.name}: no answer in {seconds:.1f} s")
+        return self._keep(reading, seconds)
 
     def start(self) -> None:
         """Look after the spool from now on: what an earlier process left there is stored as soon as that can be."""
@@ -338,11 +342,11 @@ class Intake:
         self._last_success = max(self._last_success, began)
         return {report.id: Taken(effect, report.reference_id) for report, effect in zip(reports, effects, strict=True)}
 
-    def _keep(self, reading: _Reading) -> Outcome:
+    def _keep(self, reading: _Reading, seconds: float) -> Outcome:
         if self._spool is None:
             raise Unavailable(f"{self._database.name} cannot take reports now, and the spool is off")
         try:
-            self._to_spool.do(reading.arrival, self._seconds)
+            self._to_spool.do(reading.arrival, seconds)
         except SpoolError as problem:
             raise Unavailable(f"neither the database nor the spool can take a report: {problem}") from problem
         except TooLate:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from urllib.parse import quote
 
 import click
 
-from webapp.commands.room import hint, open_room
+from webapp.commands.room import hint, open_room, spool_of
 from webapp.config import Settings, load_settings
 from webapp.database import Database, NotMigrated, Unavailable
-from webapp.spool import fleeting
+from webapp.spool import Spool, SpoolError, fleeting
 
 _START_PATIENCE = timedelta(seconds=5)
 
@@ -70,11 +71,21 @@ def _warn_of_the_spool(settings: Settings) -> None:
             "The spool is off (SPOOL=off): while the database cannot take callbacks, they are answered 503. "
             "eSMS sends each five times more, and then never again."
         )
+        _warn_of_what_is_left(spool_of(settings))
     elif kind := fleeting(settings.instance_dir.resolve()):
         hint(
             f"Warning: INSTANCE_DIR ({settings.instance_dir.resolve()}) lies on {kind}, which may not last: "
             "set it to a folder on a lasting disk or volume, or set SPOOL=off."
         )
+
+
+def _warn_of_what_is_left(spool: Spool) -> None:
+    with suppress(SpoolError):
+        if left := spool.depth().reports:
+            hint(
+                f"Warning: {left} callbacks wait in the spool from before it was off, and no server stores them: "
+                "run `esms-calls spool drain`."
+            )
 
 
 def _check_address(bind: str) -> None:
