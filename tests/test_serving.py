@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -286,6 +287,27 @@ def test_idle_connections_do_not_hold_up_callbacks(database: Database, tmp_path:
     assert slowest < QUICK_SECONDS
     with database.read() as connection:
         assert connection.scalar(text("SELECT count(*) FROM calls WHERE reference_id = 'half'")) == 0
+
+
+@SET
+@pytest.mark.usefixtures("many_files")
+def test_more_idle_connections_than_reports_may_wait_do_not_hold_up_callbacks(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", "--workers", "1") as server, connected(server, *[b""] * 2300):
+        statuses, slowest = send_for(2, server)
+
+    assert statuses == {200}
+    assert slowest < QUICK_SECONDS
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many open files as this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < 5000:
+        pytest.skip(f"needs 5,000 open files, and may have {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @ON_SQLITE

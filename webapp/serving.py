@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote_from_bytes
@@ -36,9 +38,20 @@ _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - for 
 _GATHERED_BYTES = 16 * 1024
 _PRINTABLE = bytes(range(0x21, 0x7F)).decode()
 
+_MOST_CONNECTIONS, _OTHER_FILES = 5000, 100
+"""Of a worker; more than reports may wait there, so that beyond these the answer is 503, and not silence."""
+_CROWD_SECONDS = 1
+
+
+def _connections() -> int:
+    """As many as a worker may have open files for, as ``serve`` has raised their number."""
+    files_at_most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_CONNECTIONS if files_at_most < 0 else max(1, min(_MOST_CONNECTIONS, files_at_most - _OTHER_FILES))
+
+
 worker_class = "webapp.serving.Worker"
 logger_class = "webapp.serving.Log"
-worker_connections = 1000
+worker_connections = _connections()
 timeout = 60
 graceful_timeout = 25
 keepalive = 15  # also how long a connection may take over a request's head: idle ones cost little, and not for ever
@@ -105,9 +118,20 @@ class _Begun:
 class Worker(GeventWorker):  # type: ignore[misc]
     """Serves usual callbacks itself; answers what is no HTTP without a word of it: it may hold the callback token."""
 
+    _open = 0
+
     def handle(self, listener: object, client: Any, address: Any) -> None:
-        """Serve one connection; from the first request on that is no usual callback, it is gunicorn's."""
-        client.settimeout(self.cfg.keepalive)
+        """Serve one connection. Where very many are open, one that says nothing is soon closed."""
+        self._open += 1
+        crowded = self._open > self.worker_connections // 2
+        client.settimeout(_CROWD_SECONDS if crowded else self.cfg.keepalive)
+        try:
+            self._handle(listener, client, address)
+        finally:
+            self._open -= 1
+
+    def _handle(self, listener: object, client: Any, address: Any) -> None:
+        """From the first request on that is no usual callback, the connection is gunicorn's."""
         remote_addr = address[0] if isinstance(address, tuple) else ""
         try:
             while (content := client.recv(wire.LONGEST)) and (environ := wire.read(content, remote_addr)):
@@ -171,6 +195,9 @@ def on_exit(_server: Arbiter) -> None:
 
 def serve(bind: str, workers: int) -> NoReturn:
     """Become gunicorn: this process is replaced, so that signals reach it and it is the container's first."""
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # In memory, where a full disk does not stop the counting.
     counts = files.folder_while_alive("esms-calls-metrics-", Path(_MEMORY or tempfile.gettempdir()))
     environment: dict[str, Any] = os.environ | {_METRICS: str(counts)}
