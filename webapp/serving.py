@@ -179,8 +179,8 @@ RequestParser.mesg_class = _Request
 
 
 def post_worker_init(worker: AnyWorker) -> None:
-    """Begin to drain what an earlier process left in the spool."""
-    worker.wsgi.extensions["intake"].start()
+    """See whether the database is there, and begin to drain what an earlier process left in the spool."""
+    worker.wsgi.extensions["intake"].begin()
 
 
 def child_exit(_server: Arbiter, worker: AnyWorker) -> None:
