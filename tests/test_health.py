@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -14,6 +17,8 @@ import pytest
 import requests
 from click.testing import CliRunner
 from conftest import API_TOKEN, CALLBACK_TOKEN
+from ledger import until
+from outages import small_disk
 from prometheus_client.parser import text_string_to_metric_families
 from running import serving
 from sqlalchemy import create_engine, make_url, text
@@ -207,6 +212,39 @@ def test_what_waits_in_the_spool_is_told_though_somebody_keeps_every_lock_of_it(
         status = json.loads(CliRunner().invoke(cli, ["status", "--json"]).stdout)
 
     assert count(metrics, "esms_spool_reports") == status["spool"]["reports"] == 1
+
+
+@pytest.mark.parametrize("full_from", ["the start", "the first worker"])
+def test_a_process_that_has_no_room_for_its_counts_serves_all_the_same(full_from: str) -> None:
+    program = """
+import os, sys
+from webapp import metrics
+if os.fork():
+    _, status = os.wait()
+    sys.exit(os.waitstatus_to_exitcode(status))
+sys.stdin.readline()
+for place in range(1000):
+    metrics.REQUESTS.labels("/", "GET", str(place)).inc()
+print(metrics.exposition().count(b"esms_http_requests_total{"))
+"""
+    with small_disk(1) as disk:
+        if full_from == "the start":
+            disk.fill()
+        with subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(disk.folder)},
+        ) as process:
+            if full_from != "the start":
+                until(lambda: list(disk.folder.glob("*.db")), 30, "it counts")
+                disk.fill()
+            shown, told = process.communicate("\n", timeout=60)
+
+    assert (process.returncode, shown) == (0, "0\n")
+    assert "is not in /metrics: [Errno 28] No space left on device" in told
 
 
 @ON_SQLITE

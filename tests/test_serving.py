@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from running import COMMAND, free_port, serving, wait_until_healthy
 from sqlalchemy import create_engine, make_url, select, text
 
 from webapp import esms, rule
-from webapp.database import Database
+from webapp.database import Database, newest_migration
 from webapp.models import status_reports
 from webapp.spool import Arrival, Spool
 
@@ -259,6 +260,35 @@ def test_a_server_starts_though_its_database_falls_silent_and_stores_what_came_o
         until(lambda: send("third") == "progressed", 20, "the database is used")
 
 
+@ON_POSTGRESQL
+@SET
+def test_a_database_that_comes_back_at_another_migration_is_not_used_before_it_is_migrated(
+    tmp_path: Path, database: Database
+) -> None:
+    def be_at(migration: str) -> None:
+        statement = f"UPDATE alembic_version SET version_num = '{migration}'"  # noqa: S608
+        database.write(lambda connection: connection.execute(text(statement)))
+
+    be_at("0001")
+    with (
+        silent_server(database.url.render_as_string(hide_password=False), answers=1) as (url, proxy),
+        started(tmp_path / "log", DATABASE_URL=url) as server,
+    ):
+
+        def send(name: str) -> str:
+            return str(requests.get(f"{server.url}{URL}?ReferenceId={name}", timeout=10).json()["result"])
+
+        proxy.answers_left = float("inf")
+        until(lambda: "migrate" in requests.get(f"{server.url}/readyz", timeout=20).text, 20, "it is found")
+        assert {send(str(place)) for place in range(40)} == {"spooled"}
+        time.sleep(1.5)
+        assert send("again") == "spooled"
+
+        be_at(newest_migration())
+        until(lambda: send("migrated") != "spooled", 20, "the database is used")
+        until(lambda: stored_reports(database, "again"), 20, "what was spooled is stored")
+
+
 # Peers
 
 
@@ -306,6 +336,27 @@ def test_idle_connections_do_not_hold_up_callbacks(database: Database, tmp_path:
     assert slowest < QUICK_SECONDS
     with database.read() as connection:
         assert connection.scalar(text("SELECT count(*) FROM calls WHERE reference_id = 'half'")) == 0
+
+
+@SET
+@pytest.mark.usefixtures("many_files")
+def test_more_idle_connections_than_reports_may_wait_do_not_hold_up_callbacks(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", "--workers", "1") as server, connected(server, *[b""] * 2300):
+        statuses, slowest = send_for(2, server)
+
+    assert statuses == {200}
+    assert slowest < QUICK_SECONDS
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many open files as this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < 5000:
+        pytest.skip(f"needs 5,000 open files, and may have {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @ON_SQLITE

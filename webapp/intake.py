@@ -218,6 +218,14 @@ class Intake:
                 self._leave(f"{self._database.name}: no answer in {seconds:.1f} s")
         return self._keep(reading, seconds)
 
+    def begin(self) -> None:
+        """Take nothing into the database before it is there, and at the right migration; and look after the spool."""
+        try:
+            self._database.check()
+        except (Unavailable, NotMigrated) as problem:
+            self._leave(str(problem))
+        self.start()
+
     def start(self) -> None:
         """Look after the spool from now on: what an earlier process left there is stored as soon as that can be."""
         if self._spool is None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
 if TYPE_CHECKING:
@@ -14,6 +18,35 @@ if TYPE_CHECKING:
 
 Gauge = tuple[str, str, float]
 """Name, help and value."""
+
+_log = logging.getLogger(__name__)
+_ROOM_BYTES = 256 * 1024
+"""For the counts of one kind of one process; with every label there is, they take a third."""
+
+
+class _Counts(MmapedDict):
+    """A process's counts, in a file that has its room on the disk.
+
+    The library's own are only as long as they must be: what is written there once the disk is full ends the process.
+    """
+
+    def __init__(self, filename: str) -> None:
+        try:
+            with Path(filename).open("ab") as file:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, _ROOM_BYTES)
+                except OSError:
+                    Path(filename).unlink()
+                    raise
+        except OSError as error:
+            _log.warning("what process %d counts is not in /metrics: %s", os.getpid(), error)
+            filename = f"/proc/self/fd/{os.memfd_create('counts')}"
+        super().__init__(filename)  # type: ignore[no-untyped-call]
+
+
+if sys.platform == "linux":
+    # The library has no setting for it.
+    setattr(values, "MmapedDict", _Counts)  # noqa: B010
 
 CALLBACKS = Counter(
     "esms_callbacks",

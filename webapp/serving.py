@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote_from_bytes
@@ -37,9 +39,20 @@ _GATHERED_BYTES = 16 * 1024
 _KEPT = bytes(range(0x21, 0x7F)).replace(b"#", b"").decode()
 """What a target may hold as it stands: gunicorn takes for a fragment, and drops, whatever a raw `#` begins."""
 
+_MOST_CONNECTIONS, _OTHER_FILES = 5000, 100
+"""Of a worker; more than reports may wait there, so that beyond these the answer is 503, and not silence."""
+_CROWD_SECONDS = 1
+
+
+def _connections() -> int:
+    """As many as a worker may have open files for, as ``serve`` has raised their number."""
+    files_at_most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_CONNECTIONS if files_at_most < 0 else max(1, min(_MOST_CONNECTIONS, files_at_most - _OTHER_FILES))
+
+
 worker_class = "webapp.serving.Worker"
 logger_class = "webapp.serving.Log"
-worker_connections = 1000
+worker_connections = _connections()
 timeout = 60
 graceful_timeout = 25
 keepalive = 15  # also how long a connection may take over a request's head: idle ones cost little, and not for ever
@@ -106,9 +119,20 @@ class _Begun:
 class Worker(GeventWorker):  # type: ignore[misc]
     """Serves usual callbacks itself; answers what is no HTTP without a word of it: it may hold the callback token."""
 
+    _open = 0
+
     def handle(self, listener: object, client: Any, address: Any) -> None:
-        """Serve one connection; from the first request on that is no usual callback, it is gunicorn's."""
-        client.settimeout(self.cfg.keepalive)
+        """Serve one connection. Where very many are open, one that says nothing is soon closed."""
+        self._open += 1
+        crowded = self._open > self.worker_connections // 2
+        client.settimeout(_CROWD_SECONDS if crowded else self.cfg.keepalive)
+        try:
+            self._handle(listener, client, address)
+        finally:
+            self._open -= 1
+
+    def _handle(self, listener: object, client: Any, address: Any) -> None:
+        """From the first request on that is no usual callback, the connection is gunicorn's."""
         remote_addr = address[0] if isinstance(address, tuple) else ""
         try:
             while (content := client.recv(wire.LONGEST)) and (environ := wire.read(content, remote_addr)):
@@ -156,8 +180,8 @@ RequestParser.mesg_class = _Request
 
 
 def post_worker_init(worker: AnyWorker) -> None:
-    """Begin to drain what an earlier process left in the spool."""
-    worker.wsgi.extensions["intake"].start()
+    """See whether the database is there, and begin to drain what an earlier process left in the spool."""
+    worker.wsgi.extensions["intake"].begin()
 
 
 def child_exit(_server: Arbiter, worker: AnyWorker) -> None:
@@ -172,6 +196,9 @@ def on_exit(_server: Arbiter) -> None:
 
 def serve(bind: str, workers: int) -> NoReturn:
     """Become gunicorn: this process is replaced, so that signals reach it and it is the container's first."""
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # In memory, where a full disk does not stop the counting.
     counts = files.folder_while_alive("esms-calls-metrics-", Path(_MEMORY or tempfile.gettempdir()))
     environment: dict[str, Any] = os.environ | {_METRICS: str(counts)}
