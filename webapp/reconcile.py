@@ -94,13 +94,27 @@ class Clock:
 class Reconciler:
     """One run."""
 
-    def __init__(self, store: Store, queries: Queries, client: Client, settings: Settings, clock: Clock) -> None:
-        """Prepare; nothing is asked yet."""
+    def __init__(
+        self,
+        store: Store,
+        queries: Queries,
+        client: Client,
+        settings: Settings,
+        clock: Clock,
+        *,
+        silence_is_outage: bool = False,
+    ) -> None:
+        """Prepare; nothing is asked yet.
+
+        With ``silence_is_outage`` look-ups without a sign of life are charged to no call, however few they are, if all
+        of the run are such: for whoever soon runs again.
+        """
         self._store = store
         self._queries = queries
         self._client = client
         self._settings = settings
         self._clock = clock
+        self._silence_is_outage = silence_is_outage
         self._lease = lease_of(settings)
         self._claims: dict[str, datetime] = {}
         self._verifying: set[str] = set()
@@ -173,6 +187,8 @@ class Reconciler:
             progress.slowed = inquiry.slowed
             progress.pace = progress.run.checked / (time.monotonic() - begun_at)
             watch(progress)
+        if self._silence_is_outage:
+            inquiry.take_silence_for_outage()
         self._conclude(inquiry.failures(), progress)
         progress.ended, progress.refused_code = inquiry.ended, inquiry.refused_code
         progress.unheard = inquiry.unheard
