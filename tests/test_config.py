@@ -26,6 +26,7 @@ SPAWN = multiprocessing.get_context("spawn")
 SECRET = "the-secret-that-is-shown-nowhere"
 ZONE = ZoneInfo("Asia/Ho_Chi_Minh")
 EVERY_COMMAND = {
+    "audit": [],
     "callback-url": [],
     "completeness": [],
     "export": [],
