@@ -191,6 +191,7 @@ class Reconciler:
         if self._silence_is_outage:
             inquiry.take_silence_for_outage()
         self._conclude(inquiry.failures(), progress)
+        watch(progress)
         progress.ended, progress.refused_code = inquiry.ended, inquiry.refused_code
         progress.unheard = inquiry.unheard
         self._release()
