@@ -165,6 +165,17 @@ def test_any_text_price_and_time_is_the_same_afterwards(
         assert dict(connection.execute(query).mappings().one()) == row
 
 
+def test_a_time_of_a_controlled_clock_is_a_time(database: Database) -> None:
+    class Frozen(datetime):
+        pass
+
+    moment = Frozen(2026, 11, 23, 10, tzinfo=UTC)
+    database.write(lambda connection: bulk.insert_absent(connection, calls, [call(1, settled_at=moment)]))
+
+    with database.read() as connection:
+        assert connection.scalar(select(calls.c.settled_at)) == datetime(2026, 11, 23, 10, tzinfo=UTC)
+
+
 def test_a_value_of_which_no_column_is_made_is_a_bug_that_is_told(database: Database) -> None:
     rows = [call(1, price=1.5)]
     with pytest.raises(TypeError, match="no column holds a float"):

@@ -99,6 +99,7 @@ def test_fewer_failures_than_make_an_outage_are_charged_to_their_calls(
 
     assert (code, counts(summary)) == (1, {"checked": 39, "failed": 39})
     assert charged(database) == {(1, "http-500"): 39}
+    assert "39 of 39 calls, settled 0, pending 0, failed 39" in said
     assert "no sign of life" not in said
 
 

@@ -41,7 +41,7 @@ from webapp.config import load_settings
 from webapp.database import Unavailable
 from webapp.lookup import Client
 from webapp.models import calls, reconcile_runs
-from webapp.reconcile import Clock, lease_of
+from webapp.reconcile import Clock, Reconciler, lease_of
 from webapp.store import Run, Store
 
 if TYPE_CHECKING:
@@ -126,6 +126,25 @@ def test_what_a_killed_run_held_up_is_little_and_another_run_settles_everything(
     assert times.keys() == set(reference_ids)
     assert max(times.values()) <= 2
     assert {reference_id for reference_id in times if times[reference_id] == 2} <= set(held_up)
+
+
+@ON_SQLITE
+def test_what_a_killed_run_held_up_is_free_three_timeouts_later(
+    esms: Sandbox, database: Database, reconcile: Command
+) -> None:
+    missing(esms, database, 8)
+    esms.options = replace(esms.options, latency=0.5)
+    with reconcile.beside() as process:
+        wait_until(lambda: len(esms.lookups) == 8)
+        process.kill()
+        process.wait()
+    killed_at = time.monotonic()
+
+    assert "Another run is at work" in reconcile().stdout
+    time.sleep(max(0, killed_at + 3 * 1 - time.monotonic()))  # ESMS_TIMEOUT is a second here
+
+    assert counts(reconcile("--json").stdout) == {"checked": 8, "settled": 8}
+    assert runs(database) == ["died", "done"]
 
 
 def test_a_run_is_closed_as_died_only_once_it_gave_no_sign_of_life_for_a_lease(
@@ -214,7 +233,8 @@ def test_a_look_up_whose_answer_might_come_after_the_lease_does_not_leave(
     esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lease lasts for as long as ESMS_TIMEOUT here: another run may have the call before the answer is there."""
-    monkeypatch.setattr(module, "_LEASE_MARGIN", timedelta(seconds=-2))
+    monkeypatch.setattr(module, "_LEASE_TIMEOUTS", 1)
+    monkeypatch.setattr(Reconciler, "_show_life", lambda *_: None)  # which would prolong it
     (reference_id,) = missing(esms, database, 1)
 
     progress = reconciler(database).run(due_now(), limit=None, stop=Event(), watch=lambda _: None)

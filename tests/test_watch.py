@@ -153,6 +153,23 @@ def test_it_goes_on_when_esms_was_down(esms: Sandbox, database: Database, reconc
 
 
 @ON_SQLITE
+def test_few_calls_too_are_asked_about_as_soon_as_esms_is_back(
+    esms: Sandbox, database: Database, reconcile: Command
+) -> None:
+    """Were they charged with failing, they would wait for five minutes and more."""
+    missing(esms, database, 3)
+    esms.answer_all_with("reset")
+    with reconcile.beside("--watch", "--every", "1s") as process:
+        wait_until(lambda: len(runs(database)) >= 2 and runs(database)[1])
+        assert {(call["lookup_count"], call["next_lookup_at"]) for call in rows(database, calls)} == {(0, None)}
+        esms.answer_all_with(None)
+        wait_until(lambda: all_settled(database))
+        said = stop(process, reconcile)
+
+    assert "eSMS gives no sign of life (unreachable 3 times)" in said
+
+
+@ON_SQLITE
 def test_it_starts_while_the_database_is_away_or_not_migrated_and_comes_back_from_every_outage(
     esms: Sandbox, reconcile: Command, server: PostgreSQL
 ) -> None:

@@ -144,6 +144,11 @@ class Inquiry:
             self.close()
         return self._give(given)
 
+    def take_silence_for_outage(self) -> None:
+        """At the end: if eSMS gave no sign of life at all, it is down, however few the look-ups were."""
+        if self._held and not self._alive:
+            self.ended = self.ended or "down"
+
     def failures(self) -> list[Answer]:
         """At the end: the look-ups that were held back, which failed, unless it was eSMS that did."""
         if self.ended:

@@ -76,10 +76,10 @@ def parse_size(text: object) -> int:
 
 
 def parse_share(text: object) -> Decimal:
-    """``"5%"``, ``"0.5%"`` or ``"100%"`` as an exact part of one; raises ValueError for anything else."""
+    """``"5%"``, ``"0.5%"`` or ``"100 %"`` as an exact part of one; raises ValueError for anything else."""
     if isinstance(text, Decimal):
         return text
-    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,4})?)%", str(text).strip())
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%", str(text).strip())
     share = Decimal(match[1]) / 100 if match else None
     if share is None or share > 1:
         raise ValueError("must be a percentage such as 5%, 0.5% or 100%")

@@ -33,7 +33,8 @@ _SAVE_SECONDS = 2.0
 _CLOCK_SECONDS = 10.0
 _SLOW_SECONDS = 0.5
 """A reading of the clock that took longer may be as much behind, and is not told on."""
-_LEASE_MARGIN = timedelta(seconds=5)
+_LEASE_TIMEOUTS = 3
+"""A lease lasts so many times ESMS_TIMEOUT: who runs this may count on it, also where that is a second."""
 NAMED_FAILURES = 20
 """So many calls are named for each way in which look-ups failed."""
 
@@ -57,7 +58,7 @@ class Progress:
 
 def lease_of(settings: Settings) -> timedelta:
     """For how long a claim holds, and how long after a run's last sign of life it is taken for dead."""
-    return 3 * settings.esms_timeout + _LEASE_MARGIN
+    return _LEASE_TIMEOUTS * settings.esms_timeout
 
 
 def due_at(now: datetime, settings: Settings, *, grace: timedelta | None = None, within: Range = EVERY) -> Due:
@@ -94,13 +95,27 @@ class Clock:
 class Reconciler:
     """One run."""
 
-    def __init__(self, store: Store, queries: Queries, client: Client, settings: Settings, clock: Clock) -> None:
-        """Prepare; nothing is asked yet."""
+    def __init__(
+        self,
+        store: Store,
+        queries: Queries,
+        client: Client,
+        settings: Settings,
+        clock: Clock,
+        *,
+        silence_is_outage: bool = False,
+    ) -> None:
+        """Prepare; nothing is asked yet.
+
+        With ``silence_is_outage`` look-ups without a sign of life are charged to no call, however few they are, if all
+        of the run are such: for whoever soon runs again.
+        """
         self._store = store
         self._queries = queries
         self._client = client
         self._settings = settings
         self._clock = clock
+        self._silence_is_outage = silence_is_outage
         self._lease = lease_of(settings)
         self._claims: dict[str, datetime] = {}
         self._verifying: set[str] = set()
@@ -173,7 +188,10 @@ class Reconciler:
             progress.slowed = inquiry.slowed
             progress.pace = progress.run.checked / (time.monotonic() - begun_at)
             watch(progress)
+        if self._silence_is_outage:
+            inquiry.take_silence_for_outage()
         self._conclude(inquiry.failures(), progress)
+        watch(progress)
         progress.ended, progress.refused_code = inquiry.ended, inquiry.refused_code
         progress.unheard = inquiry.unheard
         self._release()
@@ -201,13 +219,13 @@ class Reconciler:
 
     def _show_life(self, inquiry: Inquiry, progress: Progress) -> None:
         """Now and then write what was done so far, and keep what is in hand: a run that is killed leaves its traces."""
-        here = time.monotonic()
-        if here - self._saved_at < _SAVE_SECONDS:
+        here, often = time.monotonic(), self._lease.total_seconds() / 6
+        if here - self._saved_at < min(_SAVE_SECONDS, often):
             return
         self._saved_at = here
         progress.run = replace(progress.run, seen_at=self._clock.now())
         self._store.save_run(progress.run)
-        if here - self._kept_at > self._lease.total_seconds() / 3 and (in_hand := inquiry.in_hand):
+        if here - self._kept_at > often and (in_hand := inquiry.in_hand):
             until = self._clock.now() + self._lease
             kept = self._store.keep({reference_id: self._claims[reference_id] for reference_id in in_hand}, until)
             self._claims.update(dict.fromkeys(kept, until))

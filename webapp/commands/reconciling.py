@@ -185,9 +185,10 @@ def _show_run(room: Room, progress: Progress, *, as_json: bool) -> None:
     columns = {name: plain(value) for name, value in asdict(run).items()}
     if as_json:
         click.echo(json.dumps(columns | {"seconds": round(seconds, 3)}))
-    elif progress.other_at_work:
-        click.echo(f"Another run is at work on all of the {progress.due} due calls: nothing to do here.")
-    else:
+    if progress.other_at_work:
+        words = f"Another run is at work on all of the {progress.due} due calls: nothing to do here."
+        click.echo(words, err=as_json)
+    elif not as_json:
         names = ("outcome", "checked", "settled", "pending", "not_found", "failed", "gave_up")
         print_table(
             "Reconcile", [(name.replace("_", " "), columns[name]) for name in names] + [("seconds", f"{seconds:.1f}")]

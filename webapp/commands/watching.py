@@ -95,7 +95,9 @@ class _Watcher:
         wanted = due()
         if not room.queries.any_due(wanted):
             return None
-        reconciler = Reconciler(room.store, room.queries, client_of(room.settings), room.settings, self._clock)
+        client = client_of(room.settings)
+        # A few calls that wait their five minutes and more would not be asked about soon after eSMS is back.
+        reconciler = Reconciler(room.store, room.queries, client, room.settings, self._clock, silence_is_outage=True)
         try:
             return reconciler.run(wanted, limit=None, stop=stop, watch=lambda _: self._heart.beat())
         except Unavailable:
