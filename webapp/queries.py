@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, tuple_, union
 
-from webapp.due import LONGEST_DUE, Due, Range, is_due, is_missing
+from webapp.due import LONGEST_DUE, Due, Range, due_parts, is_due, is_missing
 from webapp.models import calls, plain, reconcile_runs, rejected_callbacks, status_reports
 from webapp.store import Rejected
 
@@ -131,10 +131,12 @@ class Queries:
     def due(self, due: Due, at_most: int) -> tuple[int, list[str]]:
         """How many calls eSMS is to be asked about, and the first of them in their order."""
         first = select(calls.c.reference_id).where(is_due(due)).order_by(calls.c.lookup_count > 0, LONGEST_DUE)
-        number = select(func.count()).select_from(calls).where(is_due(due))
+        counts = [select(func.count()).select_from(calls).where(part).scalar_subquery() for part in due_parts(due)]
+        numbers = select(*counts)
 
         def work(connection: Connection) -> tuple[int, list[str]]:
-            return connection.scalar(number) or 0, list(connection.scalars(first.limit(at_most))) if at_most else []
+            number = sum(connection.execute(numbers).one())
+            return number, list(connection.scalars(first.limit(at_most))) if at_most else []
 
         return self._database.ask(work)
 
