@@ -82,10 +82,15 @@ def is_missing() -> ColumnElement[bool]:
 
 def is_due(due: Due) -> ColumnElement[bool]:
     """The condition that eSMS is to be asked about a call."""
+    return or_(*due_parts(due))
+
+
+def due_parts(due: Due) -> list[ColumnElement[bool]]:
+    """The same in parts that have no call in common: counted one by one, they need no memory for each call."""
     parts = _open_parts(due)
     if due.verify_since is not None and due.verify in _UNCONFIRMED:
         parts.append(_to_confirm(due))
-    return and_(or_(*parts), *due.within.conditions())
+    return [and_(part, *due.within.conditions()) for part in parts]
 
 
 def _open_parts(due: Due) -> list[ColumnElement[bool]]:

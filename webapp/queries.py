@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, func, select, tuple_, union
 
 from webapp import bulk
-from webapp.due import EVERY, LONGEST_DUE, Due, Range, is_due, is_missing
+from webapp.due import EVERY, LONGEST_DUE, Due, Range, due_parts, is_due, is_missing
 from webapp.models import calls, plain, reconcile_runs, rejected_callbacks, status_reports
 from webapp.rule import Call
 from webapp.store import Rejected
@@ -202,10 +202,12 @@ class Queries:
         to_be_confirmed = and_(calls.c.settled_at.is_not(None), ~calls.c.conflict)
         in_order = (to_be_confirmed, and_(~to_be_confirmed, calls.c.lookup_count > 0), LONGEST_DUE)
         first = select(calls.c.reference_id).where(is_due(due)).order_by(*in_order)
-        number = select(func.count()).select_from(calls).where(is_due(due))
+        counts = [select(func.count()).select_from(calls).where(part).scalar_subquery() for part in due_parts(due)]
+        numbers = select(*counts)
 
         def work(connection: Connection) -> tuple[int, list[str]]:
-            return connection.scalar(number) or 0, list(connection.scalars(first.limit(at_most))) if at_most else []
+            number = sum(connection.execute(numbers).one())
+            return number, list(connection.scalars(first.limit(at_most))) if at_most else []
 
         return self._database.ask(work)
 
