@@ -49,6 +49,9 @@ class Asked:
         self.may.set()
         self._code = code
 
+    def prepare(self) -> None:
+        pass
+
     def look_up(self, reference_id: str) -> Answer:
         self.asked.append(reference_id)
         if reference_id not in self.codes:

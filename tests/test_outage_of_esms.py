@@ -198,6 +198,9 @@ class Slow:
     def __init__(self, late: str) -> None:
         self._late = late
 
+    def prepare(self) -> None:
+        pass
+
     def look_up(self, reference_id: str) -> Answer:
         if reference_id != self._late:
             return Answer(reference_id, "unreachable", heard=False)

@@ -164,6 +164,7 @@ class Inquiry:
 
     def _look_up(self, reference_id: str) -> _Looked:
         """In a thread: ask about the call when it is its turn, unless it is another run's by then."""
+        self._client.prepare()
         if not self._turns.wait() or (left_at := time.monotonic()) >= self._until[reference_id] - self._lasting:
             return _Looked(reference_id, None, 0.0)
         return _Looked(reference_id, self._client.look_up(reference_id), left_at)

@@ -62,6 +62,10 @@ class Client:
         self._sessions: list[requests.Session] = []
         self._mine = threading.local()
 
+    def prepare(self) -> None:
+        """Do for this thread what takes its time and can be done before a look-up leaves."""
+        self._session()
+
     def look_up(self, reference_id: str) -> Answer:
         """What eSMS says about the call now, within the timeout; never raises."""
         with _deadline(self._seconds) as deadline:

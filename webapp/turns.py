@@ -13,10 +13,12 @@ from webapp.pace import LONGEST_PAUSE, SLACK, Pace
 if TYPE_CHECKING:
     from webapp.store import Store
 
-_LATE_SECONDS = (SLACK - 1) / 2
+_LATE_SECONDS = (SLACK - 1) / 3
 """A look-up that cannot leave so soon after its moment leaves at a later one: together they must keep the rate."""
 
 _LONGEST_LEAD_SECONDS = 5.0
+_SLOW = 1 / 4
+"""Below this share of the rate moments are reserved one by one."""
 
 
 class Turns:
@@ -74,7 +76,9 @@ class Turns:
 
             def reserve(pace: Pace, now: datetime) -> tuple[Pace, tuple[float, list[float]]]:
                 here = time.monotonic()
-                after, moments = pace.reserve(now + lead, self._at_once, self._rate)
+                # Slowed, each moment is far from the next, and those that become void are lost to all runs.
+                wanted = self._at_once if pace.share_at(now) > _SLOW else 1
+                after, moments = pace.reserve(now + lead, wanted, self._rate)
                 return after, (here, [here + (moment - now).total_seconds() for moment in moments])
 
             number, (reserved_at, moments) = self._pace_number, self._store.pace(reserve)
