@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import resource
@@ -11,7 +12,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,7 +141,8 @@ def test_a_server_without_a_spool_tells_of_what_is_left_in_it(settings: Settings
     with serving(tmp_path / "none", SPOOL="off"):
         pass
     left = Arrival(esms.new_id(), datetime.now(UTC), None, "GET", None, b"ReferenceId=a", b"")
-    Spool(settings.instance_dir, 1 << 20).append([left])
+    with closing(Spool(settings.instance_dir, 1 << 20)) as spool:
+        spool.append([left])
     with serving(tmp_path / "log", SPOOL="off"):
         pass
 
@@ -406,3 +408,33 @@ def test_workers_that_get_reports_of_one_call_from_many_clients_end_in_their_fol
     with database.read() as connection:
         effects = list(connection.scalars(select(status_reports.c.effect)))
     assert sorted(effects) == sorted(results)
+
+
+@ON_SQLITE
+@pytest.mark.usefixtures("settings")
+def test_a_log_that_nobody_reads_any_more_keeps_nothing_waiting_and_tells_how_much_of_it_is_lost(
+    tmp_path: Path,
+) -> None:
+    os.mkfifo(tmp_path / "log")
+    reader = os.open(tmp_path / "log", os.O_RDONLY | os.O_NONBLOCK)
+
+    def read() -> str:
+        found = b""
+        with suppress(BlockingIOError):
+            while part := os.read(reader, 65536):
+                found += part
+        return found.decode()
+
+    with serving(tmp_path / "log", "--workers", "1") as address, requests.Session() as session:
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+        for number in range(100):
+            answer = session.get(f"{address}{URL}?ReferenceId={'x' * 100}{number}&SendStatus=5", timeout=QUICK_SECONDS)
+            assert answer.status_code == 200
+        before = read()
+        session.get(f"{address}{URL}?ReferenceId=last&SendStatus=5", timeout=QUICK_SECONDS)
+        after = read()
+    os.close(reader)
+
+    lost = re.match(r"(\d+) lines of this log are lost: nobody read it\n.* settled last\n", after)
+    assert lost
+    assert 0 < before.count(" settled ") == 100 - int(lost[1])

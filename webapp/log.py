@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import stat
+import sys
 import time
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
@@ -96,6 +99,46 @@ class Formatter(logging.Formatter):
 @lru_cache(maxsize=1)
 def _second(second: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+
+
+class Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to standard error, and waits for nobody who has stopped reading it: then lines are lost, and counted."""
+
+    def __init__(self) -> None:
+        """Standard error as it is now."""
+        pipe = _unwaiting_pipe(2)
+        super().__init__(sys.stderr if pipe is None else _Lossy(pipe))
+
+
+class _Lossy:
+    """A pipe that takes what it has room for at this moment."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._lost = 0
+
+    def write(self, line: str) -> None:
+        before = f"{self._lost} lines of this log are lost: nobody read it\n" if self._lost else ""
+        try:
+            os.write(self._pipe, f"{before}{line}".encode(errors="backslashreplace"))
+        except BlockingIOError:
+            self._lost += 1
+        else:
+            self._lost = 0
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+
+@cache
+def _unwaiting_pipe(number: int) -> int | None:
+    """The pipe once more, if that is one: not to wait is set for an opening, and others share the first one."""
+    try:
+        if stat.S_ISFIFO(os.fstat(number).st_mode):
+            return os.open(f"/proc/self/fd/{number}", os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        pass
+    return None
 
 
 def configure(secrets: Iterable[str], *, level: int = logging.INFO) -> None:

@@ -21,7 +21,7 @@ from prometheus_client import multiprocess
 
 from webapp import files, wire
 from webapp.config import CALLBACK_PATH, load_settings
-from webapp.log import Formatter
+from webapp.log import Formatter, Handler
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -65,7 +65,7 @@ logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"line": {"()": Formatter, "secrets": load_settings().secrets()}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {"stderr": {"()": Handler, "formatter": "line"}},
     "root": {"level": "INFO", "handlers": ["stderr"]},
     "loggers": {
         "gunicorn.error": {"level": "INFO", "handlers": ["stderr"], "propagate": False},
