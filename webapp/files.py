@@ -5,6 +5,7 @@ Knows not what is in them.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -47,6 +48,8 @@ def make_folder(folder: Path) -> None:
     """Make a folder that only its owner may enter, and those above it; their names are on the disk when it returns."""
     if folder.is_dir():
         return
+    if folder.exists():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     make_folder(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)
     sync_folder(folder.parent)
