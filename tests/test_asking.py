@@ -211,12 +211,53 @@ def test_that_it_is_too_fast_counts_at_once_and_not_with_the_next_batch(settings
 
 def test_failures_are_the_calls_own_only_where_esms_is_not_down(settings: Settings) -> None:
     with asking(Asked("timeout"), settings) as inquiry:
-        inquiry.ask([f"call-{number}" for number in range(39)], FOREVER)
+        inquiry.ask([f"call-{number}" for number in range(19)], FOREVER)
         assert all_answers(inquiry) == []
         assert (inquiry.ended, inquiry.room) == (None, 8)
-        assert len(inquiry.failures()) == 39
+        assert len(inquiry.failures()) == 19
     with asking(Asked("timeout"), settings) as inquiry:
-        inquiry.ask([f"call-{number}" for number in range(40)], FOREVER)
+        inquiry.ask([f"call-{number}" for number in range(20)], FOREVER)
         assert all_answers(inquiry) == []
-        assert (inquiry.ended, inquiry.failures(), inquiry.unheard) == ("down", [], {"timeout": 40})
-        assert len(inquiry.in_hand) == 40
+        assert (inquiry.failures(), inquiry.ended, inquiry.unheard) == ([], "down", {"timeout": 20})
+        assert len(inquiry.in_hand) == 20
+
+
+def test_after_forty_without_a_sign_of_life_some_from_elsewhere_tell_whether_esms_is_down(settings: Settings) -> None:
+    with asking(Asked("timeout"), settings) as inquiry:
+        inquiry.ask([f"call-{number}" for number in range(39)], FOREVER)
+        assert all_answers(inquiry) == []
+        assert (inquiry.doubtful, inquiry.room) == (False, 1)
+        inquiry.ask(["the fortieth"], FOREVER)
+        assert all_answers(inquiry) == []
+        assert (inquiry.doubtful, inquiry.room, inquiry.ended) == (True, 8, None)
+        inquiry.ask([f"elsewhere-{number}" for number in range(16)], FOREVER)
+        assert all_answers(inquiry) == []
+        assert (inquiry.room, inquiry.ended, inquiry.unheard) == (0, "down", {"timeout": 56})
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_silence_while_very_many_are_on_their_way_leaves_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECONCILE_CONCURRENCY", "60")
+    esms = Asked()
+    esms.codes = {"alive": "105", "silent": "timeout"}
+    with asking(esms, load_settings()) as inquiry:
+        inquiry.ask(["alive"], FOREVER)
+        assert all_answers(inquiry) == ["alive"]
+        esms.may.clear()
+        inquiry.ask(["silent", *(f"slow-{number}" for number in range(59))], FOREVER)
+        while not inquiry.unheard:
+            assert inquiry.answers() == []
+        assert inquiry.room == 0
+
+
+def test_failures_after_a_sign_of_life_are_the_calls_own_up_to_forty(settings: Settings) -> None:
+    for number, ended in ((39, None), (40, "down")):
+        esms = Asked("timeout")
+        esms.codes = {"alive": "105"}
+        with asking(esms, settings) as inquiry:
+            inquiry.ask(["alive"], FOREVER)
+            assert all_answers(inquiry) == ["alive"]
+            inquiry.ask([f"call-{number}" for number in range(number)], FOREVER)
+            assert all_answers(inquiry) == []
+            assert len(inquiry.failures()) == (0 if ended else number)
+            assert inquiry.ended == ended

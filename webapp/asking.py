@@ -26,10 +26,15 @@ Ending = Literal["refused", "down", "too fast"]
 
 _TICK_SECONDS = 0.02
 _BATCH_SECONDS = 0.1
-_DOWN_AFTER = 40
-"""So many look-ups in a row without a sign of life, and eSMS is down."""
-_UNHEARD_LIMIT = 60
-"""Look-ups that may be on their way or without a sign of life, before eSMS gave one."""
+_IN_ORDER = 40
+"""So many look-ups without a sign of life, or on their way, and only calls from elsewhere in the order may follow."""
+_DOWN_AFTER = 56
+"""So many in a row without a sign of life, those from elsewhere included, and eSMS is down."""
+_DOUBTFUL_AFTER = 24
+_DOWN_AT_THE_END = 20
+"""Once nothing is left to ask about, so many are enough, if eSMS gave no sign of life in the whole run."""
+_TRIES = 3
+"""So often a call is asked about in a run where eSMS says that we ask too fast, but not for how long to wait."""
 _LEAVE_SECONDS = 1.0
 """So long before a call may be another's its answer must be there: clocks and claims may be a little apart."""
 _TOO_FAST_LIMIT = 20
@@ -68,10 +73,13 @@ class Inquiry:
         self._come: list[_Looked] = []
         self._batch_until = 0.0
         self._held: list[Answer] = []
+        self._tries: Counter[str] = Counter()
         self._alive = False
         self._slowed_at = 0.0
         self._slowed_in_a_row = 0
         self.slowed = 0
+        self.unheard: Counter[str] = Counter()
+        """How look-ups failed since eSMS gave its last sign of life, by code."""
         self.ended: Ending | None = None
         self.refused_code: str | None = None
 
@@ -92,11 +100,6 @@ class Inquiry:
         return [reference_id for reference_id, until in self._until.items() if now < until]
 
     @property
-    def unheard(self) -> Counter[str]:
-        """How the look-ups failed that are held back, by code."""
-        return Counter(answer.code for answer in self._held)
-
-    @property
     def idle(self) -> bool:
         """Whether nothing is on its way any more."""
         return not self._asking and not self._come
@@ -107,10 +110,24 @@ class Inquiry:
         if self.ended:
             return 0
         most = 2 * self._concurrency
-        if self._held or not self._alive:
-            most = min(most, _UNHEARD_LIMIT - len(self._held))
-        room = most - len(self._asking) - len(self._come)
-        return room if room >= self._concurrency // 2 or self.idle else 0
+        if self.unheard or not self._alive:
+            most = min(most, self._most_unheard - self.unheard.total())
+        room = max(0, most - self._under_way)
+        return room if room >= self._concurrency // 2 or self.unheard or self.idle else 0
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it may be these calls that fail, and not eSMS: some from elsewhere in the order would tell."""
+        silent = self.unheard.total()
+        return silent >= _DOUBTFUL_AFTER and silent + self._under_way >= _IN_ORDER
+
+    @property
+    def _most_unheard(self) -> int:
+        return _DOWN_AFTER if self.doubtful else _IN_ORDER
+
+    @property
+    def _under_way(self) -> int:
+        return len(self._asking) + len(self._come)
 
     def ask(self, reference_ids: Iterable[str], until: float) -> None:
         """Ask about these calls when their turn comes, if the answer is there by ``until``, in monotonic seconds."""
@@ -138,27 +155,27 @@ class Inquiry:
         self._gather()
         if time.monotonic() < self._batch_until and len(self._come) < self._concurrency and self._asking:
             return []
-        come, self._come = self._come, []
-        given = [answer for looked in come for answer in self._weigh(looked)]
+        given: list[Answer] = []
+        while self._come:
+            given += self._weigh(self._come.pop(0))
         if self.ended:
             self.close()
         return self._give(given)
 
-    def take_silence_for_outage(self) -> None:
-        """At the end: if eSMS gave no sign of life at all, it is down, however few the look-ups were."""
-        if self._held and not self._alive:
-            self.ended = self.ended or "down"
+    def failures(self, *, silence_is_outage: bool = False) -> list[Answer]:
+        """At the end: the look-ups that were held back, which failed, unless it was eSMS that did.
 
-    def failures(self) -> list[Answer]:
-        """At the end: the look-ups that were held back, which failed, unless it was eSMS that did."""
-        if self.ended:
-            return []
-        held, self._held = self._held, []
-        return self._give(held)
+        With ``silence_is_outage`` that is so however few they are, if eSMS gave no sign of life at all.
+        """
+        enough = _IN_ORDER if self._alive else 1 if silence_is_outage else _DOWN_AT_THE_END
+        if len(self._held) >= enough:
+            self.ended = self.ended or "down"
+        return [] if self.ended else self._give(self._heard())
 
     def _give(self, answers: list[Answer]) -> list[Answer]:
         for answer in answers:
             self._until.pop(answer.reference_id, None)
+            self._tries.pop(answer.reference_id, None)
             self._on_their_way.discard(answer.reference_id)
         return answers
 
@@ -194,15 +211,25 @@ class Inquiry:
                 self._ask_again(answer)
                 return []
         if answer.no_sign_of_life:
-            return self._hold(answer)
-        self._alive, self._slowed_in_a_row = True, 0
-        held: list[Answer] = []
-        if not self.ended:
-            held, self._held = self._held, []
+            self._hold(answer)
+            return []
+        held = [] if self.ended else self._heard()
         if answer.code in esms.ACCOUNT_REFUSED:
             self.ended, self.refused_code = "refused", answer.code
             return held
+        if not answer.too_fast:
+            self._slowed_in_a_row = 0
+        elif self._may_try_again(answer):
+            self._ask_again(answer)
+            return held
         return [*held, answer]
+
+    def _heard(self) -> list[Answer]:
+        """ESMS gave a sign of life: what failed before it did so by itself."""
+        self._alive = True
+        self.unheard.clear()
+        held, self._held = self._held, []
+        return held
 
     def _slow_down(self, answer: Answer, left_at: float) -> None:
         """Slow down, once for all that left at the same pace."""
@@ -213,6 +240,10 @@ class Inquiry:
             self._turns.slow_down(answer.retry_after, halve=anew)
             self._slowed_at = time.monotonic()
 
+    def _may_try_again(self, answer: Answer) -> bool:
+        self._tries[answer.reference_id] += 1
+        return self._tries[answer.reference_id] < _TRIES
+
     def _ask_again(self, answer: Answer) -> None:
         if self._slowed_in_a_row >= _TOO_FAST_LIMIT:
             self.ended = self.ended or "too fast"
@@ -220,8 +251,12 @@ class Inquiry:
             self._on_their_way.discard(answer.reference_id)
             self.ask([answer.reference_id], self._until[answer.reference_id])
 
-    def _hold(self, answer: Answer) -> list[Answer]:
-        self._held.append(answer)
-        if len(self._held) >= _DOWN_AFTER:
+    def _hold(self, answer: Answer) -> None:
+        self.unheard[answer.code] += 1
+        room = self._most_unheard - self.unheard.total() - self._under_way
+        if self.unheard.total() >= _DOWN_AFTER:
             self.ended = self.ended or "down"
-        return []
+        if answer.too_fast and room > 0 and not self.ended and self._may_try_again(answer):
+            self._ask_again(answer)
+        else:
+            self._held.append(answer)

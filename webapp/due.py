@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +126,12 @@ class _Step:
     """What puts calls of all the parts in that order."""
     verifying: bool = False
 
+    backwards: bool = False
+
+    def directed(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """The column, to sort by."""
+        return column.desc() if self.backwards else column
+
 
 def _steps(due: Due) -> list[_Step]:
     """The due calls, in the order in which they have their turn."""
@@ -140,12 +146,21 @@ def _steps(due: Due) -> list[_Step]:
     return steps
 
 
-def claim(connection: Connection, due: Due, limit: int, *, now: datetime, until: datetime) -> list[Claimed]:
-    """Claim up to ``limit`` due calls until then, in the order in which they have their turn."""
+def claim(
+    connection: Connection, due: Due, limit: int, *, now: datetime, until: datetime, elsewhere: bool = False
+) -> list[Claimed]:
+    """Claim up to ``limit`` due calls until then, in the order in which they have their turn.
+
+    With ``elsewhere`` the last of each step instead.
+    """
+    steps = _steps(due)
+    at_once = limit
+    if elsewhere:
+        steps, at_once = [replace(step, backwards=True) for step in steps], -(-limit // len(steps))
     claimed: list[Claimed] = []
-    for step in _steps(due):
-        if len(claimed) < limit:
-            claimed += _claim(connection, step, limit - len(claimed), now, until)
+    for step in steps:
+        if wanted := min(limit - len(claimed), at_once):
+            claimed += _claim(connection, step, wanted, now, until)
     return claimed
 
 
@@ -153,22 +168,27 @@ def _claim(connection: Connection, step: _Step, limit: int, now: datetime, until
     """Claim the first of these calls; those that another run is claiming at this moment are passed over."""
     key, free = calls.c.reference_id, or_(calls.c.claimed_until.is_(None), calls.c.claimed_until <= now)
     first = [
-        select(key, step.turn.label("turn")).where(part, free).order_by(*step.order).limit(limit * _CONTENDERS)
+        select(key, step.turn.label("turn"))
+        .where(part, free)
+        .order_by(*map(step.directed, step.order))
+        .limit(limit * _CONTENDERS)
         for part in step.parts
     ]
     candidates = union_all(*(select(part.subquery()) for part in first)).subquery()
-    in_order = select(candidates.c.reference_id).order_by(candidates.c.turn).limit(limit * _CONTENDERS)
+    in_order = select(candidates.c.reference_id).order_by(step.directed(candidates.c.turn)).limit(limit * _CONTENDERS)
     for _ in range(_ATTEMPTS):
         if not (names := list(connection.scalars(in_order))):
             break
         # Another run may have had its turn since: what is locked is looked at once more. "IS TRUE", or PostgreSQL may
         # also read the index of all that is missing, when it does not know yet how many these are.
         still = (bulk.is_one_of(connection, key, names), free, or_(*step.parts).is_(true()))
-        locked = select(key).where(*still).order_by(step.turn).limit(limit).with_for_update(skip_locked=True)
+        locked = (
+            select(key).where(*still).order_by(step.directed(step.turn)).limit(limit).with_for_update(skip_locked=True)
+        )
         mine = locked.cte("mine")
         claim = update(calls).where(key.in_(select(mine.c.reference_id))).values(claimed_until=until)
         claimed = connection.execute(claim.returning(key, calls.c.placed_at, step.turn.label("turn"))).all()
         if claimed or len(names) < limit * _CONTENDERS:
-            rows = sorted(claimed, key=lambda row: (row.turn, row.reference_id))
+            rows = sorted(claimed, key=lambda row: (row.turn, row.reference_id), reverse=step.backwards)
             return [Claimed(row.reference_id, row.placed_at, step.verifying) for row in rows]
     return []

@@ -188,9 +188,7 @@ class Reconciler:
             progress.slowed = inquiry.slowed
             progress.pace = progress.run.checked / (time.monotonic() - begun_at)
             watch(progress)
-        if self._silence_is_outage:
-            inquiry.take_silence_for_outage()
-        self._conclude(inquiry.failures(), progress)
+        self._conclude(inquiry.failures(silence_is_outage=self._silence_is_outage), progress)
         watch(progress)
         progress.ended, progress.refused_code = inquiry.ended, inquiry.refused_code
         progress.unheard = inquiry.unheard
@@ -206,7 +204,8 @@ class Reconciler:
             self._all_claimed |= limit == self._handed_in
             return due
         here, now = time.monotonic(), self._clock.now()
-        claimed = self._store.claim(due, room, now=now, until=now + self._lease)
+        elsewhere = inquiry.doubtful
+        claimed = self._store.claim(due, room, now=now, until=now + self._lease, elsewhere=elsewhere)
         self._all_claimed = not claimed
         self._handed_in += len(claimed)
         names = [call.reference_id for call in claimed]
@@ -214,7 +213,8 @@ class Reconciler:
         inquiry.ask(names, here + self._lease.total_seconds())
         if confirming := [call for call in claimed if call.verifying]:
             self._verifying.update(call.reference_id for call in confirming)
-            due = replace(due, verify_since=max(call.placed_at for call in confirming))
+            if not elsewhere:
+                due = replace(due, verify_since=max(call.placed_at for call in confirming))
         return due
 
     def _show_life(self, inquiry: Inquiry, progress: Progress) -> None:

@@ -162,12 +162,15 @@ class Store:
 
         return self._together(work, now)
 
-    def claim(self, due: Due, limit: int, *, now: datetime, until: datetime) -> list[Claimed]:
+    def claim(self, due: Due, limit: int, *, now: datetime, until: datetime, elsewhere: bool = False) -> list[Claimed]:
         """Take up to ``limit`` due calls for oneself until then: those never asked about, then the longest due.
 
-        Calls that are to be confirmed come after all others, the first placed first.
+        Calls that are to be confirmed come after all others, the first placed first. With ``elsewhere`` take some of
+        each kind instead, from the order's other end: where one stretch of it fails, these may not.
         """
-        return self._database.write(lambda connection: claim(connection, due, limit, now=now, until=until))
+        return self._database.write(
+            lambda connection: claim(connection, due, limit, now=now, until=until, elsewhere=elsewhere)
+        )
 
     def keep(self, claims: Mapping[str, datetime], until: datetime) -> set[str]:
         """Have claimed calls for longer; the ids of those that are still claimed until when ``claims`` says.
