@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import threading
@@ -393,7 +394,7 @@ def overwrite(path: Path, start: int, length: int) -> None:
         file.write(b"\xa5" * length)
 
 
-@pytest.mark.parametrize("where", ["header", "middle", "whole"])
+@pytest.mark.parametrize("where", ["header", "root", "middle", "whole"])
 def test_a_corrupt_file_is_set_aside_and_what_is_whole_is_kept(
     spool: Spool, folder: Path, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
@@ -403,7 +404,12 @@ def test_a_corrupt_file_is_set_aside_and_what_is_whole_is_kept(
     file = folder / "spool.db"
     content = file.read_bytes()
     pages = [place for place in range(0, len(content), PAGE) if b"n=30" in content[place : place + PAGE]]
-    damages = {"header": [(0, 100)], "middle": [(page, PAGE) for page in pages], "whole": [(0, len(content))]}
+    damages = {
+        "header": [(0, 100)],
+        "root": [(0, 2 * PAGE)],
+        "middle": [(page, PAGE) for page in pages],
+        "whole": [(0, len(content))],
+    }
     for start, length in damages[where]:
         overwrite(file, start, length)
     damaged = file.read_bytes()
@@ -414,7 +420,7 @@ def test_a_corrupt_file_is_set_aside_and_what_is_whole_is_kept(
 
     assert found == [one for one in [*some, late] if one in found], "in their order, none twice"
     assert late in found
-    least, most = {"header": (61, 61), "middle": (50, 60), "whole": (1, 1)}[where]
+    least, most = {"header": (61, 61), "root": (61, 61), "middle": (50, 60), "whole": (1, 1)}[where]
     assert least <= len(found) <= most
     assert spool.depth().reports == len(found)
     (aside,) = folder.glob("spool-corrupt-*.db")
@@ -422,6 +428,26 @@ def test_a_corrupt_file_is_set_aside_and_what_is_whole_is_kept(
         assert aside.read_bytes()[start : start + length] == damaged[start : start + length]
     assert "THE SPOOL IS CORRUPT" in caplog.text
     assert not list(folder.glob("salvage-*"))
+
+
+def test_whatever_page_is_damaged_only_what_it_held_is_lost(tmp_path: Path) -> None:
+    some = [arrival(number, body=b"x" * (9000 if number % 5 == 0 else 1500)) for number in range(30)]
+    whole = tmp_path / "whole"
+    spool = Spool(whole, LIMIT)
+    spool.append(some)
+    spool.close()
+    pages = range(0, (whole / "spool.db").stat().st_size, PAGE)
+    assert len(pages) >= 20
+
+    for place in pages:
+        folder = tmp_path / f"damaged-at-{place}"
+        shutil.copytree(whole, folder)
+        overwrite(folder / "spool.db", place, PAGE)
+        damaged = Spool(folder, LIMIT)
+        found = [one.id for one in contents(damaged)]
+        damaged.close()
+        assert found == [one.id for one in some if one.id in found], "in their order, none twice"
+        assert len(found) >= len(some) - 2, place
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,9 @@ _WAIT_SECONDS = 2
 _LOOK_SECONDS = 0.5
 _PAGE_BYTES = 4096
 _MOUNTINFO = Path("/proc/self/mountinfo")
-_MISSES = 10_000
-"""So many rows on end that cannot be read, and no more are looked for: a page has fewer."""
+_LEAF = b"\x0d"
+"""How a page begins that holds rows of a table."""
+_DAMAGE = (sqlite3.Error, ValueError, TypeError)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS arrivals (
     position INTEGER PRIMARY KEY,
@@ -254,18 +255,17 @@ class Spool:
         self._close()
         aside = self._path.with_name(f"spool-corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db")
         log.critical("THE SPOOL IS CORRUPT (%s). It is kept as %s, and a new one is begun.", error, aside)
-        whole = _salvage(self._path)
         new = self._path.with_name("spool-new.db")
         new.unlink(missing_ok=True)
         with closing(_open(new)) as spool:
-            _in_transaction(spool, lambda spool: spool.executemany(_INSERT, whole))
+            number = _in_transaction(spool, lambda spool: _salvage(self._path, spool))
         for part in self._files():
             os.link(part, f"{aside}{part.name.removeprefix(self._path.name)}")
         self._journal.unlink(missing_ok=True)
         new.replace(self._path)
         Path(f"{new}-journal").unlink(missing_ok=True)
         files.sync_folder(self._path.parent)
-        log.critical("%d arrivals could be read out of the corrupt spool, and are in the new one.", len(whole))
+        log.critical("%d arrivals could be read out of the corrupt spool, and are in the new one.", number)
 
 
 def fleeting(folder: Path, mountinfo: Path = _MOUNTINFO) -> str | None:
@@ -342,41 +342,24 @@ def _bytes_in_use(spool: sqlite3.Connection) -> int:
     return int((pages - free) * size)
 
 
-def _salvage(path: Path) -> list[tuple[object, ...]]:
-    """The rows that can still be read, also where the file's first page is what cannot."""
+def _salvage(path: Path, new: sqlite3.Connection) -> int:
+    """Copy the rows of every page that can still be read, whatever became of the pages above it; how many.
+
+    A page that was let go holds what is stored by now: storing it again does nothing.
+    """
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="salvage-") as folder:
-        for mend in (False, True):
-            try:
-                copy = path if not mend else _with_a_new_first_page(path, Path(folder))
-                with closing(sqlite3.connect(copy)) as spool:
-                    spool.text_factory = _text
-                    if found := _readable_rows(spool):
-                        return found
-            except (OSError, sqlite3.Error) as error:
-                log.error("salvaging: %s", error)  # noqa: TRY400 - the words say all
-    return []
-
-
-def _readable_rows(spool: sqlite3.Connection) -> list[tuple[object, ...]]:
-    """Each row is looked up alone: who reads on and on stops at the first damage, a row before it."""
-    query = f"SELECT {_COLUMNS} FROM arrivals NOT INDEXED WHERE position = ?"  # noqa: S608 - our own names
-    found: dict[int, tuple[object, ...]] = {}
-    for end, step in (("min", 1), ("max", -1)):
         try:
-            (position,) = spool.execute(f"SELECT {end}(position) FROM arrivals NOT INDEXED").fetchone()  # noqa: S608
-        except sqlite3.Error:
-            position = 1 if step > 0 else None
-        missed = 0
-        while position and missed < _MISSES and position not in found:
-            try:
-                row = spool.execute(query, (position,)).fetchone()
-                _as_arrival(row)
-                found[position] = row
-                missed = 0
-            except (sqlite3.Error, ValueError, TypeError):
-                missed += 1
-            position += step
-    return [found[position] for position in sorted(found)]
+            copy = _with_a_new_first_page(path, Path(folder))
+            with closing(sqlite3.connect(copy, isolation_level=None)) as spool:
+                spool.text_factory = _text
+                for setting in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE"):
+                    spool.execute(f"PRAGMA {setting}")
+                came = {page: str(rows[0][1]) for page in _leaves(copy) if (rows := _rows(spool, page))}
+                in_order = sorted(came, key=lambda page: (came[page], page))
+                return sum(new.executemany(_INSERT, _rows(spool, page)).rowcount for page in in_order)
+        except (OSError, sqlite3.Error) as error:
+            log.error("salvaging: %s", error)  # noqa: TRY400 - the words say all
+    return 0
 
 
 def _with_a_new_first_page(path: Path, folder: Path) -> Path:
@@ -389,6 +372,38 @@ def _with_a_new_first_page(path: Path, folder: Path) -> Path:
     with copy.open("r+b") as file:
         file.write(first)
     return copy
+
+
+def _leaves(path: Path) -> list[int]:
+    """The numbers of the pages that hold rows."""
+    with path.open("rb") as file:
+        pages = iter(lambda: file.read(_PAGE_BYTES)[:1], b"")
+        return [number for number, kind in enumerate(pages, start=1) if kind == _LEAF]
+
+
+def _rows(spool: sqlite3.Connection, page: int) -> list[tuple[object, ...]]:
+    """What can be read of a page, taken for the whole table."""
+    spool.execute("PRAGMA writable_schema=ON")
+    spool.execute("UPDATE sqlite_schema SET rootpage = ? WHERE name = 'arrivals'", (page,))
+    spool.execute("PRAGMA writable_schema=RESET")
+    with suppress(*_DAMAGE):
+        return _sound_rows(spool, "true")
+    positions: list[int] = []
+    with suppress(sqlite3.Error):
+        positions.extend(position for (position,) in spool.execute("SELECT position FROM arrivals NOT INDEXED"))
+    rows: list[tuple[object, ...]] = []
+    for position in positions:
+        with suppress(*_DAMAGE):
+            rows += _sound_rows(spool, "position = ?", position)
+    return rows
+
+
+def _sound_rows(spool: sqlite3.Connection, which: str, *values: int) -> list[tuple[object, ...]]:
+    query = f"SELECT {_COLUMNS} FROM arrivals NOT INDEXED WHERE {which}"  # noqa: S608 - our own words
+    rows: list[tuple[object, ...]] = spool.execute(query, values).fetchall()
+    for row in rows:
+        _as_arrival(row)
+    return rows
 
 
 def _as_row(arrival: Arrival) -> tuple[object, ...]:
