@@ -129,6 +129,25 @@ def test_what_a_killed_run_held_up_is_little_and_another_run_settles_everything(
 
 
 @ON_SQLITE
+def test_no_look_up_leaves_before_the_run_is_recorded(
+    esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be killed at any moment, and then its row is all that tells of it."""
+    missing(esms, database, 8)
+    start_run, asked_before = Store.start_run, []
+
+    def start_late(self: Store, run: Run, *, lease: timedelta) -> None:
+        time.sleep(0.3)
+        asked_before.extend(asked(esms))
+        start_run(self, run, lease=lease)
+
+    monkeypatch.setattr(Store, "start_run", start_late)
+    progress = reconciler(database).run(due_now(), limit=None, stop=Event(), watch=lambda _: None)
+
+    assert (progress.run.settled, runs(database), asked_before) == (8, ["done"], [])
+
+
+@ON_SQLITE
 def test_what_a_killed_run_held_up_is_free_three_timeouts_later(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:

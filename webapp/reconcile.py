@@ -11,12 +11,12 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from webapp import esms
 from webapp.asking import Ending, Inquiry
 from webapp.database import Unavailable
-from webapp.due import EVERY, Due, Range
+from webapp.due import EVERY, Claimed, Due, Range
 from webapp.store import Run
 
 if TYPE_CHECKING:
@@ -92,6 +92,17 @@ class Clock:
         return self._was + timedelta(seconds=time.monotonic() - self._read_at)
 
 
+class _Claims(NamedTuple):
+    """Calls that this run may ask about until then, in monotonic seconds; ``elsewhere``: from the order's other end."""
+
+    calls: list[Claimed]
+    until: float
+    elsewhere: bool
+
+
+_NONE = _Claims([], 0.0, elsewhere=False)
+
+
 class Reconciler:
     """One run."""
 
@@ -136,11 +147,12 @@ class Reconciler:
         progress = Progress(run=Run(id=esms.new_id(), started_at=now, host=socket.gethostname()), due=number)
         try:
             with Inquiry(self._client, self._store, self._settings) as inquiry:
-                due = self._hand_in(inquiry, due, limit)
-                if number and not self._handed_in:
+                first = self._claim(inquiry, due, limit)
+                if number and not first.calls:
                     progress.other_at_work = True
                     return progress
                 self._store.start_run(progress.run, lease=self._lease)
+                due = self._hand_in(inquiry, due, first)
                 self._work(inquiry, due, limit, progress, stop, watch)
                 self._finish(progress, _outcome(progress, interrupted=stop.is_set()))
         except BaseException:
@@ -182,7 +194,7 @@ class Reconciler:
             if stop.is_set():
                 inquiry.close()
             elif not inquiry.ended:
-                due = self._hand_in(inquiry, due, limit)
+                due = self._hand_in(inquiry, due, self._claim(inquiry, due, limit))
             self._conclude(inquiry.answers(), progress)
             self._show_life(inquiry, progress)
             progress.slowed = inquiry.slowed
@@ -197,25 +209,28 @@ class Reconciler:
             left_due, _ = self._queries.due(all_due, 0)
             progress.unasked = left_due if limit is None else min(left_due, limit - progress.run.checked)
 
-    def _hand_in(self, inquiry: Inquiry, due: Due, limit: int | None) -> Due:
-        """Claim calls and hand them in, as far as there is room; what is still due then."""
+    def _claim(self, inquiry: Inquiry, due: Due, limit: int | None) -> _Claims:
+        """Claim calls, as far as there is room."""
         room = inquiry.room if limit is None else min(inquiry.room, limit - self._handed_in)
         if self._all_claimed or not room:
             self._all_claimed |= limit == self._handed_in
-            return due
+            return _NONE
         here, now = time.monotonic(), self._clock.now()
-        elsewhere = inquiry.doubtful
-        claimed = self._store.claim(due, room, now=now, until=now + self._lease, elsewhere=elsewhere)
+        until, elsewhere = now + self._lease, inquiry.doubtful
+        claimed = self._store.claim(due, room, now=now, until=until, elsewhere=elsewhere)
         self._all_claimed = not claimed
         self._handed_in += len(claimed)
-        names = [call.reference_id for call in claimed]
-        self._claims.update(dict.fromkeys(names, now + self._lease))
-        inquiry.ask(names, here + self._lease.total_seconds())
-        if confirming := [call for call in claimed if call.verifying]:
-            self._verifying.update(call.reference_id for call in confirming)
-            if not elsewhere:
-                due = replace(due, verify_since=max(call.placed_at for call in confirming))
-        return due
+        self._claims.update(dict.fromkeys((call.reference_id for call in claimed), until))
+        return _Claims(claimed, here + self._lease.total_seconds(), elsewhere)
+
+    def _hand_in(self, inquiry: Inquiry, due: Due, claims: _Claims) -> Due:
+        """Have eSMS asked about these calls; what is still due then."""
+        inquiry.ask((call.reference_id for call in claims.calls), claims.until)
+        confirming = [call for call in claims.calls if call.verifying]
+        self._verifying.update(call.reference_id for call in confirming)
+        if not confirming or claims.elsewhere:
+            return due
+        return replace(due, verify_since=max(call.placed_at for call in confirming))
 
     def _show_life(self, inquiry: Inquiry, progress: Progress) -> None:
         """Now and then write what was done so far, and keep what is in hand: a run that is killed leaves its traces."""
