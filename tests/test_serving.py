@@ -101,6 +101,29 @@ def test_a_server_of_nothing_but_a_folder_makes_all_it_needs_and_prints_the_call
 
 
 @SET
+@ON_SQLITE
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_connection_that_came_before_the_end_is_answered_whatever_it_asks(
+    database: Database, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Also when the worker has closed the door meanwhile."""
+    requested = [f"GET {URL}?ReferenceId=a", f"POST {URL}?ReferenceId=b", "GET /healthz"]
+    rest = "HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with started(tmp_path / "log") as server, ExitStack() as until_done:
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        lines = [until_done.enter_context(socket.create_connection(address)) for _ in requested]
+        time.sleep(0.2)
+        server.process.send_signal(number)
+        time.sleep(1.5)
+        for line, words in zip(lines, requested, strict=True):
+            line.sendall(f"{words} {rest}".encode())
+        answers = [line.makefile("rb").readline() for line in lines]
+
+    assert answers == [b"HTTP/1.1 200 OK\r\n"] * 3
+    assert stored_call(database, "a").report_count == stored_call(database, "b").report_count == 1
+
+
+@SET
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_server_that_is_ended_keeps_every_report_that_it_answered_200(
     database: Database, tmp_path: Path, number: signal.Signals

@@ -116,12 +116,27 @@ class _Begun:
         return content or self._line.recv(size)
 
 
+class _Listener:
+    """Where connections come in, by its name; it may be closed already while one that came is still to be served."""
+
+    def __init__(self, listener: Any) -> None:
+        self._name = listener.getsockname()
+
+    def getsockname(self) -> Any:
+        return self._name
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
     """Serves usual callbacks itself; answers what is no HTTP without a word of it: it may hold the callback token."""
 
     _open = 0
 
-    def handle(self, listener: object, client: Any, address: Any) -> None:
+    def patch(self) -> None:
+        """Prepare the listening sockets."""
+        super().patch()
+        self._listeners = {listener: _Listener(listener) for listener in self.sockets}
+
+    def handle(self, listener: Any, client: Any, address: Any) -> None:
         """Serve one connection. Where very many are open, one that says nothing is soon closed."""
         self._open += 1
         crowded = self._open > self.worker_connections // 2
@@ -131,7 +146,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         finally:
             self._open -= 1
 
-    def _handle(self, listener: object, client: Any, address: Any) -> None:
+    def _handle(self, listener: Any, client: Any, address: Any) -> None:
         """From the first request on that is no usual callback, the connection is gunicorn's."""
         remote_addr = address[0] if isinstance(address, tuple) else ""
         try:
@@ -144,7 +159,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self.log.debug("a connection ended: %s", error)
             return
         if content:
-            super().handle(listener, _Begun(client, content), address)
+            super().handle(self._listeners[listener], _Begun(client, content), address)
 
     def handle_request(self, listener: object, request: object, client: Any, address: object) -> Any:
         """Answer one request."""
