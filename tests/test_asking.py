@@ -211,15 +211,15 @@ def test_that_it_is_too_fast_counts_at_once_and_not_with_the_next_batch(settings
 
 def test_failures_are_the_calls_own_only_where_esms_is_not_down(settings: Settings) -> None:
     with asking(Asked("timeout"), settings) as inquiry:
-        inquiry.ask([f"call-{number}" for number in range(19)], FOREVER)
+        inquiry.ask([f"call-{number}" for number in range(29)], FOREVER)
         assert all_answers(inquiry) == []
         assert (inquiry.ended, inquiry.room) == (None, 8)
-        assert len(inquiry.failures()) == 19
+        assert len(inquiry.failures()) == 29
     with asking(Asked("timeout"), settings) as inquiry:
-        inquiry.ask([f"call-{number}" for number in range(20)], FOREVER)
+        inquiry.ask([f"call-{number}" for number in range(30)], FOREVER)
         assert all_answers(inquiry) == []
-        assert (inquiry.failures(), inquiry.ended, inquiry.unheard) == ([], "down", {"timeout": 20})
-        assert len(inquiry.in_hand) == 20
+        assert (inquiry.failures(), inquiry.ended, inquiry.unheard) == ([], "down", {"timeout": 30})
+        assert len(inquiry.in_hand) == 30
 
 
 def test_after_forty_without_a_sign_of_life_some_from_elsewhere_tell_whether_esms_is_down(settings: Settings) -> None:

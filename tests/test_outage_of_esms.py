@@ -92,20 +92,20 @@ def test_when_esms_is_down_a_run_ends_soon_and_leaves_every_call_as_it_was(
 def test_fewer_failures_than_make_an_outage_are_charged_to_their_calls(
     esms: Sandbox, database: Database, reconcile: Command, concurrency: str
 ) -> None:
-    missing(esms, database, 19)
+    missing(esms, database, 29)
     esms.answer_all_with("http-500")
 
     with reconcile.beside("--json", RECONCILE_CONCURRENCY=concurrency) as process:
         code, summary, said = reconcile.end(process)
 
-    assert (code, counts(summary)) == (1, {"checked": 19, "failed": 19})
-    assert charged(database) == {(1, "http-500"): 19}
-    assert "19 of 19 calls, settled 0, pending 0, failed 19" in said
+    assert (code, counts(summary)) == (1, {"checked": 29, "failed": 29})
+    assert charged(database) == {(1, "http-500"): 29}
+    assert "29 of 29 calls, settled 0, pending 0, failed 29" in said
     assert "no sign of life" not in said
 
 
 @pytest.mark.parametrize("concurrency", ["1", "16", "44", "256"])
-@pytest.mark.parametrize("number", [20, 50])
+@pytest.mark.parametrize("number", [30, 50])
 @ON_SQLITE
 def test_a_run_without_any_sign_of_life_is_an_outage_also_where_few_calls_are_due(
     esms: Sandbox, database: Database, reconcile: Command, concurrency: str, number: int

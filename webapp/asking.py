@@ -31,7 +31,7 @@ _IN_ORDER = 40
 _DOWN_AFTER = 56
 """So many in a row without a sign of life, those from elsewhere included, and eSMS is down."""
 _DOUBTFUL_AFTER = 24
-_DOWN_AT_THE_END = 20
+_DOWN_AT_THE_END = 30
 """Once nothing is left to ask about, so many are enough, if eSMS gave no sign of life in the whole run."""
 _TRIES = 3
 """So often a call is asked about in a run where eSMS says that we ask too fast, but not for how long to wait."""
