@@ -254,7 +254,8 @@ def test_a_limit_is_how_many_calls_are_asked_about_be_it_in_vain(
     result = reconcile("--limit", "3", RECONCILE_CONCURRENCY=concurrency)
 
     assert result.exit_code == code
-    assert set(asked(esms)) == set(reference_ids[:3])
+    tries = 3 if fault else 1
+    assert Counter(asked(esms)) == dict.fromkeys(reference_ids[:3], tries)
     assert (due(database), claimed(database)) == (reference_ids[3:], [])
 
 

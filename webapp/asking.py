@@ -109,10 +109,10 @@ class Inquiry:
         """How many more calls may be handed in: few, so that few are held up should this process be killed."""
         if self.ended:
             return 0
-        most = 2 * self._concurrency
+        room = 2 * self._concurrency - self._under_way
         if self.unheard or not self._alive:
-            most = min(most, self._most_unheard - self.unheard.total())
-        room = max(0, most - self._under_way)
+            room = min(room, self._unheard_room)
+        room = max(0, room)
         return room if room >= self._concurrency // 2 or self.unheard or self.idle else 0
 
     @property
@@ -122,8 +122,10 @@ class Inquiry:
         return silent >= _DOUBTFUL_AFTER and silent + self._under_way >= _IN_ORDER
 
     @property
-    def _most_unheard(self) -> int:
-        return _DOWN_AFTER if self.doubtful else _IN_ORDER
+    def _unheard_room(self) -> int:
+        """How many more may leave before eSMS gives a sign of life; below 0 where more are on their way already."""
+        most = _DOWN_AFTER if self.doubtful else _IN_ORDER
+        return most - self.unheard.total() - self._under_way
 
     @property
     def _under_way(self) -> int:
@@ -253,10 +255,9 @@ class Inquiry:
 
     def _hold(self, answer: Answer) -> None:
         self.unheard[answer.code] += 1
-        room = self._most_unheard - self.unheard.total() - self._under_way
         if self.unheard.total() >= _DOWN_AFTER:
             self.ended = self.ended or "down"
-        if answer.too_fast and room > 0 and not self.ended and self._may_try_again(answer):
+        if answer.too_fast and self._unheard_room > 0 and not self.ended and self._may_try_again(answer):
             self._ask_again(answer)
         else:
             self._held.append(answer)

@@ -125,8 +125,8 @@ class _Step:
     turn: ColumnElement[Any] = LONGEST_DUE
     """What puts calls of all the parts in that order."""
     verifying: bool = False
-
     backwards: bool = False
+    """Whether the last has its turn first."""
 
     def directed(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """The column, to sort by."""
