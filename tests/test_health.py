@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from running import serving
 from sqlalchemy import create_engine, make_url, text
 
 import webapp
-from webapp import create_app, esms, rule
+from webapp import create_app, esms, metrics, rule
 from webapp.cli import cli
 from webapp.database import Database
 from webapp.spool import Arrival, Spool
@@ -245,6 +246,22 @@ print(metrics.exposition().count(b"esms_http_requests_total{"))
 
     assert (process.returncode, shown) == (0, "0\n")
     assert "is not in /metrics: [Errno 28] No space left on device" in told
+
+
+def test_what_a_process_leaves_that_is_killed_while_it_makes_room_for_its_counts_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = """
+import os, signal
+os.posix_fallocate = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+from webapp import metrics
+"""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    ended = subprocess.run([sys.executable, "-c", program], check=False)
+
+    assert ended.returncode == -signal.SIGKILL
+    assert list(tmp_path.iterdir()), "it had begun"
+    assert b"\nwaiting 1.0\n" in metrics.exposition(("waiting", "How much waits", 1.0))
 
 
 @ON_SQLITE

@@ -32,16 +32,24 @@ class _Counts(MmapedDict):
 
     def __init__(self, filename: str) -> None:
         try:
-            with Path(filename).open("ab") as file:
-                try:
-                    os.posix_fallocate(file.fileno(), 0, _ROOM_BYTES)
-                except OSError:
-                    Path(filename).unlink()
-                    raise
+            if not Path(filename).exists():
+                _make_room(Path(filename))
         except OSError as error:
             _log.warning("what process %d counts is not in /metrics: %s", os.getpid(), error)
             filename = f"/proc/self/fd/{os.memfd_create('counts')}"
         super().__init__(filename)  # type: ignore[no-untyped-call]
+
+
+def _make_room(path: Path) -> None:
+    """Make an empty file of counts. It gets its name when it is whole: others read all that are there, at any time."""
+    new = path.with_suffix(".new")
+    try:
+        with new.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, _ROOM_BYTES)
+        new.rename(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
 
 
 if sys.platform == "linux":
