@@ -149,9 +149,11 @@ class Spool:
             if newest in {None, (str(last),)}:
                 self._close()
                 # Other processes have it open, maybe for long: unlinked only, it would take as much room until then.
-                os.truncate(self._path, 0)
-                for part in self._files():
-                    part.unlink()
+                # The name goes first: whoever has it open sees by that, should a crash come between, to begin anew.
+                with self._path.open("r+b") as file:
+                    for part in self._files():
+                        part.unlink()
+                    os.truncate(file.fileno(), 0)
 
         if self._exists():
             self._alone(drop)
