@@ -161,6 +161,15 @@ class Receiver:
         found = re.search(r"^esms_spool_reports (\S+)$", metrics, re.MULTILINE)
         return float(found[1] if found else "nan")
 
+    def until_drained(self, seconds: float = RECOVERY_SECONDS) -> None:
+        """Wait until its spool is empty, as /metrics says; where it is not in time, show all that may tell why."""
+        try:
+            until(lambda: self.waiting() == 0, seconds, "the spool is drained")
+        except AssertionError:
+            metrics = requests.get(f"{self.url}/metrics", timeout=10)
+            print(metrics.status_code, metrics.text, self.run("spool", "list").stdout, self.log[-10_000:], sep="\n\n")
+            raise
+
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command with this receiver's settings."""
         return subprocess.run(
@@ -376,7 +385,7 @@ def all_is_well(
     )
     print(counts)
     for receiver in receivers:
-        until(lambda receiver=receiver: receiver.waiting() == 0, RECOVERY_SECONDS, "the spool is drained")  # type: ignore[misc]
+        receiver.until_drained()
         receiver.end()
         bad = re.search(r"^.*(Traceback|this is a bug)[\\s\\S]{,3000}", receiver.log, re.MULTILINE)
         assert bad is None, f"in the log: {bad[0]}"

@@ -201,6 +201,7 @@ class Proxy:
     def __init__(self, url: URL, answers: float) -> None:
         """Listen on a port of loopback; let so many answers through, of which a log-in ends with one."""
         self.answers_left = answers
+        self.connections = 0
         self._url = url
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -214,6 +215,7 @@ class Proxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                self.connections += 1
                 server = self._connect()
                 threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
                 threading.Thread(target=self._answer, args=(server, client), daemon=True).start()

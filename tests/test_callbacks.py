@@ -772,7 +772,7 @@ def test_a_body_that_does_not_come_is_answered_in_time_and_kept(
             other.execute("BEGIN IMMEDIATE" if locked else "SELECT 1")
             began = time.monotonic()
             answer, said = ask_raw(address, head + b"ReferenceId=a&Ivr=")
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 10, "long before the connection is given up"
         for _ in range(100):
             if kept := rows(database, rejected_callbacks):
                 break

@@ -529,7 +529,7 @@ def test_a_transaction_that_lasts_too_long_is_cut_and_the_next_is_not(database: 
         began = time.monotonic()
         with pytest.raises(Unavailable):
             getattr(limited, use)(scalar("SELECT pg_sleep(60)"))
-        assert 0.4 < time.monotonic() - began < 5, "tried three times at most"
+        assert 0.4 < time.monotonic() - began < 20, "tried three times at most"
 
         for _ in range(3):
             assert getattr(limited, use)(scalar("SELECT 1 FROM pg_sleep(0.3)")) == 1
@@ -559,13 +559,14 @@ def test_a_server_that_falls_silent_after_the_log_in_is_unavailable_in_time(
             return work(connection)
 
     with (
-        silent_server(url_of(database), answers) as (url, _),
+        silent_server(url_of(database), answers) as (url, proxy),
         connected(url, patience=SHORT, at_most=at_most) as silent,
     ):
         began = time.monotonic()
         with pytest.raises(Unavailable):
             {"write": silent.write, "ask": silent.ask, "read": read}[use](scalar("SELECT 1"))
-        assert time.monotonic() - began < 2.5, "cut once, and not tried again"
+        assert time.monotonic() - began < 20
+        assert proxy.connections == 1, "cut once, and not tried again"
 
 
 @on_postgresql
@@ -578,7 +579,7 @@ def test_a_connection_that_fell_silent_meanwhile_is_left_in_time(database: Datab
         began = time.monotonic()
         with pytest.raises(Unavailable):
             getattr(limited, use)(scalar("SELECT 1"))
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
         proxy.answers_left = float("inf")
         assert getattr(limited, use)(scalar("SELECT 1")) == 1

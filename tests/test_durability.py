@@ -274,7 +274,7 @@ def test_a_full_spool_is_drained_and_takes_again_under_load(stage: Stage, postgr
                 load.until_answered("spooled", began, number=100)
                 load.until_answered("503", began, number=10)
             load.until_effects_again()
-            until(lambda: receiver.waiting() == 0, 30, "the spool is drained")
+            receiver.until_drained()
 
     stage.all_is_well()
 
@@ -363,7 +363,7 @@ def test_a_spool_that_filled_its_disk_by_itself_is_drained_all_the_same(
                     load.until_answered("503", began, number=100, seconds=60)
                     assert stage.ledger.results(began)["spooled"] > 30
                 load.until_effects_again()
-                until(lambda: receiver.waiting() == 0, 30, "the spool is drained")
+                receiver.until_drained()
 
         stage.all_is_well()
 
@@ -406,7 +406,7 @@ def test_a_deep_spool_is_drained_while_reports_get_effects(stage: Stage, tmp_pat
     receiver = stage.receiver(INSTANCE_DIR=str(folder))
     with stage.load() as load:
         load.until_effects_again()
-        until(lambda: receiver.waiting() == 0, lasting(RECOVERY_SECONDS, 600), "the spool is drained")
+        receiver.until_drained(lasting(RECOVERY_SECONDS, 600))
         load.until_effects_again()
 
     with stage.database.read() as connection:
@@ -422,7 +422,7 @@ def test_a_spool_folder_that_is_gone_is_made_again(stage: Stage, postgres: Postg
         with postgres.stopped():
             load.until_answered("spooled", load.go_on(0.2), number=20)
         load.until_effects_again()
-        until(lambda: receiver.waiting() == 0, 30, "the spool is drained")
+        receiver.until_drained()
         receiver.instance.rename(receiver.instance.with_name("gone"))
         load.go_on(0.2, 0.5)
         with postgres.stopped():

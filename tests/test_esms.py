@@ -492,14 +492,24 @@ PART = 'Content-Disposition: form-data; name="ReferenceId"'
         pytest.param("Content-Type: message/delivery-status\n\n" + "\n" * 60_000, id="messages within a part"),
     ],
 )
-def test_no_multipart_form_takes_long_to_read(part: str) -> None:
+def test_no_multipart_form_takes_much_longer_to_read_than_an_honest_one_of_its_size(part: str) -> None:
     body = f"--b\n{PART}\n\nA\n--b\n{part}"
     assert len(body) <= esms.BODY_LIMIT
-    began = time.process_time()
-    with suppress(Unreadable):
-        callback("", body, "multipart/form-data; boundary=b")
+    honest = f"--b\n{PART}\n\nA\n" * 900
 
-    assert time.process_time() - began < 0.15
+    assert seconds_to_read(body) < 10 * seconds_to_read(honest)
+
+
+def seconds_to_read(body: str) -> float:
+    """How long this process works on a multipart form: the shortest of three times."""
+
+    def once() -> float:
+        began = time.process_time()
+        with suppress(Unreadable):
+            callback("", body, "multipart/form-data; boundary=b")
+        return time.process_time() - began
+
+    return min(once() for _ in range(3))
 
 
 # What comes is kept

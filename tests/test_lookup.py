@@ -27,7 +27,7 @@ API_KEY = "an api key & more%2F+"
 SECRET_KEY = "the-secret=key;with/odd?letters"
 SPELLINGS = [spell(key) for key in (API_KEY, SECRET_KEY) for spell in (str, quote, quote_plus)]
 TIMEOUT = timedelta(seconds=0.4)
-SOON = 2.0
+SOON = 5.0
 """Seconds in which a look-up that times out is over, with room for a slow machine."""
 
 ANSWERS = {
@@ -150,12 +150,12 @@ def replying(*head: str, body: str = "") -> Callable[[Peer, socket.socket], None
 
 
 def dripping(opening: str) -> Callable[[Peer, socket.socket], None]:
-    """An answer that begins so, and of which a byte comes now and then for ten seconds."""
+    """An answer that begins so, and of which a byte comes now and then for twenty seconds."""
 
     def talk(served: Peer, line: socket.socket) -> None:
         served.read(line)
         line.sendall(opening.encode())
-        for _ in range(100):
+        for _ in range(200):
             time.sleep(0.1)
             line.sendall(b" ")
 
