@@ -5,7 +5,7 @@ RUN python -m venv /opt/esms-calls
 COPY pyproject.toml README.md CHANGELOG.md alembic.ini ./
 COPY migrations migrations
 COPY webapp webapp
-RUN /opt/esms-calls/bin/pip install --no-cache-dir --disable-pip-version-check .
+RUN /opt/esms-calls/bin/pip install --no-cache-dir --disable-pip-version-check '.[parquet]'
 
 FROM python:3.13-slim
 RUN useradd --create-home --uid 10001 esms \

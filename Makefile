@@ -24,7 +24,7 @@ test-lowest: ## Run all tests with the oldest versions that pyproject.toml allow
 	$(PYTHON) -m venv .venv-lowest
 	sed -nE 's/^ +"([a-z0-9-]+)(\[[a-z]+\])?>=([0-9.]+)",.*$$/\1==\3/p' pyproject.toml > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/constraints.txt --editable . --group dev
+	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/constraints.txt --editable '.[parquet]' --group dev
 	.venv-lowest/bin/python -m pytest -n $(JOBS) $(TESTS)
 
 soak: $(VENV)/installed-dev ## Run the tests of durability with longer times (SOAK=2 doubles them; a quarter of an hour)
@@ -67,7 +67,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[parquet]'
 	@touch $@
 
 # pip reads dependency groups from 25.1 on.

@@ -12,23 +12,28 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 from makers import NOW, at, callback, change_by_hand, lookup, refuse, stored_call, stored_reports
+from pyarrow import BufferReader
+from pyarrow.parquet import ParquetFile, read_table
 from running import COMMAND, esms_calls, free_port
 
-from webapp import esms, terminal
+import webapp
+from webapp import esms, parquet, terminal
 from webapp.cli import cli
 from webapp.esms import Answer
-from webapp.models import calls
+from webapp.models import calls, plain
 from webapp.rule import Registration
 from webapp.spool import Arrival, Spool
 from webapp.store import REJECTED_ROOM, Rejected, Run, Store
@@ -224,16 +229,18 @@ def test_output_that_cannot_be_written_is_named(command: str) -> None:
 
 @ON_SQLITE
 @SET
-def test_a_reader_that_has_seen_enough_ends_an_export_without_a_word(store: Store) -> None:
-    many_calls(store, 2500)
-    with subprocess.Popen([COMMAND, "export"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as export:
+@pytest.mark.parametrize(("form", "beginning"), [("csv", b"refe"), ("jsonl", b'{"re'), ("parquet", b"PAR1")])
+def test_a_reader_that_has_seen_enough_ends_an_export_without_a_word(store: Store, form: str, beginning: bytes) -> None:
+    many_calls(store, 25_000)
+    command = [COMMAND, "export", "--format", form]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as export:
         assert export.stdout
         assert export.stderr
-        assert export.stdout.readline().startswith("reference_id,")
+        assert export.stdout.read(4) == beginning
         export.stdout.close()
         told = export.stderr.read()
 
-    assert (export.returncode, re.sub(r"exporting: .*\n", "", told)) == (1, "")
+    assert (export.returncode, re.sub(rb"exporting: .*\n", b"", told)) == (1, b"")
 
 
 @ON_SQLITE
@@ -533,6 +540,76 @@ def test_an_export_as_json_lines_is_what_the_api_shows(store: Store, queries: Qu
 
     assert [json.loads(line) for line in told.splitlines()] == list(queries.export(None, None))
     assert "Tết" in told
+
+
+@SET
+def test_an_export_as_parquet_is_the_same_with_types_and_the_columns_comments(
+    store: Store, queries: Queries, tmp_path: Path
+) -> None:
+    some_calls(store)
+
+    result = run("export", "--format", "parquet", "--output", tmp_path / "calls.parquet")
+
+    assert f"3 calls written to {tmp_path}/calls.parquet" in result.stderr
+    table = read_table(tmp_path / "calls.parquet")
+    assert table.column_names == list(calls.columns.keys())
+    assert [{name: plain(value) for name, value in row.items()} for row in table.to_pylist()] == list(
+        queries.export(None, None)
+    )
+    one = table.to_pylist()[1]
+    assert (one["price"], one["placed_at"], one["ivr"]) == (Decimal("450.0000"), at(10), "007")
+    assert table.schema.field("price").metadata[b"comment"].decode() == calls.c.price.comment
+
+
+@ON_SQLITE
+@SET
+def test_an_export_as_parquet_of_no_calls_has_the_columns_all_the_same(tmp_path: Path) -> None:
+    done("export", "--format", "parquet", "--output", tmp_path / "calls.parquet")
+
+    table = read_table(tmp_path / "calls.parquet")
+    assert (table.num_rows, table.column_names) == (0, list(calls.columns.keys()))
+
+
+@ON_SQLITE
+@SET
+def test_an_export_as_parquet_to_standard_output_comes_group_by_group(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "_ROW_GROUP", 1100)
+    many_calls(store, 2500)
+
+    result = run("export", "--format", "parquet")
+
+    file = ParquetFile(BufferReader(result.stdout_bytes))
+    assert [file.metadata.row_group(place).num_rows for place in range(file.num_row_groups)] == [1100, 1100, 300]
+    assert file.read(["reference_id"]).column(0).to_pylist() == [f"call-{place:05}" for place in range(2500)]
+
+
+@ON_SQLITE
+@SET
+def test_no_parquet_is_shown_on_a_terminal() -> None:
+    with a_terminal() as (screen, shown_until_its_end):
+        result = subprocess.run([COMMAND, "export", "--format", "parquet"], check=False, stdout=screen)
+        shown = shown_until_its_end()
+
+    assert (result.returncode, shown) == (2, "")
+
+
+@ON_SQLITE
+@SET
+def test_without_pyarrow_an_export_as_parquet_tells_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delitem(sys.modules, "webapp.parquet")
+    monkeypatch.delattr(webapp, "parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+
+    result = run("export", "--format", "parquet", "--output", tmp_path / "calls.parquet")
+
+    assert result.exit_code == 2
+    assert "pip install 'esms-calls[parquet]'" in result.stderr
+    assert not (tmp_path / "calls.parquet").exists()
+    assert done("export").startswith("reference_id,")
 
 
 @ON_SQLITE

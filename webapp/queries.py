@@ -18,7 +18,7 @@ from webapp.store import Rejected
 from webapp.waiting import give_way
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Generator, Iterator
     from uuid import UUID
 
     from sqlalchemy import ColumnElement
@@ -151,8 +151,8 @@ class Queries:
         position = Position(last["placed_at"], last["reference_id"]) if last else None
         return [_plain_row(row) for row in rows[:limit]], position
 
-    def export(self, since: datetime | None, until: datetime | None) -> Iterator[dict[str, Any]]:
-        """Every call placed in that time, oldest first, streamed."""
+    def export(self, since: datetime | None, until: datetime | None) -> Generator[dict[str, Any]]:
+        """Every call placed in that time, oldest first, streamed; to be closed."""
         wanted = Filter(since=since, until=until).conditions()
         query = select(calls).where(*wanted).order_by(calls.c.placed_at, calls.c.reference_id)
         with (
