@@ -28,7 +28,7 @@ test-lowest: ## Run all tests with the oldest versions that pyproject.toml allow
 	.venv-lowest/bin/python -m pytest -n $(JOBS) $(TESTS)
 
 soak: $(VENV)/installed-dev ## Run the tests of durability with longer times (SOAK=2 doubles them; a quarter of an hour)
-	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest tests/test_durability.py tests/test_exactly_once.py
+	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest -n $(JOBS) tests/test_durability.py tests/test_exactly_once.py
 
 lint: $(VENV)/installed-dev ## Check style, import layers and the Dockerfile
 	$(BIN)/ruff check .
