@@ -435,6 +435,8 @@ def test_a_corrupt_file_is_set_aside_and_what_is_whole_is_kept(
     some = arrivals(60, size=1500)
     spool.append(some)
     spool.close()
+    (folder / "salvage-killed").mkdir()
+    (folder / "salvage-killed" / "copy.db").write_bytes(b"x")
     file = folder / "spool.db"
     content = file.read_bytes()
     pages = [place for place in range(0, len(content), PAGE) if b"n=30" in content[place : place + PAGE]]
@@ -461,7 +463,7 @@ def test_a_corrupt_file_is_set_aside_and_what_is_whole_is_kept(
     for start, length in damages[where]:
         assert aside.read_bytes()[start : start + length] == damaged[start : start + length]
     assert "THE SPOOL IS CORRUPT" in caplog.text
-    assert not list(folder.glob("salvage-*"))
+    assert not list(folder.glob("salvage-*")), "not even that of one that was killed over it"
 
 
 def test_whatever_page_is_damaged_only_what_it_held_is_lost(tmp_path: Path) -> None:

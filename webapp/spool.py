@@ -349,6 +349,8 @@ def _salvage(path: Path, new: sqlite3.Connection) -> int:
 
     A page that was let go holds what is stored by now: storing it again does nothing.
     """
+    for left in path.parent.glob("salvage-*"):
+        shutil.rmtree(left, ignore_errors=True)  # by one that was killed over it
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="salvage-") as folder:
         try:
             copy = _with_a_new_first_page(path, Path(folder))
