@@ -177,7 +177,7 @@ class Receiver:
             cwd=self._folder,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
             env=os.environ | self.environment,
         )

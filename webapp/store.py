@@ -277,7 +277,8 @@ class Store:
         with self._database.read() as connection:
             batch = _Batch(connection, now, blind=False, careful=False)
             batch.look(reference_ids)
-            return sorted({*batch.refold(), *(_heard_of(connection, reference_ids).keys() - batch.calls.keys())})
+            absent = set(reference_ids) - batch.calls.keys()
+            return sorted([*batch.refold(), *(_heard_of(connection, absent) if absent else ())])
 
     def _together(self, work: Callable[[_Batch], Result], now: datetime) -> Result:
         """Do ``work`` on some calls in one transaction; again, if something that it took for new was there already."""
@@ -415,6 +416,8 @@ class _Batch:
     def refold(self) -> list[str]:
         """Make every call the fold of its history; the ids of those that differed."""
         differing = []
+        # Together, but for the hot ones, of which one alone takes much memory.
+        self._read_histories([name for name, call in self.calls.items() if call.report_count < HOT])
         for reference_id, before in self.calls.items():
             history = self._reports_of(reference_id)
             after = rule.plan(before, rule.fold_all(before, history), self._now)
@@ -451,11 +454,15 @@ class _Batch:
 
     def _reports_of(self, reference_id: str) -> list[StatusReport]:
         if reference_id not in self._history:
-            query = select(*_REPORT_COLUMNS).where(status_reports.c.reference_id == reference_id)
-            stored = [StatusReport(**row._mapping) for row in self.connection.execute(query)]  # noqa: SLF001
-            fresh = [report for report in self._new if report.reference_id == reference_id]
-            self._history[reference_id] = stored + fresh
+            self._read_histories([reference_id])
+            self._history[reference_id] += [report for report in self._new if report.reference_id == reference_id]
         return self._history[reference_id]
+
+    def _read_histories(self, names: Collection[str]) -> None:
+        self._history |= {name: [] for name in names}
+        query = select(*_REPORT_COLUMNS).where(bulk.is_one_of(self.connection, status_reports.c.reference_id, names))
+        for row in self.connection.execute(query):
+            self._history[row.reference_id].append(StatusReport(**row._mapping))  # noqa: SLF001
 
 
 def _call(row: Mapping[Any, Any]) -> Call:
@@ -476,14 +483,15 @@ def _first_received(reports: Iterable[StatusReport]) -> dict[str, datetime]:
     return first
 
 
-def _heard_of(connection: Connection, reference_ids: Sequence[str]) -> dict[str, datetime]:
+def _heard_of(connection: Connection, reference_ids: Collection[str]) -> dict[str, datetime]:
     """When the first report of each of these calls was received, and of calls without one, when they were placed."""
     first = (
         select(status_reports.c.reference_id, func.min(status_reports.c.received_at).label("at"))
-        .where(status_reports.c.reference_id.in_(reference_ids))
+        .where(bulk.is_one_of(connection, status_reports.c.reference_id, reference_ids))
         .group_by(status_reports.c.reference_id)
     )
-    placed = select(calls.c.reference_id, calls.c.placed_at.label("at")).where(calls.c.reference_id.in_(reference_ids))
+    placed = select(calls.c.reference_id, calls.c.placed_at.label("at"))
+    placed = placed.where(bulk.is_one_of(connection, calls.c.reference_id, reference_ids))
     return {row.reference_id: row.at for query in (placed, first) for row in connection.execute(query)}
 
 
