@@ -82,7 +82,7 @@ def esms(settings: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]
             "ESMS_API_URL": sandbox.api_url,
             "ESMS_API_KEY": API_KEY,
             "ESMS_SECRET_KEY": SECRET_KEY,
-            "ESMS_TIMEOUT": "1s",
+            "ESMS_TIMEOUT": "2s",
             "RECONCILE_RATE": "1000",
             "RECONCILE_CONCURRENCY": "16",
         }.items():

@@ -500,7 +500,7 @@ def test_whoever_waits_too_long_for_a_lock_is_told_and_nothing_is_harmed(databas
 
 
 def test_whoever_waits_too_long_for_a_connection_is_told(empty_database_url: str) -> None:
-    with connected(empty_database_url, patience=timedelta(seconds=0.3), connections=1) as database:
+    with connected(empty_database_url, patience=SHORT, connections=1) as database:
 
         def meanwhile(_connection: Connection) -> None:
             with pytest.raises(Unavailable, match="every connection is in use"):

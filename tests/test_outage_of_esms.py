@@ -339,7 +339,8 @@ def test_while_esms_wants_to_be_left_alone_nothing_leaves_and_no_attempt_is_char
 
     assert (result.exit_code, counts(result.stdout)) == (0, {"checked": 20, "settled": 20})
     (said_at,) = [lookup.at for lookup in esms.lookups if lookup.code == fault]
-    after = [lookup.at - said_at for lookup in esms.lookups if lookup.at > said_at + 0.15]
+    # Of four at a time, three may have been on their way when it was said.
+    after = sorted(lookup.at - said_at for lookup in esms.lookups if lookup.at > said_at)[3:]
     assert len(after) >= 8
     assert min(after) >= pause_seconds - 0.05
     assert Counter(asked(esms)) == Counter([*reference_ids, reference_ids[6]])

@@ -737,6 +737,7 @@ def test_a_call_that_another_run_claimed_since_is_left_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One that eSMS wants to be asked about later waits for its next turn, which may come after its lease."""
+    monkeypatch.setenv("ESMS_TIMEOUT", "1s")
     monkeypatch.setattr(module, "_LEASE_TIMEOUTS", 2.5)
     (reference_id,) = missing(esms, database, 1)
     esms.faults = {reference_id: "later"}
