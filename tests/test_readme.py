@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +39,14 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     return folder
+
+
+@pytest.fixture
+def _ports() -> Iterator[None]:
+    """The ports that the README names are for one tour at a time, whichever process runs it."""
+    with Path(tempfile.gettempdir(), "esms-calls-tour.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def blocks(begin: str, end: str) -> list[str]:
@@ -83,6 +93,7 @@ def terminal(clone: Path, commands: str, environment: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.usefixtures("_ports")
 def test_the_tour_works_as_written(clone: Path, empty_database_url: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not OURS.match(name)}
     serve, *_ = blocks("Two commands", "A tour")
