@@ -15,7 +15,7 @@ from sqlalchemy import Boolean, Integer, SmallInteger
 from webapp.models import Moment, Money, calls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from sqlalchemy import Column
 
@@ -54,9 +54,8 @@ def write(rows: Iterable[dict[str, Any]], target: BinaryIO) -> None:
             file.write_table(group)
 
 
-def _table(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    remaining = iter(rows)
-    portions = iter(lambda: list(islice(remaining, _AT_ONCE)), [])
+def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
+    portions = iter(lambda: list(islice(rows, _AT_ONCE)), [])
     return pa.concat_tables(
         [pa.Table.from_pylist(portion, _AS_SHOWN).cast(SCHEMA) for portion in portions] or [SCHEMA.empty_table()]
     )

@@ -92,7 +92,7 @@ def export(form: str, since: datetime | None, until: datetime | None, output: Pa
     are ISO 8601, a date or a time; without a zone they are in TIME_ZONE.
     """
     output = None if output == Path("-") else output
-    write = {"csv": lambda: _write_csv, "jsonl": lambda: _write_jsonl, "parquet": _parquet_writer}[form]()
+    write = _writer(form)
     with open_room(writes=False) as room, _target(output) as target:
         if form == "parquet" and target.isatty():
             raise click.UsageError("Parquet is nothing for a terminal: use --output, or send it elsewhere.")
@@ -155,7 +155,9 @@ def _write_jsonl(rows: Iterable[dict[str, Any]], target: BinaryIO) -> None:
     target.writelines(f"{json.dumps(call, ensure_ascii=False)}\n".encode() for call in rows)
 
 
-def _parquet_writer() -> Callable[[Iterable[dict[str, Any]], BinaryIO], None]:
+def _writer(form: str) -> Callable[[Iterable[dict[str, Any]], BinaryIO], None]:
+    if form != "parquet":
+        return {"csv": _write_csv, "jsonl": _write_jsonl}[form]
     try:
         from webapp import parquet  # noqa: PLC0415 - it needs what is not always there, and takes a third of a second
     except ImportError as error:
