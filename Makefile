@@ -28,7 +28,7 @@ test-lowest: ## Run all tests with the oldest versions that pyproject.toml allow
 	.venv-lowest/bin/python -m pytest -n $(JOBS) $(TESTS)
 
 soak: $(VENV)/installed-dev ## Run the tests of durability with longer times (SOAK=2 doubles them; a quarter of an hour)
-	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest -n $(JOBS) tests/test_durability.py tests/test_exactly_once.py
+	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest -n $(JOBS) tests/system/test_durability.py tests/system/test_exactly_once.py
 
 lint: $(VENV)/installed-dev ## Check style, import layers and the Dockerfile
 	$(BIN)/ruff check .
@@ -40,23 +40,23 @@ types: $(VENV)/installed-bench ## Check types
 	$(BIN)/mypy
 
 docs: $(VENV)/installed-dev ## Write the tables in README.md and docs/ anew, from the code
-	WRITE_DOCS=1 $(BIN)/python -m pytest tests/test_docs.py
+	WRITE_DOCS=1 $(BIN)/python -m pytest tests/unit/test_docs.py
 
 campaign: $(VENV)/installed-dev ## Place 5,000 sandbox calls with losses, reconcile, compare every field (minutes)
-	CAMPAIGN_CALLS=5000 $(BIN)/python -m pytest tests/test_campaign.py
+	CAMPAIGN_CALLS=5000 $(BIN)/python -m pytest tests/system/test_campaign.py
 
 bench: $(VENV)/installed-bench ## Measure receiving against peers, as ratios (40 minutes; BENCH=--quick, BENCH=--help)
-	PYTHONPATH=tests $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.receive $(BENCH)
+	PYTHONPATH=tests/helpers $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.receive $(BENCH)
 
 bench-hot: $(VENV)/installed-bench ## Measure the 100,000th report of one call against its 100th (BENCH=--quick)
-	PYTHONPATH=tests $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.hot_call $(BENCH)
+	PYTHONPATH=tests/helpers $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.hot_call $(BENCH)
 
 bench-reconcile: $(VENV)/installed-bench ## Measure reconcile runs against their bounds, as ratios (an hour; BENCH=--quick)
-	PYTHONPATH=tests $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.reconcile $(BENCH)
+	PYTHONPATH=tests/helpers $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.reconcile $(BENCH)
 
 docker-check: $(VENV)/installed-dev ## Run the Dockerfile's steps in a clean folder, without an engine
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/python tests/run_dockerfile.py
+	$(BIN)/python tests/helpers/run_dockerfile.py
 
 clean: ## Remove the virtual environment and caches; keeps instance/ with its data
 	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

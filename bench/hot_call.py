@@ -20,10 +20,10 @@ import click
 
 from bench.receive import fresh_postgresql, tell
 from bench.table import Outcome, Row, machine, milliseconds
-from webapp.database import Database
-from webapp.esms import new_id
-from webapp.rule import StatusReport
-from webapp.store import Store
+from webapp.calls.report import StatusReport
+from webapp.esms.parameters import new_id
+from webapp.storage.database import Database
+from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +129,7 @@ KINDS = (
 
 
 def measure(
-    store: Store, kind: Kind, *, short: int, long: int, batches: int, batch: int
+    writer: Writer, kind: Kind, *, short: int, long: int, batches: int, batch: int
 ) -> tuple[list[float], list[float]]:
     """Seconds that each batch took: of a call with ``long`` reports, and of one with ``short``, in turns.
 
@@ -139,10 +139,10 @@ def measure(
     for name, reports in (("short", short), ("long", max(short, long - batches * (batch + _OVERTAKEN_BY)))):
         caller = Caller(f"{name}-{new_id()}", datetime.now(UTC) - timedelta(days=2))
         if kind.confirmed:
-            store.record([caller.report(), _confirming(caller)], caller.now)
+            writer.record([caller.report(), _confirming(caller)], caller.now)
         for first in range(0, reports, _FILL_AT_ONCE):
             portion = [kind.before(caller) for _ in range(min(_FILL_AT_ONCE, reports - first))]
-            store.record(portion, caller.now)
+            writer.record(portion, caller.now)
         calls.append((caller, list[float]()))
     until = time.monotonic() + _LONGEST_SECONDS
     for number in range(batches):
@@ -150,22 +150,22 @@ def measure(
             tell(f"{kind.name}: so slow that only {number} of {batches} batches were measured")
             break
         for caller, took in calls:
-            store.record([kind.before(caller) for _ in range(_OVERTAKEN_BY)], caller.now)
+            writer.record([kind.before(caller) for _ in range(_OVERTAKEN_BY)], caller.now)
             portion = [kind.make(caller) for _ in range(batch)]
             started = time.perf_counter()
-            store.record(portion, caller.now)
+            writer.record(portion, caller.now)
             took.append(time.perf_counter() - started)
     [(_, of_short), (_, of_long)] = calls
     return of_long, of_short
 
 
 @contextmanager
-def _stores(folder: Path) -> Iterator[dict[str, Store]]:
+def _stores(folder: Path) -> Iterator[dict[str, Writer]]:
     with fresh_postgresql() as url:
         databases = {"PostgreSQL": Database(url), "SQLite": Database(f"sqlite:///{folder / 'calls.db'}")}
         for database in databases.values():
             database.migrate()
-        yield {name: Store(database) for name, database in databases.items()}
+        yield {name: Writer(database) for name, database in databases.items()}
         for database in databases.values():
             database.close()
 
@@ -187,9 +187,9 @@ def main(*, short: int, long: int, batches: int, batch: int, quick: bool, markdo
         long, batches = 2_000, 20
     outcome = Outcome(notes=[machine(), f"{batches} batches of {batch} reports each, in turns"])
     with tempfile.TemporaryDirectory(prefix="esms-calls-bench-") as folder, _stores(Path(folder)) as stores:
-        for name, store in stores.items():
+        for name, writer in stores.items():
             for kind in KINDS:
-                above, below = measure(store, kind, short=short, long=long, batches=batches, batch=batch)
+                above, below = measure(writer, kind, short=short, long=long, batches=batches, batch=batch)
                 row = Row(
                     name=f"{kind.name}: {long:,}th report / {short:,}th",
                     database=name,

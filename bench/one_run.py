@@ -21,7 +21,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from bench.load import ROOT
-from webapp.cli import main as esms_calls
+from webapp.cli.main import main as esms_calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

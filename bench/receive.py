@@ -80,7 +80,7 @@ class Bench:
     _taken: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _names: Iterator[int] = field(default_factory=itertools.count)
 
-    def room(self, name: str) -> Path:
+    def context(self, name: str) -> Path:
         """A new folder."""
         folder = self.folder / f"{name}-{next(self._names)}"
         folder.mkdir()
@@ -89,8 +89,8 @@ class Bench:
     def ours(self, database: str) -> Contestant:
         """The program on a new database."""
         if database == "sqlite":
-            return contestants.ours(self.room("ours"), None)
-        return contestants.ours(self.room("ours"), self._new_postgresql())
+            return contestants.ours(self.context("ours"), None)
+        return contestants.ours(self.context("ours"), self._new_postgresql())
 
     def naive(self, database: str) -> Contestant:
         """The naive peer on a new database."""
@@ -98,7 +98,7 @@ class Bench:
 
     def peers_database(self, database: str) -> str:
         """A new database with the tables of the peers."""
-        url = f"sqlite:///{self.room('peers') / 'calls.db'}" if database == "sqlite" else self._new_postgresql()
+        url = f"sqlite:///{self.context('peers') / 'calls.db'}" if database == "sqlite" else self._new_postgresql()
         engine = create_engine(url)
         Base.metadata.create_all(engine)
         engine.dispose()
@@ -203,7 +203,7 @@ def throughput(bench: Bench) -> None:
         peers[f"naive without ORM on {database}"] = contestants.naive(bench.peers_database(database), orm=False)
     if bench.postgresql:
         peers["async"] = contestants.asynchronous(bench.peers_database("postgresql"))
-        peers["queue"] = contestants.queue(bench.room("redis"), bench.peers_database("postgresql"))
+        peers["queue"] = contestants.queue(bench.context("redis"), bench.peers_database("postgresql"))
         target = bench.ours("postgresql").database or ""
         measures.append(("pgbench", lambda: pgbench(target, sizes)))
     measures += [measured(contestant) for contestant in peers.values()]
@@ -398,7 +398,7 @@ def losses(bench: Bench) -> None:
     sizes = bench.sizes
     victims = [bench.ours(database) for database in bench.databases]
     if bench.postgresql:
-        victims.append(contestants.queue(bench.room("redis"), bench.peers_database("postgresql")))
+        victims.append(contestants.queue(bench.context("redis"), bench.peers_database("postgresql")))
     for contestant in victims:
         is_ours = contestant.name == "ours"
         taken = bench.folder / "taken"

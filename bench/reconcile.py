@@ -28,11 +28,11 @@ from bench.one_run import Took, together
 from bench.receive import DATABASES, Names, in_turns, postgresql, setting, tell, unless_given
 from bench.stand_in import Asked, placed, standing_in
 from bench.table import Outcome, Row, mebibytes, milliseconds, per_second, whole
-from webapp.database import Database
-from webapp.due import Due
-from webapp.queries import Queries
-from webapp.rule import Registration
-from webapp.store import Store
+from webapp.calls.rule import Registration
+from webapp.storage.claims import Due
+from webapp.storage.database import Database
+from webapp.storage.reader import Reader
+from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,7 +138,7 @@ def url_of(database: Database) -> str:
 
 def register(database: Database, reference_ids: Sequence[str]) -> None:
     """Register calls that were placed just now, so that they are missing."""
-    Store(database).register(
+    Writer(database).register(
         [Registration(reference_id=reference_id.lower()) for reference_id in reference_ids], database.now()
     )
 
@@ -243,7 +243,7 @@ def missing(bench: Bench) -> None:
     for kind in bench.databases:
         alone, among = bench.new(kind), bench.new(kind)
         caller = Caller("template", among.now() - timedelta(hours=1))
-        Store(among).record([caller.report()], caller.now)
+        Writer(among).record([caller.report()], caller.now)
         bench.filled(kind, among, sizes.stored)
         found: dict[str, list[float]] = {}
         for where, database in (("alone", alone), ("among", among)):
@@ -277,18 +277,18 @@ def _more_at_once(bench: Bench, kind: str, database: Database) -> None:
 
 def _look_for_work(database: Database) -> tuple[list[float], list[float]]:
     """Seconds that each of some claims took, and each of as many counts."""
-    store, queries = Store(database), Queries(database)
+    writer, reader = Writer(database), Reader(database)
     claims, counts = [], []
     for _ in range(_CLAIMS):
         now = database.now()
         due = Due(placed_by=now, due_by=now)
         started = time.perf_counter()
-        claimed = store.claim(due, _CLAIMED_AT_ONCE, now=now, until=now + _LEASE)
+        claimed = writer.claim(due, _CLAIMED_AT_ONCE, now=now, until=now + _LEASE)
         claims.append(time.perf_counter() - started)
         assert len(claimed) == _CLAIMED_AT_ONCE
-        store.release(dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
+        writer.release(dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
         started = time.perf_counter()
-        queries.due(due, 0)
+        reader.due(due, 0)
         counts.append(time.perf_counter() - started)
     return claims, counts
 
@@ -302,8 +302,8 @@ def _plan(database: Database) -> str:
         said.append(arguments[2:4])
 
     with _listening("before_cursor_execute", listen):
-        claimed = Store(database).claim(Due(placed_by=now, due_by=now), _CLAIMED_AT_ONCE, now=now, until=now + _LEASE)
-    Store(database).release(dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
+        claimed = Writer(database).claim(Due(placed_by=now, due_by=now), _CLAIMED_AT_ONCE, now=now, until=now + _LEASE)
+    Writer(database).release(dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
     engine = create_engine(database.url)
     explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN (ANALYZE, COSTS OFF, BUFFERS OFF) "
     lines: list[str] = []

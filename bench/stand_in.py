@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from bench.load import ROOT
-from webapp.sandbox import SERVICE_PATH, Options, Sandbox, draw_call, lookup_fields
+from webapp.esms.sandbox import SERVICE_PATH, Options, Sandbox, draw_call, lookup_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

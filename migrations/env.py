@@ -7,9 +7,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateColumn, CreateTable
 
-from webapp.config import load_settings
-from webapp.database import Database
-from webapp.models import Base
+from webapp.storage.database import Database
+from webapp.storage.models import Base
+from webapp.support.settings import load_settings
 
 _LOCK = 7_311_404_116
 """Any number that no other program takes: two migrations at the same moment do one after the other."""

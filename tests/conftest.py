@@ -6,13 +6,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from constants import API_TOKEN, CALLBACK_TOKEN
 from servers import fresh_database, postgresql_server
 
 from webapp import create_app
-from webapp.config import Settings, load_settings
-from webapp.database import Database
-from webapp.queries import Queries
-from webapp.store import Store
+from webapp.storage.database import Database
+from webapp.storage.reader import Reader
+from webapp.storage.writer import Writer
+from webapp.support.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from flask.testing import FlaskClient
 
 pytest_plugins = ["reconciling"]
-
-CALLBACK_TOKEN = "callback-token-of-the-tests"
-API_TOKEN = "api-token-of-the-tests"
 
 
 @pytest.fixture(scope="session")
@@ -51,13 +49,13 @@ def database(empty_database_url: str) -> Iterator[Database]:
 
 
 @pytest.fixture
-def store(database: Database) -> Store:
-    return Store(database)
+def writer(database: Database) -> Writer:
+    return Writer(database)
 
 
 @pytest.fixture
-def queries(database: Database) -> Queries:
-    return Queries(database)
+def reader(database: Database) -> Reader:
+    return Reader(database)
 
 
 @pytest.fixture
@@ -76,7 +74,7 @@ def app(settings: Settings) -> Iterator[Flask]:
     app = create_app(settings)
     yield app
     app.extensions["database"].close()
-    app.extensions["intake"].close()
+    app.extensions["ingest"].close()
 
 
 @pytest.fixture

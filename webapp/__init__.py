@@ -11,13 +11,15 @@ from flask import Flask, g, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from webapp import api, callbacks, health, log, metrics
-from webapp.config import Settings, load_settings
-from webapp.database import Database, Unavailable
-from webapp.intake import Intake
-from webapp.queries import Queries
-from webapp.spool import Spool
-from webapp.store import Store
+from webapp.callbacks import views
+from webapp.callbacks.ingest import Ingest
+from webapp.callbacks.spool import Spool
+from webapp.storage.database import Database, Unavailable
+from webapp.storage.reader import Reader
+from webapp.storage.writer import Writer
+from webapp.support import log, metrics
+from webapp.support.settings import Settings, load_settings
+from webapp.web import api, health
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,31 +42,31 @@ def create_app(settings: Settings | None = None) -> Flask:
     log.configure(settings.secrets())
     clean = log.without(settings.secrets())
     database = Database(settings.database, patience=PATIENCE, at_most=LONGEST)
-    store, queries = Store(database), Queries(database)
+    writer, reader = Writer(database), Reader(database)
     spool = Spool(settings.instance_dir.resolve(), settings.spool_limit) if settings.spool else None
-    intake = _intake(settings, spool, clean)
+    ingest = _ingest(settings, spool, clean)
 
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False
-    app.extensions |= {"database": database, "intake": intake}
-    app.wsgi_app = callbacks.Callbacks(app.wsgi_app, intake, callback_tokens, clean)  # type: ignore[method-assign]
+    app.extensions |= {"database": database, "ingest": ingest}
+    app.wsgi_app = views.Callbacks(app.wsgi_app, ingest, callback_tokens, clean)  # type: ignore[method-assign]
     hops = settings.trusted_proxies
     if hops:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
     _tell_of_requests(app)
-    app.register_blueprint(api.blueprint(store, queries, api_tokens, settings.time_zone))
+    app.register_blueprint(api.blueprint(writer, reader, api_tokens, settings.time_zone))
     app.register_blueprint(health.blueprint(database, spool))
     _answer_errors(app)
     return app
 
 
-def _intake(settings: Settings, spool: Spool | None, clean: Callable[[str], str]) -> Intake:
+def _ingest(settings: Settings, spool: Spool | None, clean: Callable[[str], str]) -> Ingest:
     """With connections of its own, so that nothing else keeps callbacks waiting, and with less patience."""
     database = Database(
         settings.database, patience=settings.answer_within * 0.3, at_most=settings.answer_within, connections=3
     )
-    return Intake(database, Store(database), spool, settings.answer_within, clean)
+    return Ingest(database, Writer(database), spool, settings.answer_within, clean)
 
 
 def _answer_errors(app: Flask) -> None:
@@ -79,7 +81,7 @@ def _answer_errors(app: Flask) -> None:
     def no_database(error: Unavailable) -> ResponseReturnValue:
         _log.error("answered 503: %s", error)
         words = "The database cannot take or give anything now; try again later."
-        return {"error": words}, 503, {"Retry-After": str(callbacks.RETRY_AFTER_SECONDS)}
+        return {"error": words}, 503, {"Retry-After": str(views.RETRY_AFTER_SECONDS)}
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> ResponseReturnValue:

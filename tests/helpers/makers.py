@@ -1,0 +1,111 @@
+"""Makes reports in few words, and reads back what the database made of them."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+from sqlalchemy import select, text
+
+from webapp.calls import rule
+from webapp.calls.report import StatusReport
+from webapp.calls.rule import Call
+from webapp.esms import lookup as esms_lookup
+from webapp.esms import parameters
+from webapp.storage.models import calls, status_reports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from webapp.esms.lookup import LookupAnswer
+    from webapp.storage.database import Database
+
+NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    """So many seconds after NOW."""
+    return NOW + timedelta(seconds=seconds)
+
+
+def any_of(*values: Any) -> st.SearchStrategy[Any]:
+    """One of a few values, or not said: few, so that reports agree and disagree by chance."""
+    return st.sampled_from([None, *values])
+
+
+def callback(reference_id: str, seconds: float = 0, **said: Any) -> StatusReport:
+    """A callback received so many seconds after NOW; final if it says a call_status and no send_status."""
+    usual: dict[str, Any] = {
+        "id": parameters.new_id(),
+        "reference_id": reference_id,
+        "source": "callback",
+        "received_at": at(seconds),
+        "payload": '{"from": "makers"}',
+        "remote_addr": "203.0.113.7",
+    }
+    return StatusReport(**(usual | said))
+
+
+def lookup(reference_id: str, seconds: float = 0, **said: Any) -> StatusReport:
+    """A look-up's report, likewise."""
+    return callback(reference_id, seconds, **{"source": "lookup", "lookup_code": "100", "remote_addr": None} | said)
+
+
+def answer(report: StatusReport) -> LookupAnswer:
+    """The answer of GetSendStatus that brought this report."""
+    return esms_lookup.LookupAnswer(report.reference_id, report.lookup_code or "", report)
+
+
+def fold_of(reports: Iterable[StatusReport]) -> Call:
+    """What the rule makes of the reports of one call, all of them at once."""
+    told = list(reports)
+    return rule.fold_all(Call(reference_id=told[0].reference_id, placed_at=NOW), told)
+
+
+def heard(call: Call) -> Call:
+    """The call without what only look-ups and plans change: what is left, the set of its reports decides."""
+    return replace(call, next_lookup_at=None, lookup_count=0, lookup_backoff=0, last_lookup_code=None, gave_up_at=None)
+
+
+def stored_call(database: Database, reference_id: str) -> Call:
+    """The call's row."""
+    columns = [calls.c[field.name] for field in fields(Call)]
+    with database.read() as connection:
+        row = connection.execute(select(*columns).where(calls.c.reference_id == reference_id)).one()
+    return Call(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public way to a row's names
+
+
+def stored_reports(database: Database, reference_id: str) -> list[StatusReport]:
+    """The call's history, in its order."""
+    columns = [status_reports.c[field.name] for field in fields(StatusReport)]
+    query = select(*columns).where(status_reports.c.reference_id == reference_id)
+    in_order = query.order_by(status_reports.c.received_at, status_reports.c.id)
+    with database.read() as connection:
+        return [StatusReport(**row._mapping) for row in connection.execute(in_order)]  # noqa: SLF001
+
+
+def change_by_hand(database: Database, statement: str, **values: Any) -> None:
+    """One statement of plain SQL, as a person at a prompt gives it."""
+    database.write(lambda connection: connection.execute(text(statement), values))
+
+
+def refuse(database: Database, names: str) -> None:
+    """Have a trigger fail over the reports of these calls, not by a constraint; the words are the same each time."""
+    if database.is_sqlite:
+        change_by_hand(
+            database,
+            f"CREATE TRIGGER refuse BEFORE INSERT ON status_reports WHEN new.reference_id LIKE '{names}' "
+            "BEGIN SELECT json_extract('{', '$'); END",
+        )
+        return
+    change_by_hand(
+        database,
+        "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'not this one'; END $$ LANGUAGE plpgsql",
+    )
+    change_by_hand(
+        database,
+        "CREATE TRIGGER refuse BEFORE INSERT ON status_reports FOR EACH ROW "
+        f"WHEN (new.reference_id LIKE '{names}') EXECUTE FUNCTION refuse()",
+    )

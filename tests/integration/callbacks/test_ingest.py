@@ -1,0 +1,756 @@
+"""The intake: what becomes of callbacks one by one and together, while the database is there, away, and back again."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ledger import MARGIN_SECONDS
+from makers import change_by_hand, heard, refuse, stored_call, stored_reports
+from sqlalchemy import NullPool, create_engine, select, text
+
+from webapp.callbacks import batch_writer, ingest
+from webapp.callbacks.batch_writer import BatchWriter, Overloaded, TooLate
+from webapp.callbacks.ingest import Ingest, Refused, Taken, as_json, report_of
+from webapp.callbacks.spool import CallbackRequest, Spool
+from webapp.calls import report, rule
+from webapp.calls.rule import Call
+from webapp.esms import callback as esms_callback
+from webapp.esms import parameters
+from webapp.storage.database import Database, Unavailable
+from webapp.storage.models import rejected_callbacks
+from webapp.storage.writer import Rejected, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
+ON_POSTGRESQL = pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
+WITHIN = timedelta(seconds=2)
+IN_TIME_SECONDS = WITHIN.total_seconds() + MARGIN_SECONDS
+LIMIT = 1 << 20
+POISON = {
+    True: "CREATE TRIGGER no_poison BEFORE INSERT ON status_reports WHEN new.reference_id = 'poison' "
+    "BEGIN SELECT RAISE(ABORT, 'poison'); END",
+    False: "ALTER TABLE status_reports ADD CONSTRAINT no_poison CHECK (reference_id <> 'poison')",
+}
+
+
+def until(condition: Callable[[], object], *, seconds: float = 15) -> None:
+    for _ in range(round(seconds * 50)):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not come so far")
+
+
+# Together
+
+
+class Writing:
+    """Somebody who writes what he is given, and takes his time over it until he is let go on."""
+
+    def __init__(self) -> None:
+        self.written: list[list[int]] = []
+        self.go_on = threading.Event()
+        self.begun = threading.Event()
+        self.group: BatchWriter[int, int] = BatchWriter(self)
+        self.told: dict[int, object] = {}
+        self._threads: list[threading.Thread] = []
+
+    def __call__(self, items: list[int]) -> list[int]:
+        self.written.append(items)
+        self.begun.set()
+        assert self.go_on.wait(20)
+        if 13 in items:
+            raise KeyError(13)
+        return [item * 10 for item in items]
+
+    def ask(self, *items: int, seconds: float = 20) -> None:
+        """Have it done, by somebody who waits so long."""
+
+        def do(item: int) -> None:
+            try:
+                self.told[item] = self.group.do(item, seconds)
+            except Exception as error:  # noqa: BLE001 - told to whoever looks
+                self.told[item] = type(error)
+
+        for item in items:
+            waiting = len(self.group._waiting)  # noqa: SLF001 - to have them come in this order
+            self._threads.append(threading.Thread(target=do, args=(item,)))
+            self._threads[-1].start()
+            until(lambda: item in self.told or len(self.group._waiting) > waiting or self.written[-1:] == [[item]])  # noqa: B023, SLF001
+
+    def end(self) -> None:
+        self.go_on.set()
+        for thread in self._threads:
+            thread.join(20)
+
+
+@pytest.fixture
+def writing() -> Iterator[Writing]:
+    writing = Writing()
+    yield writing
+    writing.end()
+
+
+def begin(writing: Writing) -> None:
+    """Have the first item, 0, in the middle of its writing."""
+    writing.ask(0)
+    assert writing.begun.wait(10)
+
+
+def test_those_that_come_during_a_write_go_together_into_the_next_each_with_its_result(writing: Writing) -> None:
+    begin(writing)
+    writing.ask(1, 2, 3, 4)
+    writing.end()
+
+    assert writing.written == [[0], [1, 2, 3, 4]]
+    assert writing.told == {0: 0, 1: 10, 2: 20, 3: 30, 4: 40}
+
+
+def test_a_lonely_item_waits_for_nobody(writing: Writing) -> None:
+    writing.go_on.set()
+    seconds = []
+    for item in range(10):
+        began = time.monotonic()
+        assert writing.group.do(item, 5) == item * 10
+        seconds.append(time.monotonic() - began)
+
+    assert min(seconds) < 0.05
+    assert writing.written == [[item] for item in range(10)]
+
+
+def test_what_a_write_raises_its_items_get_and_no_others(writing: Writing) -> None:
+    begin(writing)
+    writing.ask(12, 13)
+    writing.end()
+    writing.group.do(14, 5)
+
+    assert writing.told == {0: 0, 12: KeyError, 13: KeyError}
+    assert writing.written == [[0], [12, 13], [14]]
+
+
+def test_whoever_leaves_is_not_written_unless_that_has_begun_and_leaves_the_others_alone(writing: Writing) -> None:
+    writing.ask(0, seconds=0.2)
+    assert writing.begun.wait(10)
+    writing.ask(1, 2)
+    writing.ask(3, seconds=0.1)
+    until(lambda: {0, 3} <= writing.told.keys())
+    writing.end()
+
+    assert writing.told == {0: TooLate, 1: 10, 2: 20, 3: TooLate}
+    assert writing.written == [[0], [1, 2]]
+
+
+def test_more_than_may_wait_are_refused_at_once(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_writer, "WAITING_AT_MOST", 3)
+    begin(writing)
+    writing.ask(1, 2, 3)
+    with pytest.raises(Overloaded, match="3 reports are waiting already"):
+        writing.group.do(4, 5)
+    writing.end()
+
+    assert writing.written == [[0], [1, 2, 3]]
+
+
+def test_a_great_many_are_written_in_portions(writing: Writing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_writer, "_AT_ONCE", 3)
+    begin(writing)
+    writing.ask(*range(1, 8))
+    writing.end()
+
+    assert writing.written == [[0], [1, 2, 3], [4, 5, 6], [7]]
+
+
+def test_the_writer_ends_when_there_is_nothing_to_do_and_starts_again(
+    writing: Writing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_writer, "_IDLE_SECONDS", 0.05)
+    writing.go_on.set()
+
+    def writers() -> int:
+        return sum(thread.name == "group-commit" for thread in threading.enumerate())
+
+    before = writers()
+    for item in (1, 2):
+        assert writing.group.do(item, 5) == item * 10
+        until(lambda: writers() <= before)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_who_comes_while_the_others_wait_for_their_turn_is_written_with_them_or_told_with_them(away: bool) -> None:  # noqa: FBT001
+    written: list[list[int]] = []
+    waiting, go_on = threading.Event(), threading.Event()
+
+    def write(items: list[int]) -> list[int]:
+        written.append(items)
+        return items
+
+    def in_turn(work: Callable[[], list[int]]) -> list[int]:
+        waiting.set()
+        assert go_on.wait(20)
+        if away:
+            raise KeyError
+        return work()
+
+    group = BatchWriter(write, in_turn)
+    with ThreadPoolExecutor(3) as threads:
+        told = [threads.submit(group.do, 0, 20)]
+        assert waiting.wait(10)
+        told += [threads.submit(group.do, item, 20) for item in (1, 2)]
+        until(lambda: len(group._waiting) == 3)  # noqa: SLF001 - to have them all come before the turn
+        go_on.set()
+
+    if away:
+        assert [type(one.exception()) for one in told] == [KeyError] * 3
+        assert written == []
+    else:
+        assert [one.result() for one in told] == [0, 1, 2]
+        assert [sorted(items) for items in written] == [[0, 1, 2]]
+
+
+# Arrivals
+
+
+def arrival(query: str, body: bytes = b"", **words: Any) -> CallbackRequest:
+    usual: dict[str, Any] = {"method": "GET", "content_type": None, "remote_addr": "203.0.113.7"}
+    return CallbackRequest(
+        id=parameters.new_id(), received_at=datetime.now(UTC), query=query.encode(), body=body, **usual | words
+    )
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(tmp_path / "instance", LIMIT)
+    yield spool
+    spool.close()
+
+
+@contextmanager
+def intake_of(
+    database: Database | str, spool: Spool | None, answer_within: timedelta = WITHIN, **options: Any
+) -> Iterator[Ingest]:
+    """An intake with connections of its own, as a receiver has it."""
+    url = database if isinstance(database, str) else database.url.render_as_string(hide_password=False)
+    mine = Database(url, patience=answer_within * 0.3, at_most=answer_within, **options)
+    found = Ingest(mine, Writer(mine), spool, answer_within)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture
+def receiver(database: Database, spool: Spool) -> Iterator[Ingest]:
+    with intake_of(database, spool) as found:
+        yield found
+
+
+def kept(database: Database) -> list[Any]:
+    with database.read() as connection:
+        return list(connection.execute(select(rejected_callbacks).order_by(rejected_callbacks.c.first_at)))
+
+
+def together(take: Callable[[CallbackRequest], Any], *arrivals: CallbackRequest) -> list[Any]:
+    """What each is told, all of them asking at once."""
+    told: dict[int, Any] = {}
+
+    def ask(place: int) -> None:
+        try:
+            told[place] = take(arrivals[place])
+        except Unavailable as problem:
+            told[place] = problem
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(arrivals))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return [told[place] for place in range(len(arrivals))]
+
+
+@contextmanager
+def locked(database: Database) -> Iterator[None]:
+    """Somebody else has the lock that storing needs."""
+    if database.is_sqlite:
+        with closing(sqlite3.connect(str(database.url.database), isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+        return
+    engine = create_engine(database.url, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("LOCK TABLE calls, rejected_callbacks, alembic_version IN ACCESS EXCLUSIVE MODE"))
+        yield
+
+
+def test_a_report_is_stored_and_told_with_its_effect(receiver: Ingest, database: Database, spool: Spool) -> None:
+    first, second = arrival("ReferenceId=A&SendStatus=7"), arrival("", b"ReferenceId=a&SendStatus=5", method="POST")
+
+    assert [receiver.take(one) for one in (first, second)] == [Taken("progressed", "a"), Taken("settled", "a")]
+
+    assert [(one.id, one.received_at) for one in stored_reports(database, "a")] == [
+        (one.id, one.received_at) for one in (first, second)
+    ]
+    assert spool.depth().reports == 0
+
+
+def test_what_cannot_be_read_is_refused_with_its_reason_and_kept(receiver: Ingest, database: Database) -> None:
+    one = arrival("SendStatus=5", content_type="text/\0x")
+    cut = arrival("ReferenceId=a", b"CallDuration=1", problem="body: ended before it was whole")
+
+    assert receiver.take(one) == Refused("ReferenceId: is missing")
+    assert receiver.take(cut) == Refused("body: ended before it was whole")
+
+    rows = kept(database)
+    assert [(row.id, row.first_at, row.reason, row.count) for row in rows] == [
+        (one.id, one.received_at, "ReferenceId: is missing", 1),
+        (cut.id, cut.received_at, "body: ended before it was whole", 1),
+    ]
+    assert json.loads(rows[0].payload) == {"query": "SendStatus=5", "body": ""}
+    assert stored_reports(database, "a") == []
+
+
+def test_several_reports_of_one_call_in_one_batch_end_in_their_fold(receiver: Ingest, database: Database) -> None:
+    said = [
+        "SendStatus=7",
+        "CallStatus=BUSY&SendStatus=5",
+        "CallStatus=ANSWERED&SendStatus=5",
+        "Price=450&SendStatus=5",
+    ]
+    arrivals = [
+        arrival(f"ReferenceId={name}&{words}&CID={number}") for number in range(8) for name in "ab" for words in said
+    ]
+
+    told = together(receiver.take, *arrivals)
+
+    assert {type(one) for one in told} == {Taken}
+    for name in "ab":
+        reports = stored_reports(database, name)
+        assert len(reports) == 32
+        call = stored_call(database, name)
+        assert heard(call) == heard(rule.fold_all(Call(reference_id=name, placed_at=call.placed_at), reports))
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_report_that_the_database_refuses_is_found_and_kept_and_its_neighbours_are_stored(
+    receiver: Ingest, database: Database, place: int
+) -> None:
+    change_by_hand(database, POISON[database.is_sqlite])
+    arrivals = [arrival(f"ReferenceId={'poison' if place == number else f'n{number}'}") for number in range(4)]
+
+    with locked(database):
+        blocker = threading.Thread(target=receiver.take, args=(arrival("ReferenceId=first"),))
+        blocker.start()
+        time.sleep(0.1)
+        told: list[Any] = []
+        asking = threading.Thread(target=lambda: told.extend(together(receiver.take, *arrivals)))
+        asking.start()
+        time.sleep(0.2)
+    for thread in (blocker, asking):
+        thread.join(20)
+
+    refused = Refused("The database refuses a value of this report")
+    assert told == [refused if place == number else Taken("progressed", f"n{number}") for number in range(4)]
+    assert [row.id for row in kept(database)] == [arrivals[place].id]
+
+
+# The database is away
+
+
+def lock(database: Database) -> Any:
+    return locked(database)
+
+
+@contextmanager
+def tables_gone(database: Database) -> Iterator[None]:
+    change_by_hand(database, "ALTER TABLE status_reports RENAME TO gone")
+    yield
+    change_by_hand(database, "ALTER TABLE gone RENAME TO status_reports")
+
+
+@pytest.mark.parametrize("away", [lock, tables_gone], ids=["locked", "a table is gone"])
+def test_while_the_database_is_away_reports_are_spooled_in_time_and_then_stored(
+    receiver: Ingest, database: Database, spool: Spool, away: Callable[[Database], Any]
+) -> None:
+    assert receiver.take(arrival("ReferenceId=before")) == Taken("progressed", "before")
+    arrivals = [arrival(f"ReferenceId=a&Ivr={number}") for number in range(6)]
+    unreadable = arrival("Ivr=1")
+
+    with away(database):
+        for one in (*arrivals[:2], unreadable, *arrivals[2:]):
+            began = time.monotonic()
+            told = receiver.take(one)
+            assert told == Refused("ReferenceId: is missing") if one is unreadable else told == Taken("spooled", "a")
+            assert time.monotonic() - began < IN_TIME_SECONDS
+        assert together(receiver.take, *arrivals) == [Taken("spooled", "a")] * 6, "the same ones, once more"
+        # What cannot be read may have found its place already, where it is not that table that is gone.
+        assert spool.depth().reports in {6, 7}
+
+    until(lambda: spool.depth().reports == 0)
+    assert receiver.take(arrival("ReferenceId=after")) == Taken("progressed", "after")
+    assert [one.id for one in stored_reports(database, "a")] == [one.id for one in arrivals]
+    assert [(row.id, row.count) for row in kept(database)] == [(unreadable.id, 1)]
+
+
+def test_a_database_that_was_never_there_spools(tmp_path: Path, spool: Spool) -> None:
+    with intake_of(f"sqlite:///{tmp_path}/nowhere/calls.db", spool) as receiver:
+        assert receiver.take(arrival("ReferenceId=a")) == Taken("spooled", "a")
+    assert spool.depth().reports == 1
+
+
+@contextmanager
+def says_nothing() -> Iterator[str]:
+    """URL of a PostgreSQL that takes every connection, and never says a word."""
+    lines = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            while True:
+                try:
+                    lines.append(server.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"postgresql+psycopg://u:p@127.0.0.1:{server.getsockname()[1]}/calls"
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+    for line in lines:
+        line.close()
+
+
+def test_a_database_that_hangs_costs_no_more_than_the_time_to_answer(spool: Spool) -> None:
+    with says_nothing() as url, intake_of(url, spool) as receiver:
+        began = time.monotonic()
+        assert together(receiver.take, *[arrival("ReferenceId=a") for _ in range(5)]) == [Taken("spooled", "a")] * 5
+        assert time.monotonic() - began < IN_TIME_SECONDS
+
+        assert min(seconds_to_spool(receiver) for _ in range(5)) < 0.5, "it is known by now"
+
+
+def seconds_to_spool(receiver: Ingest) -> float:
+    """How long it takes to answer one more report so."""
+    began = time.monotonic()
+    assert receiver.take(arrival("ReferenceId=a")) == Taken("spooled", "a")
+    return time.monotonic() - began
+
+
+def test_without_a_spool_it_is_unavailable_in_time(database: Database) -> None:
+    with intake_of(database, None) as receiver:
+        receiver.start()
+        with locked(database):
+            for query in ("ReferenceId=a", "x=1"):
+                began = time.monotonic()
+                with pytest.raises(Unavailable, match="the spool is off"):
+                    receiver.take(arrival(query))
+                assert time.monotonic() - began < IN_TIME_SECONDS
+        assert receiver.drain()
+        assert receiver.take(arrival("ReferenceId=a")) == Taken("progressed", "a")
+
+
+def test_where_the_spool_is_full_too_it_is_unavailable_and_what_was_taken_is_stored(
+    database: Database, tmp_path: Path
+) -> None:
+    spool = Spool(tmp_path / "instance", 1 << 16)
+    with intake_of(database, spool) as receiver:
+        with locked(database):
+            taken = [f"a{number}" for number in range(4)]
+            for name in taken:
+                assert receiver.take(arrival(f"ReferenceId={name}", b"x" * 9000)) == Taken("spooled", name)
+            with pytest.raises(Unavailable, match=r"neither the database nor the spool .* SPOOL_LIMIT"):
+                receiver.take(arrival("ReferenceId=b", b"x" * 40_000))
+        until(lambda: spool.depth().reports == 0)
+        assert receiver.take(arrival("ReferenceId=b", b"x" * 40_000)) == Taken("progressed", "b")
+    assert [len(stored_reports(database, name)) for name in taken] == [1] * 4
+
+
+@ON_SQLITE
+def test_a_spool_that_cannot_be_used_is_unavailable(database: Database, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        intake_of(database, Spool(tmp_path / "file", LIMIT)) as receiver,
+        locked(database),
+        pytest.raises(Unavailable, match=r"neither the database nor the spool can take a report: .*spool\.db"),
+    ):
+        receiver.take(arrival("ReferenceId=a"))
+
+
+@ON_POSTGRESQL
+def test_a_report_whose_commit_comes_after_all_counts_once(database: Database, spool: Spool) -> None:
+    change_by_hand(
+        database,
+        "CREATE FUNCTION slowly() RETURNS trigger AS 'BEGIN PERFORM pg_sleep(1); RETURN new; END' LANGUAGE plpgsql",
+    )
+    change_by_hand(
+        database, "CREATE TRIGGER slow BEFORE INSERT ON status_reports FOR EACH ROW EXECUTE FUNCTION slowly()"
+    )
+    one = arrival("ReferenceId=a&SendStatus=5")
+
+    with intake_of(database, spool) as receiver:
+        assert receiver.take(one) == Taken("spooled", "a")
+        until(lambda: spool.depth().reports == 0)
+        time.sleep(1.2)
+
+    assert [report.id for report in stored_reports(database, "a")] == [one.id]
+    assert stored_call(database, "a").report_count == 1
+
+
+# The drain
+
+
+def test_what_an_earlier_process_left_is_stored_from_the_start(database: Database, spool: Spool) -> None:
+    arrivals = [arrival(f"ReferenceId=a&Ivr={number}") for number in range(450)]
+    spool.append(arrivals)
+    told: list[int] = []
+
+    with intake_of(database, spool) as receiver:
+        assert receiver.drain(told.append)
+    assert told == [200, 400, 450]
+    assert [one.id for one in stored_reports(database, "a")] == [one.id for one in arrivals]
+
+    spool.append(late := [arrival("ReferenceId=b"), arrival("x=1")])
+    with intake_of(database, spool) as receiver:
+        receiver.start()
+        receiver.start()
+        until(lambda: spool.depth().reports == 0)
+    assert [one.id for one in stored_reports(database, "b")] == [late[0].id]
+    assert [row.id for row in kept(database)] == [late[1].id]
+
+
+@ON_SQLITE
+def test_the_drain_gives_way_after_each_that_it_reads(
+    receiver: Ingest, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.append([arrival(f"ReferenceId={number}") for number in range(3)])
+    steps: list[object] = []
+
+    def read(*kept: Any) -> report.StatusReport:
+        steps.append("read")
+        return report_of(*kept)
+
+    monkeypatch.setattr(ingest, "report_of", read)
+    monkeypatch.setattr(time, "sleep", steps.append)
+
+    assert receiver.drain()
+
+    assert steps == ["read", 0] * 3
+
+
+def test_of_two_on_one_spool_one_drains(database: Database, spool: Spool, tmp_path: Path) -> None:
+    spool.append([arrival(f"ReferenceId=a&Ivr={number}") for number in range(300)])
+    others: list[bool] = []
+    with intake_of(database, spool) as one, intake_of(database, Spool(tmp_path / "instance", LIMIT)) as other:
+        assert one.drain(lambda _: others.append(other.drain()))
+        assert others == [False, False]
+
+    assert stored_call(database, "a").report_count == len(stored_reports(database, "a")) == 300
+
+
+def test_a_drain_without_its_database_or_its_file_says_so_and_keeps_all(database: Database, spool: Spool) -> None:
+    spool.append([arrival("ReferenceId=a")])
+    with intake_of(database, spool) as receiver:
+        with locked(database), pytest.raises(Unavailable):
+            receiver.drain()
+        assert spool.depth().reports == 1
+        receiver.drain()
+    assert stored_call(database, "a").report_count == 1
+
+
+def test_one_that_is_kept_already_for_another_reason_does_not_hold_up_the_drain(
+    receiver: Ingest, database: Database, writer: Writer, spool: Spool
+) -> None:
+    """A process died between the commit and the removal, and what follows it words the reason otherwise."""
+    one, next_one = arrival("x=1"), arrival("ReferenceId=a")
+    words: dict[str, Any] = {
+        "payload": "{}",
+        "reason": "in other words",
+        "content_type": None,
+        "method": "GET",
+        "remote_addr": None,
+    }
+    writer.reject(Rejected(id=one.id, received_at=one.received_at, **words))
+    spool.append([one, next_one])
+
+    assert receiver.drain()
+
+    assert spool.depth().reports == 0
+    assert [(row.id, row.count) for row in kept(database)] == [(one.id, 1)]
+    assert stored_call(database, "a").report_count == 1
+
+
+@ON_POSTGRESQL
+def test_the_drain_goes_on_behind_a_call_that_somebody_keeps_locked_and_stores_it_later(
+    database: Database, spool: Spool
+) -> None:
+    with intake_of(database, spool, timedelta(seconds=1)) as receiver:
+        receiver.take(arrival("ReferenceId=locked"))
+        spool.append([arrival(f"ReferenceId={'locked' if number == 7 else number}") for number in range(20)])
+        with create_engine(database.url, poolclass=NullPool).begin() as somebody:
+            somebody.execute(text("SELECT 1 FROM calls WHERE reference_id = 'locked' FOR UPDATE"))
+            assert receiver.drain()
+            assert [one.query for _, one in spool.oldest(9)] == [b"ReferenceId=locked"]
+        assert stored_call(database, "19").report_count == 1
+        assert receiver.drain()
+
+    assert spool.depth().reports == 0
+    assert stored_call(database, "locked").report_count == 2
+
+
+@ON_POSTGRESQL
+def test_many_reports_of_a_locked_call_keep_the_others_in_the_spool_and_new_ones_waiting_no_longer_than_one(
+    database: Database, spool: Spool
+) -> None:
+    names = ["locked" if number % 5 else str(number) for number in range(50)]
+    with intake_of(database, spool, timedelta(seconds=1)) as receiver:
+        receiver.take(arrival("ReferenceId=locked"))
+        spool.append([arrival(f"ReferenceId={name}") for name in names])
+        with create_engine(database.url, poolclass=NullPool).begin() as somebody:
+            somebody.execute(text("SELECT 1 FROM calls WHERE reference_id = 'locked' FOR UPDATE"))
+            receiver._away.set()  # noqa: SLF001 - as a report of that call leaves it
+            began = time.monotonic()
+            assert receiver.drain()
+            assert time.monotonic() - began < 20, "and not 40"
+            assert receiver.take(arrival("ReferenceId=new")) == Taken("progressed", "new")
+        assert {one.query for _, one in spool.oldest(99)} == {b"ReferenceId=locked"}
+        assert receiver.drain()
+
+    assert spool.depth().reports == 0
+    assert [stored_call(database, name).report_count for name in ("locked", "0", "45", "new")] == [41, 1, 1, 1]
+
+
+# What the database refuses by an error that an outage might have too
+
+
+def waiting(spool: Spool) -> list[bytes]:
+    return [one.query for _, one in spool.oldest(99)]
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_report_that_is_refused_alone_again_and_again_is_kept_among_the_rejected(
+    receiver: Ingest, database: Database, spool: Spool, place: int
+) -> None:
+    refuse(database, "poison")
+    arrivals = [arrival(f"ReferenceId={'poison' if place == number else f'n{number}'}") for number in range(4)]
+    spool.append(arrivals)
+
+    receiver.drain()
+    assert waiting(spool) == [arrivals[place].query]
+    assert kept(database) == [], "once is not enough"
+    if place == 3:
+        receiver.drain()
+        assert kept(database) == [], "nothing was stored after it was refused"
+        spool.append([arrival("ReferenceId=later")])
+        receiver.drain()
+    receiver.drain()
+
+    assert spool.depth().reports == 0
+    (row,) = kept(database)
+    assert (row.id, row.first_at) == (arrivals[place].id, arrivals[place].received_at)
+    assert row.reason == "The database refuses a value of this report"
+    assert [len(stored_reports(database, f"n{number}")) for number in range(4) if number != place] == [1, 1, 1]
+
+
+def test_where_a_trigger_refuses_every_report_all_stay_in_the_spool_until_it_does_not(
+    receiver: Ingest, database: Database, spool: Spool
+) -> None:
+    refuse(database, "%")
+    spool.append([arrival(f"ReferenceId={name}") for name in "abc"])
+    spool.append([arrival("x=1")])
+
+    for _ in range(3):
+        receiver.drain()
+    assert waiting(spool) == [b"ReferenceId=a", b"ReferenceId=b", b"ReferenceId=c"]
+    assert [row.reason for row in kept(database)] == ["ReferenceId: is missing"]
+
+    change_by_hand(database, f"DROP TRIGGER refuse{'' if database.is_sqlite else ' ON status_reports'}")
+    receiver.drain()
+    assert spool.depth().reports == 0
+    assert [len(stored_reports(database, name)) for name in "abc"] == [1, 1, 1]
+
+
+def test_where_it_cannot_be_kept_among_the_rejected_either_it_stays_and_holds_up_no_other(
+    receiver: Ingest, database: Database, spool: Spool
+) -> None:
+    refuse(database, "poison")
+    change_by_hand(database, "ALTER TABLE rejected_callbacks RENAME TO gone")
+    for name in "abc":
+        spool.append([arrival("ReferenceId=poison")] if name == "a" else [])
+        spool.append([arrival(f"ReferenceId={name}")])
+        receiver.drain()
+        assert waiting(spool) == [b"ReferenceId=poison"]
+    change_by_hand(database, "ALTER TABLE gone RENAME TO rejected_callbacks")
+    receiver.drain()
+
+    assert [len(kept(database)), spool.depth().reports] == [1, 0]
+
+
+def test_running_out_of_memory_says_nothing_of_a_report(
+    receiver: Ingest, database: Database, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(esms_callback, "parse_callback", out_of_memory)
+        with pytest.raises(MemoryError):
+            receiver.take(arrival("ReferenceId=a"))
+        patch.undo()
+        patch.setattr(rule, "fold", out_of_memory)
+        assert receiver.take(arrival("ReferenceId=b")) == Taken("spooled", "b")
+
+    until(lambda: spool.depth().reports == 0)
+    assert kept(database) == []
+    assert len(stored_reports(database, "b")) == 1
+
+
+def out_of_memory(*_: object, **__: object) -> None:
+    raise MemoryError
+
+
+# What was kept
+
+
+def test_the_same_report_is_read_out_of_an_arrival_and_out_of_what_was_kept_of_it_among_the_rejected() -> None:
+    one = arrival("ReferenceId=A&Price=450", b'{"Ivr": "007", "Note": "\xff"}', content_type="application/json")
+    among_the_rejected: dict[str, Any] = {
+        "id": one.id,
+        "received_at": one.received_at,
+        "remote_addr": one.remote_addr,
+        "method": one.method,
+        "content_type": one.content_type,
+        "reason": "This server could not read it",
+    }
+
+    whole = Rejected(payload=esms_callback.storable_request(one.query, one.body), **among_the_rejected)
+    cut = Rejected(payload=esms_callback.storable_request(one.query, one.body, whole=False), **among_the_rejected)
+
+    assert report_of(whole) == report_of(one)
+    assert (report_of(one).id, report_of(one).reference_id, report_of(one).ivr) == (one.id, "a", "007")
+    for half in (cut, replace(one, problem="body: ended before it was whole")):
+        with pytest.raises(parameters.Unreadable, match="body: "):
+            report_of(half)
+    with pytest.raises(ValueError, match="no request"):
+        report_of(replace(whole, payload="[]"))
+
+
+# What people are shown
+
+
+def test_an_arrival_is_shown_as_it_came_and_with_what_it_says() -> None:
+    one = arrival("ReferenceId=A&Price=450&Ivr=007", b"\xff", content_type="text/plain", method="POST")
+    shown = as_json(one)
+
+    assert (shown["id"], shown["query"], shown["body"]) == (str(one.id), "ReferenceId=A&Price=450&Ivr=007", "\\xff")
+    assert (shown["reference_id"], shown["said"], shown["reason"]) == ("a", {"price": "450.0000", "ivr": "007"}, None)
+    assert datetime.fromisoformat(shown["received_at"]) == one.received_at
+    assert as_json(arrival("x=1"))["reason"] == "ReferenceId: is missing"
+    assert as_json(arrival("x=1"))["said"] == {}

@@ -1,0 +1,580 @@
+"""The spool: what it takes, gives back and lets go of, who has it to himself, and what it makes of a damaged file."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from makers import at
+
+from webapp.callbacks.spool import CallbackRequest, Depth, Spool, SpoolError, fleeting
+from webapp.esms import parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from multiprocessing.connection import Connection
+
+LIMIT = 1 << 20
+PAGE = 4096
+SPAWN = get_context("spawn")
+
+
+def arrival(number: int = 0, *, query: bytes = b"", body: bytes = b"") -> CallbackRequest:
+    return CallbackRequest(
+        parameters.new_id(), at(number), "203.0.113.7", "POST", "text/plain", query or b"n=%d" % number, body
+    )
+
+
+def arrivals(number: int, *, size: int = 0) -> list[CallbackRequest]:
+    return [arrival(place, body=b"x" * size) for place in range(number)]
+
+
+def contents(spool: Spool) -> list[CallbackRequest]:
+    return [found for _, found in spool.oldest(10_000)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "instance"
+
+
+@pytest.fixture
+def spool(folder: Path) -> Iterator[Spool]:
+    spool = Spool(folder, LIMIT)
+    yield spool
+    spool.close()
+
+
+# What goes in and out
+
+
+def test_arrivals_come_out_oldest_first_as_they_went_in(spool: Spool) -> None:
+    some = arrivals(5)
+    some[2] = CallbackRequest(
+        some[2].id, some[2].received_at, None, "GET", None, b"", b"", "body: ended before it was whole"
+    )
+    spool.append(some[:2])
+    spool.append(some[2:])
+
+    found = spool.oldest(3)
+
+    assert [one for _, one in found] == some[:3]
+    assert [one for _, one in spool.oldest(9, after=found[-1][0])] == some[3:]
+
+
+def test_what_is_removed_is_gone_and_the_rest_stays(spool: Spool) -> None:
+    some = arrivals(5)
+    spool.append(some)
+
+    spool.remove([some[0].id, some[3].id, parameters.new_id()])
+    spool.remove([])
+
+    assert contents(spool) == [some[1], some[2], some[4]]
+
+
+def test_the_same_id_again_is_left_as_it_is(spool: Spool) -> None:
+    first = arrival(1)
+    spool.append([first])
+    spool.append([replace(first, query=b"other"), arrival(2)])
+
+    assert [found.query for found in contents(spool)] == [b"n=1", b"n=2"]
+
+
+def test_the_depth_tells_how_many_wait_and_for_how_long(spool: Spool) -> None:
+    spool.append(arrivals(3, size=10_000))
+
+    depth = spool.depth()
+
+    assert (depth.reports, depth.oldest_at, depth.oldest_seconds(at(90))) == (3, at(0), 90)
+    assert depth.oldest_seconds(at(-5)) == 0, "a clock that was put back makes no negative age"
+    assert 30_000 < depth.size < 70_000
+
+
+def test_asking_a_spool_that_was_never_needed_makes_nothing(spool: Spool, folder: Path) -> None:
+    assert (spool.depth(), contents(spool)) == (Depth(), [])
+    with spool.draining() as mine:
+        assert not mine
+    assert Depth().oldest_seconds(at(0)) == 0
+    assert not folder.exists()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.binary(max_size=300), st.binary(max_size=300)), max_size=4))
+def test_whatever_bytes_came_are_given_back(said: list[tuple[bytes, bytes]]) -> None:
+    some = [replace(arrival(number), query=query, body=body) for number, (query, body) in enumerate(said)]
+    with TemporaryDirectory(dir="/dev/shm") as name:
+        spool = Spool(Path(name), LIMIT)
+        spool.append(some)
+        assert contents(spool) == some
+        spool.close()
+
+
+# Its files
+
+
+def test_nobody_else_may_read_what_waits(spool: Spool, folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        spool.append(arrivals(2))
+        modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir() if file.stat().st_size}
+    finally:
+        os.umask(before)
+
+    assert modes == {"spool.db": 0o600}
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_spool_is_dropped_unless_something_came_after_the_last_that_was_stored(spool: Spool, folder: Path) -> None:
+    some = arrivals(3)
+    spool.append(some)
+    spool.drop(some[1].id)
+    assert contents(spool) == some
+
+    spool.drop(some[2].id)
+    assert not (folder / "spool.db").exists()
+    spool.append(some[:1])
+    assert contents(spool) == some[:1]
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_whoever_has_a_spool_open_that_another_dropped_halfway_and_died_begins_anew(
+    spool: Spool, folder: Path, step: int
+) -> None:
+    first, second = arrivals(2)
+    spool.append([first])
+
+    process = SPAWN.Process(target=drop_and_die, args=(folder, first, step))
+    process.start()
+    process.join()
+    spool.append([second])
+
+    assert process.exitcode == (DIED if step < 3 else 0), "there are three steps"
+    assert contents(spool) == ([first, second] if step == 0 else [second])
+    assert spool.depth().reports == len(contents(spool))
+
+
+DIED = 9
+
+
+def drop_and_die(folder: Path, last: CallbackRequest, step: int) -> None:
+    """End before that of the steps that change files."""
+    steps = count()
+
+    def watch(event: str, _: object) -> None:
+        if event in {"os.remove", "os.truncate"} and next(steps) == step:
+            os._exit(DIED)
+
+    spool = Spool(folder, LIMIT)
+    sys.addaudithook(watch)
+    spool.drop(last.id)
+
+
+def test_a_folder_that_is_gone_is_made_again(spool: Spool, folder: Path, tmp_path: Path) -> None:
+    spool.append(arrivals(2))
+    folder.rename(tmp_path / "gone")
+
+    assert spool.depth() == Depth()
+    some = arrivals(3)
+    spool.append(some)
+    assert contents(spool) == some
+
+
+def uses(spool: Spool) -> list[Callable[[], object]]:
+    return [
+        lambda: spool.append([arrival()]),
+        lambda: spool.oldest(1),
+        lambda: spool.remove([parameters.new_id()]),
+        spool.depth,
+    ]
+
+
+def test_a_file_in_place_of_the_folder_is_told(spool: Spool, folder: Path) -> None:
+    folder.touch()
+
+    with pytest.raises(SpoolError, match=r"spool\.db: .*instance"):
+        spool.append([arrival()])
+    assert spool.depth() == Depth()
+
+
+def test_a_folder_in_place_of_the_file_is_told_by_every_use(spool: Spool, folder: Path) -> None:
+    (folder / "spool.db").mkdir(parents=True)
+
+    for use in uses(spool):
+        with pytest.raises(SpoolError, match="unable to open"):
+            use()
+
+
+def test_a_lock_that_cannot_be_had_is_told_by_every_use(spool: Spool, folder: Path) -> None:
+    spool.append([arrival()])
+    (folder / "spool.drain").mkdir()
+    with pytest.raises(SpoolError, match=r"spool\.drain"), spool.draining():
+        pass
+    (folder / "spool.lock").unlink()
+    (folder / "spool.lock").mkdir()
+
+    for use in uses(spool)[:-1]:
+        with pytest.raises(SpoolError, match=r"spool\.lock"):
+            use()
+    assert spool.depth().reports == 1, "that needs none"
+
+
+@pytest.mark.parametrize("why", ["may not be entered", "has a name that is too long", "is a link to itself"])
+def test_a_folder_of_which_nobody_can_tell_what_is_in_it_is_told_by_every_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    folder = tmp_path / ("x" * 300 if "long" in why else "instance")
+    if why == "is a link to itself":
+        folder.symlink_to(folder)
+    if why == "may not be entered":  # made up, for root enters everything
+        monkeypatch.setattr(Path, "stat", not_allowed)
+    spool = Spool(folder, LIMIT)
+
+    others: list[Callable[[], object]] = [
+        lambda: spool.drop(parameters.new_id()),
+        lambda: ExitStack().enter_context(spool.draining()),
+    ]
+    for use in uses(spool) + others:
+        with pytest.raises(SpoolError, match=r"spool\.db: "):
+            use()
+
+
+def not_allowed(path: Path, **_: object) -> os.stat_result:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+# Its limit
+
+
+def fill(spool: Spool) -> list[CallbackRequest]:
+    taken: list[CallbackRequest] = []
+    try:
+        while len(taken) < 1000:
+            one = arrival(len(taken), body=b"x" * 3000)
+            spool.append([one])
+            taken.append(one)
+    except SpoolError as error:
+        assert "has reached SPOOL_LIMIT (1 MiB)" in str(error)  # noqa: PT017 - it comes after an unknown number
+    return taken
+
+
+def test_a_spool_is_full_by_the_pages_in_use_and_takes_again_once_it_is_drained(spool: Spool, folder: Path) -> None:
+    taken = fill(spool)
+    assert LIMIT * 0.9 < spool.depth().size <= LIMIT
+    assert contents(spool) == taken
+    size = (folder / "spool.db").stat().st_size
+
+    spool.remove(one.id for one in taken)
+
+    assert (folder / "spool.db").stat().st_size == size
+    assert spool.depth().size < LIMIT * 0.1
+    assert len(fill(spool)) == len(taken)
+
+
+def test_what_does_not_fit_is_refused_as_a_whole(spool: Spool) -> None:
+    with pytest.raises(SpoolError, match="SPOOL_LIMIT"):
+        spool.append(arrivals(20, size=60_000))
+    assert contents(spool) == []
+
+
+# Many at once
+
+
+def append_many(folder: Path, name: int) -> None:
+    spool = Spool(folder, LIMIT)
+    for number in range(20):
+        spool.append([arrival(query=b"%d %d" % (name, number))])
+
+
+def test_several_processes_share_a_spool_and_nothing_is_lost(spool: Spool, folder: Path) -> None:
+    processes = [SPAWN.Process(target=append_many, args=(folder, name)) for name in range(3)]
+    for process in processes:
+        process.start()
+    seen: dict[bytes, int] = {}
+    while any(process.is_alive() for process in processes) or spool.depth().reports:
+        for _, one in spool.oldest(7):
+            seen[one.query] = seen.get(one.query, 0) + 1
+            spool.remove([one.id])
+
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert seen == {b"%d %d" % (name, number): 1 for name in range(3) for number in range(20)}
+
+
+def rewrite_for_ever(folder: Path) -> None:
+    spool = Spool(folder, LIMIT)
+    while True:
+        some = arrivals(40, size=9000)
+        spool.append(some)
+        spool.remove([one.id for one in some])
+
+
+def test_the_depth_is_told_of_one_moment_while_others_write_all_the_time(spool: Spool, folder: Path) -> None:
+    spool.append(arrivals(5))
+    process = SPAWN.Process(target=rewrite_for_ever, args=(folder,))
+    process.start()
+    seen: set[int] = set()
+    until = time.monotonic() + 20
+    while len(seen) < 2 and time.monotonic() < until:
+        seen |= {spool.depth().reports for _ in range(50)}
+    process.kill()
+    process.join()
+
+    assert seen == {5, 45}
+
+
+def test_threads_take_turns(spool: Spool) -> None:
+    some = arrivals(40)
+    threads = [threading.Thread(target=spool.append, args=(some[place::4],)) for place in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert {one.id for one in contents(spool)} == {one.id for one in some}
+
+
+def hold(folder: Path, held: Connection) -> None:
+    """Have every lock there is, in the middle of a transaction, until somebody puts an end to it."""
+    with (folder / "spool.lock").open("ab") as lock, (folder / "spool.drain").open("ab") as drain:
+        for file in (lock, drain):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with closing(sqlite3.connect(folder / "spool.db", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            other.execute("DELETE FROM arrivals")
+            held.send(None)
+            held.poll(60)
+
+
+def test_a_process_that_is_killed_while_it_has_the_locks_keeps_nobody_out(spool: Spool, folder: Path) -> None:
+    some = arrivals(2)
+    spool.append(some[:1])
+    here, there = SPAWN.Pipe()
+    process = SPAWN.Process(target=hold, args=(folder, there))
+    process.start()
+    here.recv()
+    waiting = threading.Thread(target=spool.append, args=(some[1:],))
+    waiting.start()
+    with spool.draining() as mine:
+        assert not mine
+    waiting.join(0.3)
+    assert waiting.is_alive()
+
+    process.kill()
+    process.join()
+    waiting.join(10)
+
+    assert contents(spool) == some
+    with spool.draining() as mine:
+        assert mine
+
+
+def test_a_process_that_is_stopped_while_it_has_the_locks_holds_nobody_up_for_long(spool: Spool, folder: Path) -> None:
+    spool.append(arrivals(3))
+    before = spool.depth()
+    here, there = SPAWN.Pipe()
+    process = SPAWN.Process(target=hold, args=(folder, there))
+    process.start()
+    here.recv()
+    assert process.pid
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        assert spool.depth() == before, "it can be told all the same"
+        for use in uses(spool)[:-1]:
+            with pytest.raises(
+                SpoolError, match=r"kept \S+/spool\.lock locked for 2 s\. If it was stopped, .*kill -CONT"
+            ):
+                use()
+        with spool.draining() as mine:
+            assert not mine
+        assert time.monotonic() - began < 60
+    finally:
+        process.kill()
+        process.join()
+
+    assert spool.depth().reports == len(contents(spool)) == 3
+
+
+def test_only_one_drains_at_a_time(spool: Spool, folder: Path) -> None:
+    spool.append([arrival()])
+    other = Spool(folder, LIMIT)
+    with spool.draining() as mine, other.draining() as theirs:
+        assert (mine, theirs) == (True, False)
+        other.append([arrival()])
+    with other.draining() as theirs:
+        assert theirs
+    other.close()
+
+
+# A file that is damaged
+
+
+def overwrite(path: Path, start: int, length: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(b"\xa5" * length)
+
+
+@pytest.mark.parametrize("where", ["header", "root", "middle", "whole"])
+def test_a_corrupt_file_is_set_aside_and_what_is_whole_is_kept(
+    spool: Spool, folder: Path, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    some = arrivals(60, size=1500)
+    spool.append(some)
+    spool.close()
+    (folder / "salvage-killed").mkdir()
+    (folder / "salvage-killed" / "copy.db").write_bytes(b"x")
+    file = folder / "spool.db"
+    content = file.read_bytes()
+    pages = [place for place in range(0, len(content), PAGE) if b"n=30" in content[place : place + PAGE]]
+    damages = {
+        "header": [(0, 100)],
+        "root": [(0, 2 * PAGE)],
+        "middle": [(page, PAGE) for page in pages],
+        "whole": [(0, len(content))],
+    }
+    for start, length in damages[where]:
+        overwrite(file, start, length)
+    damaged = file.read_bytes()
+
+    late = arrival(99)
+    spool.append([late])
+    found = contents(spool)
+
+    assert found == [one for one in [*some, late] if one in found], "in their order, none twice"
+    assert late in found
+    least, most = {"header": (61, 61), "root": (61, 61), "middle": (50, 60), "whole": (1, 1)}[where]
+    assert least <= len(found) <= most
+    assert spool.depth().reports == len(found)
+    (aside,) = folder.glob("spool-corrupt-*.db")
+    for start, length in damages[where]:
+        assert aside.read_bytes()[start : start + length] == damaged[start : start + length]
+    assert "THE SPOOL IS CORRUPT" in caplog.text
+    assert not list(folder.glob("salvage-*")), "not even that of one that was killed over it"
+
+
+def test_whatever_page_is_damaged_only_what_it_held_is_lost(tmp_path: Path) -> None:
+    some = [arrival(number, body=b"x" * (9000 if number % 5 == 0 else 1500)) for number in range(30)]
+    whole = tmp_path / "whole"
+    spool = Spool(whole, LIMIT)
+    spool.append(some)
+    spool.close()
+    pages = range(0, (whole / "spool.db").stat().st_size, PAGE)
+    assert len(pages) >= 20
+
+    for place in pages:
+        folder = tmp_path / f"damaged-at-{place}"
+        shutil.copytree(whole, folder)
+        overwrite(folder / "spool.db", place, PAGE)
+        damaged = Spool(folder, LIMIT)
+        found = [one.id for one in contents(damaged)]
+        damaged.close()
+        assert found == [one.id for one in some if one.id in found], "in their order, none twice"
+        assert len(found) >= len(some) - 2, place
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "id = 'no id'",
+        "received_at = 'no time'",
+        "remote_addr = CAST(x'ff' AS TEXT)",
+    ],
+)
+def test_a_row_that_makes_no_sense_does_not_hold_up_the_others(spool: Spool, folder: Path, damage: str) -> None:
+    some = arrivals(5)
+    spool.append(some)
+    with closing(sqlite3.connect(folder / "spool.db")) as other, other:
+        other.execute(f"UPDATE arrivals SET {damage} WHERE position = 1")  # noqa: S608 - of our own
+
+    assert spool.depth().reports in {4, 5}
+    assert contents(spool) == some[1:]
+    assert spool.depth().oldest_at == at(1)
+    assert len(list(folder.glob("spool-corrupt-*.db"))) == 1
+
+
+def test_an_empty_file_is_an_empty_spool(spool: Spool, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "spool.db").touch()
+
+    assert spool.depth().reports == 0
+    spool.append([one := arrival()])
+    assert contents(spool) == [one]
+
+
+def append_when_told(folder: Path, line: Connection) -> None:
+    """With one connection all the time."""
+    spool = Spool(folder, LIMIT)
+    with suppress(EOFError):
+        while one := line.recv():
+            spool.append([one])
+            line.send(None)
+
+
+def test_a_process_that_has_the_file_open_notices_that_it_was_set_aside(spool: Spool, folder: Path) -> None:
+    here, there = SPAWN.Pipe()
+    process = SPAWN.Process(target=append_when_told, args=(folder, there))
+    process.start()
+    some = arrivals(4)
+
+    def theirs(one: CallbackRequest) -> None:
+        here.send(one)
+        assert here.poll(30)
+        here.recv()
+
+    theirs(some[0])
+    spool.append(some[1:2])
+    overwrite(folder / "spool.db", 0, 100)
+    assert contents(spool) == some[:2]
+    theirs(some[2])
+    spool.append(some[3:])
+    here.send(None)
+    process.join(30)
+
+    assert contents(spool) == some
+    assert len(list(folder.glob("spool-corrupt-*.db"))) == 1
+
+
+# Where it lies
+
+
+def test_a_file_system_that_does_not_last_is_named(tmp_path: Path) -> None:
+    assert fleeting(Path("/dev/shm/instance")) == "tmpfs"  # noqa: S108 - only named
+    assert fleeting(Path("/proc/self")) is None
+    mounted = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    root = next(line.split() for line in reversed(mounted.splitlines()) if line.split()[4] == "/")
+    kind = root[root.index("-") + 1]
+    assert fleeting(Path("/nowhere/at/all")) == (kind if kind in {"tmpfs", "ramfs", "overlay", "aufs"} else None)
+    assert fleeting(tmp_path) in {None, "tmpfs", "overlay"}
+
+
+@pytest.mark.parametrize(
+    "name", ["on a disk", "tab\t", "back\\slash", "line\n", "#1", "\\040", "\r", "đ\xa0ĩ", "\udcff"]
+)
+def test_a_mounted_folder_is_found_by_whatever_name_it_has(tmp_path: Path, name: str) -> None:
+    escaped = re.sub(r"[ \t\n#\\]", lambda found: f"\\{ord(found[0]):03o}", name)
+    mountinfo = tmp_path / "mountinfo"
+    mountinfo.write_bytes(
+        b"22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n"
+        + os.fsencode(f"31 22 0:27 / /srv/{escaped} rw,nosuid shared:3 - tmpfs tmpfs rw\n")
+    )
+
+    assert fleeting(Path(f"/srv/{name}/instance"), mountinfo) == "tmpfs"
+    assert fleeting(Path("/srv/another/instance"), mountinfo) is None

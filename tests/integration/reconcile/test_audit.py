@@ -1,0 +1,989 @@
+"""Audits, over real HTTP against the stand-in for eSMS: every forgery that it can tell is found, and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+from click.testing import CliRunner, Result
+from constants import API_KEY, API_TOKEN, CALLBACK_TOKEN, SECRET_KEY, SPELLINGS
+from makers import NOW, callback, change_by_hand, lookup, stored_call, stored_reports
+from running import COMMAND, esms_calls, serving
+from sqlalchemy import select
+
+from webapp.calls.rule import Call, Registration
+from webapp.cli.audit import audit as command
+from webapp.cli.main import cli
+from webapp.esms.client import Client
+from webapp.esms.lookup import LOOKUP_FIELDS
+from webapp.esms.sandbox import Options, PlacedCall, Sandbox, normalised
+from webapp.reconcile import audit as auditing
+from webapp.reconcile.audit import Auditor, compare, draw, size_of, upper_bound
+from webapp.storage.database import Database, Unavailable
+from webapp.storage.models import Base
+from webapp.storage.reader import Reader, Settled
+from webapp.storage.writer import Writer
+from webapp.support.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from webapp.calls.report import StatusReport
+    from webapp.support.settings import Settings
+
+ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
+"""Enough where no database makes a difference."""
+KEYS = {
+    "population",
+    "sample",
+    "seed",
+    "asked",
+    "agree",
+    "disagree",
+    "unknown",
+    "undecided",
+    "failed",
+    "failures",
+    "unasked",
+    "cut_short",
+    "bound",
+    "fields",
+    "compared",
+    "seconds",
+}
+BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
+"""When the calls were placed; all callbacks came since, and before now."""
+SECRETS = [*SPELLINGS, CALLBACK_TOKEN, API_TOKEN]
+
+
+@pytest.fixture
+def esms(settings: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:  # noqa: ARG001 - it sets the rest
+    """ESMS for every command that is run from here; asked as fast as it can be."""
+    with Sandbox(Options(seed=11, api_key=API_KEY, secret_key=SECRET_KEY)) as sandbox:
+        for name, value in {
+            "ESMS_API_URL": sandbox.api_url,
+            "ESMS_API_KEY": API_KEY,
+            "ESMS_SECRET_KEY": SECRET_KEY,
+            "ESMS_TIMEOUT": "2s",
+            "RECONCILE_RATE": "1000",
+            "RECONCILE_CONCURRENCY": "16",
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield sandbox
+
+
+def audit(*arguments: object, **environment: str | None) -> Result:
+    """The command, in this process; it shows no secret."""
+    result = CliRunner().invoke(cli, ["audit", *map(str, arguments)], env=environment)
+    assert "Unexpected" not in result.stderr, result.stderr
+    assert [secret for secret in SECRETS if secret in result.output] == []
+    return result
+
+
+def found(*arguments: object, code: int, **environment: str | None) -> dict[str, Any]:
+    """What an audit finds, as JSON."""
+    result = audit("--json", *arguments, **environment)
+    assert result.exit_code == code, result.output
+    told: dict[str, Any] = json.loads(result.stdout)
+    assert told.keys() == KEYS
+    assert told["asked"] == told["agree"] + told["failed"] + sum(len(told[name]) for name in FINDINGS)
+    return told
+
+
+FINDINGS = ("disagree", "unknown", "undecided")
+
+
+def differing(told: dict[str, Any]) -> dict[str, list[str]]:
+    """The fields in which calls disagree, by call."""
+    return {one["reference_id"]: one["fields"] for one in told["disagree"]}
+
+
+def final_callback(call: PlacedCall, seconds: float = 0, **said: Any) -> StatusReport:
+    """The true final callback of a call, received so many seconds after BEGAN."""
+    truth: dict[str, Any] = {
+        "received_at": BEGAN + timedelta(seconds=seconds),
+        "call_status": call.call_status,
+        "call_duration": call.call_duration,
+        "ivr": call.ivr,
+        "send_status": call.send_status,
+        "sent_result": call.sent_result,
+        "price": call.price,
+        "cid": call.cid,
+    }
+    return callback(normalised(call.reference_id), **(truth | said))
+
+
+def settled(esms: Sandbox, database: Database, count: int, *, campaign: str | None = "june") -> list[str]:
+    """Calls whose true callbacks came; each placed a second after the one before."""
+    placed = esms.place(count)
+    if campaign:
+        registrations = [
+            Registration(
+                reference_id=normalised(call.reference_id),
+                campaign=campaign,
+                placed_at=BEGAN + timedelta(seconds=number),
+            )
+            for number, call in enumerate(placed)
+        ]
+        Writer(database).register(registrations, BEGAN)
+    Writer(database).record([final_callback(call, number) for number, call in enumerate(placed)], BEGAN)
+    return [normalised(call.reference_id) for call in placed]
+
+
+def forge(database: Database, reference_id: str, seconds: float = 1000, **said: Any) -> None:
+    """A final callback that somebody made up, later than the true one."""
+    received_at = BEGAN + timedelta(seconds=seconds)
+    Writer(database).record([callback(reference_id, received_at=received_at, **({"send_status": 5} | said))], BEGAN)
+
+
+def everything(database: Database) -> dict[str, list[Any]]:
+    """All that is stored, but for the shared pace."""
+    tables = [table for table in Base.metadata.sorted_tables if table.name != "lookup_pace"]
+    with database.read() as connection:
+        return {
+            table.name: connection.execute(select(table).order_by(*table.primary_key)).all()  # type: ignore[misc]
+            for table in tables
+        }
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come about within ten seconds")
+
+
+def auditor(database: Database, *, fix: bool = False) -> Auditor:
+    settings = load_settings()
+    client = Client(settings.esms_api_url, API_KEY, SECRET_KEY, settings.esms_timeout)
+    return Auditor(Writer(database), Reader(database), client, settings, database.now if fix else None)
+
+
+# What an answer proves
+
+STORED = Call(
+    reference_id="a",
+    placed_at=NOW,
+    call_status="ANSWERED",
+    call_duration=13,
+    ivr="1",
+    send_status=5,
+    sent_result=1,
+    price=Decimal("450.0000"),
+    cid="02871002454",
+    settled_at=NOW,
+)
+TRUE = {name: getattr(STORED, name) for name in LOOKUP_FIELDS}
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "fields"),
+    [
+        ({}, "agree", []),
+        *(({name: None}, "agree", []) for name in LOOKUP_FIELDS if name != "call_status"),
+        ({"call_status": "NOANSWERED"}, "disagree", ["call_status"]),
+        ({"call_duration": 14}, "disagree", ["call_duration"]),
+        ({"ivr": "01"}, "disagree", ["ivr"]),
+        ({"send_status": 4}, "disagree", ["send_status"]),
+        ({"sent_result": 0}, "disagree", ["sent_result"]),
+        ({"call_duration": 0, "ivr": "2", "sent_result": None}, "disagree", ["call_duration", "ivr"]),
+        ({"send_status": 7}, "disagree", ["send_status"]),
+        ({"send_status": 7, "call_status": None, "call_duration": 0, "sent_result": 0}, "disagree", ["send_status"]),
+        (dict.fromkeys(LOOKUP_FIELDS), "undecided", []),
+        (dict.fromkeys(LOOKUP_FIELDS) | {"lookup_code": "99"}, "agree", []),
+        ({"lookup_code": "99", "call_status": "BLOCKED"}, "disagree", ["call_status"]),
+    ],
+    ids=str,
+)
+def test_an_answer_is_compared_where_both_say_something(said: dict[str, Any], kind: str, fields: list[str]) -> None:
+    verdict = compare(STORED, lookup("a", **(TRUE | said)))
+
+    assert (verdict.kind, list(verdict.differing)) == (kind, fields)
+    assert set(verdict.differing) <= set(verdict.compared)
+
+
+@pytest.mark.parametrize("name", LOOKUP_FIELDS)
+def test_what_the_store_has_not_is_not_compared(name: str) -> None:
+    untold: dict[str, Any] = {name: None}
+
+    verdict = compare(replace(STORED, **untold), lookup("a", **TRUE))
+
+    assert (verdict.kind, set(verdict.compared)) == ("agree", {*LOOKUP_FIELDS} - {name})
+
+
+def test_an_answer_that_is_not_final_about_a_call_without_a_send_status_decides_nothing() -> None:
+    verdict = compare(replace(STORED, send_status=None), lookup("a", **(TRUE | {"send_status": 2})))
+
+    assert (verdict.kind, verdict.compared) == ("undecided", ())
+
+
+def test_a_call_that_was_settled_without_a_send_status_of_its_own_disagrees_if_esms_says_that_it_is_not_over() -> None:
+    """Its send_status is left from a progress report, so the two may be the same."""
+    verdict = compare(replace(STORED, send_status=7), lookup("a", **(TRUE | {"send_status": 7})))
+
+    assert (verdict.kind, verdict.differing) == ("disagree", ("send_status",))
+
+
+# Sampling
+
+
+@pytest.mark.parametrize(
+    ("sample", "population", "size"),
+    [
+        (10, 100, 10),
+        (10, 9, 9),
+        (10, 0, 0),
+        (Fraction(1, 100), 100, 1),
+        (Fraction(1, 100), 101, 2),
+        (Fraction(1, 100), 1, 1),
+        (Fraction(7, 100), 100, 7),  # 0.07 * 100 is more than 7 in floating point
+        (Fraction(1), 12345, 12345),
+        (Fraction(1, 100), 0, 0),
+    ],
+)
+def test_a_sample_is_so_many_calls_or_a_share_of_them_rounded_up(
+    sample: int | Fraction, population: int, size: int
+) -> None:
+    assert size_of(sample, population) == size
+
+
+def test_the_same_seed_draws_the_same_calls_in_whatever_order_they_are_read() -> None:
+    names = [f"call-{number}" for number in range(1000)]
+
+    drawn = draw(names, 100, seed=5)
+
+    assert drawn == draw(reversed(names), 100, seed=5) == draw(iter(names), 100, seed=5)
+    assert len(set(drawn)) == 100
+    assert set(drawn) <= set(names)
+    assert drawn[:10] == draw(names, 10, seed=5)
+    assert set(drawn) != set(draw(names, 100, seed=6))
+    assert sorted(draw(names, 2000, seed=5)) == sorted(names)
+
+
+def test_every_call_is_as_likely_to_be_drawn_as_any_other() -> None:
+    """By a chi-squared test over the calls, whose names are as alike as they get; the seeds are fixed."""
+    calls, size, draws = 200, 20, 3000
+    names = [f"call-{number:03}" for number in range(calls)]
+
+    drawn = Counter(name for seed in range(draws) for name in draw(names, size, seed))
+
+    expected = draws * size / calls
+    # Drawn without replacement, the counts vary by 1 - size / calls less than those of free throws.
+    chi_squared = sum((drawn[name] - expected) ** 2 / expected for name in names) / (1 - size / calls)
+    degrees = calls - 1
+    assert abs(chi_squared - degrees) < 3 * math.sqrt(2 * degrees)
+
+
+def test_which_two_calls_are_drawn_together_is_left_to_chance() -> None:
+    names = [f"call-{number}" for number in range(10)]
+
+    together = Counter(tuple(sorted(draw(names, 2, seed))) for seed in range(4500))
+
+    assert len(together) == 45
+    chi_squared = sum((number - 100) ** 2 / 100 for number in together.values())
+    assert abs(chi_squared - 44) < 3 * math.sqrt(2 * 44)
+
+
+# The bound
+
+
+@pytest.mark.parametrize("checked", [1, 2, 10, 59, 100, 3000, 10**6, 10**7])
+def test_with_no_finding_the_bound_has_a_closed_form(checked: int) -> None:
+    assert upper_bound(0, checked) == pytest.approx(-math.expm1(math.log(0.05) / checked), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "checked", "bound"),
+    [
+        # Of published tables of one-sided 95 % Clopper-Pearson limits.
+        (0, 59, 0.0495),
+        (1, 10, 0.3942),
+        (2, 20, 0.2826),
+        (5, 10, 0.7776),
+        (9, 10, 0.9949),
+        (1, 93, 0.0500),
+    ],
+)
+def test_the_bound_is_clopper_and_pearsons(wrong: int, checked: int, bound: float) -> None:
+    assert upper_bound(wrong, checked) == pytest.approx(bound, abs=1e-4)
+
+
+@pytest.mark.parametrize(("wrong", "checked"), [(1, 10), (3, 50), (17, 100), (99, 100), (40, 1000)])
+def test_at_the_bound_so_few_findings_have_a_chance_of_5_percent(wrong: int, checked: int) -> None:
+    bound = Fraction(upper_bound(wrong, checked))
+
+    chance = sum(math.comb(checked, k) * bound**k * (1 - bound) ** (checked - k) for k in range(wrong + 1))
+
+    assert float(chance) == pytest.approx(0.05, rel=1e-9)
+
+
+def test_the_bound_is_in_its_range_however_many_were_checked() -> None:
+    for wrong, checked in [(1, 1), (0, 1), (10**6, 10**7), (5 * 10**6, 10**7), (10**7 - 1, 10**7), (10**7, 10**7)]:
+        bound = upper_bound(wrong, checked)
+        assert wrong / checked < bound <= 1 or wrong == checked
+    assert upper_bound(3, 3) == 1
+
+
+# What is found
+
+
+def forgeries(truth: PlacedCall) -> dict[str, dict[str, Any]]:
+    """Callbacks that say something untrue about an answered call in which a key was pressed; by what they forge."""
+    true: dict[str, Any] = {
+        "CallStatus": "ANSWERED",
+        "CallDuration": truth.call_duration,
+        "Ivr": truth.ivr,
+        "SendStatus": 5,
+        "SentResult": 1,
+        "Price": truth.price,
+        "CID": truth.cid,
+    }
+    untrue: dict[str, dict[str, Any]] = {
+        "call_status": {"CallStatus": "NO ANSWER"},
+        "call_duration": {"CallDuration": truth.call_duration + 1},
+        "ivr": {"Ivr": "9"},
+        "send_status": {"SendStatus": 4},
+        "sent_result": {"SentResult": 0},
+        "price": {"Price": "1.0000"},
+        "cid": {"CID": "02800000000"},
+    }
+    return {field: true | said for field, said in untrue.items()}
+
+
+@pytest.mark.usefixtures("settings")
+def test_in_a_campaign_each_forgery_that_esms_can_confirm_is_found_and_nothing_else(
+    tmp_path: Path, settings: Settings, esms: Sandbox
+) -> None:
+    """With doubled and late callbacks, and failed calls whose CallStatus is empty; --fix then makes all true."""
+    esms.options = replace(esms.options, doubled=0.2, late=0.2, late_by=0.2)
+    with serving(tmp_path / "server.log") as url:
+        address = f"{url}/esms/callback/{settings.callback_tokens()[0]}"
+        placed = esms.place(200, callback_url=address)
+        assert esms_calls("register", stdin=as_csv(placed)).returncode == 0
+        assert esms.wait(60)
+        assert {True} == {any(getattr(call, fate) for call in placed) for fate in ("doubled", "late")}
+        assert any(call.call_status is None for call in placed)
+        told = found(code=0)
+        assert (told["population"], told["asked"], told["agree"], told["bound"]) == (200, 200, 200, None)
+
+        answered = [call for call in placed if call.call_status == "ANSWERED" and call.ivr]
+        forged: dict[str, list[str]] = {}
+        for field, victims in zip(forgeries(answered[0]), batches(answered, 3), strict=False):
+            for victim in victims:
+                say(address, victim, forgeries(victim)[field])
+                if field in LOOKUP_FIELDS:
+                    forged[normalised(victim.reference_id)] = [field]
+        keyless = next(call for call in placed if call.call_status == "ANSWERED" and not call.ivr)
+        say(address, keyless, {"CallStatus": "ANSWERED", "SendStatus": 5, "Ivr": "7"})
+        two_at_once = answered[21]
+        say(
+            address, two_at_once, {"CallStatus": "BUSY", "SendStatus": 5, "CallDuration": two_at_once.call_duration + 9}
+        )
+        forged[normalised(two_at_once.reference_id)] = ["call_status", "call_duration"]
+        say(address, None, {"ReferenceId": "never-placed", "CallStatus": "ANSWERED", "SendStatus": 5})
+
+        told = found(code=1)
+
+        assert len(forged) == 16
+        assert differing(told) == forged
+        assert (told["unknown"], told["undecided"], told["failed"], told["unasked"]) == (["never-placed"], [], 0, 0)
+        one = next(one for one in told["disagree"] if one["fields"] == ["call_status", "call_duration"])
+        truth = esms.calls[one["reference_id"]]
+        assert one["stored"] == {"call_status": "BUSY", "call_duration": truth.call_duration + 9}
+        assert one["esms"] == {"call_status": "ANSWERED", "call_duration": truth.call_duration}
+        assert "effect" not in one
+
+        told = found("--fix", code=1)
+        assert differing(told) == forged
+        assert {one["put_right"] for one in told["disagree"]} == {True}
+        rank = {"call_status": "corrected", "call_duration": "corrected", "ivr": "corrected"}
+        assert [one["effect"] for one in told["disagree"]] == [
+            rank.get(one["fields"][0], "confirmed") for one in told["disagree"]
+        ]
+
+        told = found(code=1)
+        assert (told["disagree"], told["unknown"], told["agree"]) == ([], ["never-placed"], 200)
+        assert found("--campaign", "june", code=0)["asked"] == 200
+        exported = [json.loads(line) for line in esms_calls("export", "--format", "jsonl").stdout.splitlines()]
+        for call in exported:
+            if truth_of := esms.calls.get(call["reference_id"]):
+                assert call["call_status"] == truth_of.lookup_status
+                assert (call["call_duration"], call["sent_result"], call["send_status"], call["conflict"]) == (
+                    truth_of.call_duration,
+                    truth_of.sent_result,
+                    5,
+                    False,
+                )
+        assert esms_calls("replay", "--check").returncode == 0
+
+
+def as_csv(placed: list[PlacedCall]) -> str:
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(["reference_id", "campaign"])
+    rows.writerows([call.reference_id, "june"] for call in placed)
+    return text.getvalue()
+
+
+def batches(calls: list[PlacedCall], size: int) -> Iterator[list[PlacedCall]]:
+    return (calls[place : place + size] for place in range(0, len(calls), size))
+
+
+def say(address: str, call: PlacedCall | None, said: dict[str, Any]) -> None:
+    identity = {"ReferenceId": call.reference_id} if call else {}
+    answer = requests.get(address, params=identity | said, timeout=10)
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_call_that_esms_does_not_know_is_a_finding_of_its_own(esms: Sandbox, database: Database) -> None:
+    one, other, *rest = settled(esms, database, 5)
+    esms.faults = {one: "104", other: "105"}
+
+    told = found(code=1)
+    shown = audit()
+
+    assert (sorted(told["unknown"]), told["disagree"], told["agree"]) == (sorted([one, other]), [], len(rest))
+    assert shown.exit_code == 1
+    assert "unknown to eSMS (code 104 or 105): forged, or too old for it: 2\n" in shown.stdout
+    assert f"  {one}\n" in shown.stdout
+
+
+def test_an_answer_that_is_not_final_disagrees_in_send_status_and_nothing_said_is_no_finding(
+    esms: Sandbox, database: Database
+) -> None:
+    one, other, *_ = settled(esms, database, 4)
+    esms.faults = {one: "not-final", other: "nothing-said"}
+
+    told = found("--fix", code=1)
+
+    assert told["disagree"] == [
+        {
+            "reference_id": one,
+            "fields": ["send_status"],
+            "stored": {"send_status": 5},
+            "esms": {"send_status": 7},
+            "final": False,
+            "effect": "stale",
+            "put_right": False,
+        }
+    ]
+    assert told["undecided"] == [other]
+    assert "5       7 (not over)" in audit().stdout
+    assert stored_call(database, one).send_status == 5
+
+
+def test_unknown_codes_and_failures_are_no_findings_and_are_named(
+    esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = settled(esms, database, 8)
+    faults = ["unknown-code", "http-500", "hang", "reset", "garbage", "wrong-reference", "http-503"]
+    esms.faults = dict(zip(names, faults, strict=False))
+
+    told = found(code=1)
+    shown = audit()
+
+    codes = ["999", "http-500", "timeout", "unreachable", "unreadable", "wrong-reference", "http-503"]
+    assert told["failures"] == dict.fromkeys(codes, 1)
+    assert (told["failed"], told["agree"], *(told[name] for name in FINDINGS)) == (7, 1, [], [], [])
+    assert shown.exit_code == 1
+    assert f"failed with timeout: 1. No whole answer came within ESMS_TIMEOUT.\n  {names[2]}\n" in shown.stdout
+    monkeypatch.setattr(auditing, "NAMED_FAILURES", 2)
+    monkeypatch.setattr("webapp.cli.audit.NAMED_FAILURES", 2)
+    esms.faults = dict.fromkeys(names[:5], "http-500")
+    assert re.search(r"failed with http-500: 5\.\n  \S+, \S+ and 3 more\n", audit().stdout)
+
+
+def test_a_number_that_is_blocked_agrees_though_nothing_is_said(esms: Sandbox, database: Database) -> None:
+    settled(esms, database, 2)
+    esms.answer_all_with("99")
+
+    told = found(code=0)
+
+    assert (told["agree"], told["compared"]) == (2, dict.fromkeys(LOOKUP_FIELDS, 0))
+
+
+# Without --fix nothing is written
+
+
+def test_without_fix_neither_calls_nor_history_nor_runs_change_at_all(esms: Sandbox, database: Database) -> None:
+    one, other, third, *_ = settled(esms, database, 6)
+    forge(database, one, ivr="9")
+    forge(database, "never-placed", call_status="ANSWERED")
+    esms.faults = {other: "not-final", third: "unknown-code"}
+    before = everything(database)
+
+    for arguments in ([], ["--sample", "3"], ["--unregistered"]):
+        audit(*arguments)
+
+    assert everything(database) == before
+    assert before["calls"][0].conflict or any(call.conflict for call in before["calls"])
+
+
+def test_with_fix_every_answer_is_a_report_and_no_attempt_is_charged(esms: Sandbox, database: Database) -> None:
+    one, other, *rest = settled(esms, database, 4)
+    forge(database, one, ivr="9", sent_result=0)
+    forge(database, other, price=Decimal(1))
+
+    told = found("--fix", code=1)
+
+    assert set(differing(told)) == {one}
+    for name in (one, other, *rest):
+        call, truth = stored_call(database, name), esms.calls[name]
+        *_, report = stored_reports(database, name)
+        assert (report.source, call.confirmed_at) == ("lookup", report.received_at)
+        assert (call.call_status, call.sent_result) == (truth.lookup_status, truth.sent_result)
+        assert (call.lookup_count, call.next_lookup_at, call.conflict) == (0, None, False)
+    assert found(code=0)["agree"] == 4
+
+
+def test_what_a_forger_dates_into_the_future_of_our_clock_stays_and_is_told(esms: Sandbox, database: Database) -> None:
+    """For CallStatus, CallDuration and Ivr a lookup beats every callback; for the others the newest report wins."""
+    (name,) = settled(esms, database, 1)
+    tomorrow = datetime.now(UTC) + timedelta(days=1)
+    wrong = 1 - esms.calls[name].sent_result
+    Writer(database).record([callback(name, received_at=tomorrow, send_status=5, sent_result=wrong)], BEGAN)
+
+    (one,) = found("--fix", code=1)["disagree"]
+
+    assert (one["fields"], one["put_right"]) == (["sent_result"], False)
+
+
+# Which calls
+
+
+def test_only_settled_calls_in_the_range_are_asked_about_whatever_their_age(esms: Sandbox, database: Database) -> None:
+    june = settled(esms, database, 4)
+    july = settled(esms, database, 2, campaign="july")
+    unregistered = settled(esms, database, 3, campaign=None)
+    Writer(database).register([Registration(reference_id="missing")], BEGAN)
+    Writer(database).record([callback("ringing", send_status=7)], BEGAN)
+
+    def after(seconds: int) -> str:
+        return (BEGAN + timedelta(seconds=seconds)).isoformat()
+
+    def asked(*arguments: object) -> set[str]:
+        esms.lookups.clear()
+        found(*arguments, code=0, RECONCILE_GIVE_UP="1s")
+        return {one.reference_id for one in esms.lookups}
+
+    assert asked() == {*june, *july, *unregistered}
+    assert asked("--campaign", "july") == set(july)
+    assert asked("--unregistered") == set(unregistered)
+    assert asked("--campaign", "june", "--since", after(1), "--until", after(3)) == set(june[1:3])
+    assert asked("--until", after(1)) == {june[0], july[0], unregistered[0]}
+
+
+def test_nothing_to_ask_about_is_said_in_words(esms: Sandbox) -> None:
+    shown = audit("--campaign", "none")
+
+    assert (shown.exit_code, shown.stdout) == (
+        0,
+        "No call in this range is settled: there is nothing to ask about.\n",
+    )
+    assert found("--sample", 5, code=0)["population"] == 0
+    assert esms.lookups == []
+
+
+@pytest.mark.parametrize(
+    ("sample", "size"), [("7", 7), ("1%", 1), ("10%", 4), ("99.9%", 40), ("100%", 40), ("40", 40), ("1000", 40)]
+)
+def test_a_sample_asks_exactly_so_many_and_the_seed_repeats_it(
+    esms: Sandbox, database: Database, sample: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditing, "_AT_ONCE", 7)
+    monkeypatch.setattr("webapp.storage.reader._AT_ONCE", 7)
+    names = settled(esms, database, 40)
+
+    told = found("--sample", sample, code=0)
+    first = [one.reference_id for one in esms.lookups]
+    esms.lookups.clear()
+    again = found("--sample", sample, "--seed", told["seed"], code=0)
+    second = [one.reference_id for one in esms.lookups]
+
+    assert (told["population"], told["sample"], told["asked"], told["agree"]) == (40, size, size, size)
+    assert len(set(first)) == len(first) == size
+    assert set(first) <= set(names)
+    assert sorted(first) == sorted(second)
+    assert {**told, "seconds": 0} == {**again, "seconds": 0}
+    if size < 40:
+        assert told["bound"] == pytest.approx(1 - 0.05 ** (1 / size))
+    else:
+        assert told["bound"] is None
+
+
+def test_a_full_audit_reads_its_calls_in_portions(
+    esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditing, "_AT_ONCE", 7)
+    names = settled(esms, database, 30)
+
+    told = found(code=0)
+
+    assert sorted(one.reference_id for one in esms.lookups) == sorted(names)
+    assert (told["sample"], told["seed"], told["asked"], told["unasked"]) == (None, None, 30, 0)
+
+
+def test_any_seed_is_taken_and_printed_by_default(esms: Sandbox, database: Database) -> None:
+    settled(esms, database, 30)
+
+    seeds = {found("--sample", 1, code=0)["seed"] for _ in range(3)}
+    (shown,) = re.findall(r"--seed ([0-9]+) draws them again", audit("--sample", "2").stdout)
+
+    assert len(seeds) == 3
+    assert int(shown) >= 0
+
+
+# While calls change
+
+
+def test_a_report_that_comes_while_esms_is_asked_makes_no_false_finding(esms: Sandbox, database: Database) -> None:
+    """It is asked about once more, and compared with the call as it is then."""
+    (name,) = settled(esms, database, 1)
+    truth = esms.calls[name]
+    forge(database, name, call_status="BUSY")
+    esms.options = replace(esms.options, latency=0.3)
+
+    with ThreadPoolExecutor(1) as threads:
+        run = threads.submit(auditor(database).run, Settled(), None, 0, stop=Event(), watch=lambda _: None)
+        wait_until(lambda: esms.lookups)
+        Writer(database).record([final_callback(truth, 2000, call_status=truth.lookup_status)], BEGAN)
+        told = run.result()
+
+    assert (told.agree, told.disagreeing, told.undecided) == (1, [], [])
+    assert len(esms.lookups) == 2
+
+
+def test_a_call_that_changes_again_and_again_is_left_undecided(esms: Sandbox, database: Database) -> None:
+    (name, other) = settled(esms, database, 2)
+    seconds = iter(range(1000, 2000))
+
+    class Restless(Reader):
+        """A callback comes between any two looks at the call."""
+
+        def calls_by_id(self, reference_ids: Any) -> dict[str, Call]:
+            forge(database, name, next(seconds), price=Decimal(1))
+            return super().calls_by_id(reference_ids)
+
+    settings = load_settings()
+    client = Client(settings.esms_api_url, API_KEY, SECRET_KEY, settings.esms_timeout)
+    restless = Auditor(Writer(database), Restless(database), client, settings, database.now)
+
+    told = restless.run(Settled(), None, 0, stop=Event(), watch=lambda _: None)
+
+    assert (told.undecided, told.agree, told.unasked, told.clean) == ([name], 1, 0, False)
+    assert Counter(one.reference_id for one in esms.lookups) == {name: 2, other: 1}
+    assert {report.source for report in stored_reports(database, name)} == {"callback"}
+
+
+def test_a_call_that_is_gone_meanwhile_is_undecided(esms: Sandbox, database: Database) -> None:
+    (name,) = settled(esms, database, 1)
+    esms.options = replace(esms.options, latency=0.3)
+
+    with ThreadPoolExecutor(1) as threads:
+        run = threads.submit(auditor(database).run, Settled(), None, 0, stop=Event(), watch=lambda _: None)
+        wait_until(lambda: esms.lookups)
+        change_by_hand(database, "DELETE FROM calls")
+        told = run.result()
+
+    assert (told.undecided, told.unasked) == ([name], 0)
+
+
+# How it may end
+
+
+@pytest.mark.parametrize("code", ["101", "140", "143"])
+def test_a_refused_account_ends_it_at_once_with_3(esms: Sandbox, database: Database, code: str) -> None:
+    settled(esms, database, 10)
+    esms.answer_all_with(code)
+
+    result = audit("--json", RECONCILE_CONCURRENCY="2")
+
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["asked"], told["unasked"], told["cut_short"]) == (3, 0, 10, "refused")
+    assert len(esms.lookups) <= 4
+    assert f"Error: eSMS refuses the account (code {code})" in result.stderr
+    assert "not asked about: 10, because eSMS refuses the account" in result.stderr
+
+
+def test_when_esms_is_down_it_ends_and_says_how_many_were_not_asked(esms: Sandbox, database: Database) -> None:
+    settled(esms, database, 100)
+    esms.answer_all_with("reset")
+    before = everything(database)
+
+    told = found(code=1)
+    shown = audit("--sample", "90")
+
+    assert (told["unasked"], told["asked"], told["cut_short"], told["bound"]) == (100, 0, "down", None)
+    assert shown.exit_code == 1
+    assert "No call was asked about, of 100: nothing is proved." in shown.stdout
+    assert "not asked about: 90, because eSMS gives no sign of life" in shown.stdout
+    assert re.search(r"Error: eSMS gives no sign of life \(unreachable [0-9]+ times\)", shown.stderr)
+    assert len(esms.lookups) <= 200
+    assert everything(database) == before
+
+
+def test_when_esms_goes_down_in_between_what_was_found_is_told(esms: Sandbox, database: Database) -> None:
+    names = sorted(settled(esms, database, 150))
+    forge(database, names[0], call_status="BUSY")
+    esms.faults = dict.fromkeys(names[40:], "reset")
+
+    told = found(code=1)
+    shown = audit().stdout
+
+    assert differing(told) == {names[0]: ["call_status"]}
+    assert told["cut_short"] == "down"
+    assert told["agree"] == 39
+    assert 40 <= told["asked"] == 150 - told["unasked"] < 110
+    assert "Nothing is estimated for the others: those asked about are no random sample." in shown
+
+
+@ON_SQLITE
+def test_esms_that_is_always_too_fast_asked_ends_it(esms: Sandbox, database: Database) -> None:
+    settled(esms, database, 3)
+    esms.answer_all_with("160")
+
+    told = found(code=1)
+
+    assert (told["unasked"], told["cut_short"]) == (3, "too fast")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_when_interrupted_it_finishes_what_is_in_flight_and_reports_what_it_has(
+    esms: Sandbox, database: Database, number: signal.Signals
+) -> None:
+    settled(esms, database, 30)
+    esms.options = replace(esms.options, latency=0.2)
+    environment = os.environ | {"RECONCILE_CONCURRENCY": "3"}
+    process = subprocess.Popen(
+        [COMMAND, "audit", "--json", "--sample", "20"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    wait_until(lambda: len(esms.lookups) >= 6)
+    process.send_signal(number)
+    shown, words = process.communicate(timeout=30)
+
+    told = json.loads(shown)
+    done = len(esms.lookups)
+    assert done < 20
+    assert (process.returncode, told["cut_short"]) == (1, "interrupted")
+    assert (told["asked"], told["agree"], told["unasked"]) == (done, done, 20 - done)
+    assert told["bound"] == pytest.approx(upper_bound(0, done))
+    assert f"not asked about: {20 - done}, because the run was interrupted" in words
+
+
+def test_it_can_be_stopped_while_it_draws(esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auditing, "_AT_ONCE", 1)
+    settled(esms, database, 10)
+    stop = Event()
+
+    told = auditor(database).run(Settled(), 5, 1, stop=stop, watch=lambda _: stop.set())
+
+    assert (told.asked, told.unasked, told.cut_short, esms.lookups) == (0, 5, "interrupted", [])
+
+
+def test_a_sample_of_all_that_is_cut_short_is_a_smaller_sample(
+    esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECONCILE_CONCURRENCY", "2")
+    settled(esms, database, 40)
+    stop = Event()
+
+    def watch(told: auditing.Audit) -> None:
+        if told.asked >= 5:
+            stop.set()
+
+    told = auditor(database).run(Settled(), Fraction(1), 3, stop=stop, watch=watch)
+
+    assert 5 <= told.asked == 40 - told.unasked < 40
+    assert told.bound == upper_bound(0, told.asked)
+
+
+def test_what_is_settled_while_all_are_asked_about_may_have_its_turn_and_is_counted_then(
+    esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auditing, "_AT_ONCE", 1)
+    settled(esms, database, 9)
+
+    def watch(told: auditing.Audit) -> None:
+        assert told.unasked >= 0
+        if not stored_reports(database, "z-meanwhile"):
+            forge(database, "z-meanwhile", call_status="ANSWERED")
+
+    monkeypatch.setenv("RECONCILE_CONCURRENCY", "1")
+    told = auditor(database).run(Settled(), None, 0, stop=Event(), watch=watch)
+
+    assert (told.unknown, told.agree, told.population, told.wanted) == (["z-meanwhile"], 9, 10, 10)
+
+
+def test_a_database_that_goes_away_ends_it_with_4_and_what_was_found_is_told(
+    esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = sorted(settled(esms, database, 100))
+    forge(database, names[0], call_status="BUSY")
+    real = Reader.calls_by_id
+
+    def calls_by_id(reader: Reader, reference_ids: Any) -> dict[str, Call]:
+        if len(esms.lookups) > 50:
+            raise Unavailable("it is away")
+        return real(reader, reference_ids)
+
+    monkeypatch.setattr(Reader, "calls_by_id", calls_by_id)
+
+    result = audit("--json", RECONCILE_CONCURRENCY="4")
+
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["cut_short"]) == (4, "database")
+    assert 0 < told["asked"] < 100
+    assert differing(told) == {names[0]: ["call_status"]}
+    assert "because the database went away" in result.stderr
+    assert "Error: The database cannot be used: it is away" in result.stderr
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("arguments", "environment", "named"),
+    [
+        (["--sample", "0"], {}, "'0' is neither a number of calls, such as 1000, nor a share, such as 1%"),
+        (["--sample", "0%"], {}, "'0%' is neither"),
+        (["--sample", "101%"], {}, "'101%' is neither"),
+        (["--sample", "-1"], {}, "'-1' is neither"),
+        (["--sample", "1e3"], {}, "'1e3' is neither"),
+        (["--sample", "٣"], {}, "is neither"),
+        (["--seed", "1"], {}, "--seed goes with --sample"),
+        (["--sample", "1", "--seed", "x"], {}, "--seed"),
+        (["--since", "yesterday"], {}, "--since"),
+        (["now"], {}, "now"),
+        ([], {"ESMS_API_KEY": None}, "ESMS_API_KEY"),
+        ([], {"RECONCILE_RATE": "0"}, "RECONCILE_RATE"),
+    ],
+)
+def test_a_wrong_option_or_setting_ends_it_with_2(
+    esms: Sandbox, arguments: list[str], environment: dict[str, str | None], named: str
+) -> None:
+    result = audit(*arguments, **environment)
+
+    assert (result.exit_code, result.stdout, esms.lookups) == (2, "", [])
+    assert named in result.stderr
+
+
+@ON_SQLITE
+def test_a_database_that_is_not_there_is_4(esms: Sandbox, tmp_path: Path) -> None:
+    result = audit(DATABASE_URL=f"sqlite:///{tmp_path}")
+
+    assert (result.exit_code, result.stdout, esms.lookups) == (4, "", [])
+
+
+# The pace
+
+
+@pytest.mark.parametrize("concurrency", ["1", "2", "200"])
+def test_any_concurrency_asks_about_every_call(esms: Sandbox, database: Database, concurrency: str) -> None:
+    settled(esms, database, 300 if concurrency == "200" else 20)
+
+    told = found(code=0, RECONCILE_CONCURRENCY=concurrency)
+
+    assert told["agree"] == told["population"]
+
+
+def test_it_shares_one_pace_with_reconcile(esms: Sandbox, database: Database) -> None:
+    """Together no more than RECONCILE_RATE look-ups leave in any second."""
+    settled(esms, database, 40)
+    missing = [normalised(call.reference_id) for call in esms.place(40)]
+    Writer(database).register([Registration(reference_id=name, placed_at=BEGAN) for name in missing], BEGAN)
+
+    with ThreadPoolExecutor(2) as threads:
+        runs = [
+            threads.submit(esms_calls, *arguments, RECONCILE_RATE="20")
+            for arguments in (["audit", "--campaign", "june"], ["reconcile", "--older-than", "0s"])
+        ]
+        ends = [run.result() for run in runs]
+
+    assert [end.returncode for end in ends] == [0, 0], ends
+    times = sorted(one.at for one in esms.lookups)
+    assert len(times) == 80
+    # What is measured here is when they come: each takes its few milliseconds.
+    assert min(later - earlier for earlier, later in zip(times, times[20:], strict=False)) > 0.9
+
+
+# What is shown
+
+
+def test_a_disagreement_is_one_line_and_a_sentence_says_what_is_proved(esms: Sandbox, database: Database) -> None:
+    names = settled(esms, database, 3)
+    truth = esms.calls[names[0]]
+    forge(database, names[0], call_status="BUSY\x1b[2J\u202e", call_duration=999)
+
+    shown = audit().stdout
+
+    header, line = shown.splitlines()[:2]
+    assert header.split("  ")[0] == "reference id"
+    assert re.split(r"\s{2,}", line) == [
+        names[0],
+        "call_status, call_duration",
+        r"'BUSY\x1b[2J\u202e', 999",
+        f"{truth.lookup_status}, {truth.call_duration}",
+    ]
+    assert "Asked about 3 of 3 settled calls" in shown
+    assert "2 agree, 1 disagree, 0 are unknown to eSMS, 0 are undecided, 0 failed." in shown
+    assert "not price, not cid, and no value that eSMS or the store leaves unsaid." in shown
+    assert "Every settled call in the range was asked about: nothing is estimated." in shown
+    assert "\x1b" not in shown
+
+
+def test_of_many_findings_the_first_are_shown_and_json_has_all(
+    esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webapp.cli.audit._SHOWN", 2)
+    names = settled(esms, database, 5)
+    for name in names:
+        forge(database, name, call_status="BUSY")
+
+    shown = audit("--fix")
+
+    assert sum(name in shown.stdout for name in names) == 2
+    assert "  and 3 more; --json has them all" in shown.stdout
+    assert "of 5 calls that disagreed, 5 say now what eSMS says." in shown.stdout
+    assert shown.stdout.count("  corrected\n") == 2
+
+
+def test_a_sample_tells_how_large_the_share_of_wrong_calls_can_be(esms: Sandbox, database: Database) -> None:
+    names = settled(esms, database, 60)
+    esms.faults = {names[0]: "105"}
+
+    shown = audit("--sample", "59", "--seed", "4").stdout
+    told = found(
+        "--sample", "59", "--seed", "4", code=1 if names[0] in {one.reference_id for one in esms.lookups} else 0
+    )
+
+    checked = told["agree"]
+    percent = math.ceil(10000 * (1 - 0.05 ** (1 / checked))) / 100
+    assert f"A random sample of {checked} (--seed 4 draws them again)" in shown
+    assert f"with 95 % confidence at most {percent:.2f} % of the 60 calls disagree" in shown
+    assert told["bound"] == pytest.approx(upper_bound(0, checked))
+
+
+def test_the_help_says_that_fix_does_not_change_the_exit_code() -> None:
+    assert command.help
+    assert "also where --fix put them right" in command.help

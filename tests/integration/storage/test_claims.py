@@ -1,0 +1,319 @@
+"""Which calls a run takes for itself, in which order, and at what cost: on the store, with times of the test's own."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from makers import NOW, answer, at, callback, change_by_hand, lookup, stored_call
+from reconciling import rows
+from sqlalchemy import event
+
+from webapp.calls.rule import Registration
+from webapp.esms.lookup import LookupAnswer
+from webapp.storage.claims import Due, Range
+from webapp.storage.models import calls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from webapp.storage.database import Database
+    from webapp.storage.reader import Reader
+    from webapp.storage.writer import Writer
+    from webapp.support.settings import Verify
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+GIVE_UP = timedelta(hours=72)
+SETTLED: tuple[Verify, ...] = ("off", "conflicts", "unregistered", "all")
+
+
+def due_at(seconds: float, *, verify: Verify = "conflicts", within: Range | None = None, grace: float = 600) -> Due:
+    now = at(seconds)
+    return Due(
+        placed_by=at(seconds - grace),
+        due_by=now,
+        verify=verify,
+        verify_since=now - GIVE_UP,
+        within=within or Range(),
+    )
+
+
+def claim(writer: Writer, seconds: float, limit: int = 100, **which: Any) -> list[str]:
+    """The calls that a run takes then, for a minute."""
+    until = at(seconds + MINUTE)
+    return [call.reference_id for call in writer.claim(due_at(seconds, **which), limit, now=at(seconds), until=until)]
+
+
+def register(writer: Writer, placed: dict[str, float], **words: Any) -> None:
+    told = [Registration(reference_id=name, placed_at=at(seconds), **words) for name, seconds in placed.items()]
+    writer.register(told, NOW)
+
+
+def fail(writer: Writer, seconds: float, names: Sequence[str], *, verifying: Sequence[str] = ()) -> None:
+    answers = [LookupAnswer(name, "timeout", heard=False) for name in names]
+    writer.conclude(answers, at(seconds), give_up=GIVE_UP, verifying=verifying)
+
+
+# Everyone has a turn
+
+
+def test_a_thousand_calls_that_fail_every_time_keep_no_other_from_its_turn(writer: Writer) -> None:
+    broken = [f"broken-{number:03}" for number in range(1000)]
+    register(writer, dict.fromkeys(broken, -DAY))
+    fail(writer, -DAY, broken)
+    register(writer, {"asked-once": -DAY})
+    fail(writer, -HOUR, ["asked-once"])
+
+    turns: list[list[str]] = []
+    for turn in range(11):
+        register(writer, {f"new-{turn}": turn - HOUR})
+        turns.append(claim(writer, turn, 100))
+        fail(writer, turn, [name for name in turns[-1] if not name.startswith("new")])
+
+    assert [turn[0] for turn in turns] == [f"new-{number}" for number in range(11)]
+    assert "asked-once" in turns[10]
+    assert sum(name in turn for turn in turns for name in broken) == 1000
+
+
+def test_a_conflict_that_was_never_asked_about_goes_before_all_that_were(writer: Writer) -> None:
+    register(writer, {"asked": -DAY, "new": -HOUR})
+    fail(writer, -DAY, ["asked"])
+    writer.record([callback("torn", 0, call_status="BUSY"), callback("torn", 1, call_status="ANSWERED")], NOW)
+
+    assert claim(writer, 301) == ["new", "torn", "asked"]
+
+
+def test_a_call_that_is_to_be_placed_yet_waits_for_its_grace(writer: Writer) -> None:
+    register(writer, {"future": HOUR})
+
+    assert claim(writer, HOUR + 599) == []
+    assert claim(writer, HOUR + 600) == ["future"]
+
+
+def test_a_call_inserted_by_plain_sql_waits_for_its_grace_and_goes_before_those_asked_about(
+    writer: Writer, database: Database
+) -> None:
+    change_by_hand(database, "INSERT INTO calls (reference_id) VALUES ('by-hand')")
+    placed = (stored_call(database, "by-hand").placed_at - NOW).total_seconds()
+    register(writer, {"asked": placed - DAY})
+    fail(writer, placed - DAY, ["asked"])
+
+    assert claim(writer, placed + 599) == ["asked"]
+    assert claim(writer, placed + 700) == ["by-hand", "asked"]
+
+
+@pytest.mark.parametrize(
+    ("within", "expected"),
+    [
+        (Range(), ["a1", "a2", "b1", "b2"]),
+        (Range(campaign="a"), ["a1", "a2"]),
+        (Range(campaign="A"), []),
+        (Range(since=at(-HOUR)), ["a2", "b2"]),
+        (Range(until=at(-HOUR)), ["a1", "b1"]),
+        (Range(since=at(-HOUR), campaign="b"), ["b2"]),
+        (Range(reference_ids=("b1", "a2", "unknown")), ["a2", "b1"]),
+        (Range(reference_ids=("b1",), campaign="a"), []),
+    ],
+)
+def test_a_run_may_be_narrowed_to_some_calls(
+    writer: Writer, reader: Reader, within: Range, expected: list[str]
+) -> None:
+    register(writer, {"a1": -2 * HOUR, "a2": -HOUR}, campaign="a")
+    register(writer, {"b1": -2 * HOUR, "b2": -HOUR}, campaign="b")
+    due = due_at(0, within=within)
+
+    assert reader.due(due, 10)[0] == len(expected)
+    assert reader.any_due(due) == bool(expected)
+    assert sorted(claim(writer, 0, within=within)) == expected
+
+
+# Calls that are settled, to be confirmed
+
+
+def settle_some(writer: Writer) -> None:
+    """One call of each kind that may have to be confirmed, and one that is missing."""
+    register(writer, {"missing": -HOUR, "registered": -2 * HOUR})
+    for name, seconds in {"unregistered": -3 * HOUR, "registered": -2 * HOUR, "too-old": -4 * DAY}.items():
+        writer.record([callback(name, seconds, call_status="BUSY")], at(seconds))
+    writer.record([lookup("confirmed", -HOUR, call_status="BUSY")], NOW)
+    told = [callback("torn", -HOUR, call_status="BUSY"), callback("torn", -HOUR + 1, call_status="ANSWERED")]
+    writer.record(told, at(-HOUR))
+
+
+@pytest.mark.parametrize(
+    ("verify", "expected"),
+    [
+        ("off", ["missing"]),
+        ("conflicts", ["missing", "torn"]),
+        ("unregistered", ["missing", "torn", "unregistered"]),
+        ("all", ["missing", "torn", "unregistered", "registered"]),
+    ],
+)
+def test_which_settled_calls_are_asked_about_is_a_setting_and_missing_ones_come_first(
+    writer: Writer, reader: Reader, verify: Verify, expected: list[str]
+) -> None:
+    settle_some(writer)
+
+    assert reader.due(due_at(0, verify=verify), 100) == (len(expected), expected)
+    assert [name for _ in range(6) for name in claim(writer, 0, limit=1, verify=verify)] == expected
+
+
+def test_a_call_that_failed_to_be_confirmed_is_due_again_when_its_time_comes_and_not_before(
+    writer: Writer, database: Database
+) -> None:
+    writer.record([callback("a", -HOUR, call_status="BUSY")], at(-HOUR))
+    assert claim(writer, 0, verify="all") == ["a"]
+    fail(writer, 0, ["a"], verifying=["a"])
+
+    planned = stored_call(database, "a").next_lookup_at
+    assert planned is not None
+    seconds = (planned - NOW).total_seconds()
+    assert 270 <= seconds <= 330
+    assert claim(writer, seconds - 1, verify="all") == []
+    assert claim(writer, seconds, verify="conflicts") == []
+    assert claim(writer, seconds, verify="all") == ["a"]
+
+
+@pytest.mark.parametrize("status", ["BUSY", "ANSWERED"])
+def test_a_call_is_asked_about_until_esms_decides(writer: Writer, database: Database, status: str) -> None:
+    writer.record([callback("a", -HOUR, call_status="BUSY")], at(-HOUR))
+    fail(writer, 0, ["a"], verifying=["a"])
+    undecided = LookupAnswer("a", "105")
+    writer.conclude([undecided], at(HOUR), give_up=GIVE_UP, verifying=["a"])
+    assert claim(writer, 2 * HOUR, verify="all") == ["a"]
+
+    decided = answer(lookup("a", 2 * HOUR, call_status=status))
+    writer.conclude([decided], at(2 * HOUR), give_up=GIVE_UP, verifying=["a"])
+
+    call = stored_call(database, "a")
+    assert (call.call_status, call.next_lookup_at, call.lookup_count, call.conflict) == (status, None, 3, False)
+    assert call.confirmed_at == at(2 * HOUR)
+    assert claim(writer, 100 * HOUR, verify="all") == []
+
+
+def test_a_call_that_esms_never_confirms_is_left_alone_in_the_end_and_stays_settled(
+    writer: Writer, reader: Reader, database: Database
+) -> None:
+    writer.record([callback("a", -71 * HOUR, call_status="BUSY")], at(-71 * HOUR))
+    fail(writer, 0, ["a"], verifying=["a"])
+
+    assert claim(writer, HOUR + 1, verify="all") == []
+    assert reader.due(due_at(HOUR + 1, verify="all"), 0) == (0, [])
+
+    writer.conclude([LookupAnswer("a", "105")], at(2 * HOUR), give_up=GIVE_UP, verifying=["a"])
+    call = stored_call(database, "a")
+    assert (call.settled, call.gave_up_at, call.next_lookup_at) == (True, None, None)
+
+
+def test_a_callback_that_settles_a_call_which_was_looked_up_before_lets_it_be_confirmed(writer: Writer) -> None:
+    """It may have been asked about in vain many times."""
+    register(writer, {"a": -HOUR})
+    fail(writer, -HOUR + 601, ["a"])
+    writer.record([callback("a", 0, call_status="BUSY")], NOW)
+
+    assert claim(writer, 0, verify="all") == ["a"]
+
+
+def test_calls_are_confirmed_in_the_order_of_their_placing_whatever_was_tried_before(writer: Writer) -> None:
+    """A run remembers how far it came by when calls were placed: none may be passed over."""
+    names = [f"call-{number}" for number in range(6)]
+    for number, name in enumerate(names):
+        writer.record([callback(name, number - HOUR, call_status="BUSY")], NOW)
+    fail(writer, 0, names[:2], verifying=names[:2])
+
+    assert [claim(writer, HOUR, limit=2, verify="all") for _ in range(4)] == [names[:2], names[2:4], names[4:], []]
+
+
+# Calls that were given up
+
+
+def test_calls_that_were_given_up_can_be_taken_up_again_and_are_due_at_once(
+    writer: Writer, database: Database, reader: Reader
+) -> None:
+    for campaign in ("a", "b"):
+        register(writer, {f"{campaign}{number}": -100 * HOUR for number in range(3)}, campaign=campaign)
+    names = [call["reference_id"] for call in rows(database, calls)]
+    fail(writer, -HOUR, names)
+    assert {call["gave_up_at"] for call in rows(database, calls)} == {None}  # no answer: asked again
+    writer.conclude([LookupAnswer(name, "105") for name in names[:-1]], NOW, give_up=GIVE_UP)
+    assert reader.given_up(Range()) == 5
+    assert claim(writer, DAY) == names[-1:]
+
+    within = Range(campaign="a")
+    assert reader.given_up(within) == 3
+    assert writer.revive(within, at(DAY + HOUR)) == 3
+    assert writer.revive(within, at(DAY + HOUR)) == 0
+    assert reader.given_up(Range()) == 2
+    call = stored_call(database, "a0")
+    assert (call.gave_up_at, call.next_lookup_at, call.lookup_count) == (None, at(DAY + HOUR), 2)
+    assert sorted(claim(writer, DAY + HOUR)) == ["a0", "a1", "a2", names[-1]]
+
+    writer.conclude([LookupAnswer("a0", "105")], at(DAY + HOUR), give_up=GIVE_UP)
+    fail(writer, DAY + HOUR, ["a1"])
+    assert stored_call(database, "a0").gave_up_at == at(DAY + HOUR)
+    again = stored_call(database, "a1")
+    assert again.gave_up_at is None
+    assert again.next_lookup_at is not None
+    assert 270 <= (again.next_lookup_at - at(DAY + HOUR)).total_seconds() <= 330
+
+
+def test_more_calls_than_one_transaction_takes_are_taken_up_again(writer: Writer, reader: Reader) -> None:
+    names = [f"call-{number}" for number in range(2100)]
+    register(writer, dict.fromkeys(names, -100 * HOUR))
+    writer.conclude([LookupAnswer(name, "105") for name in names], NOW, give_up=GIVE_UP)
+
+    assert writer.revive(Range(reference_ids=tuple(names[:2050])), at(1)) == 2050
+    assert reader.given_up(Range()) == 50
+
+
+# What it costs
+
+
+@contextmanager
+def plans_of(database: Database) -> Iterator[list[str]]:
+    """The plans of all statements on calls that are run in the block."""
+    plans: list[str] = []
+    explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+
+    def look(_: Any, cursor: Any, statement: str, parameters: Any, *__: Any) -> None:
+        if "calls" in statement and not statement.startswith("EXPLAIN"):
+            plan = cursor.connection.cursor().execute(explain + statement, parameters)
+            plans.append("\n".join(str(row[-1]) for row in plan.fetchall()))
+
+    event.listen(database._writer, "before_cursor_execute", look)  # noqa: SLF001 - no other way to its statements
+    try:
+        yield plans
+    finally:
+        event.remove(database._writer, "before_cursor_execute", look)  # noqa: SLF001
+
+
+def test_claiming_reads_the_indexes_of_what_is_due_and_never_all_calls(writer: Writer, database: Database) -> None:
+    """However many calls are settled."""
+    numbers = (
+        "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 30000)"
+        if database.is_sqlite
+        else "WITH numbers AS (SELECT generate_series(1, 30000) AS n)"
+    )
+    moment = f"{'' if database.is_sqlite else 'TIMESTAMPTZ '}'2026-11-20T10:00:00.000000Z'"
+    change_by_hand(
+        database,
+        "INSERT INTO calls (reference_id, placed_at, settled_at, settled_by, lookup_count, next_lookup_at, conflict) "  # noqa: S608
+        f"{numbers} SELECT 'call-' || n, {moment}, CASE WHEN n % 50 > 0 OR n % 500 = 0 THEN {moment} END, "
+        "CASE WHEN n % 50 > 0 OR n % 500 = 0 THEN 'callback' END, CASE WHEN n % 100 = 0 THEN 3 ELSE 0 END, "
+        f"CASE WHEN n % 100 = 0 THEN {moment} END, n % 500 = 0 FROM numbers",
+    )
+    change_by_hand(database, "ANALYZE calls")
+
+    with plans_of(database) as plans:
+        claimed = writer.claim(due_at(0), 700, now=NOW, until=at(MINUTE))
+
+    assert len(claimed) == 600
+    never, _, others, _ = plans
+    for names, plan in ((["ix_calls_unasked"], never), (["ix_calls_missing", "ix_calls_conflict"], others)):
+        for name in names:
+            assert name in plan, plan
+    for plan in plans:
+        assert "Seq Scan on calls" not in plan, plan
+        assert "SCAN calls\n" not in f"{plan}\n", plan

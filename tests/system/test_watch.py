@@ -1,0 +1,381 @@
+"""``reconcile --watch``, a service: it goes on through outages, tells that it lives, and ends when it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+from outages import postgresql_of_ones_own
+from reconciling import ON_SQLITE, asked, claimed, counts, missing, rows, runs, wait_until
+from running import COMMAND, free_port
+
+from webapp.reconcile import service
+from webapp.reconcile.service import Heartbeat, health
+from webapp.storage.database import Database
+from webapp.storage.models import calls
+from webapp.storage.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from outages import PostgreSQL
+    from reconciling import Command
+
+    from webapp.esms.sandbox import Sandbox
+
+SOON = 25
+"""Seconds in which a service that may end has ended, on a machine that is busy."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgreSQL]:
+    with postgresql_of_ones_own() as server:
+        yield server
+
+
+def stop(process: subprocess.Popen[str], reconcile: Command, number: signal.Signals = signal.SIGTERM) -> str:
+    """End it as systemd does; what it said on standard error."""
+    begun = time.monotonic()
+    process.send_signal(number)
+    code, _, said = reconcile.end(process)
+    assert (code, time.monotonic() - begun < SOON) == (0, True), said
+    return said
+
+
+def all_settled(database: Database) -> bool:
+    return all(call["settled_at"] for call in rows(database, calls))
+
+
+class Systemd:
+    """A socket on which a service tells how it is."""
+
+    def __init__(self, address: str) -> None:
+        self.said: list[str] = []
+        self._line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._line.bind("\0" + address[1:] if address.startswith("@") else address)
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while words := self._line.recv(1000):
+            self.said.append(words.decode())
+
+    def close(self) -> None:
+        self._line.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._line.close()
+
+
+@contextmanager
+def systemd(address: str) -> Iterator[Systemd]:
+    listening = Systemd(address)
+    try:
+        yield listening
+    finally:
+        listening.close()
+
+
+# What it does
+
+
+def test_it_asks_about_calls_as_they_become_due_and_writes_no_run_where_nothing_is(
+    esms: Sandbox, database: Database, reconcile: Command, tmp_path: Path
+) -> None:
+    with systemd(str(tmp_path / "notify")) as told:
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
+        with reconcile.beside("--watch", "--every", "1s", **environment) as process:
+            wait_until(lambda: told.said.count("WATCHDOG=1") >= 12)
+            assert rows(database, calls) == []
+            assert runs(database) == []
+            reference_ids = missing(esms, database, 3)
+            wait_until(lambda: all_settled(database) and runs(database) == ["done"])
+            stop(process, reconcile)
+
+    assert sorted(asked(esms)) == sorted(reference_ids)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("doing", ["rest", "run", "pause"])
+def test_it_ends_with_0_within_seconds_whatever_it_is_doing(
+    esms: Sandbox, database: Database, reconcile: Command, doing: str, number: signal.Signals
+) -> None:
+    reference_ids = [] if doing == "rest" else missing(esms, database, 30)
+    esms.options = replace(esms.options, latency=0.3)
+    if doing == "pause":
+        Writer(database).pace(lambda pace, now: (pace.paused(now + timedelta(hours=1)), None))
+    port = free_port()
+    with reconcile.beside("--watch", "--health-port", str(port), RECONCILE_CONCURRENCY="2") as process:
+        wait_until(lambda: is_healthy(port))
+        wait_until(
+            {"rest": lambda: True, "run": lambda: len(esms.lookups) >= 4, "pause": lambda: claimed(database)}[doing]
+        )
+        stop(process, reconcile, number)
+
+    assert claimed(database) == []
+    assert runs(database) == ([] if doing == "rest" else ["interrupted"])
+    done = [call["reference_id"] for call in rows(database, calls) if call["settled_at"]]
+    assert sorted(done) == sorted(asked(esms))
+    assert len(done) < max(1, len(reference_ids))
+
+
+def is_healthy(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+# What may happen to it
+
+
+def test_it_goes_on_when_esms_was_down(esms: Sandbox, database: Database, reconcile: Command) -> None:
+    missing(esms, database, 50)
+    esms.answer_all_with("reset")
+    with reconcile.beside("--watch", "--every", "1s") as process:
+        wait_until(lambda: len(runs(database)) >= 2 and runs(database)[1])
+        esms.answer_all_with(None)
+        wait_until(lambda: all_settled(database))
+        said = stop(process, reconcile)
+
+    assert "eSMS gives no sign of life (unreachable" in said
+    assert all(call["lookup_count"] == 1 for call in rows(database, calls))
+
+
+@ON_SQLITE
+def test_few_calls_too_are_asked_about_as_soon_as_esms_is_back(
+    esms: Sandbox, database: Database, reconcile: Command
+) -> None:
+    """Were they charged with failing, they would wait for five minutes and more."""
+    missing(esms, database, 3)
+    esms.answer_all_with("reset")
+    with reconcile.beside("--watch", "--every", "1s") as process:
+        wait_until(lambda: len(runs(database)) >= 2 and runs(database)[1])
+        assert {(call["lookup_count"], call["next_lookup_at"]) for call in rows(database, calls)} == {(0, None)}
+        esms.answer_all_with(None)
+        wait_until(lambda: all_settled(database))
+        said = stop(process, reconcile)
+
+    assert "eSMS gives no sign of life (unreachable 3 times)" in said
+
+
+@ON_SQLITE
+def test_it_starts_while_the_database_is_away_or_not_migrated_and_comes_back_from_every_outage(
+    esms: Sandbox, reconcile: Command, server: PostgreSQL
+) -> None:
+    url = server.new_database()
+    database = Database(url)
+    with reconcile.beside("--watch", "--every", "1s", DATABASE_URL=url, RECONCILE_RATE="20") as process:
+        with server.stopped():
+            time.sleep(3)
+        time.sleep(2)
+        database.migrate()
+        missing(esms, database, 3)
+        wait_until(lambda: all_settled(database))
+
+        for outage in (server.stopped, server.hung):
+            missing(esms, database, 60)
+            before = len(esms.lookups)
+            wait_until(lambda before=before: len(esms.lookups) > before + 5)  # type: ignore[misc]
+            with outage():
+                time.sleep(4)
+            within_a_minute(lambda: all_settled(database))
+        assert process.poll() is None
+        with server.stopped():
+            time.sleep(2)
+            said = stop(process, reconcile)
+
+    assert said.count("The database cannot be used: ") <= 2 + 3 * 2  # once for each new trouble
+    assert "run `esms-calls migrate`" in said
+    assert said.count("The database can be used again.") >= 2
+    assert max(asked(esms).count(reference_id) for reference_id in set(asked(esms))) <= 2
+    assert runs(database).count(None) == 0
+    assert claimed(database) == []
+    database.close()
+
+
+def within_a_minute(condition: object) -> None:
+    until = time.monotonic() + 60
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < until, "it did not come back within a minute"
+        time.sleep(0.1)
+
+
+@ON_SQLITE
+def test_it_goes_on_where_its_summaries_cannot_be_written(esms: Sandbox, database: Database) -> None:
+    """The disk under its log is full."""
+    missing(esms, database, 2)
+    with Path("/dev/full").open("w") as full:
+        command = [COMMAND, "reconcile", "--watch", "--every", "1s"]
+        process = subprocess.Popen(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        try:
+            wait_until(lambda: runs(database) == ["done"])
+            missing(esms, database, 2)
+            wait_until(lambda: runs(database) == ["done", "done"])
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=SOON)
+        finally:
+            process.kill()
+            process.wait()
+
+    assert (process.returncode, said) == (0, "")
+
+
+# How it tells that it lives
+
+
+@pytest.mark.parametrize("address", ["{folder}/notify", "@esms-calls-test-{process}"])
+@ON_SQLITE
+def test_systemd_is_told_that_it_is_ready_alive_and_ending(
+    esms: Sandbox, database: Database, reconcile: Command, tmp_path: Path, address: str
+) -> None:
+    """Also while a run takes long."""
+    where = address.format(folder=tmp_path, process=os.getpid())
+    missing(esms, database, 200)
+    esms.options = replace(esms.options, latency=0.3)
+    environment = {"NOTIFY_SOCKET": where, "WATCHDOG_USEC": "1000000", "RECONCILE_CONCURRENCY": "2"}
+    with systemd(where) as told, reconcile.beside("--watch", **environment) as process:
+        begun = time.monotonic()
+        wait_until(lambda: told.said.count("WATCHDOG=1") >= 5)
+        assert time.monotonic() - begun < SOON
+        assert not all_settled(database)
+        stop(process, reconcile)
+        wait_until(lambda: "STOPPING=1" in told.said)
+
+    assert told.said[0] == "READY=1"
+    assert told.said[-1] == "STOPPING=1"
+    assert set(told.said) == {"READY=1", "WATCHDOG=1", "STOPPING=1"}
+
+
+@ON_SQLITE
+def test_a_health_port_that_is_taken_is_said_and_ends_it(esms: Sandbox, reconcile: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = reconcile("--watch", "--health-port", str(port))
+
+    assert result.exit_code == 1
+    assert f"cannot listen on 127.0.0.1:{port} (Address already in use): choose another --health-port" in result.stderr
+    assert asked(esms) == []
+
+
+class FakeTime:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class NeverStop(threading.Event):
+    """Waiting for it takes no time but that of the fake clock."""
+
+    def __init__(self, clock: FakeTime) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+        self._clock = clock
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.waits.append(timeout)
+        self._clock.now += timeout
+        return False
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    clock = FakeTime()
+    monkeypatch.setattr(service, "time", clock)
+    return clock
+
+
+@pytest.mark.parametrize(("watchdog", "every"), [("", 5.0), ("4000000", 2.0), ("60000000", 5.0), ("soon", 5.0)])
+def test_while_it_rests_it_gives_a_sign_of_life_in_half_the_time_that_systemd_waits(
+    clock: FakeTime, monkeypatch: pytest.MonkeyPatch, watchdog: str, every: float
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", watchdog)
+    heart, stop = Heartbeat(), NeverStop(clock)
+    told: list[str] = []
+    monkeypatch.setattr(heart, "tell", told.append)
+
+    heart.rest(61, stop)
+
+    assert clock.now == 61
+    assert max(stop.waits) == every
+    assert len(told) == -(-61 // every)
+
+
+def test_it_is_healthy_until_it_gave_no_sign_of_life_for_five_minutes(clock: FakeTime) -> None:
+    heart, port = Heartbeat(), free_port()
+    with health(port, heart):
+        answers = []
+        for seconds in (0, 299, 301):
+            clock.now = seconds
+            answer = requests.get(f"http://127.0.0.1:{port}/healthz?x=1", timeout=5)
+            answers.append((answer.status_code, answer.text))
+        heart.beat()
+        assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5).status_code == 200
+        assert requests.get(f"http://127.0.0.1:{port}/", timeout=5).status_code == 404
+
+    assert answers == [(200, "ok\n"), (200, "ok\n"), (503, "hangs\n")]
+
+
+def test_a_socket_that_is_not_there_is_no_trouble(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+
+    Heartbeat().tell("READY=1")
+
+
+# How it is asked for
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--watch", "--dry-run"],
+        ["--watch", "--limit", "3"],
+        ["--watch", "--retry-given-up"],
+        ["--watch", "--every", "0s"],
+        ["--every", "5s"],
+        ["--every", "0s"],
+        ["--health-port", "8809"],
+    ],
+)
+@ON_SQLITE
+def test_options_that_do_not_go_together_are_a_usage_error(
+    esms: Sandbox, database: Database, reconcile: Command, arguments: list[str]
+) -> None:
+    missing(esms, database, 1)
+
+    result = reconcile(*arguments)
+
+    assert (result.exit_code, asked(esms), runs(database)) == (2, [], [])
+    assert any(name in result.stderr.splitlines()[-1] for name in arguments if name != "--watch")
+
+
+@ON_SQLITE
+def test_it_wants_keys_at_once(esms: Sandbox, reconcile: Command) -> None:
+    result = reconcile("--watch", ESMS_API_KEY=None)
+
+    assert (result.exit_code, asked(esms)) == (2, [])
+    assert "ESMS_API_KEY" in result.stderr
+
+
+@ON_SQLITE
+def test_it_shows_each_run_as_a_single_run_does(esms: Sandbox, database: Database, reconcile: Command) -> None:
+    missing(esms, database, 2)
+    with reconcile.beside("--watch", "--json") as process:
+        wait_until(lambda: runs(database) == ["done"])
+        process.send_signal(signal.SIGTERM)
+        code, shown, _ = reconcile.end(process)
+
+    assert (code, counts(shown)) == (0, {"checked": 2, "settled": 2})

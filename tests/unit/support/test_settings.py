@@ -1,0 +1,511 @@
+"""The settings: every spelling that is accepted, and every other one refused in words that show no secret."""
+
+from __future__ import annotations
+
+import multiprocessing
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from zoneinfo import ZoneInfo
+
+import pytest
+from click.testing import CliRunner, Result
+from samples import CALLBACK_TEMPLATE
+from sqlalchemy import make_url
+
+from webapp.cli.main import cli
+from webapp.support.settings import ConfigError, Settings, is_one_of, load_settings
+from webapp.support.times import parse_duration, parse_time
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Barrier
+    from pathlib import Path
+
+SPAWN = multiprocessing.get_context("spawn")
+SECRET = "the-secret-that-is-shown-nowhere"
+ZONE = ZoneInfo("Asia/Ho_Chi_Minh")
+EVERY_COMMAND = {
+    "audit": [],
+    "callback-url": [],
+    "completeness": [],
+    "export": [],
+    "migrate": [],
+    "reconcile": ["--dry-run"],
+    "register": [],
+    "replay": ["--check"],
+    "serve": [],
+    "spool": ["list"],
+    "status": [],
+}
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is set, and the working folder is empty."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments, input="")
+
+
+def refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    """What a command says that this value stops."""
+    monkeypatch.setenv(name, value)
+    result = run(*(arguments or ["callback-url"]))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"Error: {name} ")
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+# Durations and times
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0s", 0), ("30s", 30), ("010m", 600), ("72h", 259_200), (" 7d ", 604_800), ("3650d", 315_360_000)],
+)
+def test_a_duration_is_a_whole_number_and_a_unit(text: str, seconds: int) -> None:
+    assert parse_duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "10",
+        "m",
+        "-1m",
+        "+1m",
+        "1.5h",
+        "1e3s",
+        "10 m",
+        "10M",
+        "1w",
+        "1h30m",
+        "٣s",
+        "3651d",
+        "315360001s",
+        "9" * 5000,
+    ],
+)
+def test_anything_else_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match=r"30s, 10m, 72h or 7d"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-23", datetime(2026, 11, 22, 17, tzinfo=UTC)),
+        ("20261123", datetime(2026, 11, 22, 17, tzinfo=UTC)),
+        ("2026-11-23T10:00", datetime(2026, 11, 23, 3, tzinfo=UTC)),
+        (" 2026-11-23 10:00:00.123456 ", datetime(2026, 11, 23, 3, 0, 0, 123456, tzinfo=UTC)),
+        ("2026-11-23T10:00:00Z", datetime(2026, 11, 23, 10, tzinfo=UTC)),
+        ("2026-11-23T10:00:00+02:00", datetime(2026, 11, 23, 8, tzinfo=UTC)),
+        ("2026-11-23T10:00:00-0530", datetime(2026, 11, 23, 15, 30, tzinfo=UTC)),
+        # In a query string a + is a blank.
+        ("2026-11-23T10:00:00 02:00", datetime(2026, 11, 23, 8, tzinfo=UTC)),
+        ("2026-11-23T10:00 02", datetime(2026, 11, 23, 8, tzinfo=UTC)),
+    ],
+)
+def test_a_time_without_a_zone_is_in_the_one_that_is_set(text: str, expected: datetime) -> None:
+    found = parse_time(text, ZONE)
+
+    assert (found, found.utcoffset()) == (expected, timedelta(0))
+
+
+def test_a_time_is_in_summer_time_when_its_zone_is() -> None:
+    assert [parse_time(f"2026-{month}-01T12:00", ZoneInfo("Europe/Berlin")).hour for month in ("01", "07")] == [11, 10]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "23/11/2026", "2026-13-01", "2026-02-30", "1790000000", "2026-11-23T25:00", "10:00"]
+)
+def test_anything_else_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not an ISO 8601 date or time, such as 2026-11-23"):
+        parse_time(text, ZONE)
+
+
+@pytest.mark.parametrize("text", ["0001-01-01", "9999-12-31T23:59:59-12:00"])
+def test_a_time_outside_the_years_that_can_be_stored_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="lies outside the years"):
+        parse_time(text, ZONE)
+
+
+# Every setting
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("ESMS_TIMEOUT", "5s", timedelta(seconds=5)),
+        ("RECONCILE_GRACE", "0s", timedelta(0)),
+        ("RECONCILE_GIVE_UP", "7d", timedelta(days=7)),
+        ("RECONCILE_GIVE_UP", "0s", timedelta(0)),
+        ("LOOKUP_SHARE_WARN", "5%", Decimal("0.05")),
+        ("LOOKUP_SHARE_WARN", "5 %", Decimal("0.05")),
+        ("LOOKUP_SHARE_WARN", " 0.5% ", Decimal("0.005")),
+        ("LOOKUP_SHARE_WARN", "100%", Decimal(1)),
+        ("LOOKUP_SHARE_WARN", "0%", Decimal(0)),
+        ("ANSWER_WITHIN", "2s", timedelta(seconds=2)),
+        ("SPOOL", "off", False),
+        ("SPOOL", " On ", True),
+        ("SPOOL_LIMIT", "1MiB", 1024 * 1024),
+        ("SPOOL_LIMIT", "2GiB", 2 * 1024**3),
+        ("RECONCILE_RATE", "1000", 1000),
+        ("RECONCILE_CONCURRENCY", "1", 1),
+        ("TRUSTED_PROXIES", "2", 2),
+        ("TIME_ZONE", "UTC", ZoneInfo("UTC")),
+        ("PUBLIC_URL", " https://calls.example.vn/voice/ ", "https://calls.example.vn/voice"),
+        ("ESMS_API_URL", "http://[::1]:8808/json/", "http://[::1]:8808/json"),
+        ("ESMS_API_KEY", f" {SECRET} ", SECRET),
+        ("CALLBACK_TOKEN", f" {SECRET} ,, 1234567890123456.", (SECRET, "1234567890123456.")),
+        ("API_TOKEN", "12345678901234567890.50", ("12345678901234567890.50",)),
+    ],
+)
+def test_a_setting_is_read_from_the_environment(
+    name: str, value: str, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    assert getattr(load_settings(), name.lower()) == expected
+
+
+@pytest.mark.parametrize("name", [name.upper() for name in Settings.model_fields])
+def test_an_empty_setting_is_one_that_is_not_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = load_settings()
+    monkeypatch.setenv(name, "")
+
+    assert load_settings() == usual
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ESMS_TIMEOUT", "20", "30s, 10m"),
+        ("ESMS_TIMEOUT", "0s", "longer than 0s"),
+        ("RECONCILE_GRACE", "ten minutes", "30s, 10m"),
+        *[
+            ("LOOKUP_SHARE_WARN", value, "a percentage such as 5%, 0.5% or 100%")
+            for value in (
+                "5",
+                "0.05",
+                "-1%",
+                "101%",
+                "100.0001%",
+                "five%",
+                "٣%",
+                "1e1%",
+                "5%%",
+                "%",
+                ".5%",
+                "nan%",
+            )
+        ],
+        ("ANSWER_WITHIN", "0s", "from 1s to 1m"),
+        ("ANSWER_WITHIN", "2m", "from 1s to 1m"),
+        ("SPOOL", "maybe", "on or off"),
+        ("SPOOL_LIMIT", "1GB", "1MiB or 1GiB"),
+        ("SPOOL_LIMIT", "0MiB", "1MiB or 1GiB"),
+        ("RECONCILE_GIVE_UP", "9999d", "at most 3650d"),
+        ("RECONCILE_RATE", "0", "greater than or equal to 1"),
+        ("RECONCILE_RATE", "1001", "less than or equal to 1000"),
+        ("RECONCILE_RATE", "many", "integer"),
+        ("RECONCILE_CONCURRENCY", "257", "less than or equal to 256"),
+        ("RECONCILE_CONCURRENCY", "1.5", "integer"),
+        ("TRUSTED_PROXIES", "-1", "greater than or equal to 0"),
+        ("TRUSTED_PROXIES", "11", "less than or equal to 10"),
+        ("TIME_ZONE", "Mars/Olympus", "Asia/Ho_Chi_Minh"),
+        ("TIME_ZONE", "../../etc/passwd", "Asia/Ho_Chi_Minh"),
+        ("TIME_ZONE", "Asia", "Asia/Ho_Chi_Minh"),
+        ("PUBLIC_URL", "calls.example.vn", "such as https://calls.example.vn"),
+        ("PUBLIC_URL", "ftp://calls.example.vn", "such as https://calls.example.vn"),
+        ("PUBLIC_URL", "https://calls.example.vn/?a=b", "without a query"),
+        ("PUBLIC_URL", f"https://user:{SECRET}@calls.example.vn", "or a password"),
+        ("ESMS_API_URL", "voiceapi.esms.vn", "such as https://"),
+        ("ESMS_API_URL", f"https://voiceapi.esms.vn/json?ApiKey={SECRET}", "without a query"),
+        ("CALLBACK_TOKEN", "too-short", "at least 16 characters"),
+        ("CALLBACK_TOKEN", f"{SECRET},short", "at least 16 characters"),
+        ("CALLBACK_TOKEN", f"{SECRET}/", "A-Z a-z 0-9 - _ . ~"),
+        ("CALLBACK_TOKEN", " , ", "unset it to have one generated"),
+        ("API_TOKEN", f"{SECRET} {SECRET}", "A-Z a-z 0-9 - _ . ~"),
+        ("API_TOKEN", f"{SECRET}é", "A-Z a-z 0-9 - _ . ~"),
+        ("DATABASE_URL", f"mysql://user:{SECRET}@host/calls", "postgresql://user:password@host/name"),
+        ("DATABASE_URL", f"postgresql+asyncpg://user:{SECRET}@host/calls", "postgresql://user:password@host/name"),
+        ("DATABASE_URL", f"postgresql://user:{SECRET}@host:port/calls", "postgresql://user:password@host/name"),
+        ("DATABASE_URL", SECRET, "postgresql://user:password@host/name"),
+        ("DATABASE_URL", "sqlite://", "in memory"),
+        ("DATABASE_URL", "sqlite:///:memory:", "in memory"),
+    ],
+)
+def test_an_invalid_value_stops_a_command_and_names_the_variable(
+    name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = refused(name, value, monkeypatch)
+
+    assert words in told
+    assert SECRET not in told
+    if name in {"CALLBACK_TOKEN", "API_TOKEN"}:
+        assert value.strip(" ,") not in told or not value.strip(" ,")
+
+
+def test_every_command_is_looked_at_here() -> None:
+    assert {*EVERY_COMMAND, "sandbox"} == set(cli.commands)
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("RECONCILE_GRACE", "soon"), ("API_TOKEN", "tooshort"), ("DATABASE_URL", f"postgres://u:{SECRET}@h:p/d")],
+)
+def test_an_invalid_value_stops_every_command_before_it_does_anything(
+    command: str, name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = refused(name, value, monkeypatch, command, *EVERY_COMMAND[command])
+
+    assert value not in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_invalid_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIME_ZONE", "Mars")
+    monkeypatch.setenv("API_TOKEN", SECRET[:15])
+
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+
+    assert [line.split()[0] for line in str(caught.value).splitlines()] == ["API_TOKEN", "TIME_ZONE"]
+    assert SECRET[:15] not in str(caught.value)
+    # A traceback would show the values that pydantic was given.
+    assert caught.value.__suppress_context__
+
+
+def test_the_settings_show_no_secret_when_they_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://user:{SECRET}@host/calls")
+    for name in ("CALLBACK_TOKEN", "API_TOKEN", "ESMS_API_KEY", "ESMS_SECRET_KEY"):
+        monkeypatch.setenv(name, SECRET)
+
+    settings = load_settings()
+
+    assert SECRET not in f"{settings} {settings!r}"
+    assert settings.secrets() == (SECRET,)
+
+
+# .env
+
+
+def test_a_file_named_env_in_the_working_folder_is_read_and_the_environment_outranks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text(
+        f'# a comment\nRECONCILE_GRACE=1h\nexport RECONCILE_RATE="3"\nreconcile_concurrency=2\nESMS_API_KEY={SECRET}\n'
+        "SOMETHING_ELSE=1\nTIME_ZONE=\n"
+    )
+    monkeypatch.setenv("RECONCILE_GRACE", "2h")
+
+    found = load_settings()
+
+    assert (found.reconcile_grace, found.reconcile_rate, found.reconcile_concurrency) == (timedelta(hours=2), 3, 2)
+    assert (found.esms_api_key, found.time_zone) == (SECRET, ZONE)
+
+
+def test_an_invalid_value_in_the_file_is_named_and_not_shown(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("CALLBACK_TOKEN=tooshort\n")
+
+    result = run("status")
+
+    assert result.exit_code == 2
+    assert "CALLBACK_TOKEN" in result.stderr
+    assert "tooshort" not in result.stderr
+
+
+def test_a_file_that_is_no_text_stops_a_command(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"API_TOKEN=\xff\xfe" + SECRET.encode())
+
+    result = run("status")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: .env cannot be read (UnicodeDecodeError): it must be UTF-8 text.")
+    assert SECRET not in result.stderr
+
+
+# The database
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgres://user:p%40ss%2F@host:5433/calls", "postgresql+psycopg://user:p%40ss%2F@host:5433/calls"),
+        ("postgresql://user:p/ss@host/calls", "postgresql+psycopg://user:p%2Fss@host/calls"),
+        ("postgresql://user@host/calls?sslmode=require", "postgresql+psycopg://user@host/calls?sslmode=require"),
+        ("postgresql+psycopg:///calls?host=/run/pg", "postgresql+psycopg:///calls?host=%2Frun%2Fpg"),
+        (" sqlite:////var/lib/calls.db ", "sqlite:////var/lib/calls.db"),
+        ("sqlite:///calls.db", "sqlite:///calls.db"),
+        ("sqlite+pysqlite:///calls.db", "sqlite+pysqlite:///calls.db"),
+    ],
+)
+def test_the_usual_spellings_of_a_database_are_understood(
+    url: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+
+    found = load_settings()
+
+    assert found.database == expected
+    assert found.is_embedded == ("sqlite" in url)
+
+
+def test_without_a_database_it_is_sqlite_in_the_instance_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("instance", "odd?name=x%20y", "kept here/é"):
+        monkeypatch.setenv("INSTANCE_DIR", folder)
+        assert make_url(load_settings().database).database == f"{tmp_path}/{folder}/calls.db"
+        assert load_settings().is_embedded
+
+    assert run("migrate").exit_code == 0
+    assert (tmp_path / "kept here/é/calls.db").is_file()
+
+
+@pytest.mark.parametrize("secret", ["p@ss/word x", "päss", "100%"])
+def test_a_password_is_a_secret_however_it_is_written(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = quote(secret, safe="")
+    for url in (f"postgresql://user:{encoded}@host/calls", f"postgresql://host/calls?user=u&password={encoded}"):
+        monkeypatch.setenv("DATABASE_URL", url)
+        assert set(load_settings().secrets()) == {secret, encoded}
+
+
+# Tokens
+
+
+@pytest.mark.parametrize("kind", ["callback_token", "api_token"])
+def test_a_token_that_is_not_set_is_generated_once_for_its_owner_alone_and_used_again(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTANCE_DIR", "a/b")
+
+    (token,) = getattr(load_settings(), f"{kind}s")()
+
+    assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token), "32 bytes"
+    assert getattr(load_settings(), f"{kind}s")() == (token,)
+    assert [path.name for path in (tmp_path / "a/b").iterdir()] == [kind]
+    assert (tmp_path / "a/b" / kind).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "a/b").stat().st_mode & 0o777 == 0o700
+    assert load_settings().secrets() == (token,)
+    # Each kind and each folder has its own.
+    assert len({*load_settings().callback_tokens(), *load_settings().api_tokens()}) == 2
+    monkeypatch.setenv("INSTANCE_DIR", "c")
+    assert getattr(load_settings(), f"{kind}s")() != (token,)
+
+
+def test_a_token_that_is_set_counts_and_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLBACK_TOKEN", f"{SECRET},the-old-callback-token")
+
+    assert load_settings().callback_tokens() == (SECRET, "the-old-callback-token")
+    assert list(tmp_path.iterdir()) == []
+
+
+def ask_for_tokens(folders: list[str], told: str, start: Barrier) -> None:
+    with open(told, "w", encoding="ascii") as file:  # noqa: PTH123 - a string, for the process
+        for folder in folders:
+            start.wait(60)
+            file.write(f"{load_settings(instance_dir=folder).callback_tokens()[0]}\n")
+
+
+def test_processes_that_need_a_token_at_the_same_moment_get_the_same(tmp_path: Path) -> None:
+    folders = [str(tmp_path / f"instance-{number}") for number in range(60)]
+    told = [tmp_path / f"told-{number}" for number in range(4)]
+    start = SPAWN.Barrier(len(told))
+    processes = [SPAWN.Process(target=ask_for_tokens, args=(folders, str(path), start)) for path in told]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+
+    assert [process.exitcode for process in processes] == [0] * len(told)
+    first, *others = [path.read_text().splitlines() for path in told]
+    assert len(set(first)) == len(folders)
+    assert all(other == first for other in others)
+    assert [len(list((tmp_path / f"instance-{number}").iterdir())) for number in range(60)] == [1] * 60
+
+
+@pytest.mark.parametrize("content", [b"", b"tooshort\n", b"\xff" * 40, f"{SECRET}\n{SECRET}\n".encode()])
+def test_a_kept_token_that_is_none_is_named_and_not_shown(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "instance").mkdir()
+    (tmp_path / "instance/callback_token").write_bytes(content)
+
+    result = run("callback-url")
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "instance/callback_token" in result.stderr
+    assert "CALLBACK_TOKEN" in result.stderr
+    assert SECRET not in result.stderr
+    assert "tooshort" not in result.stderr
+    assert (tmp_path / "instance/callback_token").read_bytes() == content
+
+
+def test_a_token_that_cannot_be_kept_stops_a_command_and_the_remedy_is_said(tmp_path: Path) -> None:
+    (tmp_path / "instance").touch()
+
+    result = run("callback-url")
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "CALLBACK_TOKEN is not set, and instance/callback_token cannot be kept" in result.stderr
+    assert "INSTANCE_DIR" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("token", "known"),
+    [
+        ("a", True),
+        ("b", True),
+        ("", False),
+        ("ab", False),
+        ("A", False),
+        ("a\0", False),
+        ("é", False),
+        ("\ud800", False),
+    ],
+)
+def test_one_of_several_tokens_is_known_and_no_other(token: str, known: bool) -> None:  # noqa: FBT001
+    assert is_one_of(token, ("a", "b")) is known
+
+
+# The CallbackUrl
+
+
+@pytest.mark.parametrize(
+    ("public_url", "beginning"),
+    [
+        (None, "http://127.0.0.1:8000"),
+        ("https://calls.example.vn", "https://calls.example.vn"),
+        ("https://example.vn:8443/voice/", "https://example.vn:8443/voice"),
+    ],
+)
+def test_the_callback_url_has_the_first_token_and_the_documented_empty_parameters(
+    public_url: str | None, beginning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if public_url:
+        monkeypatch.setenv("PUBLIC_URL", public_url)
+    monkeypatch.setenv("CALLBACK_TOKEN", f"{SECRET},the-old-callback-token")
+
+    plain, encoded = run("callback-url"), run("callback-url", "--encoded")
+
+    assert (plain.exit_code, plain.stderr) == (encoded.exit_code, encoded.stderr) == (0, "")
+    assert plain.stdout == f"{beginning}/esms/callback/{SECRET}?{CALLBACK_TEMPLATE.text}\n"
+    assert unquote(encoded.stdout) == plain.stdout
+    # It is to be one value in the query string of another URL.
+    placing = f"https://voiceapi.esms.vn/MakeCallRecord_V2?CallbackUrl={encoded.stdout.strip()}&RequestID=1"
+    assert dict(parse_qsl(urlsplit(placing).query)) == {"CallbackUrl": plain.stdout.strip(), "RequestID": "1"}
+    assert not urlsplit(placing).fragment
+
+
+def test_the_callback_url_is_the_same_every_time_though_its_token_was_generated() -> None:
+    assert run("callback-url").stdout == run("callback-url").stdout
+    assert load_settings().callback_tokens()[0] in run("callback-url").stdout

@@ -1,0 +1,270 @@
+"""The command audit: reads its options, has eSMS asked, and shows what that proves."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import sys
+from datetime import datetime, timedelta
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from webapp.cli import lookup_words
+from webapp.cli.context import DONE, PROBLEM, REFUSED, Time, client_of, open_context, stop_at_signals
+from webapp.esms.lookup import LOOKUP_FIELDS
+from webapp.reconcile.audit import NAMED_FAILURES, Audit, Auditor, Sample
+from webapp.storage.claims import Range
+from webapp.storage.database import Unavailable
+from webapp.storage.reader import Settled
+from webapp.support import progress as terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from webapp.support.progress import ShowProgress
+
+_SHOWN = 50
+_LONGEST_TRANSACTION = timedelta(minutes=2)
+_LARGEST_SEED = 2**53 - 1
+"""The largest whole number that every reader of JSON takes as it is."""
+_CANNOT_CONFIRM = "not price, not cid, and no value that eSMS or the store leaves unsaid"
+
+
+# click's ParamType is generic only of late.
+class _SampleSize(click.ParamType):  # type: ignore[type-arg]
+    """An option such as 1000, or 0.5%."""
+
+    name = "sample"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Sample:
+        """Read it, or say what is wrong."""
+        number, share = re.fullmatch(r"[0-9]{1,12}", value), re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,12})?)%", value)
+        sample = int(value) if number else Fraction(share[1]) / 100 if share else 0
+        if not sample or (share and sample > 1):
+            self.fail(f"{value!r} is neither a number of calls, such as 1000, nor a share, such as 1%", param, ctx)
+        return sample
+
+
+@click.command()
+@click.option("--since", type=Time(), help="Only calls placed at this time or later, such as 2026-11-23.")
+@click.option("--until", type=Time(), help="Only calls placed before this time.")
+@click.option("--campaign", metavar="NAME", help="Only calls of this campaign.")
+@click.option(
+    "--unregistered",
+    is_flag=True,
+    help="Only calls that nobody registered: all that is known of them came by callback.",
+)
+@click.option(
+    "--sample",
+    type=_SampleSize(),
+    metavar="N|SHARE%",
+    help="Ask about so many of them, or that share (rounded up), drawn at random.  [default: all]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, _LARGEST_SEED),
+    metavar="N",
+    help="With --sample: draw the same calls as with this seed before.  [default: any; it is printed]",
+)
+@click.option("--fix", is_flag=True, help="Fold eSMS's answers in, so that they correct and confirm the calls.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object; words on stderr.")
+def audit(
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    campaign: str | None,
+    unregistered: bool,
+    sample: Sample | None,
+    seed: int | None,
+    fix: bool,
+    as_json: bool,
+) -> None:
+    """Ask eSMS (GetSendStatus) about settled calls, and report where the store disagrees.
+
+    eSMS signs no callback, so this alone shows whether what is stored is true: it finds forged and mistaken callbacks,
+    and later results that were lost. GetSendStatus can confirm call_status, call_duration, ivr, send_status and
+    sent_result; not price, not cid, and no value that eSMS or the store leaves unsaid.
+
+    Every settled call in the range is asked about, however old. One that eSMS says is not over disagrees in
+    send_status. One that eSMS does not know (104, 105) is a finding of its own: it is forged, or too old for eSMS. A
+    call about which a report comes meanwhile is asked about once more; if that happens again, or if eSMS has nothing to
+    say about its end, it is undecided.
+
+    A --sample also tells how large the share of disagreeing calls can be among all calls in the range that eSMS knows
+    (Clopper and Pearson's upper bound at 95 % confidence); unknown, undecided and failed ones are left out of it.
+
+    Without --fix no call and no report is written. With it the answers are stored as reports, which correct calls that
+    disagree and confirm those that agree. A call that eSMS does not know, or says is not over, stays as it is.
+
+    All look-ups share one pace with reconcile (RECONCILE_RATE). Ctrl-C and SIGTERM let it finish what is in flight and
+    report what it has. Needs ESMS_API_KEY and ESMS_SECRET_KEY.
+
+    \b
+    Exit codes:
+      0  eSMS knows every call that was to be asked about, and none disagrees
+      1  some disagree (also where --fix put them right), are unknown or
+         undecided, look-ups failed, or the audit was cut short
+      2  usage or settings
+      3  eSMS refuses the account; the message says what to do
+      4  the database cannot be reached
+    """  # noqa: D301 - click wants the control character
+    if seed is not None and sample is None:
+        raise click.UsageError("--seed goes with --sample.")
+    wanted = Settled(within=Range(campaign=campaign, since=since, until=until), unregistered=unregistered)
+    seed = secrets.randbelow(2**32) if seed is None else seed
+    with open_context(at_most=_LONGEST_TRANSACTION) as context:
+        fix_at = context.database.now if fix else None
+        auditor = Auditor(context.writer, context.reader, client_of(context.settings), context.settings, fix_at)
+        try:
+            with stop_at_signals() as stop, terminal.progress("audit", None) as tell:
+                found = auditor.run(wanted, sample, seed, stop=stop, watch=_teller(tell))
+        except Unavailable:
+            if auditor.audit.asked:
+                _show(auditor.audit, fix=fix, as_json=as_json)
+            raise
+        _show(found, fix=fix, as_json=as_json)
+    sys.exit(REFUSED if found.cut_short == "refused" else DONE if found.clean else PROBLEM)
+
+
+def _teller(tell: ShowProgress) -> Callable[[Audit], None]:
+    def watch(audit: Audit) -> None:
+        if not audit.asked and audit.drawn_from < audit.population and audit.seed is not None:
+            tell(audit.drawn_from, "calls read, to draw from", audit.population)
+        else:
+            findings = f"{len(audit.disagreeing)} disagree, {len(audit.unknown)} unknown, {audit.failed} failed"
+            tell(audit.asked, f"calls asked about, {findings}", audit.wanted)
+
+    return watch
+
+
+def _show(audit: Audit, *, fix: bool, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_as_json(audit, fix=fix)))
+    elif audit.wanted:
+        _show_disagreeing(audit, fix=fix)
+        _show_calls("unknown to eSMS (code 104 or 105): forged, or too old for it", audit.unknown)
+        _show_calls("undecided: eSMS has nothing to say about their end, or they changed meanwhile", audit.undecided)
+    for line in _sentences(audit, fix=fix):
+        click.echo(line, err=as_json)
+    for line in _trouble(audit):
+        click.echo(line, err=as_json or line.startswith("Error: "))
+
+
+def _as_json(audit: Audit, *, fix: bool) -> dict[str, Any]:
+    return {
+        "population": audit.population,
+        "sample": None if audit.seed is None else audit.wanted,
+        "seed": audit.seed,
+        "asked": audit.asked,
+        "agree": audit.agree,
+        "disagree": [
+            {"reference_id": one.reference_id, "fields": list(one.stored), "stored": one.stored, "esms": one.esms}
+            | {"final": one.final}
+            | ({"effect": one.effect, "put_right": one.put_right} if fix else {})
+            for one in audit.disagreeing
+        ],
+        "unknown": audit.unknown,
+        "undecided": audit.undecided,
+        "failed": audit.failed,
+        "failures": dict(audit.failures),
+        "unasked": audit.unasked,
+        "cut_short": audit.cut_short,
+        "bound": audit.bound,
+        "fields": list(LOOKUP_FIELDS),
+        "compared": {name: audit.compared[name] for name in LOOKUP_FIELDS},
+        "seconds": round(audit.seconds, 3),
+    }
+
+
+def _show_disagreeing(audit: Audit, *, fix: bool) -> None:
+    """One line a call; the columns are as wide as they must be, so that every id can be copied."""
+    if not audit.disagreeing:
+        return
+    rows = [("reference id", "field", "stored", "eSMS says", *(["effect"] if fix else []))]
+    for one in audit.disagreeing[:_SHOWN]:
+        said = _values(one.esms) + ("" if one.final else " (not over)")
+        effect = [f"{one.effect}{'' if one.put_right else ' (stays)'}"] if fix else []
+        rows.append((terminal.printable(one.reference_id), ", ".join(one.stored), _values(one.stored), said, *effect))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    _show_rest(len(audit.disagreeing), _SHOWN)
+
+
+def _values(values: dict[str, Any]) -> str:
+    return ", ".join(terminal.printable(str(value)) for value in values.values())
+
+
+def _show_calls(title: str, reference_ids: list[str]) -> None:
+    if reference_ids:
+        click.echo(f"{title}: {len(reference_ids)}")
+        for reference_id in reference_ids[:_SHOWN]:
+            click.echo(f"  {terminal.printable(reference_id)}")
+        _show_rest(len(reference_ids), _SHOWN)
+
+
+def _show_rest(of_all: int, shown: int) -> None:
+    if of_all > shown:
+        click.echo(f"  and {of_all - shown} more; --json has them all")
+
+
+def _sentences(audit: Audit, *, fix: bool) -> Iterator[str]:
+    """What was done and found, and what that proves."""
+    if not audit.population:
+        yield "No call in this range is settled: there is nothing to ask about."
+        return
+    if not audit.asked:
+        yield f"No call was asked about, of {audit.population}: nothing is proved."
+        return
+    yield (
+        f"Asked about {audit.asked} of {audit.population} settled calls in {audit.seconds:.1f} s: {audit.agree} agree, "
+        f"{len(audit.disagreeing)} disagree, {len(audit.unknown)} are unknown to eSMS, {len(audit.undecided)} are "
+        f"undecided, {audit.failed} failed."
+    )
+    compared = ", ".join(f"{name} of {audit.compared[name]}" for name in LOOKUP_FIELDS)
+    yield f"Compared with what eSMS says: {compared}; {_CANNOT_CONFIRM}."
+    yield _estimate(audit)
+    if fix and audit.disagreeing:
+        right = sum(one.put_right for one in audit.disagreeing)
+        yield f"Folded in: of {len(audit.disagreeing)} calls that disagreed, {right} say now what eSMS says."
+
+
+def _estimate(audit: Audit) -> str:
+    """What is known of the calls that were not asked about."""
+    again = "" if audit.seed is None else f" (--seed {audit.seed} draws them again)"
+    if audit.bound is not None:
+        left_out = "; what is unknown, undecided or failed is left out of that" if audit.checked < audit.asked else ""
+        share = f"at most {_percent(audit.bound)} of the {audit.population} calls disagree"
+        return f"A random sample of {audit.checked}{again}: with 95 % confidence {share}{left_out}."
+    if audit.sampled:
+        return f"Nothing is known of the share of disagreeing calls: eSMS could not say of any{again}."
+    if audit.unasked:
+        return "Nothing is estimated for the others: those asked about are no random sample."
+    return "Every settled call in the range was asked about: nothing is estimated."
+
+
+def _percent(share: float) -> str:
+    """Rounded up, for it is a bound."""
+    percent = 100 * share
+    digits = 2 if percent >= 1 else 4
+    step = 10**digits
+    return f"{-(-percent * step // 1) / step:.{digits}f} %"
+
+
+def _trouble(audit: Audit) -> Iterator[str]:
+    """What kept the audit from asking about every call, and what to do."""
+    for code, number in sorted(audit.failures.items()):
+        named = ", ".join(terminal.printable(name) for name, failed in audit.failed_calls if failed == code)
+        yield f"failed with {terminal.printable(code)}: {number}. {lookup_words.what_failed(code)}".rstrip()
+        yield f"  {named}" + (f" and {number - NAMED_FAILURES} more" if number > NAMED_FAILURES else "")
+    if audit.slowed:
+        yield lookup_words.slowed(audit.slowed)
+    if audit.refused_code:
+        yield lookup_words.refused(audit.refused_code)
+    if audit.cut_short == "down":
+        yield lookup_words.down(audit.unheard)
+    if audit.unasked:
+        yield f"not asked about: {audit.unasked}, because {lookup_words.why(audit.cut_short)}"

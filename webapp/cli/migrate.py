@@ -1,0 +1,16 @@
+"""The commands that set the server up: serve, migrate, callback-url."""
+
+from __future__ import annotations
+
+import click
+
+from webapp.cli.context import open_context
+
+
+@click.command()
+def migrate() -> None:
+    """Bring the database to the newest migration. Safe to run again, and by several machines at once."""
+    with open_context(migrated=False) as context:
+        before, after = context.database.migrate()
+    words = "was there already" if before == after else f"was {before or 'empty'}"
+    click.echo(f"{context.database.name} is at migration {after} ({words}).")

@@ -1,0 +1,103 @@
+"""The commands that set the server up: serve, migrate, callback-url."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from webapp.callbacks.spool import Spool, SpoolError, fleeting
+from webapp.cli.context import hint, open_context, spool_of
+from webapp.storage.database import Database, NotMigrated, Unavailable
+
+if TYPE_CHECKING:
+    from webapp.support.settings import Settings
+
+_START_PATIENCE = timedelta(seconds=5)
+
+
+@click.command()
+@click.option("--bind", default="127.0.0.1:8000", show_default=True, metavar="HOST:PORT", help="Where to listen.")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Worker processes.")
+def serve(bind: str, workers: int) -> None:
+    """Serve callbacks and the API with gunicorn, until SIGTERM or Ctrl-C.
+
+    The embedded SQLite database is made and migrated by itself. Another database must be migrated already
+    (esms-calls migrate). While the database cannot take callbacks, they wait in the spool.
+    """
+    with open_context(migrated=False, patience=_START_PATIENCE, at_most=_START_PATIENCE) as context:
+        _check_address(bind)
+        try:
+            if context.settings.is_embedded:
+                context.database.migrate()
+            context.database.check()
+        except Unavailable as error:
+            # An embedded one that can be read is locked, or its disk full; any other will not be there later, either.
+            if context.settings.is_embedded and not _can_be_read(context.database):
+                raise
+            _warn_of_absence(error, context.settings)
+    _warn_of_the_spool(context.settings)
+    context.settings.api_tokens()
+    click.echo(f"CallbackUrl to give to eSMS:\n  {context.settings.callback_url(bind)}")
+    if context.settings.public_url is None:
+        hint("eSMS must reach it from outside: set PUBLIC_URL to the address that it has there.")
+    sys.stdout.flush()
+    from webapp.web.gunicorn_config import serve as become_gunicorn  # noqa: PLC0415 - it reads the settings once more
+
+    become_gunicorn(bind, workers)
+
+
+def _can_be_read(database: Database) -> bool:
+    try:
+        database.check(writes=False)
+    except (Unavailable, NotMigrated):
+        return False
+    return True
+
+
+def _warn_of_absence(error: Unavailable, settings: Settings) -> None:
+    meanwhile = "kept in the spool, and stored once it is back" if settings.spool else "answered 503 until it is back"
+    hint(
+        f"Warning: the database cannot be used now: {error}\nServing all the same: callbacks are {meanwhile}; "
+        "/readyz tells whether it is, and at the right migration."
+    )
+
+
+def _warn_of_the_spool(settings: Settings) -> None:
+    if not settings.spool:
+        hint(
+            "The spool is off (SPOOL=off): while the database cannot take callbacks, they are answered 503. "
+            "eSMS sends each five times more, and then never again."
+        )
+        _warn_of_what_is_left(spool_of(settings))
+    elif kind := fleeting(settings.instance_dir.resolve()):
+        hint(
+            f"Warning: INSTANCE_DIR ({settings.instance_dir.resolve()}) lies on {kind}, which may not last: "
+            "set it to a folder on a lasting disk or volume, or set SPOOL=off."
+        )
+
+
+def _warn_of_what_is_left(spool: Spool) -> None:
+    with suppress(SpoolError):
+        if left := spool.depth().reports:
+            hint(
+                f"Warning: {left} callbacks wait in the spool from before it was off, and no server stores them: "
+                "run `esms-calls spool drain`."
+            )
+
+
+def _check_address(bind: str) -> None:
+    host, colon, port = bind.rpartition(":")
+    if not (colon and bind.isascii() and port.isdigit() and int(port) <= 65535):  # noqa: PLR2004
+        raise click.BadParameter(f"{bind!r} is not HOST:PORT, such as 0.0.0.0:8000.", param_hint="--bind")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            raise click.ClickException(f"cannot listen on {bind} ({error.strerror}): choose another --bind.") from None

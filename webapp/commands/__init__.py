@@ -1,1 +1,0 @@
-"""The commands: each reads its options, calls one function, and shows what came of it."""

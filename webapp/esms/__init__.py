@@ -1,0 +1,1 @@
+"""The provider: the only package that knows its parameter names, codes and quirks."""

@@ -1,0 +1,102 @@
+"""eSMS's dialect, and nowhere else: its parameter names, spellings, codes and quirks, turned into StatusReports.
+
+Knows nothing of Flask and the database. Facts are marked *documented* (the provider's pages), *seen* (in examples on
+those pages) or *assumed*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from webapp.calls.report import StatusReport
+from webapp.esms.parameters import (
+    _BOM,
+    Parameters,
+    Unreadable,
+    _identity_or_none,
+    _plain,
+    _read_object,
+    _report,
+    read_text,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from uuid import UUID
+
+ACCEPTED = "100"
+BLOCKED = "99"
+UNKNOWN_CALL = frozenset({"104", "105"})
+ACCOUNT_REFUSED = {
+    "101": "the ApiKey or SecretKey is wrong: check ESMS_API_KEY and ESMS_SECRET_KEY",
+    "140": "this machine's IP address is not whitelisted: have eSMS add it",
+    "143": "the account is not active, or locked: ask eSMS",
+}
+TOO_FAST = "160"
+LOOKUP_FIELDS = ("call_status", "call_duration", "ivr", "send_status", "sent_result")
+"""What GetSendStatus can say about a call: *documented*; no price and no cid."""
+_CODES = ("CodeResponse", "CodeResult")
+"""*documented*: the first in a success of GetSendStatus, the second in a failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookupAnswer:
+    """What came of asking GetSendStatus about one call.
+
+    ``code`` is eSMS's code, or http-500 and the like, timeout, unreachable, unreadable, wrong-reference. ``heard``
+    tells whether eSMS itself answered, be it nonsense. A report comes with the codes 100 and 99 only.
+    ``retry_after`` is for how many seconds eSMS wants to be left alone (*assumed*: as HTTP has it).
+    """
+
+    reference_id: str
+    code: str
+    report: StatusReport | None = None
+    heard: bool = True
+    retry_after: float | None = None
+
+    @property
+    def too_fast(self) -> bool:
+        """Whether eSMS wants to be asked more slowly. *documented*: 160; *assumed*: HTTP's ways to say it."""
+        return self.code in {TOO_FAST, "http-429", "http-503"}
+
+    @property
+    def no_sign_of_life(self) -> bool:
+        """Whether it may be that eSMS is down."""
+        return self.code in {"unreachable", "timeout"} or self.code.startswith("http-5")
+
+    @property
+    def kind(self) -> Literal["final", "pending", "not_found", "failed"]:
+        """What it means for the call."""
+        if self.report:
+            return "final" if self.report.final else "pending"
+        return "not_found" if self.code in UNKNOWN_CALL else "failed"
+
+
+def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received_at: datetime) -> LookupAnswer:
+    """The answer that GetSendStatus gave about ``reference_id``; whatever came, an Answer.
+
+    *documented*: the code is CodeResponse in a success and CodeResult in a failure; types are unreliable; no price, no
+    cid. *assumed*: a BOM and an absent ReferenceId are harmless.
+    """
+    try:
+        parameters = Parameters(_read_object(content.removeprefix(_BOM).strip()))
+        code = read_text(_plain(next((said for name in _CODES if (said := parameters.first(name)) is not None), None)))
+        about = parameters.first("ReferenceId")
+        of_all = code in ACCOUNT_REFUSED or code == TOO_FAST
+        if about is not None and not of_all and _identity_or_none(about) != reference_id:
+            return LookupAnswer(reference_id, "wrong-reference")
+        if code not in {ACCEPTED, BLOCKED}:
+            return LookupAnswer(reference_id, code)
+        report = _report(
+            parameters,
+            reference_id,
+            [],
+            id=report_id,
+            source="lookup",
+            received_at=received_at,
+            lookup_code=code,
+        )
+        return LookupAnswer(reference_id, code, report)
+    except (Unreadable, ValueError, RecursionError):
+        return LookupAnswer(reference_id, "unreadable")

@@ -1,0 +1,244 @@
+"""eSMS's dialect, and nowhere else: its parameter names, spellings, codes and quirks, turned into StatusReports.
+
+Knows nothing of Flask and the database. Facts are marked *documented* (the provider's pages), *seen* (in examples on
+those pages) or *assumed*.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import uuid_utils.compat
+
+from webapp.calls.report import StatusReport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from uuid import UUID
+TEXT_LIMIT = 200
+IDENTITY_LIMIT = 128
+_BOM = b"\xef\xbb\xbf"
+_LARGEST_INTEGER = 2_147_483_647
+_LARGEST_SMALL = 32_767
+_LARGEST_PRICE = Decimal("9999999999.9999")
+_PRICE_STEP = Decimal("0.0001")
+
+_VISIBLE = re.compile(rf"[!-~]{{1,{IDENTITY_LIMIT}}}")
+_BETWEEN_WORDS = re.compile(r"[\s_-]")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_DIGITS = re.compile(r"[0-9]+")
+_AMOUNT = re.compile(r"[0-9]+(\.[0-9]{1,4})?")
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class Unreadable(Exception):
+    """What came is no report. Its text names the parameter and is fit for the sender."""
+
+
+def new_id() -> UUID:
+    """A UUIDv7, which sorts by the time at which it was made."""
+    return uuid_utils.compat.uuid7()
+
+
+def normalise_identity(text: str) -> str:
+    """A ReferenceId or SMSID as we keep it: stripped, lower case; raises ValueError.
+
+    *seen*: upper and lower case, a trailing space, digits appended, no dashes. So it is a token, not a UUID.
+    """
+    stripped = text.strip()
+    # Before lower(): the Kelvin sign becomes an ASCII k.
+    if not _VISIBLE.fullmatch(stripped):
+        raise ValueError(f"must have 1 to {IDENTITY_LIMIT} visible ASCII characters")
+    return stripped.lower()
+
+
+def normalise_status(text: str) -> str:
+    """CallStatus in one spelling per outcome. *documented*: callbacks say NO ANSWER, GetSendStatus NOANSWERED."""
+    upper = text.strip().upper()
+    return "NOANSWERED" if _BETWEEN_WORDS.sub("", upper) in {"NOANSWER", "NOANSWERED"} else upper
+
+
+def read_text(value: str) -> str:
+    """Text as it is, if SQL text can hold it; raises ValueError."""
+    if len(value) > TEXT_LIMIT or _UNSTORABLE.search(value):
+        raise ValueError(f"must be text of at most {TEXT_LIMIT} characters, without NUL")
+    return value
+
+
+def _integer(largest: int) -> Callable[[str], int]:
+    def read(value: str) -> int:
+        digits = value.lstrip("0") or "0"
+        if not _DIGITS.fullmatch(value) or len(digits) > len(str(largest)) or int(digits) > largest:
+            raise ValueError
+        return int(digits)
+
+    return read
+
+
+def _price(value: str) -> Decimal:
+    if not _AMOUNT.fullmatch(value) or (price := Decimal(value)) > _LARGEST_PRICE:
+        raise ValueError
+    return price.quantize(_PRICE_STEP)
+
+
+_small = _integer(_LARGEST_SMALL)
+_seconds = _integer(_LARGEST_INTEGER)
+
+_PARAMETERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
+    # theirs, ours, how it is read; where two fill one field, the first that is said counts.
+    ("CallStatus", "call_status", lambda value: read_text(normalise_status(read_text(value)))),
+    ("CallDuration", "call_duration", _seconds),
+    ("Ivr", "ivr", read_text),
+    ("SendStatus", "send_status", _small),
+    ("SentResult", "sent_result", _small),
+    ("SendSuccess", "sent_result", lambda value: 1 if _seconds(value) else None),  # documented: voice OTP
+    ("SendFailed", "sent_result", lambda value: 0 if _seconds(value) else None),  # documented: voice OTP
+    ("Price", "price", _price),
+    ("TotalPrice", "price", _price),  # documented: voice OTP; also spelled Totalprice
+    ("CID", "cid", read_text),
+    ("RequestId", "request_id", read_text),  # documented: voice OTP
+    ("phonenumber", "phone", read_text),  # documented: voice OTP
+)
+_IDENTITIES = ("ReferenceId", "SMSID")
+"""*documented*: voice OTP callbacks say SMSID. Where both are said, ReferenceId counts."""
+_NOTHING = (None,)
+
+
+class Parameters:
+    """Names and values as they came, in their order; names are matched without case."""
+
+    def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        """Keep every pair."""
+        self._pairs = list(pairs)
+        self._said: dict[str, list[Any]] = {}
+        self._json: str | None = None
+        for name, value in self._pairs:
+            if not _is_blank(value):
+                self._said.setdefault(name.strip().lower(), []).append(value)
+
+    def all(self, name: str) -> list[Any]:
+        """The values that are not blank."""
+        return self._said.get(name.lower(), [])
+
+    def first(self, name: str) -> Any:
+        """The first value that is not blank, or None: *documented*, the CallbackUrl's own parameters are empty."""
+        return self._said.get(name.lower(), _NOTHING)[0]
+
+    def as_json(self) -> str:
+        """Everything, as a JSON object; a name that came several times has the list of its values."""
+        self._json = self._json or self._as_json()
+        return self._json
+
+    def _as_json(self) -> str:
+        merged: dict[str, Any] = {}
+        repeated: set[str] = set()
+        for name, value in self._pairs:
+            if name in repeated:
+                merged[name].append(value)
+            elif name in merged:
+                merged[name] = [merged[name], value]
+                repeated.add(name)
+            else:
+                merged[name] = value
+        return storable_json(merged)
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def storable_json(value: Any) -> str:
+    """JSON that any SQL text can hold: readable, with lone surrogates (undecodable bytes) and NUL escaped."""
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", _to_json(value))
+
+
+def _plain(value: Any) -> str:
+    """A parameter's value as stripped text; raises ValueError for booleans, objects and lists."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError  # noqa: TRY004
+    return str(value).strip()
+
+
+def _read_fields(parameters: Parameters) -> tuple[dict[str, Any], list[str]]:
+    """Our fields, and the names of the parameters that cannot be read: these count as not said."""
+    fields: dict[str, Any] = {}
+    unread: list[str] = []
+    for theirs, ours, read in _PARAMETERS:
+        value = parameters.first(theirs)
+        if value is None:
+            continue
+        try:
+            meant = read(_plain(value))
+        except ValueError:
+            unread.append(theirs)
+        else:
+            if fields.get(ours) is None:
+                fields[ours] = meant
+    return fields, unread
+
+
+def _read_identity(parameters: Parameters) -> tuple[str, list[str]]:
+    """The call's identity, and the identity parameters that cannot be read; raises Unreadable if none can."""
+    said: list[str] = []
+    unread: list[str] = []
+    for name in _IDENTITIES:
+        values = {_identity_or_none(value) for value in parameters.all(name)}
+        if len(values) > 1:
+            raise Unreadable(f"{name}: is given twice, with different values")
+        for value in values:
+            (unread if value is None else said).append(value or name)
+    if not said:
+        problem = f"must have 1 to {IDENTITY_LIMIT} visible ASCII characters" if unread else "is missing"
+        raise Unreadable(f"{unread[0] if unread else _IDENTITIES[0]}: {problem}")
+    return said[0], unread
+
+
+def _identity_or_none(value: Any) -> str | None:
+    try:
+        return normalise_identity(_plain(value))
+    except ValueError:
+        return None
+
+
+def _report(parameters: Parameters, reference_id: str, unread: list[str], **origin: Any) -> StatusReport:
+    fields, unread_fields = _read_fields(parameters)
+    return StatusReport(
+        reference_id=reference_id,
+        unread=",".join([*unread, *unread_fields]) or None,
+        payload=parameters.as_json(),
+        **fields,
+        **origin,
+    )
+
+
+class _Object(list[tuple[str, Any]]):
+    """A JSON object with all of its pairs, repeated names included."""
+
+
+def _read_object(content: bytes) -> list[tuple[str, Any]]:
+    """The pairs of a JSON object; raises Unreadable. Numbers with a point stay text, so that no digit is lost."""
+    try:
+        pairs = json.loads(
+            content.decode("utf-8", "surrogateescape"),
+            object_pairs_hook=_Object,
+            parse_int=lambda digits: int(digits) if len(digits) < 20 and digits != "-0" else digits,  # noqa: PLR2004
+            parse_float=str,
+            parse_constant=str,
+        )
+    except ValueError:
+        raise Unreadable("body: is broken JSON") from None
+    if not isinstance(pairs, _Object):
+        raise Unreadable("body: must be one JSON object")
+    return [(name, _as_plain_json(value)) for name, value in pairs]
+
+
+def _as_plain_json(value: Any) -> Any:
+    if isinstance(value, _Object):
+        return {name: _as_plain_json(inner) for name, inner in value}
+    if isinstance(value, list):
+        return [_as_plain_json(inner) for inner in value]
+    return value

@@ -1,0 +1,1 @@
+"""We ask eSMS: about calls whose callback never came, and whether callbacks were true."""

@@ -1,0 +1,1 @@
+"""All SQL: tables, transactions, and everything that is read or written."""

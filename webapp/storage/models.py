@@ -1,0 +1,340 @@
+"""The tables, and how their values are written on SQLite and PostgreSQL. Knows nothing of what they mean."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    FetchedValue,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from webapp.storage.types import REFERENCE, Identifier, Moment, Money, Names
+
+
+class Base(DeclarativeBase):
+    """What all tables share."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+CALL_STATUS = (
+    "How the call ended: ANSWERED, NOANSWERED, or another word of eSMS in capitals (CallStatus). NULL: not said"
+)
+CALL_DURATION = "Length of the call in whole seconds (CallDuration). NULL: not said"
+IVR = "The keys that the callee pressed, as text: 0, *, #, 007 (Ivr). NULL: not said"
+SEND_STATUS = "Where eSMS is with the call: 1 awaiting approval, 2 waiting, 4 rejected, 5 done, 7 sent (SendStatus). NULL: not said"
+SENT_RESULT = "Result at the carrier: 0 failed, 1 succeeded (SentResult; of a voice OTP SendSuccess and SendFailed). NULL: not said"
+PRICE = "Price of the call in VND (Price; of a voice OTP TotalPrice); only callbacks carry it. NULL: not said"
+CID = "The number that the call was made from (CID); only callbacks carry it. NULL: not said"
+REQUEST_ID = "The id that the placing request carried (RequestId), as registered, else as reported. NULL: not known"
+PHONE = "The number called, as registered, else as reported (phonenumber). NULL: not known"
+
+
+class CallRow(Base):
+    """One row a call: the fold of its reports, with what was registered and the look-ups that are planned."""
+
+    __tablename__ = "calls"
+    __table_args__ = (
+        {"comment": "One row a call: the fold of its reports, what was registered, the look-ups planned"},
+    )
+
+    reference_id: Mapped[str] = mapped_column(
+        REFERENCE, primary_key=True, comment="The identity that eSMS gave the call (ReferenceId or SMSID), lower case"
+    )
+    call_status: Mapped[str | None] = mapped_column(Text, comment=CALL_STATUS)
+    call_duration: Mapped[int | None] = mapped_column(Integer, comment=CALL_DURATION)
+    ivr: Mapped[str | None] = mapped_column(Text, comment=IVR)
+    send_status: Mapped[int | None] = mapped_column(SmallInteger, comment=SEND_STATUS)
+    sent_result: Mapped[int | None] = mapped_column(SmallInteger, comment=SENT_RESULT)
+    price: Mapped[Decimal | None] = mapped_column(Money, comment=PRICE)
+    cid: Mapped[str | None] = mapped_column(Text, comment=CID)
+    request_id: Mapped[str | None] = mapped_column(Text, comment=REQUEST_ID)
+    phone: Mapped[str | None] = mapped_column(Text, comment=PHONE)
+    campaign: Mapped[str | None] = mapped_column(Text, comment="The campaign, as registered. NULL: none was named")
+    placed_at: Mapped[datetime] = mapped_column(
+        Moment,
+        server_default=FetchedValue(),
+        comment="When the call was placed, UTC: as registered, else the earlier of registered_at and the first report",
+    )
+    registered_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When the call was first registered, UTC. NULL: never, it is known from reports only"
+    )
+    registered_fields: Mapped[frozenset[str]] = mapped_column(
+        Names,
+        nullable=True,
+        server_default="phone,placed_at,request_id",
+        comment="Which of request_id, phone and placed_at were registered, with commas: they outrank reports. NULL: none",
+    )
+    callback_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When the first final callback was received, UTC. NULL: none came"
+    )
+    settled_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When the first final report was received, UTC. NULL: not settled"
+    )
+    settled_by: Mapped[str | None] = mapped_column(
+        Text, comment="Source of the first final report: callback or lookup. NULL: not settled"
+    )
+    confirmed_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When the newest final lookup was received, UTC. NULL: eSMS was not asked, or did not decide"
+    )
+    confirmed_fields: Mapped[frozenset[str]] = mapped_column(
+        Names,
+        nullable=True,
+        comment="Which of call_status, call_duration and ivr a final lookup said, with commas: callbacks cannot replace them. NULL: none",
+    )
+    last_reported_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When the newest report was received, UTC. NULL: none was"
+    )
+    report_count: Mapped[int] = mapped_column(
+        Integer,
+        server_default=text("0"),
+        comment="Number of reports in status_reports, repeated and stale ones included",
+    )
+    conflict: Mapped[bool] = mapped_column(
+        Boolean,
+        server_default=text("false"),
+        comment="Whether a final callback disagreed with the settled call and no final lookup has decided since",
+    )
+    next_lookup_at: Mapped[datetime | None] = mapped_column(
+        Moment,
+        comment="When eSMS is asked about the call again, UTC. NULL: nothing planned; a missing call is due after its grace",
+    )
+    lookup_count: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="Number of look-ups charged to the call, never reset"
+    )
+    lookup_backoff: Mapped[int] = mapped_column(
+        Integer,
+        server_default=text("0"),
+        comment="How often the pause between look-ups has doubled; starts anew with each conflict",
+    )
+    last_lookup_code: Mapped[str | None] = mapped_column(
+        Text,
+        comment="How the last look-up ended: eSMS's code, or http-500 and the like, timeout, unreachable, unreadable, wrong-reference. NULL: none yet",
+    )
+    claimed_until: Mapped[datetime | None] = mapped_column(
+        Moment, comment="Until when a reconcile run has the call to itself, UTC. NULL or past: nobody asks about it now"
+    )
+    gave_up_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When asking eSMS was given up, UTC. NULL: it was not"
+    )
+    created_at: Mapped[datetime] = mapped_column(
+        Moment, server_default=FetchedValue(), comment="When this row was made, UTC"
+    )
+    updated_at: Mapped[datetime] = mapped_column(
+        Moment, server_default=FetchedValue(), comment="When this row was last written, UTC"
+    )
+
+
+_MISSING = text("settled_at IS NULL AND gave_up_at IS NULL")
+_UNASKED = text("settled_at IS NULL AND gave_up_at IS NULL AND lookup_count = 0")
+
+Index("ix_calls_placed_at", CallRow.placed_at, CallRow.reference_id)
+Index(
+    "ix_calls_campaign",
+    CallRow.campaign,
+    CallRow.placed_at,
+    CallRow.reference_id,
+    postgresql_where=text("campaign IS NOT NULL"),
+    sqlite_where=text("campaign IS NOT NULL"),
+)
+Index(
+    "ix_calls_missing",
+    CallRow.next_lookup_at,
+    CallRow.placed_at,
+    postgresql_where=_MISSING,
+    sqlite_where=_MISSING,
+)
+Index(
+    "ix_calls_unasked",
+    CallRow.next_lookup_at,
+    CallRow.placed_at,
+    postgresql_where=_UNASKED,
+    sqlite_where=_UNASKED,
+)
+Index(
+    "ix_calls_conflict",
+    CallRow.next_lookup_at,
+    postgresql_where=text("conflict"),
+    sqlite_where=text("conflict = 1"),
+)
+# The day's share of look-ups is read from it (50 ms with 10 million calls), which costs receiving too little to be
+# measured: times only grow, so it is written at its end. settled_by would double it; a registration pays nothing.
+Index(
+    "ix_calls_settled_at",
+    CallRow.settled_at,
+    postgresql_where=text("settled_at IS NOT NULL"),
+    sqlite_where=text("settled_at IS NOT NULL"),
+)
+
+
+class ReportRow(Base):
+    """Append-only history: one row for every report, in the order of (received_at, id)."""
+
+    __tablename__ = "status_reports"
+    __table_args__ = (
+        Index("ix_status_reports_call", "reference_id", "received_at", "id"),
+        {"comment": "Append-only history: one row for every report, in the order of received_at, then id"},
+    )
+
+    id: Mapped[UUID] = mapped_column(
+        Identifier, primary_key=True, comment="UUIDv7, made at the moment of receipt; storing it again does nothing"
+    )
+    reference_id: Mapped[str] = mapped_column(REFERENCE, comment="The call that the report is about; see calls")
+    source: Mapped[str] = mapped_column(Text, comment="callback: eSMS told us; lookup: we asked GetSendStatus")
+    received_at: Mapped[datetime] = mapped_column(
+        Moment, comment="When the report was received, UTC, by the receiver's clock"
+    )
+    effect: Mapped[str] = mapped_column(
+        Text,
+        comment="What storing it did then: settled, stale, conflict, corrected, confirmed, enriched, progressed or duplicate",
+    )
+    lookup_code: Mapped[str | None] = mapped_column(Text, comment="eSMS's code (CodeResponse). NULL: a callback")
+    call_status: Mapped[str | None] = mapped_column(Text, comment=CALL_STATUS)
+    call_duration: Mapped[int | None] = mapped_column(Integer, comment=CALL_DURATION)
+    ivr: Mapped[str | None] = mapped_column(Text, comment=IVR)
+    send_status: Mapped[int | None] = mapped_column(SmallInteger, comment=SEND_STATUS)
+    sent_result: Mapped[int | None] = mapped_column(SmallInteger, comment=SENT_RESULT)
+    price: Mapped[Decimal | None] = mapped_column(Money, comment=PRICE)
+    cid: Mapped[str | None] = mapped_column(Text, comment=CID)
+    request_id: Mapped[str | None] = mapped_column(
+        Text, comment="The id that the placing request carried (RequestId). NULL: not said"
+    )
+    phone: Mapped[str | None] = mapped_column(Text, comment="The number called (phonenumber). NULL: not said")
+    unread: Mapped[str | None] = mapped_column(
+        Text, comment="Names of the parameters whose values could not be read, with commas. NULL: none"
+    )
+    payload: Mapped[str] = mapped_column(
+        Text, server_default="{}", comment="All names and values as they came, as a JSON object"
+    )
+    remote_addr: Mapped[str | None] = mapped_column(Text, comment="Address that the callback came from. NULL: a lookup")
+
+
+class TrailRow(Base):
+    """What is kept of the reports of a call that has many, so that one that comes late need not read them all."""
+
+    __tablename__ = "call_trails"
+    __table_args__ = ({"comment": "Of calls with many reports: a summary that can take one more wherever it belongs"},)
+
+    reference_id: Mapped[str] = mapped_column(REFERENCE, primary_key=True, comment="The call; see calls")
+    trail: Mapped[str] = mapped_column(
+        Text, comment="The summary as JSON; made from status_reports, and made anew when it is missing"
+    )
+
+
+class RejectedRow(Base):
+    """What reached the callback URL and could not be read as a report."""
+
+    __tablename__ = "rejected_callbacks"
+    __table_args__ = (
+        UniqueConstraint("method", "payload_sha256", "reason", name="uq_rejected_callbacks_same"),
+        Index("ix_rejected_callbacks_room", "replayed_at", "first_at", "size"),
+        {"comment": "What reached the callback URL and could not be read as a report"},
+    )
+
+    id: Mapped[UUID] = mapped_column(Identifier, primary_key=True, comment="UUIDv7; the id of the report once replayed")
+    first_at: Mapped[datetime] = mapped_column(Moment, comment="When it first came, UTC")
+    last_at: Mapped[datetime] = mapped_column(Moment, comment="When the same came last, UTC")
+    remote_addr: Mapped[str | None] = mapped_column(Text, comment="Address that it first came from")
+    method: Mapped[str] = mapped_column(Text, comment="HTTP method: GET or POST")
+    content_type: Mapped[str | None] = mapped_column(Text, comment="Content-Type of the body. NULL: none was named")
+    payload: Mapped[str] = mapped_column(
+        Text, comment="Query and body as they came, as a JSON object; the first 64 KiB"
+    )
+    payload_sha256: Mapped[str] = mapped_column(Text, comment="SHA-256 of payload, hexadecimal")
+    size: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="Size of payload in bytes; together they are bounded"
+    )
+    reason: Mapped[str] = mapped_column(Text, comment="Why it could not be read")
+    count: Mapped[int] = mapped_column(
+        BigInteger, server_default=text("1"), comment="How often the same method, payload and reason came"
+    )
+    replayed_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When it was read after all, UTC. NULL: it was not"
+    )
+
+
+class RunRow(Base):
+    """One row a reconcile run."""
+
+    __tablename__ = "reconcile_runs"
+    __table_args__ = (Index("ix_reconcile_runs_started_at", "started_at"), {"comment": "One row a reconcile run"})
+
+    id: Mapped[UUID] = mapped_column(Identifier, primary_key=True, comment="UUIDv7, made at the start")
+    started_at: Mapped[datetime] = mapped_column(Moment, comment="When the run started, UTC")
+    finished_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When it ended, UTC. NULL: it has not, or died"
+    )
+    outcome: Mapped[str | None] = mapped_column(
+        Text, comment="done, failures, refused, interrupted or died. NULL: under way, or died unseen"
+    )
+    checked: Mapped[int] = mapped_column(
+        Integer,
+        server_default=text("0"),
+        comment="Look-ups charged: the sum of settled, pending, not_found, failed, gave_up",
+    )
+    settled: Mapped[int] = mapped_column(
+        Integer,
+        server_default=text("0"),
+        comment="Look-ups that were final: the call was settled, confirmed or corrected",
+    )
+    pending: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="Look-ups of calls that eSMS has not finished"
+    )
+    not_found: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="Look-ups of calls that eSMS does not know yet (codes 104 and 105)"
+    )
+    failed: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="Look-ups that failed; the calls are asked about again"
+    )
+    gave_up: Mapped[int] = mapped_column(
+        Integer, server_default=text("0"), comment="Look-ups after which the call was given up"
+    )
+    host: Mapped[str] = mapped_column(
+        Text, server_default="", comment="Name of the machine that the run was on; empty: not told"
+    )
+    seen_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When the run last showed that it lives, UTC. NULL: not since its start"
+    )
+
+
+class PaceRow(Base):
+    """The pace at which all reconcile runs together ask eSMS: one row."""
+
+    __tablename__ = "lookup_pace"
+    __table_args__ = ({"comment": "One row: at what pace all reconcile runs together may ask eSMS"},)
+
+    one: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, comment="Always 1: one row")
+    next_at: Mapped[datetime] = mapped_column(Moment, comment="The next free moment for a look-up to leave, UTC")
+    share: Mapped[float] = mapped_column(
+        Float, comment="The share of RECONCILE_RATE, above 0 to 1, to which eSMS slowed the look-ups at slowed_at"
+    )
+    slowed_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When eSMS last said that we ask too fast, UTC; since then the share grows. NULL: never"
+    )
+
+
+calls = Base.metadata.tables["calls"]
+status_reports = Base.metadata.tables["status_reports"]
+call_trails = Base.metadata.tables["call_trails"]
+rejected_callbacks = Base.metadata.tables["rejected_callbacks"]
+reconcile_runs = Base.metadata.tables["reconcile_runs"]
+lookup_pace = Base.metadata.tables["lookup_pace"]

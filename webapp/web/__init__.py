@@ -1,0 +1,1 @@
+"""HTTP for everybody but eSMS, and how gunicorn serves all of it."""

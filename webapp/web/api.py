@@ -1,0 +1,192 @@
+"""The JSON API for those who place and analyse calls: registering, reading one, reading many."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from flask import Blueprint, Response, request
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import BadRequest, NotFound, RequestEntityTooLarge, Unauthorized
+from werkzeug.routing import BaseConverter
+
+from webapp.esms.parameters import normalise_identity, normalise_status
+from webapp.esms.registrations import Bad, read_registration
+from webapp.storage.reader import Filter, Position
+from webapp.storage.types import iso
+from webapp.support import metrics
+from webapp.support.settings import is_one_of
+from webapp.support.times import parse_time
+from webapp.support.waiting import give_way
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from flask.typing import ResponseReturnValue
+
+    from webapp.storage.reader import Reader
+    from webapp.storage.writer import Writer
+
+MOST_AT_ONCE = 10_000
+REGISTER_LIMIT = 8 * 1024 * 1024
+_BETWEEN_PAUSES = 200
+_PAGE = 100
+_LARGEST_PAGE = 1000
+_UTC = ZoneInfo("UTC")
+_YES_NO = {"1": True, "true": True, "0": False, "false": False}
+
+
+def blueprint(writer: Writer, reader: Reader, tokens: tuple[str, ...], zone: ZoneInfo) -> Blueprint:
+    """The routes under ``/api``."""
+    routes = Blueprint("api", __name__)
+    routes.record_once(lambda state: state.app.url_map.converters.update(identity=_Identity))
+
+    @routes.before_app_request
+    def know_the_token() -> None:
+        """Want ``Authorization: Bearer <API_TOKEN>``; the token is taken from nowhere else."""
+        if not (request.path == "/api" or request.path.startswith("/api/")):
+            return
+        given = request.authorization
+        if given is None or given.type != "bearer" or not is_one_of(given.token or "", tokens):
+            raise Unauthorized(
+                "Send the header `Authorization: Bearer <API_TOKEN>`.", www_authenticate=WWWAuthenticate("bearer")
+            )
+
+    @routes.post("/api/calls")
+    def register() -> ResponseReturnValue:
+        registrations = _read_list(_read_body(), zone)
+        registered, known = writer.register(registrations, datetime.now(UTC))
+        metrics.REGISTERED.inc(registered)
+        return {"registered": registered, "already_known": known}, 201
+
+    @routes.get("/api/calls/<identity:reference_id>")
+    def show(reference_id: str) -> ResponseReturnValue:
+        try:
+            call = reader.call(normalise_identity(reference_id))
+        except ValueError:
+            call = None
+        if call is None:
+            raise NotFound("This call is unknown: no report of it came, and it was never registered.")
+        return Response(b"".join(_json_of(call)), content_type="application/json")
+
+    @routes.get("/api/calls")
+    def show_many() -> ResponseReturnValue:
+        arguments = _arguments()
+        limit = _read(arguments, "limit", _limit, _PAGE)
+        after = _read(arguments, "cursor", _position, None)
+        found, following = reader.page(_filter(arguments, zone), after, limit)
+        return {"calls": found, "next": _cursor(following) if following else None}
+
+    return routes
+
+
+def _json_of(call: dict[str, Any]) -> Iterator[bytes]:
+    """The call as JSON in portions: one that was heard of a hundred thousand times must not keep others waiting."""
+    reports = call["reports"]
+    yield f"{_compact(call | {'reports': []})[:-2]}".encode()
+    for first in range(0, len(reports), _BETWEEN_PAUSES):
+        yield f"{',' if first else ''}{_compact(reports[first : first + _BETWEEN_PAUSES])[1:-1]}".encode()
+        give_way()
+    yield b"]}\n"
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+class _Identity(BaseConverter):
+    """Whatever a call may be named; unlike ``path``, also what begins with a slash."""
+
+    regex = ".+"
+    part_isolating = False
+
+
+def _read_body() -> bytes:
+    request.max_content_length = REGISTER_LIMIT
+    try:
+        return request.get_data()
+    except RequestEntityTooLarge:
+        raise RequestEntityTooLarge(f"The body is over {REGISTER_LIMIT // 1024**2} MiB: send several.") from None
+    except Exception:  # noqa: BLE001 - the server's own, for broken chunks and connections that ended
+        raise BadRequest("The body ended before it was whole: send it again.") from None
+
+
+def _read_list(content: bytes, zone: ZoneInfo) -> list[Any]:
+    try:
+        items = json.loads(content)
+    except (ValueError, RecursionError):
+        raise BadRequest("The body must be JSON: one object, or a list of objects.") from None
+    several = isinstance(items, list)
+    if several and len(items) > MOST_AT_ONCE:
+        raise BadRequest(
+            f"The list has {len(items)} calls, and at most {MOST_AT_ONCE} are taken at once: send several."
+        )
+    registrations = []
+    for place, item in enumerate(items if several else [items]):
+        try:
+            registrations.append(read_registration(item, zone))
+        except Bad as bad:
+            raise BadRequest(f"{f'calls[{place}].' if several else ''}{bad} Nothing was registered.") from None
+    return registrations
+
+
+def _arguments() -> dict[str, str]:
+    known = {"status", "ivr", "campaign", "since", "until", "missing", "conflict", "cursor", "limit"}
+    unknown = sorted(request.args.keys() - known)
+    if unknown:
+        raise BadRequest(f"{unknown[0]!r:.60}: is not a parameter; there are {', '.join(sorted(known))}.")
+    return {name: value.strip() for name, value in request.args.items() if value.strip()}
+
+
+def _filter(arguments: dict[str, str], zone: ZoneInfo) -> Filter:
+    def yes_no(text: str) -> bool:
+        if text.lower() not in _YES_NO:
+            raise ValueError("must be 1, true, 0 or false")
+        return _YES_NO[text.lower()]
+
+    def text(value: str) -> str:
+        if "\0" in value:
+            raise ValueError("must not hold NUL")
+        return value
+
+    return Filter(
+        status=_read(arguments, "status", lambda value: normalise_status(text(value)), None),
+        ivr=_read(arguments, "ivr", text, None),
+        campaign=_read(arguments, "campaign", text, None),
+        since=_read(arguments, "since", lambda value: parse_time(value, zone), None),
+        until=_read(arguments, "until", lambda value: parse_time(value, zone), None),
+        missing=_read(arguments, "missing", yes_no, None),
+        conflict=_read(arguments, "conflict", yes_no, None),
+    )
+
+
+def _read(arguments: dict[str, str], name: str, read: Callable[[str], Any], default: Any) -> Any:
+    if name not in arguments:
+        return default
+    try:
+        return read(arguments[name])
+    except ValueError as error:
+        raise BadRequest(f"{name}: {error}.") from None
+
+
+def _limit(text: str) -> int:
+    if not (
+        text.isascii() and text.isdigit() and len(text) <= len(str(_LARGEST_PAGE)) and 1 <= int(text) <= _LARGEST_PAGE
+    ):
+        raise ValueError(f"must be a whole number from 1 to {_LARGEST_PAGE}")
+    return int(text)
+
+
+def _cursor(position: Position) -> str:
+    return base64.urlsafe_b64encode(f"{iso(position.placed_at)} {position.reference_id}".encode()).decode()
+
+
+def _position(cursor: str) -> Position:
+    try:
+        placed_at, reference_id = base64.urlsafe_b64decode(cursor).decode("ascii").split(" ")
+        return Position(parse_time(placed_at, _UTC), normalise_identity(reference_id))
+    except ValueError:
+        raise ValueError("is not the `next` of an earlier answer") from None
