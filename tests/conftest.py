@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from constants import API_TOKEN, CALLBACK_TOKEN
-from servers import fresh_database, postgresql_server
+from servers import Shared, fresh_database
 
 from webapp import create_app
 from webapp.storage.database import Database
@@ -17,33 +20,62 @@ from webapp.support.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from flask import Flask
     from flask.testing import FlaskClient
+    from xdist.workermanage import WorkerController
 
 pytest_plugins = ["reconciling"]
 
 
+SHARED = pytest.StashKey[Shared]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin with nothing made; xdist's workers are given the folder of their controller."""
+    given = getattr(config, "workerinput", {}).get("shared")
+    config.stash[SHARED] = Shared(Path(given or tempfile.mkdtemp(prefix="esms-calls-")))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: WorkerController) -> None:
+    node.workerinput["shared"] = str(node.config.stash[SHARED].folder)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Also after Ctrl-C; the workers have ended."""
+    if not hasattr(config, "workerinput"):
+        config.stash[SHARED].remove()
+
+
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    with postgresql_server() as url:
-        yield url
+def shared(pytestconfig: pytest.Config) -> Shared:
+    return pytestconfig.stash[SHARED]
+
+
+@pytest.fixture(scope="session")
+def postgresql(shared: Shared) -> str:
+    return shared.postgresql
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path, shared: Shared) -> Iterator[str]:
+    """URL of a database without tables; where the test asks for ``database``, too, of a copy of a migrated one."""
+    migrated = "database" in request.fixturenames
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'calls.db'}"
+        file = tmp_path / "calls.db"
+        if migrated:
+            shutil.copyfile(shared.migrated_file, file)
+        yield f"sqlite:///{file}"
     else:
-        with fresh_database(request.getfixturevalue("postgresql")) as url:
+        with fresh_database(shared.postgresql, shared.template if migrated else "template1") as url:
             yield url
 
 
 @pytest.fixture
 def database(empty_database_url: str) -> Iterator[Database]:
+    """A migrated database."""
     database = Database(empty_database_url, patience=timedelta(seconds=10))
-    database.migrate()
     yield database
     database.close()
 

