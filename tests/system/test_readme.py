@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand there, in a fresh copy of the project: on SQLite and on PostgreSQL."""
+"""The README's commands, run as written in a fresh copy of the project, print what it shows; on both databases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from running import wait_until_healthy
@@ -25,7 +25,7 @@ OURS = re.compile("VENV|PYTEST|DATABASE_URL|INSTANCE_DIR|CALLBACK_|API_|ESMS_|RE
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what git has, or would have, of the project."""
+    """A copy of the files that git tracks, or would track."""
     folder = tmp_path_factory.mktemp("clone")
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],  # noqa: S607
@@ -43,24 +43,53 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def _ports() -> Iterator[None]:
-    """The ports that the README names are for one tour at a time, whichever process runs it."""
+    """One tour at a time on this machine: the README names fixed ports."""
     with Path(tempfile.gettempdir(), "esms-calls-tour.lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def blocks(begin: str, end: str) -> list[str]:
-    """The shell commands between two headings of the README."""
-    text = (ROOT / "README.md").read_text()
-    part = text[text.index(f"## {begin}") : text.index(f"## {end}")]
-    return re.findall(r"```sh\n(.*?)```", part, re.DOTALL)
+class Example(NamedTuple):
+    """A block of commands in a document, and the output that the document shows for it."""
+
+    commands: str
+    output: str
+
+
+def examples(document: str) -> list[Example]:
+    """The shell commands of a document, each with the output block that follows it, if there is one."""
+    found: list[Example] = []
+    for language, content in re.findall(
+        r"^```(\w+)\n(.*?)^```", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE
+    ):
+        if language == "sh":
+            found.append(Example(content, ""))
+        elif language == "text" and found:
+            found[-1] = found[-1]._replace(output=content)
+    return found
+
+
+def assert_shown(shown: str, output: str) -> None:
+    """Every line that a document shows is printed, in this order; a line ``…`` stands for any lines.
+
+    Blanks and the database's own line may differ; times and tokens are compared by their form.
+    """
+    printed = iter(_comparable(output))
+    for line in _comparable(shown):
+        assert line == "…" or line in printed, f"not printed, or not in this order: {line!r}\n{output}"
+
+
+def _comparable(text: str) -> list[str]:
+    text = re.sub(r"(?<=/esms/callback/)[\w~.-]+", "TOKEN", text)
+    text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", text)
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
 
 @contextmanager
 def background(
     clone: Path, command: str, environment: dict[str, str]
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A terminal in which the command runs until the end of the block, and the file with what it shows."""
+    """A terminal in which the command runs until the block ends, and the file with its output."""
     shown = clone / f"terminal-{time.monotonic_ns()}.log"
     with shown.open("w") as output:
         process = subprocess.Popen(
@@ -78,8 +107,8 @@ def background(
         process.wait(timeout=60)
 
 
-def terminal(clone: Path, commands: str, environment: dict[str, str]) -> str:
-    """What the commands print; they must succeed."""
+def terminal(clone: Path, commands: str, environment: dict[str, str], *, returncode: int = 0) -> str:
+    """What the commands print; the last one must end with the code, and those before it with 0."""
     done = subprocess.run(
         ["bash", "-eo", "pipefail", "-c", commands],  # noqa: S607
         cwd=clone,
@@ -89,38 +118,38 @@ def terminal(clone: Path, commands: str, environment: dict[str, str]) -> str:
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == returncode, f"{commands}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 @pytest.mark.usefixtures("_ports")
-def test_the_tour_works_as_written(clone: Path, empty_database_url: str) -> None:
+def test_tour_works_as_written(clone: Path, empty_database_url: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not OURS.match(name)}
-    serve, *_ = blocks("Two commands", "A tour")
-    activate, callback, show, sandbox, register, fetch, audit, export = blocks("A tour", "In production")
+    serve, _, sandbox, ask, take_along = examples("README.md")
+    callback, register, *_ = examples("docs/http.md")
     if not empty_database_url.startswith("sqlite"):
         environment["DATABASE_URL"] = empty_database_url
         terminal(clone, "make install && .venv/bin/esms-calls migrate", environment)
-    with background(clone, f"exec {serve}", environment) as (server, shown):
+    with background(clone, f"exec {serve.commands}", environment) as (server, shown):
         wait_until_healthy("http://127.0.0.1:8000", server, seconds=180)
-        assert "/esms/callback/" in shown.read_text()
-        assert terminal(clone, callback, environment) == '{"result": "settled"}'
-        assert terminal(clone, callback, environment) == '{"result": "duplicate"}'
-        assert '"price":"0.0000"' in terminal(clone, show, environment)
-        with background(clone, sandbox, environment) as (_, progress):
+        assert_shown(serve.output, shown.read_text())
+        with background(clone, sandbox.commands, environment) as (_, progress):
             _wait_for("Answering look-ups", progress)
-            first = terminal(clone, activate + register, environment)
-            assert "registered 200, already known 0, bad lines 0" in first
-            assert re.search(r"missing +\d*[1-9]\d*\b", first)
-            second = terminal(clone, activate + fetch, environment)
-            assert re.search(r"outcome +done", second)
-            assert re.search(r"missing +0\b", second)
-            esms = "".join(line for line in fetch.splitlines(keepends=True) if line.startswith("export "))
-            third = terminal(clone, activate + esms + audit, environment)
-            assert "Asked about 50 of 200 settled calls" in third
-            assert "at most 5.82 % of the 200 calls disagree" in third
-            assert '"reference_id": ' in terminal(clone, activate + export, environment)
-    assert len((clone / "calls.csv").read_text().splitlines()) == 202
+            assert_shown(sandbox.output, progress.read_text())
+            assert_shown(ask.output, terminal(clone, ask.commands, environment))
+            assert '"reference_id":' in terminal(clone, f". .venv/bin/activate\n{take_along.commands}", environment)
+        assert len((clone / "calls.csv").read_text().splitlines()) == 201
+
+        alarm = sandbox.commands.replace("--lost 0.02 --seed 1", "--lost 0.3 --seed 2")
+        assert "--lost 0.3 --seed 2" in (ROOT / "README.md").read_text()
+        with background(clone, alarm, environment) as (_, progress):
+            _wait_for("Answering look-ups", progress)
+            needs_a_person = terminal(clone, ask.commands, environment, returncode=1)
+            assert re.search(r"^! .*LOOKUP_SHARE_WARN", needs_a_person.splitlines()[-1])
+
+        assert_shown(callback.output, terminal(clone, callback.commands, environment))
+        assert terminal(clone, callback.commands, environment) == '{"result": "duplicate"}'
+        assert_shown(register.output, terminal(clone, register.commands, environment))
     shutil.rmtree(clone / "instance")
 
 

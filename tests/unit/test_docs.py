@@ -1,4 +1,4 @@
-"""What stands in the documents and in the code is the same: tables are made from the code (`make docs` writes them)."""
+"""The documents agree with the code and with each other; `make docs` writes their generated parts."""
 
 from __future__ import annotations
 
@@ -8,23 +8,55 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
+from webapp import create_app
 from webapp.cli.main import cli
 from webapp.storage.models import Base
 from webapp.support.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from webapp.storage.database import Database
 
 ROOT = Path(__file__).parents[2]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+TRANSLATIONS = {"README.md": "README.vi.md"}
+SIX_SETTINGS = ("DATABASE_URL", "PUBLIC_URL", "CALLBACK_TOKEN", "API_TOKEN", "ESMS_API_KEY", "ESMS_SECRET_KEY")
+HELP_WIDTH = 100
+LONGEST_README = 150
+
+
+def all_commands() -> Iterator[tuple[str, click.Command]]:
+    """Every command with its name as it is typed, those of groups included."""
+    with click.Context(cli) as context:
+        for name in cli.list_commands(context):
+            command = cli.get_command(context, name)
+            assert command is not None
+            yield name, command
+            if isinstance(command, click.Group):
+                yield from ((f"{name} {inner}", found) for inner, found in sorted(command.commands.items()))
 
 
 def commands() -> str:
-    rows = [f"| `{name}` | {command.get_short_help_str(200)} |" for name, command in sorted(cli.commands.items())]
+    rows = [f"| `{name}` | {command.get_short_help_str(200)} |" for name, command in all_commands()]
     return "\n".join(["| command | does |", "| --- | --- |", *rows])
+
+
+def help_texts() -> str:
+    return "\n".join(f"### {name}\n\n```text\n{_help(name, command)}\n```\n" for name, command in all_commands())
+
+
+def _help(name: str, command: click.Command) -> str:
+    with click.Context(command, info_name=f"esms-calls {name}", terminal_width=HELP_WIDTH) as context:
+        return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+
+
+def six_settings() -> str:
+    rows = [f"| `{name}` | {Settings.model_fields[name.lower()].description} |" for name in SIX_SETTINGS]
+    return "\n".join(["| setting | meaning |", "| --- | --- |", *rows])
 
 
 def settings() -> str:
@@ -48,40 +80,95 @@ def unit(path: Path) -> str:
     return f"```{kind}\n{path.read_text()}```"
 
 
-MADE: list[tuple[str, str, Callable[[], str]]] = [
-    ("README.md", "commands", commands),
-    ("README.md", "settings", settings),
+GENERATED: list[tuple[str, str, Callable[[], str]]] = [
+    ("README.md", "six settings", six_settings),
+    ("docs/settings.md", "settings", settings),
+    ("docs/commands.md", "commands", commands),
+    ("docs/commands.md", "help", help_texts),
     ("docs/data.md", "tables", tables),
     *(
-        (document, name, partial(unit, ROOT / name))
-        for document in ("README.md", "docs/operations.md")
-        for name in re.findall(r"<!-- (deploy/[^:]+):", (ROOT / document).read_text())
+        ("docs/deployment.md", f"deploy/{path.name}", partial(unit, path))
+        for path in sorted((ROOT / "deploy").iterdir())
     ),
 ]
 
 
-@pytest.mark.parametrize(("document", "name", "made"), MADE)
-def test_what_stands_in_the_documents_is_what_the_code_and_the_files_say(
-    document: str, name: str, made: Callable[[], str]
-) -> None:
+@pytest.mark.parametrize(("document", "name", "generate"), GENERATED)
+def test_generated_parts_equal_the_code(document: str, name: str, generate: Callable[[], str]) -> None:
     path = ROOT / document
     text = path.read_text()
     begin, end = f"<!-- {name}: made by `make docs` -->\n", "<!-- end -->"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    expected = f"{begin}{made()}\n{end}"
+    expected = f"{begin}{generate()}\n{end}"
     if "WRITE_DOCS" in os.environ:
         path.write_text(pattern.sub(lambda _: expected, text))
-    assert pattern.findall(path.read_text()) == [expected]
-
-
-def test_the_documents_carry_every_file_of_deploy() -> None:
-    carried = [name for document, name, _ in MADE if document == "docs/operations.md"]
-    assert sorted(carried) == sorted(f"deploy/{path.name}" for path in (ROOT / "deploy").iterdir())
+    assert pattern.findall(path.read_text()) == [expected], "run `make docs`"
 
 
 def test_every_query_in_the_documents_runs(database: Database) -> None:
-    reader = re.findall(r"```sql\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
-    assert len(reader) >= 4
+    queries = re.findall(r"```sql\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
+    assert len(queries) >= 4
     with database.read() as connection:
-        for query in reader:
+        for query in queries:
             connection.exec_driver_sql(query).all()
+
+
+def test_every_route_is_in_the_http_document(tmp_path: Path) -> None:
+    routes = {
+        re.sub(r"<\w+:", "<", rule.rule)
+        for rule in create_app(Settings(instance_dir=tmp_path)).url_map.iter_rules()
+        if not rule.rule.startswith("/api/<")
+    }
+    text = (ROOT / "docs/http.md").read_text()
+    assert [route for route in sorted(routes) if f"{route}`" not in text] == []
+
+
+def test_readme_is_short_enough_for_one_minute() -> None:
+    assert [name for name in ("README.md", "README.vi.md") if len(_lines(ROOT / name)) > LONGEST_README] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_to_a_file_and_a_heading(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", document.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = document.parent / name if name else document
+        assert file.exists(), target
+        assert not anchor or anchor in _anchors(file), target
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def _anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+class Parts:
+    """What a document and its translation must have in common."""
+
+    def __init__(self, text: str) -> None:
+        text = re.sub(r"<!--.*?-->\n", "", text)
+        self.blocks = re.findall(r"^```(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+        rows = [line.split("|") for line in prose.splitlines() if line.startswith("|")]
+        self.codes_of_rows = [[sorted(re.findall(r"`[^`]+`", cell)) for cell in row] for row in rows]
+        self.links = re.findall(r"\]\(([^)]+)\)", prose)
+        self.codes = sorted(re.findall(r"`[^`\n]+`", prose))
+        self.headings = re.findall(r"^#+ ", prose, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("original", "translation"), TRANSLATIONS.items())
+def test_translation_has_the_same_commands_tables_and_links(original: str, translation: str) -> None:
+    ours, theirs = (Parts((ROOT / name).read_text()) for name in (original, translation))
+    diagram, *commands_and_outputs = ours.blocks
+    assert diagram.startswith("text\n")
+    assert theirs.blocks[1:] == commands_and_outputs
+    assert theirs.codes_of_rows == ours.codes_of_rows
+    assert theirs.codes == ours.codes
+    assert theirs.headings == ours.headings
+    swapped = {original: translation, translation: original}
+    assert theirs.links == [swapped.get(link, link) for link in ours.links]
