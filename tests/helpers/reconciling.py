@@ -23,7 +23,7 @@ from running import COMMAND
 from sqlalchemy import select, update
 
 from webapp.calls.rule import Registration
-from webapp.cli.main import cli
+from webapp.cli.commands import cli
 from webapp.esms.client import Client
 from webapp.esms.sandbox import Options, Sandbox, normalised
 from webapp.reconcile.run import Clock, Reconciler, due_at

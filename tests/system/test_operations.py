@@ -14,7 +14,7 @@ import yaml
 from running import COMMAND
 
 from webapp.callbacks.spool import Depth
-from webapp.cli import status_words
+from webapp.cli import status_text
 from webapp.storage.claims import Due
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def test_operations_knows_every_line_of_status(reader: Reader) -> None:
     now = datetime.now(UTC)
     spool = Depth(reports=1, oldest_at=now - timedelta(hours=1), size=1)
     found = reader.status(Due(placed_by=now, due_by=now))
-    lines = [name.strip() for name, _ in status_words.as_rows(found, spool, now, timedelta(minutes=1))]
+    lines = [name.strip() for name, _ in status_text.as_rows(found, spool, now, timedelta(minutes=1))]
     assert [line for line in lines if f"`{line}`" not in OPERATIONS] == []
 
 

@@ -20,7 +20,7 @@ from makers import change_by_hand
 from running import esms_calls, free_port, serving
 from sqlalchemy import inspect, make_url, select, table, text
 
-from webapp.cli.main import cli
+from webapp.cli.commands import cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

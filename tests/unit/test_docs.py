@@ -12,7 +12,7 @@ import click
 import pytest
 
 from webapp import create_app
-from webapp.cli.main import cli
+from webapp.cli.commands import cli
 from webapp.storage.models import Base
 from webapp.support.settings import Settings
 

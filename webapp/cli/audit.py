@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from webapp.cli import lookup_words
-from webapp.cli.context import DONE, PROBLEM, REFUSED, Time, client_of, open_context, stop_at_signals
+from webapp.cli.context import client_of, open_context
+from webapp.cli.exit_codes import DONE, PROBLEM, REFUSED
+from webapp.cli.options import Time
+from webapp.cli.output import printable
+from webapp.cli.signals import stop_at_signals
 from webapp.esms.lookup import LOOKUP_FIELDS
 from webapp.reconcile.audit import NAMED_FAILURES, Audit, Auditor, Sample
 from webapp.storage.claims import Range
 from webapp.storage.database import Unavailable
 from webapp.storage.reader import Settled
-from webapp.support import progress as terminal
+from webapp.support.progress import progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,7 +123,7 @@ def audit(
         fix_at = context.database.now if fix else None
         auditor = Auditor(context.writer, context.reader, client_of(context.settings), context.settings, fix_at)
         try:
-            with stop_at_signals() as stop, terminal.progress("audit", None) as tell:
+            with stop_at_signals() as stop, progress("audit", None) as tell:
                 found = auditor.run(wanted, sample, seed, stop=stop, watch=_teller(tell))
         except Unavailable:
             if auditor.audit.asked:
@@ -187,7 +191,7 @@ def _show_disagreeing(audit: Audit, *, fix: bool) -> None:
     for one in audit.disagreeing[:_SHOWN]:
         said = _values(one.esms) + ("" if one.final else " (not over)")
         effect = [f"{one.effect}{'' if one.put_right else ' (stays)'}"] if fix else []
-        rows.append((terminal.printable(one.reference_id), ", ".join(one.stored), _values(one.stored), said, *effect))
+        rows.append((printable(one.reference_id), ", ".join(one.stored), _values(one.stored), said, *effect))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -195,14 +199,14 @@ def _show_disagreeing(audit: Audit, *, fix: bool) -> None:
 
 
 def _values(values: dict[str, Any]) -> str:
-    return ", ".join(terminal.printable(str(value)) for value in values.values())
+    return ", ".join(printable(str(value)) for value in values.values())
 
 
 def _show_calls(title: str, reference_ids: list[str]) -> None:
     if reference_ids:
         click.echo(f"{title}: {len(reference_ids)}")
         for reference_id in reference_ids[:_SHOWN]:
-            click.echo(f"  {terminal.printable(reference_id)}")
+            click.echo(f"  {printable(reference_id)}")
         _show_rest(len(reference_ids), _SHOWN)
 
 
@@ -257,8 +261,8 @@ def _percent(share: float) -> str:
 def _trouble(audit: Audit) -> Iterator[str]:
     """What kept the audit from asking about every call, and what to do."""
     for code, number in sorted(audit.failures.items()):
-        named = ", ".join(terminal.printable(name) for name, failed in audit.failed_calls if failed == code)
-        yield f"failed with {terminal.printable(code)}: {number}. {lookup_words.what_failed(code)}".rstrip()
+        named = ", ".join(printable(name) for name, failed in audit.failed_calls if failed == code)
+        yield f"failed with {printable(code)}: {number}. {lookup_words.what_failed(code)}".rstrip()
         yield f"  {named}" + (f" and {number - NAMED_FAILURES} more" if number > NAMED_FAILURES else "")
     if audit.slowed:
         yield lookup_words.slowed(audit.slowed)

@@ -1,4 +1,4 @@
-"""The commands that set the server up: serve, migrate, callback-url."""
+"""The command callback-url: prints the URL to give to eSMS."""
 
 from __future__ import annotations
 

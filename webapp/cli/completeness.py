@@ -1,38 +1,29 @@
-"""The command completeness: what became of every call, and what was never heard of."""
+"""The command completeness: accounts for every call, and names the ids of a list that the store does not have."""
 
 from __future__ import annotations
 
 import json
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from webapp.cli.context import (
-    DONE,
-    PROBLEM,
-    CliContext,
-    Time,
-    hint_at_commas,
-    open_context,
-    print_columns,
-    print_table,
-    printable,
-)
-from webapp.esms.registrations import Lines
+from webapp.cli.call_list import CallList, say_how_to_end
+from webapp.cli.context import CliContext, open_context
+from webapp.cli.exit_codes import DONE, PROBLEM
+from webapp.cli.options import Time
+from webapp.cli.output import printable
+from webapp.cli.tables import print_columns, print_table
 from webapp.reconcile.run import due_at
 from webapp.storage.ledger import Counts, Ledger, ledger
 from webapp.storage.reader import Filter
-from webapp.support import progress as terminal
+from webapp.support.progress import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
-_AT_ONCE = 1000
 _HEADERS = {
     "calls": "calls",
     "settled_by_callback": "settled by\ncallback",
@@ -55,7 +46,7 @@ _HEADERS = {
 @click.option(
     "--expect",
     type=click.File("rb"),
-    help="Name the ids of this list for which the store has no call at all; - is standard input.",
+    help="Name the ids of this list that the store does not have; - is standard input.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; with --by a list of objects.")
 def completeness(
@@ -71,103 +62,94 @@ def completeness(
 
     \b
     calls is the sum of
-      settled_by_callback   by its first final report
-      settled_by_lookup     likewise
-      gave_up               eSMS had no final answer in RECONCILE_GIVE_UP
+      settled_by_callback   its first final report was a callback
+      settled_by_lookup     its first final report was a look-up
+      gave_up               eSMS had no final answer within RECONCILE_GIVE_UP
       missing_within_grace  placed less than RECONCILE_GRACE ago
-      missing_beyond_grace  placed longer ago: a callback should have come
+      missing_beyond_grace  placed longer ago: its callback is overdue
     and, overlapping with these,
-      confirmed             eSMS was asked and gave a final answer
-      conflict              a callback disagrees, and eSMS has not decided since
+      confirmed             a look-up had a final answer
+      conflict              a callback disagrees, and no look-up has decided since
       never_registered      known from reports only
-      lost_and_recovered    settled by lookup, and no final callback ever came
+      lost_and_recovered    settled by a look-up, and no final callback ever came
 
-    Besides, unless --by is given, the twins are named: pairs of an id that was registered and never heard of and one
-    that was heard of and never registered, which are equal but for punctuation (eSMS's own pages drop dashes). Every
-    pair that matches is named, and none is merged. --since, --until and --campaign choose among the registered ones.
+    Without --by it also names twins: two ids that are equal but for punctuation (eSMS's own pages drop dashes), one of
+    them registered and without any report, the other with reports and never registered. Every such pair is named, and
+    none is merged. --since, --until and --campaign choose among the registered ids.
 
     The list of --expect is what was placed: one id a line, or a CSV as `register` takes it. Case, surrounding
-    blanks, blank lines, a BOM and repetitions do not count. It is compared with all calls that are stored, whatever
-    --since, --until and --campaign say, and does not go together with --by.
+    blanks, blank lines, a BOM and repetitions do not matter. It is compared with all stored calls, whatever --since,
+    --until and --campaign say, and does not go together with --by.
 
-    With --json, twins is a list of pairs [registered id, heard-of id], and never_heard_of, which is there only with
-    --expect, a list of ids in the order of the given one. With --by, there is a list of objects, in order, each with
-    its day (2026-11-23) or campaign (null, the last: none), and without those two.
+    With --json, twins is a list of pairs [registered id, reported id]; with --expect, never_heard_of is the list of ids
+    that the store does not have, in the order of the given list. With --by, there is a list of objects, in order, each
+    with its day (2026-11-23) or campaign (null, the last: none), without these two.
 
     \b
     Exit codes:
-      0  done, whatever was counted: `status` tells what needs a person
-      1  with --expect: some ids were never heard of, or lines could not be read
+      0  done, whatever was counted: `status` says what needs a person
+      1  with --expect: the store does not have some ids, or lines could not be read
       2  usage or settings
       4  the database cannot be reached
     """  # noqa: D301 - click wants the control character
     if by and expect:
         raise click.UsageError("--by and --expect do not go together.")
-    if expect and expect.isatty():
-        click.echo("Reading from the terminal; Ctrl-D on a line of its own ends it.", err=True)
+    if expect:
+        say_how_to_end(expect)
     wanted = Filter(since=since, until=until, campaign=campaign)
     with open_context(writes=False) as context:
         placed_by = due_at(datetime.now(UTC), context.settings).placed_by
         with ledger(context.database, wanted, placed_by) as book:
             if by:
-                groups = _groups(book, by, context)
-                _show_groups(by, groups, as_json=as_json)
+                _show_groups(by, _groups(book, by, context), as_json=as_json)
                 sys.exit(DONE)
-            expected = _Expected(expect, context, book) if expect else None
-            with _progress("counting", beside=as_json):
+            # One long line of JSON on a terminal leaves no place for a bar.
+            hidden = as_json and sys.stdout.isatty()
+            with progress("counting", None, hidden=hidden):
                 counts = book.whole()
+            twins = _twins(counts, book, hidden=hidden)
+            expected = _Expected(expect, context, book, hidden=hidden) if expect else None
             if as_json:
-                _print_json(counts, book, expected)
+                _print_json(counts, twins, expected)
             else:
-                _print_words(counts, book, expected, filtered=wanted != Filter())
-    sys.exit(PROBLEM if expected and (expected.unknown or expected.bad) else DONE)
-
-
-def _progress(doing: str, *, beside: bool) -> AbstractContextManager[Callable[[int, str], None]]:
-    """No bar on a terminal where one long line of JSON comes out."""
-    if beside and sys.stdout.isatty():
-        return nullcontext(lambda _done, _words: None)
-    return terminal.progress(doing, None)
+                _print_words(counts, twins, expected, filtered=wanted != Filter())
+    sys.exit(PROBLEM if expected and (expected.unknown or expected.given.bad) else DONE)
 
 
 class _Expected:
-    """The ids of a list, in its order, for which there is no call; memory grows only with those that are named."""
+    """The ids of a list that the store does not have; memory grows only with these."""
 
-    def __init__(self, file: BinaryIO, context: CliContext, book: Ledger) -> None:
-        self._lines = Lines(file.readline, context.settings.time_zone, self._on_bad)
+    def __init__(self, file: BinaryIO, context: CliContext, book: Ledger, *, hidden: bool) -> None:
+        self.given = CallList(file, context.settings.time_zone)
         self._book = book
-        self.read = self.bad = 0
+        self._hidden = hidden
+        self.read = 0
         self.unknown: set[str] = set()
 
-    def _on_bad(self, number: int, words: str) -> None:
-        self.bad += 1
-        sys.stderr.write(f"line {number}: {words}\n")
-
-    def never_heard_of(self, *, beside: bool) -> Iterator[str]:
-        """Each of them once, while the list is read."""
-        ids = (registration.reference_id for registration in self._lines)
-        with _progress("comparing", beside=beside) as tell:
-            while portion := list(islice(ids, _AT_ONCE)):
-                for reference_id in self._book.unknown(portion):
+    def find_unknown(self) -> Iterator[str]:
+        """Each of them once, in the order of the list, while it is read."""
+        with progress("comparing", None, hidden=self._hidden) as show:
+            for portion in self.given.portions():
+                for reference_id in self._book.unknown([call.reference_id for call in portion]):
                     if reference_id not in self.unknown:
                         self.unknown.add(reference_id)
                         yield reference_id
                 self.read += len(portion)
-                tell(self.read, f"ids, {len(self.unknown)} never heard of")
-        hint_at_commas(self._lines)
+                show(self.read, f"ids, {len(self.unknown)} unknown")
+        self.given.hint_at_commas()
 
 
-def _twins(counts: Counts, book: Ledger, *, beside: bool) -> Iterator[tuple[str, str]]:
+def _twins(counts: Counts, book: Ledger, *, hidden: bool) -> Iterator[tuple[str, str]]:
     if counts.calls > counts.never_registered:
-        with _progress("looking for twins", beside=beside):
+        with progress("looking for twins", None, hidden=hidden):
             yield from book.twins()
 
 
-def _print_json(counts: Counts, book: Ledger, expected: _Expected | None) -> None:
+def _print_json(counts: Counts, twins: Iterator[tuple[str, str]], expected: _Expected | None) -> None:
     """One object, its lists streamed: they may have millions of ids."""
-    lists: dict[str, Iterable[object]] = {"twins": _twins(counts, book, beside=True)}
+    lists: dict[str, Iterable[object]] = {"twins": twins}
     if expected:
-        lists["never_heard_of"] = expected.never_heard_of(beside=True)
+        lists["never_heard_of"] = expected.find_unknown()
     write = sys.stdout.write
     write(json.dumps(asdict(counts)).removesuffix("}"))
     for name, items in lists.items():
@@ -178,18 +160,20 @@ def _print_json(counts: Counts, book: Ledger, expected: _Expected | None) -> Non
     write("}\n")
 
 
-def _print_words(counts: Counts, book: Ledger, expected: _Expected | None, *, filtered: bool) -> None:
+def _print_words(
+    counts: Counts, twins: Iterator[tuple[str, str]], expected: _Expected | None, *, filtered: bool
+) -> None:
     if counts.calls:
         _print_counts(counts)
     else:
-        click.echo(_nothing(filtered=filtered))
-    pairs = (f"{registered}  {heard}" for registered, heard in _twins(counts, book, beside=False))
-    found = _print_list("Twins (registered and never heard of, heard of and never registered):", pairs)
+        click.echo(_no_calls(filtered=filtered))
+    pairs = (f"{registered}  {reported}" for registered, reported in twins)
+    found = _print_list("Twins (registered and without a report; reported and not registered):", pairs)
     if found:
         click.echo(f"twins: {found}; they are equal but for punctuation, and are not merged")
     if expected:
-        _print_list("Never heard of:", expected.never_heard_of(beside=False))
-        click.echo(f"never heard of: {len(expected.unknown)}; {expected.read} ids read, {expected.bad} bad lines")
+        _print_list("Unknown ids:", expected.find_unknown())
+        click.echo(f"unknown: {len(expected.unknown)}; {expected.read} ids read, {expected.given.bad} bad lines")
 
 
 def _print_counts(counts: Counts) -> None:
@@ -211,7 +195,7 @@ def _print_counts(counts: Counts) -> None:
     )
 
 
-def _nothing(*, filtered: bool) -> str:
+def _no_calls(*, filtered: bool) -> str:
     if filtered:
         return "No such calls are stored: see --since, --until and --campaign."
     return (
@@ -223,22 +207,22 @@ def _nothing(*, filtered: bool) -> str:
 def _print_list(title: str, lines: Iterator[str]) -> int:
     """Print the lines under a title, if there are any; how many there are."""
     number = 0
-    # Not by click.echo, which would draw over a bar.
+    # click.echo would draw over a bar.
     for number, line in enumerate(lines, start=1):
         sys.stdout.write(f"{title}\n  {line}\n" if number == 1 else f"  {line}\n")
     return number
 
 
 def _groups(book: Ledger, by: str, context: CliContext) -> list[tuple[str | None, Counts]]:
-    """The groups in their order; the calls without a campaign are the last."""
+    """The groups in their order; the calls without a campaign are last."""
     days = ((f"{day}", counts) for day, counts in book.by_day(context.settings.time_zone))
     found: list[tuple[str | None, Counts]] = []
-    with terminal.progress("counting", None) as tell:
+    with progress("counting", None) as show:
         done = 0
         for name, counts in days if by == "day" else book.by_campaign():
             found.append((name, counts))
             done += counts.calls
-            tell(done, f"calls, {len(found)} {by}s")
+            show(done, f"calls, {len(found)} {by}s")
     return sorted(found, key=lambda group: (group[0] is None, group[0] or ""))
 
 

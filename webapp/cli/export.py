@@ -1,34 +1,35 @@
-"""The commands that take calls in and give them out: register, export, replay."""
+"""The command export: writes calls to a file or to standard output."""
 
 from __future__ import annotations
 
-import codecs
-import csv
-import json
 import os
 import sys
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from webapp.cli.context import Time, open_context
-from webapp.storage.models import calls
-from webapp.support import progress as terminal
+from webapp.cli.context import open_context
+from webapp.cli.options import Time
+from webapp.storage.exports import FORMATS, NoParquet, writer_of
+from webapp.support.progress import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
 
-_AT_ONCE = 1000
+    from webapp.storage.exports import Write
+    from webapp.support.progress import ShowProgress
+
+_SHOWN_EVERY = 1000
 
 
 @click.command()
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["csv", "jsonl", "parquet"]),
+    type=click.Choice(FORMATS),
     default="csv",
     show_default=True,
     help="CSV with a header; JSON Lines: one object a line; or Parquet, typed and small.",
@@ -50,32 +51,40 @@ def export(form: str, since: datetime | None, until: datetime | None, output: Pa
     write = _writer(form)
     with open_context(writes=False) as context, _target(output) as target:
         if form == "parquet" and target.isatty():
-            raise click.UsageError("Parquet is nothing for a terminal: use --output, or send it elsewhere.")
-        total, done = context.reader.count(since, until), 0
-
-        def counted() -> Iterator[dict[str, Any]]:
-            nonlocal done
-            for done, call in enumerate(found, start=1):
-                yield call
-                if done % _AT_ONCE == 0 or done == total:
-                    tell(done, "calls")
-
-        with closing(context.reader.export(since, until)) as found, _progress_beside(target, total) as tell:
-            write(counted(), target)
+            raise click.UsageError("Parquet is nothing for a terminal: use --output, or redirect standard output.")
+        counter = _Counter(context.reader.count(since, until))
+        calls = closing(context.reader.export(since, until))
+        with calls as found, progress("exporting", counter.total, hidden=target.isatty()) as show:
+            write(counter.counted(found, show), target)
     if output:
-        click.echo(f"{done} calls written to {output}", err=True)
+        click.echo(f"{counter.done} calls written to {output}", err=True)
 
 
-def _progress_beside(target: BinaryIO, total: int) -> AbstractContextManager[Callable[[int, str], None]]:
-    """No bar on a terminal where the calls themselves are seen running by."""
-    if target.isatty():
-        return nullcontext(lambda _done, _words: None)
-    return terminal.progress("exporting", total)
+class _Counter:
+    """Counts the calls as they are written, and shows how many."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+
+    def counted(self, calls: Iterable[dict[str, Any]], show: ShowProgress) -> Iterator[dict[str, Any]]:
+        for call in calls:
+            yield call
+            self.done += 1
+            if self.done % _SHOWN_EVERY == 0 or self.done == self.total:
+                show(self.done, "calls")
+
+
+def _writer(form: str) -> Write:
+    try:
+        return writer_of(form)
+    except NoParquet as error:
+        raise click.BadParameter(str(error), param_hint="--format") from error
 
 
 @contextmanager
 def _target(output: Path | None) -> Iterator[BinaryIO]:
-    """Standard output, or a file that is there whole or as it was before; a device or pipe is written as it is."""
+    """Standard output, or a file that is replaced as a whole or not at all; a device or pipe is written directly."""
     if output is None:
         yield sys.stdout.buffer
         sys.stdout.flush()
@@ -96,26 +105,3 @@ def _target(output: Path | None) -> Iterator[BinaryIO]:
         if whole:
             draft.unlink()
         raise
-
-
-def _write_csv(rows: Iterable[dict[str, Any]], target: BinaryIO) -> None:
-    # Whatever the locale says: names of campaigns are Vietnamese.
-    text = codecs.getwriter("utf-8")(target)
-    writer = csv.DictWriter(text, calls.columns.keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(call | {"conflict": str(call["conflict"]).lower()} for call in rows)
-
-
-def _write_jsonl(rows: Iterable[dict[str, Any]], target: BinaryIO) -> None:
-    target.writelines(f"{json.dumps(call, ensure_ascii=False)}\n".encode() for call in rows)
-
-
-def _writer(form: str) -> Callable[[Iterable[dict[str, Any]], BinaryIO], None]:
-    if form != "parquet":
-        return {"csv": _write_csv, "jsonl": _write_jsonl}[form]
-    try:
-        from webapp.storage import parquet  # noqa: PLC0415 - it needs what is not always there, and takes a third of a second
-    except ImportError as error:
-        words = f"Parquet needs pyarrow ({error}): pip install 'esms-calls[parquet]'"
-        raise click.BadParameter(words, param_hint="--format") from error
-    return parquet.write

@@ -1,4 +1,4 @@
-"""The commands that set the server up: serve, migrate, callback-url."""
+"""The command migrate: brings the database's schema up to date."""
 
 from __future__ import annotations
 

@@ -11,25 +11,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from webapp.cli import lookup_words, status_words
+from webapp.cli import lookup_words, status_text
 from webapp.cli import watch as watching
-from webapp.cli.context import (
-    DONE,
-    PROBLEM,
-    REFUSED,
-    CliContext,
-    Duration,
-    Time,
-    client_of,
-    open_context,
-    print_table,
-    stop_at_signals,
-)
+from webapp.cli.context import CliContext, client_of, open_context
+from webapp.cli.exit_codes import DONE, PROBLEM, REFUSED
+from webapp.cli.options import Duration, Time
+from webapp.cli.output import printable
+from webapp.cli.signals import stop_at_signals
+from webapp.cli.tables import print_table
 from webapp.esms import parameters
 from webapp.reconcile.run import Clock, Progress, Reconciler, due_at
 from webapp.storage.claims import Due, Range
 from webapp.storage.types import plain
-from webapp.support import progress as terminal
+from webapp.support.progress import progress as show_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,7 +161,7 @@ def _echo_some(reference_ids: list[str], of_all: int, *, err: bool = False) -> N
 
 def _run(context: CliContext, clock: Clock, due: Due, limit: int | None) -> Progress:
     reconciler = Reconciler(context.writer, context.reader, client_of(context.settings), context.settings, clock)
-    with stop_at_signals() as stop, terminal.progress("asking eSMS", None) as tell:
+    with stop_at_signals() as stop, show_progress("asking eSMS", None) as tell:
         return reconciler.run(due, limit=limit, stop=stop, watch=_teller(tell))
 
 
@@ -197,7 +191,7 @@ def _show_run(context: CliContext, progress: Progress, *, as_json: bool) -> None
         if not progress.due:
             click.echo("Nothing was due: eSMS is to be asked about no such call now.")
     for code, number in sorted(progress.failures.items()):
-        often = f"failed with {terminal.printable(code)}: {number}; what is still open is asked again when due."
+        often = f"failed with {printable(code)}: {number}; what is still open is asked again when due."
         click.echo(f"{often} {lookup_words.what_failed(code)}", err=as_json)
         _echo_some([reference for reference, failed in progress.failed_calls if failed == code], number, err=as_json)
     if progress.slowed:
@@ -218,6 +212,6 @@ def _show_run(context: CliContext, progress: Progress, *, as_json: bool) -> None
 def _show_share(context: CliContext, *, as_json: bool) -> None:
     """Tell how many calls had to be asked about of late: look-ups hide that callbacks no longer come."""
     share = context.reader.lookup_share(datetime.now(UTC))
-    click.echo(f"settled by lookup in the last 24 hours: {status_words.lookup_share_in_words(share)}", err=as_json)
-    if warning := status_words.lookup_share_warning(share, context.settings.lookup_share_warn):
+    click.echo(f"settled by lookup in the last 24 hours: {status_text.lookup_share_in_words(share)}", err=as_json)
+    if warning := status_text.lookup_share_warning(share, context.settings.lookup_share_warn):
         click.echo(f"! {warning}", err=as_json)

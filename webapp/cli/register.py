@@ -1,18 +1,17 @@
-"""The commands that take calls in and give them out: register, export, replay."""
+"""The command register: takes the list of the calls that were placed."""
 
 from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from itertools import islice
 from typing import BinaryIO
 
 import click
 
-from webapp.cli.context import DONE, PROBLEM, hint_at_commas, open_context
-from webapp.cli.export import _AT_ONCE
-from webapp.esms.registrations import Lines
-from webapp.support import progress as terminal
+from webapp.cli.call_list import CallList, say_how_to_end
+from webapp.cli.context import open_context
+from webapp.cli.exit_codes import DONE, PROBLEM
+from webapp.support.progress import progress
 
 
 @click.command()
@@ -29,27 +28,18 @@ def register(file: BinaryIO) -> None:
       printf 'reference_id,phone,campaign\\n066107ee-6ec4-4283-b595-aa74977c65c5,0901888484,june\\n' \\
         | esms-calls register
     """  # noqa: D301 - click wants the control character
-    bad = registered = known = 0
-
-    def on_bad(number: int, words: str) -> None:
-        nonlocal bad
-        bad += 1
-        sys.stderr.write(f"line {number}: {words}\n")
-
-    if file.isatty():
-        click.echo("Reading from the terminal; Ctrl-D on a line of its own ends it.", err=True)
-
-    with open_context() as context, terminal.progress("registering", None) as tell:
-        lines = Lines(file.readline, context.settings.time_zone, on_bad)
-        registrations = iter(lines)
+    registered = known = 0
+    say_how_to_end(file)
+    with open_context() as context, progress("registering", None) as show:
+        given = CallList(file, context.settings.time_zone)
         try:
-            while portion := list(islice(registrations, _AT_ONCE)):
+            for portion in given.portions():
                 new, old = context.writer.register(portion, datetime.now(UTC))
                 registered, known = registered + new, known + old
-                tell(registered + known, f"calls, {bad} bad lines")
+                show(registered + known, f"calls, {given.bad} bad lines")
         finally:
-            sys.stdout.write(f"registered {registered}, already known {known}, bad lines {bad}\n")
-    if lines.header_ignored:
-        click.echo(f"ignored columns: {', '.join(lines.header_ignored)}", err=True)
-    hint_at_commas(lines)
-    sys.exit(PROBLEM if bad else DONE)
+            sys.stdout.write(f"registered {registered}, already known {known}, bad lines {given.bad}\n")
+    if given.ignored_columns:
+        click.echo(f"ignored columns: {', '.join(given.ignored_columns)}", err=True)
+    given.hint_at_commas()
+    sys.exit(PROBLEM if given.bad else DONE)

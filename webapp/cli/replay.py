@@ -1,4 +1,4 @@
-"""The commands that take calls in and give them out: register, export, replay."""
+"""The command replay: folds the stored history again, or reads rejected callbacks again."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import click
 from sqlalchemy.exc import DataError, IntegrityError
 
 from webapp.callbacks.ingest import report_of
-from webapp.cli.context import DONE, PROBLEM, CliContext, Time, open_context
+from webapp.cli.context import CliContext, open_context
+from webapp.cli.exit_codes import DONE, PROBLEM
+from webapp.cli.options import Time
 from webapp.esms import parameters
 from webapp.storage.database import Declined
 from webapp.support import log
-from webapp.support import progress as terminal
+from webapp.support.progress import progress
 
 
 @click.command()
 @click.option("--check", is_flag=True, help="Change nothing; name the calls that differ, exit code 1 if there are any.")
-@click.option(
-    "--rejected", is_flag=True, help="Read the rejected callbacks again, and store those that can be read now."
-)
-@click.option("--since", type=Time(), help="With --rejected: only those that came at this time or later.")
+@click.option("--rejected", is_flag=True, help="Read rejected callbacks again, and store those that can be read now.")
+@click.option("--since", type=Time(), help="With --rejected: only those received at this time or later.")
 def replay(*, check: bool, rejected: bool, since: datetime | None) -> None:
-    """Fold the whole history again by the rule, and put calls right that differ from it.
+    """Fold the whole history again by the rule, and correct the calls that differ from it.
 
     With --rejected: read rejected callbacks again, after an upgrade that can read them. Both are safe to repeat.
     """
@@ -41,23 +41,23 @@ def replay(*, check: bool, rejected: bool, since: datetime | None) -> None:
 
 def _replay_history(context: CliContext, *, check_only: bool) -> int:
     done = differing = 0
-    with terminal.progress("replaying", None) as tell:
+    with progress("replaying", None) as show:
         for portion in context.reader.reference_ids():
             found = context.writer.refold(portion, datetime.now(UTC), check_only=check_only)
             sys.stdout.writelines(f"{reference_id}\n" for reference_id in found)
             done, differing = done + len(portion), differing + len(found)
-            tell(done, f"calls, {differing} differ")
-    verb = "differ from their history" if check_only else "differed from their history and were put right"
+            show(done, f"calls, {differing} differ")
+    verb = "differ from their history" if check_only else "differed from their history and were corrected"
     click.echo(f"{done} calls read, {differing} {verb}", err=True)
     return differing
 
 
 def _replay_rejected(context: CliContext, since: datetime | None) -> None:
     stored = unreadable = 0
-    clean = log.without(context.settings.secrets())
+    redact = log.without(context.settings.secrets())
     for rejected in context.reader.rejected(since):
         try:
-            report = report_of(rejected, clean)
+            report = report_of(rejected, redact)
             effect = context.writer.replay_rejected(report, datetime.now(UTC))
         except (ValueError, parameters.Unreadable, DataError, IntegrityError, Declined):
             unreadable += 1

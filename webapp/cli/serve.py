@@ -1,4 +1,4 @@
-"""The commands that set the server up: serve, migrate, callback-url."""
+"""The command serve: checks that the server can run, prints the CallbackUrl, and becomes gunicorn."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from webapp.callbacks.spool import Spool, SpoolError, fleeting
-from webapp.cli.context import hint, open_context, spool_of
+from webapp.callbacks.spool import SpoolError, fleeting
+from webapp.cli.context import open_context, spool_of
+from webapp.cli.output import hint
 from webapp.storage.database import Database, NotMigrated, Unavailable
 
 if TYPE_CHECKING:
+    from webapp.callbacks.spool import Spool
     from webapp.support.settings import Settings
 
 _START_PATIENCE = timedelta(seconds=5)
+_HIGHEST_PORT = 65535
 
 
 @click.command()
@@ -26,7 +29,7 @@ _START_PATIENCE = timedelta(seconds=5)
 def serve(bind: str, workers: int) -> None:
     """Serve callbacks and the API with gunicorn, until SIGTERM or Ctrl-C.
 
-    The embedded SQLite database is made and migrated by itself. Another database must be migrated already
+    The embedded SQLite database is created and migrated automatically. Another database must be migrated first
     (esms-calls migrate). While the database cannot take callbacks, they wait in the spool.
     """
     with open_context(migrated=False, patience=_START_PATIENCE, at_most=_START_PATIENCE) as context:
@@ -36,15 +39,16 @@ def serve(bind: str, workers: int) -> None:
                 context.database.migrate()
             context.database.check()
         except Unavailable as error:
-            # An embedded one that can be read is locked, or its disk full; any other will not be there later, either.
+            # An embedded database that can be read is locked, or its disk is full. One that cannot be read is not
+            # expected to come back.
             if context.settings.is_embedded and not _can_be_read(context.database):
                 raise
-            _warn_of_absence(error, context.settings)
-    _warn_of_the_spool(context.settings)
+            _warn_that_the_database_is_away(error, context.settings)
+    _warn_about_the_spool(context.settings)
     context.settings.api_tokens()
     click.echo(f"CallbackUrl to give to eSMS:\n  {context.settings.callback_url(bind)}")
     if context.settings.public_url is None:
-        hint("eSMS must reach it from outside: set PUBLIC_URL to the address that it has there.")
+        hint("eSMS must reach it from outside: set PUBLIC_URL to the server's public address.")
     sys.stdout.flush()
     from webapp.web.gunicorn_config import serve as become_gunicorn  # noqa: PLC0415 - it reads the settings once more
 
@@ -59,21 +63,21 @@ def _can_be_read(database: Database) -> bool:
     return True
 
 
-def _warn_of_absence(error: Unavailable, settings: Settings) -> None:
-    meanwhile = "kept in the spool, and stored once it is back" if settings.spool else "answered 503 until it is back"
+def _warn_that_the_database_is_away(error: Unavailable, settings: Settings) -> None:
+    meanwhile = "go to the spool, and are stored once it is back" if settings.spool else "are answered 503 until then"
     hint(
-        f"Warning: the database cannot be used now: {error}\nServing all the same: callbacks are {meanwhile}; "
-        "/readyz tells whether it is, and at the right migration."
+        f"Warning: the database cannot be used now: {error}\nThe server starts nevertheless: callbacks {meanwhile}; "
+        "/readyz says whether the database is back, and at the right migration."
     )
 
 
-def _warn_of_the_spool(settings: Settings) -> None:
+def _warn_about_the_spool(settings: Settings) -> None:
     if not settings.spool:
         hint(
             "The spool is off (SPOOL=off): while the database cannot take callbacks, they are answered 503. "
             "eSMS sends each five times more, and then never again."
         )
-        _warn_of_what_is_left(spool_of(settings))
+        _warn_about_spooled_callbacks(spool_of(settings))
     elif kind := fleeting(settings.instance_dir.resolve()):
         hint(
             f"Warning: INSTANCE_DIR ({settings.instance_dir.resolve()}) lies on {kind}, which may not last: "
@@ -81,18 +85,18 @@ def _warn_of_the_spool(settings: Settings) -> None:
         )
 
 
-def _warn_of_what_is_left(spool: Spool) -> None:
+def _warn_about_spooled_callbacks(spool: Spool) -> None:
     with suppress(SpoolError):
-        if left := spool.depth().reports:
+        if number := spool.depth().reports:
             hint(
-                f"Warning: {left} callbacks wait in the spool from before it was off, and no server stores them: "
+                f"Warning: {number} callbacks wait in the spool from before it was off, and no server stores them: "
                 "run `esms-calls spool drain`."
             )
 
 
 def _check_address(bind: str) -> None:
     host, colon, port = bind.rpartition(":")
-    if not (colon and bind.isascii() and port.isdigit() and int(port) <= 65535):  # noqa: PLR2004
+    if not (colon and bind.isascii() and port.isdigit() and int(port) <= _HIGHEST_PORT):
         raise click.BadParameter(f"{bind!r} is not HOST:PORT, such as 0.0.0.0:8000.", param_hint="--bind")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     with socket.socket(family) as probe:

@@ -1,4 +1,4 @@
-"""The commands on the spool: list, export, drain."""
+"""The commands spool list, spool export and spool drain."""
 
 from __future__ import annotations
 
@@ -10,39 +10,44 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from webapp.callbacks.ingest import Ingest, as_json
-from webapp.cli.context import PROBLEM, hint, open_context, spool_of
+from webapp.cli.context import open_context, spool_of
+from webapp.cli.exit_codes import PROBLEM
+from webapp.cli.output import hint, printable
 from webapp.support import log
-from webapp.support import progress as terminal
+from webapp.support.progress import progress
 from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_AT_ONCE = 1000
+    from webapp.callbacks.spool import Spool
+    from webapp.support.progress import ShowProgress
+
+_PORTION = 1000
 _PAUSE_SECONDS = 0.2
 
 
 @click.group()
 def spool() -> None:
-    """Look at, take along or store the callbacks that wait because the database could not take them.
+    """Show, export or store the callbacks that wait because the database could not take them.
 
-    The spool lies in INSTANCE_DIR. The server drains it by itself; these commands work also while it is stopped.
+    The spool is a file in INSTANCE_DIR. A running server drains it; these commands work also while none runs.
     """
 
 
 def _spooled() -> Iterator[dict[str, Any]]:
-    """Every arrival in the spool, oldest first, with what it says."""
+    """Every callback in the spool, oldest first, with what it says."""
     settings, last = load_settings(), 0
-    waiting, clean = spool_of(settings), log.without(settings.secrets())
-    while found := waiting.oldest(_AT_ONCE, after=last):
+    waiting, redact = spool_of(settings), log.without(settings.secrets())
+    while found := waiting.oldest(_PORTION, after=last):
         for _, arrival in found:
-            yield as_json(arrival, clean)
+            yield as_json(arrival, redact)
         last = found[-1][0]
 
 
 @spool.command("list")
 def spool_list() -> None:
-    """List what waits, oldest first: when it was received, its id, and the call that it is about."""
+    """List the callbacks, oldest first: when each was received, its id, and the call that it is about."""
     number = 0
     for arrival in _spooled():
         number += 1
@@ -53,41 +58,47 @@ def spool_list() -> None:
 
 @spool.command("export")
 def spool_export() -> None:
-    """Write what waits as JSON Lines to standard output: the request as it came, and what it says."""
+    """Write the callbacks as JSON Lines to standard output: each request as it came, and what it says."""
     for arrival in _spooled():
         sys.stdout.write(f"{json.dumps(arrival)}\n")
 
 
 @spool.command("drain")
 def spool_drain() -> None:
-    """Store what waits in the database; returns once all is stored. A server that is at it already is waited for.
+    """Store all callbacks in the database; returns once the spool is empty, also where a server drains it already.
 
-    Where nothing is left but what the database refuses (a trigger's error), that is named, and the exit code is 1.
+    Callbacks that the database rejects (by a trigger's error) are named and stay in the spool; the exit code is 1.
     """
     with open_context() as context:
         waiting = spool_of(context.settings)
-        clean = log.without(context.settings.secrets())
-        ingest = Ingest(context.database, context.writer, waiting, context.settings.answer_within, clean)
+        redact = log.without(context.settings.secrets())
+        ingest = Ingest(context.database, context.writer, waiting, context.settings.answer_within, redact)
         total = waiting.depth().reports
-        with terminal.progress("storing", total) as tell:
-            portions: list[int] = []
-
-            def watch(stored: int) -> None:
-                portions.append(stored)
-                tell(stored, "callbacks")
-
-            while left := waiting.depth().reports:
-                portions.clear()
-                ingest.drain(watch)
-                if not portions and left == len(ingest.refused):
-                    break
-                time.sleep(_PAUSE_SECONDS)
+        with progress("storing", total) as show:
+            left = _drain(ingest, waiting, show)
     if left:
         for identifier, problem in ingest.refused.items():
-            click.echo(f"{identifier}: {terminal.printable(problem)}", err=True)
+            click.echo(f"{identifier}: {printable(problem)}", err=True)
         hint(
-            f"The database refuses {left} callbacks by these errors; they stay in the spool (esms-calls spool list). "
-            "Mend what refuses them, most likely a trigger, and drain again."
+            f"The database rejects {left} callbacks with these errors; they stay in the spool (esms-calls spool list). "
+            "Find what raises the errors, most likely a trigger, correct it, and drain again."
         )
         sys.exit(PROBLEM)
     click.echo(f"{total} callbacks stored; the spool is empty." if total else "The spool is empty.")
+
+
+def _drain(ingest: Ingest, waiting: Spool, show: ShowProgress) -> int:
+    """Store until the spool is empty, or holds only what the database rejects; how many those are."""
+    portions: list[int] = []
+
+    def watch(stored: int) -> None:
+        portions.append(stored)
+        show(stored, "callbacks")
+
+    while left := waiting.depth().reports:
+        portions.clear()
+        ingest.drain(watch)
+        if not portions and left == len(ingest.refused):
+            return left
+        time.sleep(_PAUSE_SECONDS)
+    return 0

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from webapp.cli.context import client_of, stop_at_signals
+from webapp.cli.context import client_of
+from webapp.cli.signals import stop_at_signals
 from webapp.reconcile.run import Reconciler
 from webapp.reconcile.service import Heartbeat, health
 from webapp.storage.database import NotMigrated, Unavailable

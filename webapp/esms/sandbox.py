@@ -710,7 +710,7 @@ def _read_callback_url(_: click.Context, __: click.Parameter, value: str) -> str
         raise click.BadParameter(str(error)) from None
 
 
-@click.command("sandbox", short_help="Stands in for eSMS: takes calls, sends callbacks, answers look-ups.")
+@click.command("sandbox")
 @click.option("--bind", default=ADDRESS, show_default=True, metavar="HOST:PORT", callback=_read_address, help=BIND_HELP)
 @click.option("--calls", "count", help="Place a campaign of so many calls.", **AT_LEAST_ONE)
 @click.option("--callback-url", default="", metavar="URL", callback=_read_callback_url, help="Where its callbacks go.")
@@ -731,7 +731,7 @@ def sandbox_command(
     once: bool,
     **knobs: Any,
 ) -> None:
-    """Stand in for eSMS on this machine.
+    """Stand in for eSMS on this machine: take calls, send their callbacks, answer look-ups.
 
     Speaks the voice API (MakeCallRecord_V2, MakeCallTemplate_V2, GetSendStatus) and sends the callbacks of the calls
     that it is given. With --calls it places a campaign by itself. Runs until Ctrl-C, or until --once is through.

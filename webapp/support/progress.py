@@ -1,7 +1,4 @@
-"""How long work shows itself: a bar on a terminal, elsewhere a plain line every ten seconds and one at the end.
-
-On standard error, so that it never mixes with what a command puts out.
-"""
+"""Shows progress on standard error: a bar on a terminal, else a plain line every ten seconds and one at the end."""
 
 from __future__ import annotations
 
@@ -21,21 +18,28 @@ _EVERY_SECONDS = 10.0
 
 
 class ShowProgress(Protocol):
-    """Takes how much is done, a few words about it, and how much there is, where that was not known before."""
+    """Shows how much is done."""
 
-    def __call__(self, done: int, words: str, total: int | None = None) -> None:
-        """Show it, now or soon."""
+    def __call__(self, done: int, words: str, total: int | None = None, /) -> None:
+        """``words`` say what was done; ``total`` is how much there is, where that was not known before."""
 
 
 @contextmanager
-def progress(doing: str, total: int | None) -> Iterator[ShowProgress]:
-    """A function to call with how much is done and a few words about it; ``total`` None is not known (yet).
+def progress(doing: str, total: int | None, *, hidden: bool = False) -> Iterator[ShowProgress]:
+    """A function that shows progress; ``total`` None: not known, or not yet. ``hidden``: it shows nothing.
 
-    While a bar is shown, what else is written must go through ``sys.stdout`` and ``sys.stderr``, to come out above it.
+    While a bar is shown, other output must go through ``sys.stdout`` and ``sys.stderr``, and then stands above it.
     """
+    if hidden:
+        yield _show_nothing
+        return
     console = Console(stderr=True)
-    with _bar(console, doing, total) if console.is_terminal else _lines(console, doing, total) as tell:
-        yield tell
+    with _bar(console, doing, total) if console.is_terminal else _lines(console, doing, total) as show:
+        yield show
+
+
+def _show_nothing(_done: int, _words: str, _total: int | None = None) -> None:
+    pass
 
 
 @contextmanager
@@ -48,43 +52,45 @@ def _bar(console: Console, doing: str, total: int | None) -> Iterator[ShowProgre
         TimeRemainingColumn(),
         TextColumn("{task.fields[words]}"),
     )
-    # Redirected output stays redirected; only what goes to the same terminal has to go around the bar.
+    # Standard output goes around the bar only where both are on the same terminal.
     with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(doing, total=total, words="")
 
-        def tell(done: int, words: str, total: int | None = None) -> None:
+        def show(done: int, words: str, total: int | None = None) -> None:
             bar.update(task, completed=done, words=words, total=total)
 
-        yield tell
+        yield show
 
 
 @contextmanager
 def _lines(console: Console, doing: str, total: int | None) -> Iterator[ShowProgress]:
-    begun_at = shown_at = time.monotonic()
-    unshown, known = "", total
-
-    def show() -> None:
-        nonlocal shown_at, unshown
-        if unshown:
-            console.print(unshown, markup=False, highlight=False, soft_wrap=True)
-        shown_at, unshown = time.monotonic(), ""
-
-    def tell(done: int, words: str, total: int | None = None) -> None:
-        nonlocal unshown
-        of_all = total or known
-        unshown = f"{doing}: {done}{f' of {of_all}' if of_all else ''} {words}"
-        if of_all and 0 < done < of_all:
-            left = (time.monotonic() - begun_at) * (of_all - done) / done
-            unshown += f", {timedelta(seconds=round(left))} left"
-        if time.monotonic() - shown_at >= _EVERY_SECONDS:
-            show()
-
+    lines = _Lines(console, doing, total)
     try:
-        yield tell
+        yield lines
     finally:
-        show()
+        lines.print()
 
 
-def printable(text: str) -> str:
-    """Text as it came from outside, fit for a terminal: nothing in it moves the cursor, or hides."""
-    return text if text.isascii() and text.isprintable() else ascii(text)
+class _Lines:
+    """Prints a line when ten seconds have passed since the last one, and what is left in the end."""
+
+    def __init__(self, console: Console, doing: str, total: int | None) -> None:
+        self._console = console
+        self._doing = doing
+        self._total = total
+        self._begun_at = self._printed_at = time.monotonic()
+        self._line = ""
+
+    def __call__(self, done: int, words: str, total: int | None = None) -> None:
+        total = total or self._total
+        self._line = f"{self._doing}: {done}{f' of {total}' if total else ''} {words}"
+        if total and 0 < done < total:
+            left = (time.monotonic() - self._begun_at) * (total - done) / done
+            self._line += f", {timedelta(seconds=round(left))} left"
+        if time.monotonic() - self._printed_at >= _EVERY_SECONDS:
+            self.print()
+
+    def print(self) -> None:
+        if self._line:
+            self._console.print(self._line, markup=False, highlight=False, soft_wrap=True)
+        self._printed_at, self._line = time.monotonic(), ""

@@ -19,7 +19,7 @@ from makers import NOW, answer, at, callback, change_by_hand, lookup
 from sqlalchemy import select
 
 from webapp.calls.rule import Registration
-from webapp.cli.main import cli
+from webapp.cli.commands import cli
 from webapp.esms.lookup import LookupAnswer
 from webapp.storage.ledger import Counts, Ledger, day_of, ledger
 from webapp.storage.models import calls
@@ -474,7 +474,7 @@ def test_what_was_placed_and_never_heard_of_is_named_once_in_the_order_of_the_li
     assert as_json["never_heard_of"] == ["zulu", "alpha", "mike"]
     assert (as_json["calls"], as_json["twins"]) == (2, [])
     assert shown.exit_code == 1
-    assert "Never heard of:\n  zulu\n  alpha\n  mike\nnever heard of: 3; 7 ids read, 0 bad lines\n" in shown.stdout
+    assert "Unknown ids:\n  zulu\n  alpha\n  mike\nunknown: 3; 7 ids read, 0 bad lines\n" in shown.stdout
     assert told("--expect", "-", stdin=b"\xef\xbb\xbfheard\nknown")["never_heard_of"] == []
     assert told("--expect", "-", stdin="")["never_heard_of"] == []
     assert "never_heard_of" not in told()

@@ -30,7 +30,7 @@ from sqlalchemy import select
 
 from webapp.calls.rule import Call, Registration
 from webapp.cli.audit import audit as command
-from webapp.cli.main import cli
+from webapp.cli.commands import cli
 from webapp.esms.client import Client
 from webapp.esms.lookup import LOOKUP_FIELDS
 from webapp.esms.sandbox import Options, PlacedCall, Sandbox, normalised
@@ -942,7 +942,7 @@ def test_a_disagreement_is_one_line_and_a_sentence_says_what_is_proved(esms: San
     assert re.split(r"\s{2,}", line) == [
         names[0],
         "call_status, call_duration",
-        r"'BUSY\x1b[2J\u202e', 999",
+        r"BUSY\x1b[2J\u202e, 999",
         f"{truth.lookup_status}, {truth.call_duration}",
     ]
     assert "Asked about 3 of 3 settled calls" in shown

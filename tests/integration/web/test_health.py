@@ -24,11 +24,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import serving
 from sqlalchemy import create_engine, make_url, text
 
-import webapp
+from webapp import app as application
 from webapp import create_app
 from webapp.callbacks.spool import CallbackRequest, Spool
 from webapp.calls import report
-from webapp.cli.main import cli
+from webapp.cli.commands import cli
 from webapp.esms import parameters
 from webapp.storage.database import Database
 from webapp.support import metrics
@@ -116,7 +116,7 @@ def test_a_database_at_another_migration_is_not_ready(client: FlaskClient, datab
 def test_a_database_that_somebody_else_keeps_locked_is_not_ready(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webapp, "PATIENCE", webapp.PATIENCE / 10)
+    monkeypatch.setattr(application, "PATIENCE", application.PATIENCE / 10)
     engine = create_engine(settings.database)
     with app_on(settings) as client, engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
@@ -222,7 +222,7 @@ def test_what_waits_in_the_spool_is_told_though_somebody_keeps_every_lock_of_it(
 def test_a_process_that_has_no_room_for_its_counts_serves_all_the_same(full_from: str) -> None:
     program = """
 import os, sys
-from webapp import metrics
+from webapp.support import metrics
 if os.fork():
     _, status = os.wait()
     sys.exit(os.waitstatus_to_exitcode(status))
@@ -257,7 +257,7 @@ def test_what_a_process_leaves_that_is_killed_while_it_makes_room_for_its_counts
     program = """
 import os, signal
 os.posix_fallocate = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-from webapp import metrics
+from webapp.support import metrics
 """
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     ended = subprocess.run([sys.executable, "-c", program], check=False)

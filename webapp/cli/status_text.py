@@ -1,4 +1,4 @@
-"""How things stand, in words: what was counted, and what of it needs a person. Counts nothing itself."""
+"""What `status` says, made from the counts: lines for people, JSON, and what needs a person."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ _UNWELL = {"failures", "refused", "died"}
 
 
 def outcome(run: Mapping[str, Any], now: datetime, lease: timedelta) -> str | None:
-    """How a run ended; one that gave no sign of life for a lease has died, though nobody has written that yet."""
-    silent = run["finished_at"] is None and (run["seen_at"] or run["started_at"]) < now - lease
-    return "died" if silent else run["outcome"]
+    """How a run ended; one that has not renewed its lease has died, although its row does not say so yet."""
+    expired = run["finished_at"] is None and (run["seen_at"] or run["started_at"]) < now - lease
+    return "died" if expired else run["outcome"]
 
 
 def lookup_share_warning(found: LookupShare, warn: Decimal) -> str | None:
-    """What to do when more than the share ``warn`` of the last day's calls were settled by lookup: else None.
+    """What to do when more than the share ``warn`` of the last day's calls were settled by lookup; None when not.
 
-    Look-ups that settle what is missing would hide for good that callbacks no longer come.
+    Look-ups replace lost callbacks, and so hide that callbacks no longer come.
     """
     if found.by_lookup <= warn * found.settled:
         return None
     return (
         f"settled by lookup in the last 24 hours: {lookup_share_in_words(found)}, more than LOOKUP_SHARE_WARN "
-        f"({(warn * 100).normalize():f}%). Callbacks fail to come: see from outside whether PUBLIC_URL/healthz "
+        f"({(warn * 100).normalize():f}%). Callbacks fail to come: check from outside that PUBLIC_URL/healthz "
         "answers; compare what `esms-calls callback-url` prints with the CallbackUrl of the calls that are placed; "
         "look at the server's log and at rejected_callbacks; then ask eSMS's support."
     )
@@ -52,7 +52,7 @@ def lookup_share_in_words(found: LookupShare) -> str:
 
 
 def needs(found: Status, spool: Depth, now: datetime, lease: timedelta, warn: Decimal) -> Iterator[str]:
-    """What a person has to do; ``warn`` is the share of look-ups above which callbacks are taken to be lost."""
+    """What a person has to do; ``warn`` is the share of look-ups above which callbacks seem to be lost."""
     yield from spool_needs(spool, now)
     last = found.last_run
     if found.rejected:
@@ -81,7 +81,7 @@ def needs(found: Status, spool: Depth, now: datetime, lease: timedelta, warn: De
 
 
 def spool_needs(spool: Depth, now: datetime) -> Iterator[str]:
-    """What of the spool needs a person; it can be told also while the database is away."""
+    """What a person has to do about the spool; this needs no database."""
     seconds = spool.oldest_seconds(now)
     if seconds > _SPOOL_WARNING_SECONDS:
         yield (

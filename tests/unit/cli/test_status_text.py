@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from makers import callback, lookup
 
 from webapp.calls.rule import Registration
-from webapp.cli.main import cli
-from webapp.cli.status_words import lookup_share_warning
+from webapp.cli.commands import cli
+from webapp.cli.status_text import lookup_share_warning
 from webapp.esms.lookup import LookupAnswer
 from webapp.storage.reader import LookupShare
 

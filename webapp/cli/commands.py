@@ -1,0 +1,94 @@
+"""The command line `esms-calls`: the table of its commands, each in a module that is imported only when it runs."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from webapp.cli.exit_codes import INTERRUPTED
+
+COMMANDS = {
+    "audit": "Ask eSMS (GetSendStatus) about settled calls, and report where the store disagrees.",
+    "callback-url": "Print the CallbackUrl to give to eSMS, with the documented empty parameters.",
+    "completeness": "Account for every call: settled, given up or missing, in sums that match.",
+    "export": "Write calls as CSV, JSON Lines or Parquet, oldest placed first, to standard output or a file.",
+    "migrate": "Bring the database to the newest migration.",
+    "reconcile": "Ask eSMS (GetSendStatus) about every call whose result never came, and about calls in conflict.",
+    "register": "Register the calls that were placed, so that a missing callback is noticed.",
+    "replay": "Fold the whole history again by the rule, and correct the calls that differ from it.",
+    "sandbox": "Stand in for eSMS on this machine: take calls, send their callbacks, answer look-ups.",
+    "serve": "Serve callbacks and the API with gunicorn, until SIGTERM or Ctrl-C.",
+    "spool": "Show, export or store the callbacks that wait because the database could not take them.",
+    "status": "Show what is stored, what is missing, and what needs a person.",
+}
+"""Name and short help. A command is the function of the same name in ``webapp.cli.<name>``, a ``-`` being a ``_``."""
+
+
+class Commands(click.Group):
+    """Imports a command when it runs; turns errors into a line that says what to do, and an exit code."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """All names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command; None if there is no such one."""
+        if cmd_name not in COMMANDS:
+            return None
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(import_module(f"webapp.cli.{name}"), name)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table; click's own way would import every command."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; it may use Flask's ``with_appcontext``."""
+        found = super().resolve_command(ctx, args)
+        from flask.cli import ScriptInfo  # noqa: PLC0415 - not for --help
+
+        from webapp import create_app  # noqa: PLC0415
+
+        ctx.obj = ScriptInfo(create_app=create_app)
+        return found
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Run, and exit with the command's code; no traceback reaches a user."""
+        try:
+            code = super().main(*args, **kwargs | {"standalone_mode": False})
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except click.Abort:
+            click.echo("Interrupted.", err=True)
+            code = INTERRUPTED
+        except Exception as error:  # noqa: BLE001 - see above
+            from webapp.cli.errors import report  # noqa: PLC0415 - it imports the database and more
+
+            code = report(error)
+        sys.exit(code)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="esms-calls", prog_name="esms-calls")
+def cli() -> None:
+    """Receive eSMS voice callbacks, keep every call's status in SQL, and fetch the results that never came.
+
+    \b
+    First steps:
+      esms-calls serve          serve, and print the CallbackUrl to give to eSMS
+      esms-calls register FILE  say which calls were placed, so that a missing result is noticed
+      esms-calls reconcile      ask eSMS about the calls whose callback never came
+      esms-calls status         show what is stored, and what needs a person
+
+    Settings come from environment variables and a .env file in the working folder; README.md lists them.
+    Exit codes: 0 done, 1 something needs attention, 2 usage or settings, 3 eSMS refuses the account,
+    4 the database cannot be reached, 130 interrupted.
+    """  # noqa: D301 - click wants the control character
