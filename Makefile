@@ -39,7 +39,7 @@ lint: $(VENV)/installed-dev ## Check style, import layers and the Dockerfile
 types: $(VENV)/installed-bench ## Check types
 	$(BIN)/mypy
 
-docs: $(VENV)/installed-dev ## Write the tables in README.md and docs/ anew, from the code
+docs: $(VENV)/installed-dev ## Write the generated parts of README.md and docs/ anew, from the code
 	WRITE_DOCS=1 $(BIN)/python -m pytest tests/unit/test_docs.py
 
 campaign: $(VENV)/installed-dev ## Place 5,000 sandbox calls with losses, reconcile, compare every field (minutes)
@@ -64,18 +64,22 @@ clean: ## Remove the virtual environment and caches; keeps instance/ with its da
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older: make PYTHON=python3.12 …"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "Creating a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[parquet]'
+	@echo "Installing esms-calls and what it needs into $(VENV): one or two minutes, once"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[parquet]'
 	@touch $@
 
 # pip reads dependency groups from 25.1 on.
 $(VENV)/installed-dev: pyproject.toml $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --group dev
+	@echo "Installing what the tests need into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --group dev
 	@touch $@
 
 $(VENV)/installed-bench: pyproject.toml $(VENV)/installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	@echo "Installing what the benchmarks need into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
 	@touch $@
