@@ -12,6 +12,7 @@ import click
 import pytest
 
 from webapp import create_app
+from webapp.cli import exit_codes
 from webapp.cli.commands import cli
 from webapp.storage.models import Base
 from webapp.support.settings import Settings
@@ -111,6 +112,13 @@ def test_every_query_in_the_documents_runs(database: Database) -> None:
     with database.read() as connection:
         for query in queries:
             connection.exec_driver_sql(query).all()
+
+
+def test_every_exit_code_is_in_the_commands_document() -> None:
+    codes = [value for name, value in vars(exit_codes).items() if name.isupper()]
+    text = (ROOT / "docs/commands.md").read_text()
+    assert codes
+    assert [code for code in codes if f"\n| {code} | " not in text] == []
 
 
 def test_every_route_is_in_the_http_document(tmp_path: Path) -> None:
