@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 SERVE ?=
-# Tests wait more than they work: three at a time take less than half as long, also on two cores.
-JOBS ?= 3
+# Tests wait more than they work, so more of them run at a time than a small machine has cores.
+JOBS ?= 4
+PARALLEL := -n $(JOBS) --dist=worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install test test-lowest soak lint types docs campaign bench bench-hot bench-reconcile docker-check clean
+.PHONY: help serve install check test test-lowest soak lint types docs campaign bench bench-hot bench-reconcile docker-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -17,18 +18,21 @@ serve: $(VENV)/installed ## Install what is needed, migrate the embedded SQLite,
 
 install: $(VENV)/installed ## Make the virtual environment in .venv with the program in it
 
+check: lint types ## Lint, types and unit tests: under a minute, before every commit
+	$(BIN)/python -m pytest -n 2 tests/unit
+
 test: $(VENV)/installed-dev ## Run all tests, on SQLite and a real PostgreSQL (TEST_DATABASE_URL uses another one)
-	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
 test-lowest: ## Run all tests with the oldest versions that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
 	sed -nE 's/^ +"([a-z0-9-]+)(\[[a-z]+\])?>=([0-9.]+)",.*$$/\1==\3/p' pyproject.toml > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
 	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/constraints.txt --editable '.[parquet]' --group dev
-	.venv-lowest/bin/python -m pytest -n $(JOBS) $(TESTS)
+	.venv-lowest/bin/python -m pytest $(PARALLEL) $(TESTS)
 
 soak: $(VENV)/installed-dev ## Run the tests of durability with longer times (SOAK=2 doubles them; a quarter of an hour)
-	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest -n $(JOBS) tests/system/test_durability.py tests/system/test_exactly_once.py
+	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest $(PARALLEL) tests/system/test_durability.py tests/system/test_exactly_once.py
 
 lint: $(VENV)/installed-dev ## Check style, import layers and the Dockerfile
 	$(BIN)/ruff check .
