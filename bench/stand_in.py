@@ -20,7 +20,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from bench.load import ROOT
-from webapp.esms.sandbox import SERVICE_PATH, Options, Sandbox, draw_call, lookup_fields
+from webapp.esms.sandbox.answers import lookup_fields
+from webapp.esms.sandbox.calls import draw_call
+from webapp.esms.sandbox.options import Options
+from webapp.esms.sandbox.service import SERVICE_PATH, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,7 +25,9 @@ from sqlalchemy import select, update
 from webapp.calls.rule import Registration
 from webapp.cli.commands import cli
 from webapp.esms.client import Client
-from webapp.esms.sandbox import Options, Sandbox, normalised
+from webapp.esms.sandbox.calls import normalised
+from webapp.esms.sandbox.options import Options
+from webapp.esms.sandbox.service import Sandbox
 from webapp.reconcile.run import Clock, Reconciler, due_at
 from webapp.storage.models import Base, calls, reconcile_runs
 from webapp.storage.reader import Reader

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from running import esms_calls, serving
 
-from webapp.esms.sandbox import Options, Sandbox
+from webapp.esms.sandbox.options import Options
+from webapp.esms.sandbox.service import Sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from webapp.esms.sandbox import PlacedCall
+    from webapp.esms.sandbox.calls import PlacedCall
     from webapp.support.settings import Settings
 
 CALLS = int(os.environ.get("CAMPAIGN_CALLS", "500"))

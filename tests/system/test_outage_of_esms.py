@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from reconciling import Command
 
     from webapp.esms.client import Client
-    from webapp.esms.sandbox import Sandbox
+    from webapp.esms.sandbox.service import Sandbox
     from webapp.storage.database import Database
 
 DOWN = {"refused": "unreachable", "reset": "unreachable", "http-500": "http-500", "hang": "timeout"}

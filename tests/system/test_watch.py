@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from outages import PostgreSQL
     from reconciling import Command
 
-    from webapp.esms.sandbox import Sandbox
+    from webapp.esms.sandbox.service import Sandbox
 
 SOON = 25
 """Seconds in which a service that may end has ended, on a machine that is busy."""

@@ -19,7 +19,9 @@ from peers import ANSWERS, Peer, peer
 from running import free_port
 
 from webapp.esms.client import ANSWER_LIMIT, Client
-from webapp.esms.sandbox import FAULTS, Options, Sandbox
+from webapp.esms.sandbox.faults import FAULTS
+from webapp.esms.sandbox.options import Options
+from webapp.esms.sandbox.service import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

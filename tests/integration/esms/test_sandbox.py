@@ -2,87 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import requests
-from click.testing import CliRunner, Result
+from receiver import TEMPLATE, TOKEN, Receiver
 
-from webapp.esms import sandbox
-from webapp.esms.sandbox import FAULTS, Options, PlacedCall, Sandbox, sandbox_command
+from webapp.esms.sandbox.faults import FAULTS
+from webapp.esms.sandbox.options import Options
+from webapp.esms.sandbox.service import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TEMPLATE = "ReferenceId=&CallDuration=&CallStatus=&Ivr=&Price=&SentResult=&CID=&SendStatus="
+    from webapp.esms.sandbox.calls import PlacedCall
+
 KEYS = {"ApiKey": "key", "SecretKey": "secret"}
-TOKEN = "token-that-nobody-may-see"
-
-
-class Receiver(ThreadingHTTPServer):
-    """Keeps what comes, and answers with the given statuses, the last of them for ever; 0 is no answer."""
-
-    daemon_threads = False
-    request_queue_size = 128
-
-    def __init__(self, *statuses: int) -> None:
-        """Listen on any free port."""
-        super().__init__(("127.0.0.1", 0), _ReceiverHandler)
-        self.statuses = list(statuses or [200])
-        self.paths: list[str] = []
-        self.lock, self.closing = threading.Lock(), threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/esms/callback/{TOKEN}?{TEMPLATE}"
-
-    def of(self, call: PlacedCall) -> list[dict[str, str]]:
-        """The callbacks of one call, in the order of their arrival."""
-        reader = [dict(parse_qsl(urlsplit(path).query, keep_blank_values=True)) for path in self.paths]
-        return [query for query in reader if query["ReferenceId"] == call.reference_id]
-
-    def __enter__(self) -> Self:
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.05,))
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.closing.set()
-        self.shutdown()
-        self.server_close()
-        self.thread.join()
-
-
-class _ReceiverHandler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_GET(self) -> None:
-        with self.server.lock:
-            self.server.paths.append(self.path)
-            status = self.server.statuses.pop(0) if len(self.server.statuses) > 1 else self.server.statuses[0]
-        if not status:
-            self.server.closing.wait()
-            return
-        self.send_response(status)
-        self.send_header("Location", "/elsewhere")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture
@@ -291,15 +235,15 @@ def test_a_callback_url_must_be_http_and_is_not_shown(shared: Sandbox) -> None:
     assert TOKEN not in str(caught.value)
 
 
-@pytest.mark.parametrize("refusal", [500, 302, 204, 0], ids=["error", "redirect", "another-2xx", "time-out"])
-def test_a_callback_is_sent_again_until_it_is_answered_200(refusal: int) -> None:
+@pytest.mark.parametrize("status", [500, 302, 204, 0], ids=["error", "redirect", "another-2xx", "time-out"])
+def test_a_callback_is_sent_again_until_it_is_answered_200(status: int) -> None:
     """Only 200 means received; redirects are not followed."""
-    with Receiver(refusal, refusal, 200) as receiver:
+    with Receiver(status, status, 200) as receiver:
         with Sandbox(Options(retry_wait=0, callback_timeout=0.5, senders=1)) as sandbox:
             (call,) = sandbox.place(1, callback_url=receiver.url)
             assert sandbox.wait(20)
             assert (sandbox.callbacks.delivered, sandbox.callbacks.given_up) == (3, 0)
-            assert sandbox.callbacks.refusals.total() == 2
+            assert sandbox.callbacks.failures.total() == 2
         assert Counter(callback["SendStatus"] for callback in receiver.of(call)).total() == 5
 
 
@@ -310,7 +254,7 @@ def test_a_callback_is_given_up_after_six_requests() -> None:
             sandbox.place(1, callback_url=receiver.url)
             assert sandbox.wait(20)
             assert (sandbox.callbacks.delivered, sandbox.callbacks.given_up) == (0, 3)
-            assert sandbox.callbacks.refusals == {"HTTP 503": 18}
+            assert sandbox.callbacks.failures == {"HTTP 503": 18}
         assert sorted(Counter(receiver.paths).values()) == [6, 6, 6]
 
 
@@ -321,7 +265,7 @@ def test_a_receiver_that_is_not_there_is_given_up_too() -> None:
     with Sandbox(Options(retry_wait=0)) as sandbox:
         sandbox.place(1, callback_url=url)
         assert sandbox.wait(20)
-        assert sandbox.callbacks.refusals == {"ConnectionError": 18}
+        assert sandbox.callbacks.failures == {"ConnectionError": 18}
 
 
 def test_lost_calls_send_no_final_callback(receiver: Receiver) -> None:
@@ -629,102 +573,3 @@ def test_an_unknown_fault_is_refused() -> None:
     """With the names of those there are."""
     with pytest.raises(ValueError, match="no fault 'http-418'; there are http-500"):
         Options(faults=("http-418",))
-
-
-# The command
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(sandbox_command, [str(argument) for argument in arguments])
-
-
-def test_a_campaign_by_command_writes_what_was_placed_and_the_truth(receiver: Receiver, tmp_path: Path) -> None:
-    """And shows neither token nor callback path."""
-    placed, truth = tmp_path / "placed.csv", tmp_path / "truth.jsonl"
-    options = ("--bind", "127.0.0.1:0", "--lost", 0.3, "--doubled", 0.2, "--late", 0.2, "--late-by", 0, "--seed", 5)
-    campaign = ("--calls", 40, "--callback-url", receiver.url, "--campaign", "autumn", "--once")
-    result = run(*options, *campaign, "--placed", placed, "--truth", truth)
-    assert result.exit_code == 0
-    assert TOKEN not in result.output
-    assert "ESMS_API_URL=http://127.0.0.1:" in result.stdout
-    assert "Callbacks to http://127.0.0.1" in result.stderr
-
-    truths = [json.loads(line) for line in truth.read_text("utf-8").splitlines()]
-    rows = list(csv.DictReader(placed.read_text("utf-8").splitlines()))
-    assert [row["reference_id"] for row in rows] == [call["reference_id"] for call in truths]
-    assert rows[0].keys() == {"reference_id", "phone", "campaign", "placed_at"}
-    assert {row["campaign"] for row in rows} == {"autumn"}
-    assert rows[0]["placed_at"].endswith("+00:00")
-    assert all(len(call["price"].partition(".")[2]) == 4 for call in truths)
-    final = {dict(parse_qsl(urlsplit(path).query))["ReferenceId"] for path in receiver.paths if path.endswith("=5")}
-    assert final == {call["reference_id"] for call in truths if not call["lost"]}
-    assert f"callbacks delivered  {len(receiver.paths)}" in result.stdout
-
-
-def test_the_summary_says_what_was_given_up_and_why() -> None:
-    """So that a wrong callback URL is noticed."""
-    with Receiver(404) as receiver:
-        result = run("--bind", "127.0.0.1:0", "--calls", 2, "--callback-url", receiver.url, "--retry-wait", 0, "--once")
-    assert result.exit_code == 0
-    assert "given up           6" in result.stdout
-    assert "36 x HTTP 404" in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--calls", "5"], "belong together"),
-        (["--callback-url", f"http://localhost/{TOKEN}"], "belong together"),
-        (["--once"], "need a campaign"),
-        (["--calls", "5", "--callback-url", f"localhost/{TOKEN}"], "must begin with http"),
-        (["--lost", "5"], "--lost"),
-        (["--senders", "0"], "--senders"),
-        (["--bind", "8808"], "not an address"),
-        (["--bind", "localhost:70000"], "not an address"),
-        (["--fault", "http-418"], "--fault"),
-    ],
-)
-def test_a_usage_error_is_named(arguments: list[str], words: str) -> None:
-    """With exit code 2, and without the token."""
-    result = run(*arguments)
-    assert result.exit_code == 2
-    assert words in result.output
-    assert TOKEN not in result.output
-
-
-def test_an_address_in_use_is_named(shared: Sandbox) -> None:
-    """In one line that says what to do."""
-    address = urlsplit(shared.api_url).netloc
-    result = run("--bind", address)
-    assert result.exit_code == 1
-    assert f"Cannot listen on {address}" in result.stderr
-    assert "--bind" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_serves_until_it_is_stopped(number: signal.Signals) -> None:
-    """Exit code 0, and no traceback."""
-    program = "from webapp.esms.sandbox import sandbox_command; sandbox_command(['--bind', '127.0.0.1:0'])"
-    root = str(Path(sandbox.__file__).parents[2])
-    with subprocess.Popen(
-        [sys.executable, "-u", "-c", program],
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": root},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout
-        api_url = process.stdout.readline().split()[-1]
-        assert requests.get(f"{api_url}/GetSendStatus", timeout=20).json()["CodeResult"] == "101"
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=20)
-    assert (process.returncode, errors) == (0, "")
-
-
-def test_the_help_names_every_option_and_an_example() -> None:
-    """It must suffice to work with it."""
-    result = run("--help")
-    assert "esms-calls sandbox --calls" in result.output
-    assert all(option.help for option in sandbox_command.params if option.name != "help")

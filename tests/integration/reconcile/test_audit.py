@@ -33,7 +33,9 @@ from webapp.cli.audit import audit as command
 from webapp.cli.commands import cli
 from webapp.esms.client import Client
 from webapp.esms.lookup import LOOKUP_FIELDS
-from webapp.esms.sandbox import Options, PlacedCall, Sandbox, normalised
+from webapp.esms.sandbox.calls import PlacedCall, normalised
+from webapp.esms.sandbox.options import Options
+from webapp.esms.sandbox.service import Sandbox
 from webapp.reconcile import audit as auditing
 from webapp.reconcile.audit import Auditor, compare, draw, size_of, upper_bound
 from webapp.storage.database import Database, Unavailable

@@ -37,7 +37,7 @@ from webapp.support import progress as terminal
 if TYPE_CHECKING:
     from reconciling import Command
 
-    from webapp.esms.sandbox import Sandbox
+    from webapp.esms.sandbox.service import Sandbox
     from webapp.storage.database import Database
 
 

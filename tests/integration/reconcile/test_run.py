@@ -51,8 +51,8 @@ from reconciling import (
 from running import free_port
 from sqlalchemy import text
 
-from webapp.esms import sandbox
 from webapp.esms.client import Client
+from webapp.esms.sandbox import faults
 from webapp.reconcile import run as reconcile_run
 from webapp.storage.database import Database, Unavailable
 from webapp.storage.models import calls, reconcile_runs
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from webapp.esms.sandbox import Sandbox
+    from webapp.esms.sandbox.service import Sandbox
     from webapp.reconcile.run import Progress
     from webapp.storage.claims import Claimed
 
@@ -513,7 +513,7 @@ def test_a_run_can_be_interrupted_while_it_pauses(
 ) -> None:
     reference_ids = missing(esms, database, 4)
     in_a_minute = {"Retry-After": "60"}
-    monkeypatch.setitem(sandbox.FAULTS, "later", lambda handler, _: handler.send(b"", status=503, **in_a_minute))
+    monkeypatch.setitem(faults.FAULTS, "later", lambda handler, _: handler.send(b"", status=503, **in_a_minute))
     esms.answer_all_with("later")
     stop, began = Event(), time.monotonic()
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from reconciling import Command
 
     from webapp.esms.lookup import LookupAnswer
-    from webapp.esms.sandbox import Sandbox
+    from webapp.esms.sandbox.service import Sandbox
     from webapp.storage.database import Database
 
 
