@@ -286,7 +286,7 @@ def _look_for_work(database: Database) -> tuple[list[float], list[float]]:
         claimed = writer.claim(due, _CLAIMED_AT_ONCE, now=now, until=now + _LEASE)
         claims.append(time.perf_counter() - started)
         assert len(claimed) == _CLAIMED_AT_ONCE
-        writer.release(dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
+        writer.release_claims(dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
         started = time.perf_counter()
         reader.due(due, 0)
         counts.append(time.perf_counter() - started)
@@ -303,7 +303,7 @@ def _plan(database: Database) -> str:
 
     with _listening("before_cursor_execute", listen):
         claimed = Writer(database).claim(Due(placed_by=now, due_by=now), _CLAIMED_AT_ONCE, now=now, until=now + _LEASE)
-    Writer(database).release(dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
+    Writer(database).release_claims(dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
     engine = create_engine(database.url)
     explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN (ANALYZE, COSTS OFF, BUFFERS OFF) "
     lines: list[str] = []

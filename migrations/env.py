@@ -38,6 +38,7 @@ def _run(connection: Any) -> None:
 
 connection = context.config.attributes.get("connection")
 if connection is None:
-    Database(load_settings().database).write(_run)
+    with Database(load_settings().database).transaction() as connection:
+        _run(connection)
 else:
     _run(connection)

@@ -14,7 +14,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from webapp.callbacks import views
 from webapp.callbacks.ingest import Ingest
 from webapp.callbacks.spool import Spool
-from webapp.storage.database import Database, Unavailable
+from webapp.storage.database import Database
+from webapp.storage.errors import Unavailable
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
 from webapp.support import log, metrics
@@ -41,7 +42,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     callback_tokens, api_tokens = settings.callback_tokens(), settings.api_tokens()
     log.configure(settings.secrets())
     clean = log.without(settings.secrets())
-    database = Database(settings.database, patience=PATIENCE, at_most=LONGEST)
+    database = Database(settings.database, patience=PATIENCE, transaction_limit=LONGEST)
     writer, reader = Writer(database), Reader(database)
     spool = Spool(settings.instance_dir.resolve(), settings.spool_limit) if settings.spool else None
     ingest = _ingest(settings, spool, clean)
@@ -64,7 +65,10 @@ def create_app(settings: Settings | None = None) -> Flask:
 def _ingest(settings: Settings, spool: Spool | None, clean: Callable[[str], str]) -> Ingest:
     """With connections of its own, so that nothing else keeps callbacks waiting, and with less patience."""
     database = Database(
-        settings.database, patience=settings.answer_within * 0.3, at_most=settings.answer_within, connections=3
+        settings.database,
+        patience=settings.answer_within * 0.3,
+        transaction_limit=settings.answer_within,
+        connections=3,
     )
     return Ingest(database, Writer(database), spool, settings.answer_within, clean)
 

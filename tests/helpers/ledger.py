@@ -217,7 +217,7 @@ class Ledger:
 
     def problems(self, database: Database, *, lost: frozenset[str] = frozenset(), in_time: bool = True) -> list[str]:
         """What is wrong, in words: nothing, if every answer was kept. ``lost`` are markers that may be missing."""
-        with database.read() as connection:
+        with database.snapshot(limited=False) as connection:
             reports = connection.execute(text("SELECT reference_id, payload FROM status_reports")).all()
             rejected = connection.execute(text("SELECT payload, count FROM rejected_callbacks")).all()
         stored: dict[str, list[str]] = {}

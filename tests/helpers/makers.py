@@ -14,7 +14,9 @@ from webapp.calls.report import StatusReport
 from webapp.calls.rule import Call
 from webapp.esms import lookup as esms_lookup
 from webapp.esms import parameters
+from webapp.esms.finality import is_final
 from webapp.storage.models import calls, status_reports
+from webapp.storage.writer import report_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,6 +37,12 @@ def any_of(*values: Any) -> st.SearchStrategy[Any]:
     return st.sampled_from([None, *values])
 
 
+def report_with(**values: Any) -> StatusReport:
+    """A report with these values, final if eSMS's numbers say so."""
+    numbers = {name: values.get(name) for name in ("send_status", "call_status", "lookup_code")}
+    return StatusReport(**({"final": is_final(**numbers)} | values))
+
+
 def callback(reference_id: str, seconds: float = 0, **said: Any) -> StatusReport:
     """A callback received so many seconds after NOW; final if it says a call_status and no send_status."""
     usual: dict[str, Any] = {
@@ -45,7 +53,7 @@ def callback(reference_id: str, seconds: float = 0, **said: Any) -> StatusReport
         "payload": '{"from": "makers"}',
         "remote_addr": "203.0.113.7",
     }
-    return StatusReport(**(usual | said))
+    return report_with(**(usual | said))
 
 
 def lookup(reference_id: str, seconds: float = 0, **said: Any) -> StatusReport:
@@ -72,23 +80,24 @@ def heard(call: Call) -> Call:
 def stored_call(database: Database, reference_id: str) -> Call:
     """The call's row."""
     columns = [calls.c[field.name] for field in fields(Call)]
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         row = connection.execute(select(*columns).where(calls.c.reference_id == reference_id)).one()
     return Call(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public way to a row's names
 
 
 def stored_reports(database: Database, reference_id: str) -> list[StatusReport]:
     """The call's history, in its order."""
-    columns = [status_reports.c[field.name] for field in fields(StatusReport)]
+    columns = [status_reports.c[field.name] for field in fields(StatusReport) if field.name != "final"]
     query = select(*columns).where(status_reports.c.reference_id == reference_id)
     in_order = query.order_by(status_reports.c.received_at, status_reports.c.id)
-    with database.read() as connection:
-        return [StatusReport(**row._mapping) for row in connection.execute(in_order)]  # noqa: SLF001
+    with database.snapshot(limited=False) as connection:
+        return [report_of(row._mapping) for row in connection.execute(in_order)]  # noqa: SLF001
 
 
 def change_by_hand(database: Database, statement: str, **values: Any) -> None:
     """One statement of plain SQL, as a person at a prompt gives it."""
-    database.write(lambda connection: connection.execute(text(statement), values))
+    with database.transaction() as connection:
+        connection.execute(text(statement), values)
 
 
 def refuse(database: Database, names: str) -> None:

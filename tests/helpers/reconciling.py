@@ -123,7 +123,7 @@ def everything(database: Database) -> dict[str, list[dict[str, Any]]]:
 
 
 def rows(database: Database, table: Table) -> list[dict[str, Any]]:
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         in_order = select(table).order_by(*table.primary_key)
         return [dict(row) for row in connection.execute(in_order).mappings()]
 
@@ -148,7 +148,8 @@ def due_now(grace: timedelta = MINUTE) -> Due:
 
 def change(database: Database, reference_id: str, **values: Any) -> None:
     statement = update(calls).where(calls.c.reference_id == reference_id).values(values)
-    database.write(lambda connection: connection.execute(statement))
+    with database.transaction() as connection:
+        connection.execute(statement)
 
 
 def let_its_time_come(database: Database, reference_id: str) -> None:

@@ -411,7 +411,7 @@ def test_a_deep_spool_is_drained_while_reports_get_effects(stage: Stage, tmp_pat
         receiver.until_drained(lasting(RECOVERY_SECONDS, 600))
         load.until_effects_again()
 
-    with stage.database.read() as connection:
+    with stage.database.snapshot(limited=False) as connection:
         stored = connection.scalar(text("SELECT count(*) FROM calls WHERE reference_id LIKE 'deep-%'"))
     assert stored == number
     stage.all_is_well()
@@ -483,7 +483,8 @@ POISON = {
 def test_a_report_that_the_database_refuses_is_kept_apart_and_its_neighbours_are_stored(
     stage: Stage, kind: str
 ) -> None:
-    stage.database.write(lambda connection: connection.execute(text(POISON[kind])))
+    with stage.database.transaction() as connection:
+        connection.execute(text(POISON[kind]))
     stage.receiver()
     with stage.load(clients=12, poison="poison") as load:
         load.go_on(lasting(1.5, 30))

@@ -33,7 +33,7 @@ from webapp.callbacks.spool import CallbackRequest, Spool
 from webapp.calls import rule
 from webapp.esms import parameters
 from webapp.storage.database import Database
-from webapp.storage.writer import Writer, _Batch
+from webapp.storage.writer import Writer, _LockedCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ SEAMS: dict[str, tuple[type, str]] = {
     "spool append": (Spool, "append"),
     "spool read": (Spool, "oldest"),
     "transaction": (Writer, "record"),
-    "writing, not committed": (_Batch, "write"),
+    "writing, not committed": (_LockedCalls, "write"),
     "rejection": (Writer, "reject"),
     "spool remove": (Spool, "remove"),
 }
@@ -124,7 +124,7 @@ def url_of(database: Database) -> str:
 
 def assert_stored_once(database: Database, arrivals: list[CallbackRequest]) -> None:
     """Each is in history or among the rejected, once, and every call is the fold of its history."""
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         stored = [str(name) for name in connection.scalars(text("SELECT id FROM status_reports"))]
         rejected = connection.execute(text("SELECT id, count FROM rejected_callbacks")).all()
         names = list(connection.scalars(text("SELECT reference_id FROM calls")))
@@ -214,7 +214,8 @@ def test_of_a_batch_the_report_that_the_database_refuses_is_found_and_the_others
         "BEGIN SELECT RAISE(ABORT, 'poison'); END",
         False: "ALTER TABLE status_reports ADD CONSTRAINT no_poison CHECK (reference_id <> 'poison')",
     }[database.is_sqlite]
-    database.write(lambda connection: connection.execute(text(poison)))
+    with database.transaction() as connection:
+        connection.execute(text(poison))
     arrivals = [arrival(f"ReferenceId={'poison' if number == place else 'a'}&Ivr={number}") for number in range(5)]
     spool = Spool(tmp_path, LIMIT)
     spool.append(arrivals)
@@ -222,7 +223,7 @@ def test_of_a_batch_the_report_that_the_database_refuses_is_found_and_the_others
     with receiving(url_of(database), tmp_path) as ingest:
         ingest.drain()
 
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         kept = [str(name) for name in connection.scalars(text("SELECT id FROM rejected_callbacks"))]
     assert kept == [str(arrivals[place].id)]
     assert_stored_once(database, arrivals)
@@ -279,7 +280,7 @@ def test_a_spool_that_is_begun_anew_while_it_is_drained_loses_nothing(
         ingest.drain()
         ingest.drain()
 
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         stored = {str(name) for name in connection.scalars(text("SELECT id FROM status_reports"))}
     assert {str(one.id) for one in first + second if b"ReferenceId" in one.query} == stored
     spool.close()

@@ -32,7 +32,7 @@ from running import free_port
 
 from webapp.esms.lookup import LookupAnswer
 from webapp.reconcile.run import Clock, Progress, Reconciler
-from webapp.storage.models import calls, lookup_pace
+from webapp.storage.models import calls, lookup_rate
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
 from webapp.support.settings import load_settings
@@ -60,7 +60,7 @@ def charged(database: Database) -> Counter[tuple[int, str | None]]:
 
 
 def share(database: Database) -> float:
-    (pace,) = rows(database, lookup_pace)
+    (pace,) = rows(database, lookup_rate)
     return float(pace["share"])
 
 
@@ -350,7 +350,7 @@ def test_while_esms_wants_to_be_left_alone_nothing_leaves_and_no_attempt_is_char
 @ON_SQLITE
 def test_a_run_pauses_together_with_all_others(esms: Sandbox, database: Database, reconcile: Command) -> None:
     missing(esms, database, 3)
-    Writer(database).pace(lambda pace, now: (pace.paused(now + timedelta(seconds=1.5)), None))
+    Writer(database).slow_down(1.5, halve=False)
     begun = time.monotonic()
 
     assert reconcile().exit_code == 0
@@ -396,6 +396,6 @@ def test_no_time_to_wait_is_too_long_to_be_understood(esms: Sandbox, database: D
     progress = one.run(due_now(), limit=None, stop=stop, watch=watch)
 
     assert (progress.run.outcome, progress.unasked, progress.slowed) == ("interrupted", 1, 1)
-    (pace,) = rows(database, lookup_pace)
+    (pace,) = rows(database, lookup_rate)
     assert timedelta(minutes=59) < pace["next_at"] - database.now() <= timedelta(hours=1)
     assert stored_call(database, rows(database, calls)[0]["reference_id"]).lookup_count == 0

@@ -63,7 +63,7 @@ def shown(told: dict[str, str]) -> dict[str, list[str]]:
 
 def all_rows(database: Database) -> dict[str, str]:
     """Every table as text."""
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         names = inspect(connection).get_table_names()
         reader = {name: select(text("*")).select_from(table(name)) for name in names}
         rows = {name: connection.execute(query).all() for name, query in reader.items()}

@@ -29,8 +29,9 @@ from sqlalchemy import create_engine, make_url, select, text
 from webapp.callbacks.spool import CallbackRequest, Spool
 from webapp.calls import rule
 from webapp.esms import parameters
-from webapp.storage.database import Database, newest_migration
+from webapp.storage.database import Database
 from webapp.storage.models import status_reports
+from webapp.storage.schema import newest_migration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,7 +151,7 @@ def test_a_server_that_is_ended_keeps_every_report_that_it_answered_200(
         os.killpg(server.process.pid, number) if number == signal.SIGKILL else server.process.send_signal(number)
         ended_with = server.process.wait(timeout=30)
 
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         stored = set(connection.scalars(select(status_reports.c.reference_id)))
     assert len(answered) >= 50
     assert set(answered) <= stored
@@ -240,8 +241,10 @@ def test_whoever_reads_a_call_with_very_many_reports_keeps_nobody_waiting(tmp_pa
         "INSERT INTO status_reports (id, reference_id, source, received_at, effect, payload) SELECT "
         "gen_random_uuid(), 'a', 'callback', now(), 'duplicate', '{}' FROM generate_series(1, 30000)"
     )
-    database.write(lambda connection: connection.execute(text("INSERT INTO calls (reference_id) VALUES ('a')")))
-    database.write(lambda connection: connection.execute(text(many)))
+    with database.transaction() as connection:
+        connection.execute(text("INSERT INTO calls (reference_id) VALUES ('a')"))
+    with database.transaction() as connection:
+        connection.execute(text(many))
 
     with serving(tmp_path / "log", "--workers", "1") as server, ThreadPoolExecutor(1) as thread:
 
@@ -294,7 +297,8 @@ def test_a_database_that_comes_back_at_another_migration_is_not_used_before_it_i
 ) -> None:
     def be_at(migration: str) -> None:
         statement = f"UPDATE alembic_version SET version_num = '{migration}'"  # noqa: S608
-        database.write(lambda connection: connection.execute(text(statement)))
+        with database.transaction() as connection:
+            connection.execute(text(statement))
 
     be_at("0001")
     with (
@@ -361,7 +365,7 @@ def test_idle_connections_do_not_hold_up_callbacks(database: Database, tmp_path:
 
     assert statuses == {200}
     assert slowest < QUICK_SECONDS
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         assert connection.scalar(text("SELECT count(*) FROM calls WHERE reference_id = 'half'")) == 0
 
 
@@ -430,7 +434,7 @@ def test_workers_that_get_reports_of_one_call_from_many_clients_end_in_their_fol
     assert heard(call) == heard(rule.fold_all(call, reports))
     assert results.count("settled") == 1
     assert {report.ivr for report in reports} == {"9", None, "1"}
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         effects = list(connection.scalars(select(status_reports.c.effect)))
     assert sorted(effects) == sorted(results)
 

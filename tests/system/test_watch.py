@@ -10,7 +10,6 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,7 +112,7 @@ def test_it_ends_with_0_within_seconds_whatever_it_is_doing(
     reference_ids = [] if doing == "rest" else missing(esms, database, 30)
     esms.options = replace(esms.options, latency=0.3)
     if doing == "pause":
-        Writer(database).pace(lambda pace, now: (pace.paused(now + timedelta(hours=1)), None))
+        Writer(database).slow_down(3600, halve=False)
     port = free_port()
     with reconcile.beside("--watch", "--health-port", str(port), RECONCILE_CONCURRENCY="2") as process:
         wait_until(lambda: is_healthy(port))

@@ -109,7 +109,7 @@ def test_generated_parts_equal_the_code(document: str, name: str, generate: Call
 def test_every_query_in_the_documents_runs(database: Database) -> None:
     queries = re.findall(r"```sql\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
     assert len(queries) >= 4
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         for query in queries:
             connection.exec_driver_sql(query).all()
 

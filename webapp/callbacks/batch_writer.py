@@ -10,10 +10,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from webapp.storage.database import Unavailable
-from webapp.support.waiting import directly
+from webapp.storage.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,15 +50,9 @@ class BatchWriter(Generic[Item, Result]):
     A lonely item waits for nobody. Its thread (under the server a greenlet) starts when it is needed.
     """
 
-    def __init__(
-        self, write: Callable[[list[Item]], Sequence[Result]], in_turn: Callable[[Callable[[], Any]], Any] = directly
-    ) -> None:
-        """``write`` gives one result for each item, in their order; what it raises, all of them get.
-
-        ``in_turn`` does its work when the time has come to write; who comes until then is in it.
-        """
+    def __init__(self, write: Callable[[list[Item]], Sequence[Result]]) -> None:
+        """``write`` gives one result for each item, in their order; what it raises, all of them get."""
         self._write = write
-        self._in_turn = in_turn
         self._waiting: deque[_Turn[Item, Result]] = deque()
         self._lock = threading.Lock()
         self._come = threading.Event()
@@ -95,16 +88,13 @@ class BatchWriter(Generic[Item, Result]):
                 self._write_some()
 
     def _write_some(self) -> None:
-        turns: list[_Turn[Item, Result]] = []
-
-        def write() -> Sequence[Result]:
-            turns.extend(self._next())
-            return self._write([turn.item for turn in turns]) if turns else []
-
+        turns = self._next()
+        if not turns:
+            return
         try:
-            results = self._in_turn(write)
-        except Exception as error:  # noqa: BLE001 - it is whose turn it was, or would have been, that must know
-            for turn in turns or (turns := self._next()):
+            results = self._write([turn.item for turn in turns])
+        except Exception as error:  # noqa: BLE001 - each of them must get it
+            for turn in turns:
                 turn.error = error
         else:
             for turn, result in zip(turns, results, strict=True):

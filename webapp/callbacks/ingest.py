@@ -22,9 +22,9 @@ from webapp.callbacks.spool import CallbackRequest, SpoolError
 from webapp.calls.report import StatusReport
 from webapp.esms import callback as esms_callback
 from webapp.esms import parameters
-from webapp.storage.database import Declined, NotMigrated, Unavailable
+from webapp.storage.errors import NotMigrated, Unavailable, WriteFailed
+from webapp.storage.rejected import Rejected
 from webapp.storage.types import plain
-from webapp.storage.writer import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -89,7 +89,7 @@ class Ingest:
         self._spool = spool
         self._clean = clean
         self.answer_seconds = answer_within.total_seconds()
-        self._to_database: BatchWriter[_Reading, Outcome] = BatchWriter(self._record, database.in_turn)
+        self._to_database: BatchWriter[_Reading, Outcome] = BatchWriter(self._record)
         self._to_spool: BatchWriter[CallbackRequest, None] = BatchWriter(self._append)
         self._away = threading.Event()
         self._closed = threading.Event()
@@ -183,7 +183,7 @@ class Ingest:
                 position, alone = taken[0]
                 if not self._set_apart(alone, problem):
                     after, refused = position, True
-                    if isinstance(problem, Declined):
+                    if isinstance(problem, WriteFailed):
                         self._refused[alone.arrival.id] = str(problem)
                     elif alone.report:
                         locked.add(alone.report.reference_id)
@@ -205,7 +205,7 @@ class Ingest:
         """Whether a report that the database refuses alone is kept among the rejected by now, and out of the way."""
         # Neither an outage nor a trigger that refuses everything may look like a report that nobody can store. So the
         # error must speak of what is written, and come again in the same words after others, begun later, were stored.
-        if reading.report is None or not isinstance(problem, Declined):
+        if reading.report is None or not isinstance(problem, WriteFailed):
             return False
         suspect = reading.arrival.id, str(problem)
         first = self._suspects.get(suspect)
@@ -359,7 +359,7 @@ def as_json(arrival: CallbackRequest, clean: Callable[[str], str] = str) -> dict
 def _reason(error: Exception) -> str:
     if isinstance(error, parameters.Unreadable):
         return str(error)
-    if isinstance(error, DataError | IntegrityError | Declined):
+    if isinstance(error, DataError | IntegrityError | WriteFailed):
         return "The database refuses a value of this report"
     log.error("a callback could not be taken; this is a bug", exc_info=error)
     return "This server could not read it"

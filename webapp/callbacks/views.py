@@ -17,7 +17,7 @@ from webapp.callbacks.ingest import Refused
 from webapp.callbacks.spool import CallbackRequest
 from webapp.esms import callback as esms_callback
 from webapp.esms import parameters
-from webapp.storage.database import Unavailable
+from webapp.storage.errors import Unavailable
 from webapp.support import metrics
 from webapp.support.settings import CALLBACK_PATH, is_one_of
 from webapp.support.waiting import at_most

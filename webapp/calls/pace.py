@@ -21,7 +21,7 @@ LONGEST_PAUSE = timedelta(hours=1)
 class Pace:
     """The next free moment, and the share of the rate to which eSMS slowed the look-ups; since then it grows."""
 
-    next_at: datetime
+    next_slot_at: datetime
     share: float = 1.0
     slowed_at: datetime | None = None
 
@@ -34,8 +34,8 @@ class Pace:
     def reserve(self, now: datetime, wanted: int, rate: int) -> tuple[Pace, list[datetime]]:
         """Take the next ``wanted`` moments, at which one look-up each may leave; ``rate`` is look-ups a second."""
         gap = timedelta(seconds=SLACK / (rate * self.share_at(now)))
-        first = min(max(self.next_at, now), now + LONGEST_PAUSE)
-        return replace(self, next_at=first + wanted * gap), [first + place * gap for place in range(wanted)]
+        first = min(max(self.next_slot_at, now), now + LONGEST_PAUSE)
+        return replace(self, next_slot_at=first + wanted * gap), [first + place * gap for place in range(wanted)]
 
     def slowed(self, now: datetime) -> Pace:
         """Half as fast as now: eSMS said that we ask too fast."""
@@ -43,4 +43,4 @@ class Pace:
 
     def paused(self, until: datetime) -> Pace:
         """Nothing more until then: eSMS said when to ask again."""
-        return replace(self, next_at=max(self.next_at, until))
+        return replace(self, next_slot_at=max(self.next_slot_at, until))

@@ -1,11 +1,8 @@
-"""The rule: what one more status report, registration or look-up makes of a call.
-
-Pure functions over frozen values. Knows no clock, no database, no Flask, and none of eSMS's spellings.
-"""
+"""What eSMS says about one call at one moment: the value that callbacks and look-ups both become."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -24,25 +21,11 @@ EFFECTS: tuple[Effect, ...] = (
     "duplicate",
 )
 
-FIELDS = ("call_status", "call_duration", "ivr", "send_status", "sent_result", "price", "cid", "request_id", "phone")
-"""What a report may say of a call."""
-CONFIRMABLE = ("call_status", "call_duration", "ivr")
-"""The fields for which a final lookup beats a callback, and over which callbacks can be in conflict."""
-
-FINAL_SEND_STATUSES = (4, 5)
-"""*documented*: 5 done, 4 rejected."""
-NUMBER_BLOCKED = "99"
-"""*documented*: this code of a lookup is final for the call, whatever else it says."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StatusReport:
-    """What eSMS says about one call at one moment. A field that is None was not said."""
+class Said:
+    """The fields that eSMS may say of a call; None: not said. ``call_duration`` is in seconds, ``price`` in VND."""
 
-    id: UUID
-    reference_id: str
-    source: Source
-    received_at: datetime
     call_status: str | None = None
     call_duration: int | None = None
     ivr: str | None = None
@@ -52,21 +35,31 @@ class StatusReport:
     cid: str | None = None
     request_id: str | None = None
     phone: str | None = None
+
+
+FIELDS = tuple(field.name for field in fields(Said))
+"""The names of what a report may say of a call."""
+CONFIRMABLE = ("call_status", "call_duration", "ivr")
+"""The fields for which a final lookup beats a callback, and over which callbacks can be in conflict."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusReport(Said):
+    """What eSMS says about one call at one moment. ``final``: the call is over, by eSMS's own word for it."""
+
+    id: UUID
+    reference_id: str
+    source: Source
+    received_at: datetime
+    final: bool
     lookup_code: str | None = None
     unread: str | None = None
     payload: str = "{}"
     remote_addr: str | None = None
 
     @property
-    def final(self) -> bool:
-        """Whether this report settles its call."""
-        if self.lookup_code == NUMBER_BLOCKED or self.send_status in FINAL_SEND_STATUSES:
-            return True
-        return self.send_status is None and self.call_status is not None
-
-    @property
     def order(self) -> tuple[datetime, UUID]:
-        """Where this report stands among its call's reports."""
+        """The place of this report among its call's reports."""
         return self.received_at, self.id
 
     def said(self) -> dict[str, Any]:

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from webapp.calls.report import CONFIRMABLE, FIELDS, Effect, Source, StatusReport
+from webapp.calls.report import CONFIRMABLE, FIELDS, Effect, Said, Source, StatusReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
 REGISTRABLE = ("request_id", "phone", "placed_at")
 """The fields in which a registration outranks every report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """What the one who placed a call tells of it. None replaces nothing."""
+    """What is known of a call from the side that placed it. None replaces nothing."""
 
     reference_id: str
     request_id: str | None = None
@@ -31,20 +31,11 @@ class Registration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(Said):
     """All that is known of one call; the names are the columns of ``calls``."""
 
     reference_id: str
     placed_at: datetime
-    call_status: str | None = None
-    call_duration: int | None = None
-    ivr: str | None = None
-    send_status: int | None = None
-    sent_result: int | None = None
-    price: Decimal | None = None
-    cid: str | None = None
-    request_id: str | None = None
-    phone: str | None = None
     campaign: str | None = None
     registered_at: datetime | None = None
     registered_fields: frozenset[str] = frozenset()
@@ -64,12 +55,12 @@ class Call:
 
     @property
     def settled(self) -> bool:
-        """Whether a final report was heard."""
+        """Whether a final report is among its reports."""
         return self.settled_at is not None
 
 
 def fold(call: Call, report: StatusReport) -> Call:
-    """The call after one more report, which must come after all that the call has heard."""
+    """The call after one more report, which must be newer than all of its reports."""
     changes: dict[str, Any] = {"report_count": call.report_count + 1, "last_reported_at": report.received_at}
     if "placed_at" not in call.registered_fields:
         changes["placed_at"] = min(call.placed_at, report.received_at)
@@ -118,7 +109,7 @@ def _differ(one: Call, other: Call | StatusReport) -> bool:
 
 
 def can_follow(call: Call, report: StatusReport) -> bool:
-    """Whether the report surely comes after all that the call has heard, so that the call alone can take it."""
+    """Whether the report is newer than all of the call's reports, so that the call alone can be folded with it."""
     return call.last_reported_at is None or report.received_at > call.last_reported_at
 
 
@@ -128,10 +119,10 @@ def fold_all(call: Call, reports: Iterable[StatusReport]) -> Call:
     Of ``call`` itself only what was registered and the look-up columns count.
     """
     history = sorted({report.id: report for report in reports}.values(), key=lambda report: report.order)
-    return reduce(fold, history, _unheard(call, history))
+    return reduce(fold, history, _without_reports(call, history))
 
 
-def _unheard(call: Call, history: list[StatusReport]) -> Call:
+def _without_reports(call: Call, history: list[StatusReport]) -> Call:
     placed_at = call.placed_at
     if "placed_at" not in call.registered_fields:
         placed_at = call.registered_at or (history[0].received_at if history else placed_at)
@@ -177,7 +168,7 @@ def _changed(before: Call, after: Call) -> bool:
 
 
 def register(call: Call, registration: Registration, now: datetime) -> Call:
-    """The call once it was registered: newer words replace older ones, and outrank what reports say."""
+    """The call once it was registered: newer values replace older ones, and outrank what reports say."""
     words = {name: value for name in REGISTRABLE if (value := getattr(registration, name)) is not None}
     registered_at = call.registered_at or now
     registered_fields = call.registered_fields.union(words)

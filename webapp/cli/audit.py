@@ -20,9 +20,8 @@ from webapp.cli.output import printable
 from webapp.cli.signals import stop_at_signals
 from webapp.esms.lookup import LOOKUP_FIELDS
 from webapp.reconcile.audit import NAMED_FAILURES, Audit, Auditor, Sample
-from webapp.storage.claims import Range
-from webapp.storage.database import Unavailable
-from webapp.storage.reader import Settled
+from webapp.storage.errors import Unavailable
+from webapp.storage.filters import CallFilter
 from webapp.support.progress import progress
 
 if TYPE_CHECKING:
@@ -117,7 +116,9 @@ def audit(
     """  # noqa: D301 - click wants the control character
     if seed is not None and sample is None:
         raise click.UsageError("--seed goes with --sample.")
-    wanted = Settled(within=Range(campaign=campaign, since=since, until=until), unregistered=unregistered)
+    wanted = CallFilter(
+        campaign=campaign, since=since, until=until, settled=True, registered=False if unregistered else None
+    )
     seed = secrets.randbelow(2**32) if seed is None else seed
     with open_context(at_most=_LONGEST_TRANSACTION) as context:
         fix_at = context.database.now if fix else None

@@ -17,8 +17,8 @@ from webapp.cli.options import Time
 from webapp.cli.output import printable
 from webapp.cli.tables import print_columns, print_table
 from webapp.reconcile.run import due_at
+from webapp.storage.filters import CallFilter
 from webapp.storage.ledger import Counts, Ledger, ledger
-from webapp.storage.reader import Filter
 from webapp.support.progress import progress
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def completeness(
         raise click.UsageError("--by and --expect do not go together.")
     if expect:
         say_how_to_end(expect)
-    wanted = Filter(since=since, until=until, campaign=campaign)
+    wanted = CallFilter(since=since, until=until, campaign=campaign)
     with open_context(writes=False) as context:
         placed_by = due_at(datetime.now(UTC), context.settings).placed_by
         with ledger(context.database, wanted, placed_by) as book:
@@ -112,7 +112,7 @@ def completeness(
             if as_json:
                 _print_json(counts, twins, expected)
             else:
-                _print_words(counts, twins, expected, filtered=wanted != Filter())
+                _print_words(counts, twins, expected, filtered=wanted != CallFilter())
     sys.exit(PROBLEM if expected and (expected.unknown or expected.given.bad) else DONE)
 
 

@@ -28,7 +28,7 @@ class CliContext:
         """Read the settings; connect to nothing yet."""
         self.settings = load_settings()
         log.configure(self.settings.secrets(), level=30)
-        self.database = Database(self.settings.database, patience=patience, at_most=at_most)
+        self.database = Database(self.settings.database, patience=patience, transaction_limit=at_most)
         self.writer = Writer(self.database)
         self.reader = Reader(self.database)
 

@@ -9,7 +9,7 @@ import click
 
 from webapp.callbacks.spool import SpoolError
 from webapp.cli.exit_codes import NO_DATABASE, PROBLEM, USAGE
-from webapp.storage.database import NotMigrated, Unavailable
+from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import log
 from webapp.support.settings import ConfigError, load_settings
 

@@ -21,13 +21,14 @@ from webapp.cli.signals import stop_at_signals
 from webapp.cli.tables import print_table
 from webapp.esms import parameters
 from webapp.reconcile.run import Clock, Progress, Reconciler, due_at
-from webapp.storage.claims import Due, Range
+from webapp.storage.filters import CallFilter
 from webapp.storage.types import plain
 from webapp.support.progress import progress as show_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from webapp.storage.claims import Due
     from webapp.support.progress import ShowProgress
 
 _SHOWN_REFERENCES = 20
@@ -111,7 +112,7 @@ def reconcile(
         raise click.UsageError("--watch does not go with --dry-run, --retry-given-up or --limit.")
     if every is not None and not every:
         raise click.UsageError("--every must be at least 1s.")
-    within = Range(campaign=campaign, since=since, until=until, reference_ids=reference_ids)
+    within = CallFilter(campaign=campaign, since=since, until=until, reference_ids=reference_ids)
     with open_context(migrated=not watch, writes=not dry_run, at_most=_LONGEST_TRANSACTION) as context:
         clock = Clock(context.database.now)
 
@@ -130,7 +131,7 @@ def reconcile(
             watching.watch(context, clock, due, every, health_port, show)
             return
         if retry_given_up:
-            revived = context.writer.revive(within, clock.now())
+            revived = context.writer.reopen(within, clock.now())
             click.echo(f"taken up again: {revived} calls that were given up", err=as_json)
         progress = _run(context, clock, due(), limit)
         _show_run(context, progress, as_json=as_json)

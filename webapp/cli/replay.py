@@ -13,7 +13,7 @@ from webapp.cli.context import CliContext, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import Time
 from webapp.esms import parameters
-from webapp.storage.database import Declined
+from webapp.storage.errors import WriteFailed
 from webapp.support import log
 from webapp.support.progress import progress
 
@@ -59,7 +59,7 @@ def _replay_rejected(context: CliContext, since: datetime | None) -> None:
         try:
             report = report_of(rejected, redact)
             effect = context.writer.replay_rejected(report, datetime.now(UTC))
-        except (ValueError, parameters.Unreadable, DataError, IntegrityError, Declined):
+        except (ValueError, parameters.Unreadable, DataError, IntegrityError, WriteFailed):
             unreadable += 1
             continue
         stored += 1

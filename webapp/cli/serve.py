@@ -13,10 +13,11 @@ import click
 from webapp.callbacks.spool import SpoolError, fleeting
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.output import hint
-from webapp.storage.database import Database, NotMigrated, Unavailable
+from webapp.storage.errors import NotMigrated, Unavailable
 
 if TYPE_CHECKING:
     from webapp.callbacks.spool import Spool
+    from webapp.storage.database import Database
     from webapp.support.settings import Settings
 
 _START_PATIENCE = timedelta(seconds=5)

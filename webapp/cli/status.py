@@ -14,7 +14,7 @@ from webapp.cli.context import open_context, spool_of
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.tables import print_table
 from webapp.reconcile.run import due_at, lease_of
-from webapp.storage.database import Unavailable
+from webapp.storage.errors import Unavailable
 from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from webapp.storage.rejected import LIMIT_BYTES
 from webapp.storage.types import plain
-from webapp.storage.writer import REJECTED_ROOM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from webapp.storage.reader import LookupShare, Status
 
 _DAY = timedelta(days=1)
-_REJECTED_WARNING = REJECTED_ROOM // 2
+_REJECTED_WARNING = LIMIT_BYTES // 2
 _SPOOL_WARNING_SECONDS = 60
 _UNWELL = {"failures", "refused", "died"}
 
@@ -62,7 +62,7 @@ def needs(found: Status, spool: Depth, now: datetime, lease: timedelta, warn: De
         )
     if found.rejected_bytes > _REJECTED_WARNING:
         yield (
-            f"rejected_callbacks holds {found.rejected_bytes >> 20} of {REJECTED_ROOM >> 20} MiB: "
+            f"rejected_callbacks holds {found.rejected_bytes >> 20} of {LIMIT_BYTES >> 20} MiB: "
             "beyond that the oldest are dropped; replay them, or copy and delete them."
         )
     if found.given_up:

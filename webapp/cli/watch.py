@@ -13,7 +13,7 @@ from webapp.cli.context import client_of
 from webapp.cli.signals import stop_at_signals
 from webapp.reconcile.run import Reconciler
 from webapp.reconcile.service import Heartbeat, health
-from webapp.storage.database import NotMigrated, Unavailable
+from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import log
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import uuid_utils.compat
 
 from webapp.calls.report import StatusReport
+from webapp.esms.finality import is_final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -208,6 +209,11 @@ def _report(parameters: Parameters, reference_id: str, unread: list[str], **orig
     fields, unread_fields = _read_fields(parameters)
     return StatusReport(
         reference_id=reference_id,
+        final=is_final(
+            send_status=fields.get("send_status"),
+            call_status=fields.get("call_status"),
+            lookup_code=origin.get("lookup_code"),
+        ),
         unread=",".join([*unread, *unread_fields]) or None,
         payload=parameters.as_json(),
         **fields,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from webapp.calls.report import Effect
 from webapp.esms.lookup import LOOKUP_FIELDS
 from webapp.reconcile.dispatcher import Dispatcher, Ending
-from webapp.storage.database import Unavailable
+from webapp.storage.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from webapp.calls.rule import Call
     from webapp.esms.client import Client
     from webapp.esms.lookup import LookupAnswer
-    from webapp.storage.reader import Reader, Settled
+    from webapp.storage.filters import CallFilter
+    from webapp.storage.reader import Reader
     from webapp.storage.writer import Writer
     from webapp.support.settings import Settings
 
@@ -229,7 +230,7 @@ class Auditor:
         self.audit = Audit()
 
     def run(
-        self, wanted: Settled, sample: Sample | None, seed: int, *, stop: Event, watch: Callable[[Audit], None]
+        self, wanted: CallFilter, sample: Sample | None, seed: int, *, stop: Event, watch: Callable[[Audit], None]
     ) -> Audit:
         """Ask about every call that is wanted, or a sample of them; ``stop`` lets it finish what is in flight and end.
 
@@ -252,7 +253,7 @@ class Auditor:
             audit.seconds = time.monotonic() - begun_at
         return audit
 
-    def _stream(self, wanted: Settled, stop: Event, watch: Callable[[Audit], None]) -> Iterator[str]:
+    def _stream(self, wanted: CallFilter, stop: Event, watch: Callable[[Audit], None]) -> Iterator[str]:
         """All calls, to draw from; no longer than until it is to stop."""
         for reference_id in self._reader.settled(wanted):
             self.audit.drawn_from += 1
@@ -262,7 +263,7 @@ class Auditor:
                     return
             yield reference_id
 
-    def _pages(self, wanted: Settled) -> Iterator[str]:
+    def _pages(self, wanted: CallFilter) -> Iterator[str]:
         """All calls, some at a time: it may take days to ask about them, and no transaction may last so long."""
         last = ""
         while page := self._reader.settled_after(wanted, last, _AT_ONCE):

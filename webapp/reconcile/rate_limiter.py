@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from webapp.calls.pace import LONGEST_PAUSE, SLACK, Pace
+from webapp.calls.pace import SLACK
 
 if TYPE_CHECKING:
     from webapp.storage.writer import Writer
@@ -17,8 +17,6 @@ _LATE_SECONDS = (SLACK - 1) / 3
 """A look-up that cannot leave so soon after its moment leaves at a later one: together they must keep the rate."""
 
 _LONGEST_LEAD_SECONDS = 5.0
-_SLOW = 1 / 4
-"""Below this share of the rate moments are reserved one by one."""
 
 
 class RateLimiter:
@@ -74,30 +72,17 @@ class RateLimiter:
             # Moments that are over before the transaction is were of no use, and so would be all others after them.
             lead = timedelta(seconds=min(self._took_seconds, _LONGEST_LEAD_SECONDS))
 
-            def reserve(pace: Pace, now: datetime) -> tuple[Pace, tuple[float, list[float]]]:
-                here = time.monotonic()
-                # Slowed, each moment is far from the next, and those that become void are lost to all runs.
-                wanted = self._at_once if pace.share_at(now) > _SLOW else 1
-                after, moments = pace.reserve(now + lead, wanted, self._rate)
-                return after, (here, [here + (moment - now).total_seconds() for moment in moments])
-
-            number, (reserved_at, moments) = self._pace_number, self._writer.pace(reserve)
-            self._took_seconds = max(time.monotonic() - reserved_at, self._took_seconds / 2)
+            number = self._pace_number
+            found = self._writer.reserve_slots(self._at_once, self._rate, lead=lead, after_slowdown=1)
+            moments = [found.read_at + (slot - found.now).total_seconds() for slot in found.slots]
+            self._took_seconds = max(time.monotonic() - found.read_at, self._took_seconds / 2)
             with self._changed:
                 if number == self._pace_number:
                     self._moments.extend(moments)
 
     def slow_down(self, pause_seconds: float | None, *, halve: bool) -> None:
         """Halve the pace, or pause, for all runs; what was reserved at the old pace is void."""
-
-        def slower(pace: Pace, now: datetime) -> tuple[Pace, None]:
-            if halve:
-                pace = pace.slowed(now)
-            if pause_seconds is not None:
-                pace = pace.paused(now + timedelta(seconds=min(pause_seconds, LONGEST_PAUSE.total_seconds())))
-            return pace, None
-
-        self._writer.pace(slower)
+        self._writer.slow_down(pause_seconds, halve=halve)
         self._void()
 
     def close(self) -> None:

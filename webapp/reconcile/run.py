@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from webapp.esms import parameters
 from webapp.reconcile.dispatcher import Dispatcher, Ending
-from webapp.storage.claims import EVERY, Claimed, Due, Range
-from webapp.storage.database import Unavailable
-from webapp.storage.writer import Run
+from webapp.storage.claims import Claimed, Due
+from webapp.storage.errors import Unavailable
+from webapp.storage.filters import EVERY_CALL, CallFilter
+from webapp.storage.runs import Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from webapp.esms.client import Client
     from webapp.esms.lookup import LookupAnswer
     from webapp.storage.reader import Reader
-    from webapp.storage.writer import Outcome, Writer
+    from webapp.storage.runs import Outcome
+    from webapp.storage.writer import Writer
     from webapp.support.settings import Settings
 
 _SAVE_SECONDS = 2.0
@@ -61,7 +63,9 @@ def lease_of(settings: Settings) -> timedelta:
     return _LEASE_TIMEOUTS * settings.esms_timeout
 
 
-def due_at(now: datetime, settings: Settings, *, grace: timedelta | None = None, within: Range = EVERY) -> Due:
+def due_at(
+    now: datetime, settings: Settings, *, grace: timedelta | None = None, within: CallFilter = EVERY_CALL
+) -> Due:
     """The calls that are due now; ``grace`` is how long a callback may take, if not as the settings say."""
     return Due(
         placed_by=now - (settings.reconcile_grace if grace is None else grace),
@@ -172,7 +176,7 @@ class Reconciler:
 
     def _release(self) -> None:
         if self._claims:
-            self._writer.release(self._claims)
+            self._writer.release_claims(self._claims)
             self._claims.clear()
 
     def _finish(self, progress: Progress, outcome: Outcome) -> None:
@@ -242,7 +246,9 @@ class Reconciler:
         self._writer.save_run(progress.run)
         if here - self._kept_at > often and (in_hand := dispatcher.in_hand):
             until = self._clock.now() + self._lease
-            kept = self._writer.keep({reference_id: self._claims[reference_id] for reference_id in in_hand}, until)
+            kept = self._writer.renew_claims(
+                {reference_id: self._claims[reference_id] for reference_id in in_hand}, until
+            )
             self._claims.update(dict.fromkeys(kept, until))
             dispatcher.lose(set(in_hand) - kept)
             dispatcher.keep(here + self._lease.total_seconds())

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select, true, union_all, update
 
 from webapp.storage import bulk
+from webapp.storage.filters import EVERY_CALL, CallFilter, is_missing
 from webapp.storage.models import calls
 from webapp.support.settings import Verify
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy.engine import Connection
 
 
@@ -27,32 +30,6 @@ _UNCONFIRMED: dict[str, list[ColumnElement[bool]]] = {"unregistered": [calls.c.r
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
-    """Some calls: ``since`` is inclusive, ``until`` exclusive, of ``placed_at``; None is any."""
-
-    campaign: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    reference_ids: tuple[str, ...] | None = None
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """As SQL."""
-        wanted: list[ColumnElement[bool]] = []
-        if self.campaign is not None:
-            wanted.append(calls.c.campaign == self.campaign)
-        if self.since is not None:
-            wanted.append(calls.c.placed_at >= self.since)
-        if self.until is not None:
-            wanted.append(calls.c.placed_at < self.until)
-        if self.reference_ids is not None:
-            wanted.append(calls.c.reference_id.in_(self.reference_ids))
-        return wanted
-
-
-EVERY = Range()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
     """Which calls eSMS is to be asked about: open ones placed and next due no later than these times.
 
@@ -63,7 +40,7 @@ class Due:
     due_by: datetime
     verify: Verify = "conflicts"
     verify_since: datetime | None = None
-    within: Range = EVERY
+    within: CallFilter = EVERY_CALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +50,6 @@ class Claimed:
     reference_id: str
     placed_at: datetime
     verifying: bool
-
-
-def is_missing() -> ColumnElement[bool]:
-    """The condition that a call is missing: no final report came, and asking was not given up."""
-    return and_(calls.c.settled_at.is_(None), calls.c.gave_up_at.is_(None))
 
 
 def is_due(due: Due) -> ColumnElement[bool]:
@@ -192,3 +164,24 @@ def _claim(connection: Connection, step: _Step, limit: int, now: datetime, until
             rows = sorted(claimed, key=lambda row: (row.turn, row.reference_id), reverse=step.backwards)
             return [Claimed(row.reference_id, row.placed_at, step.verifying) for row in rows]
     return []
+
+
+def renew(connection: Connection, held: Mapping[str, datetime], until: datetime) -> set[str]:
+    """Claim calls for longer that are claimed until when ``held`` says; the ids of those.
+
+    The lease of the others has ended, and another run has claimed them since.
+    """
+    return _set_claims(connection, held, until)
+
+
+def release(connection: Connection, held: Mapping[str, datetime]) -> None:
+    """Release calls that were claimed until then; they stay due as they were."""
+    _set_claims(connection, held, None)
+
+
+def _set_claims(connection: Connection, held: Mapping[str, datetime], until: datetime | None) -> set[str]:
+    key = calls.c.reference_id
+    mine = and_(key.in_(held), calls.c.claimed_until.in_(set(held.values())))
+    in_order = select(key).where(mine).order_by(key).with_for_update()
+    statement = update(calls).where(key.in_(in_order)).values(claimed_until=until).returning(key)
+    return set(connection.scalars(statement))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, not_, select
 
-from webapp.storage.claims import is_missing
+from webapp.storage.filters import is_missing
 from webapp.storage.models import calls
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from webapp.storage.database import Database
-    from webapp.storage.reader import Filter
+    from webapp.storage.filters import CallFilter
 
 _AT_ONCE = 1000
 _DAY = timedelta(days=1)
@@ -57,7 +57,7 @@ class Counts:
 class Ledger:
     """Reads the calls of one moment; every method may be asked any number of times. See ``ledger``."""
 
-    def __init__(self, connection: Connection, wanted: Filter, placed_by: datetime) -> None:
+    def __init__(self, connection: Connection, wanted: CallFilter, placed_by: datetime) -> None:
         """Read from ``connection`` those that are ``wanted``; a callback should have come if placed by then."""
         self._connection = connection
         self._wanted = wanted.conditions()
@@ -134,9 +134,9 @@ class Ledger:
 
 
 @contextmanager
-def ledger(database: Database, wanted: Filter, placed_by: datetime) -> Iterator[Ledger]:
+def ledger(database: Database, wanted: CallFilter, placed_by: datetime) -> Iterator[Ledger]:
     """The ledger of this moment, for as long as the block lasts; raises ``database.Unavailable``."""
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         yield Ledger(connection, wanted, placed_by)
 
 

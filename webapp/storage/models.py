@@ -228,18 +228,6 @@ class ReportRow(Base):
     remote_addr: Mapped[str | None] = mapped_column(Text, comment="Address that the callback came from. NULL: a lookup")
 
 
-class TrailRow(Base):
-    """What is kept of the reports of a call that has many, so that one that comes late need not read them all."""
-
-    __tablename__ = "call_trails"
-    __table_args__ = ({"comment": "Of calls with many reports: a summary that can take one more wherever it belongs"},)
-
-    reference_id: Mapped[str] = mapped_column(REFERENCE, primary_key=True, comment="The call; see calls")
-    trail: Mapped[str] = mapped_column(
-        Text, comment="The summary as JSON; made from status_reports, and made anew when it is missing"
-    )
-
-
 class RejectedRow(Base):
     """What reached the callback URL and could not be read as a report."""
 
@@ -316,14 +304,14 @@ class RunRow(Base):
     )
 
 
-class PaceRow(Base):
-    """The pace at which all reconcile runs together ask eSMS: one row."""
+class LookupRateRow(Base):
+    """The rate at which all reconcile runs together ask eSMS: one row."""
 
-    __tablename__ = "lookup_pace"
-    __table_args__ = ({"comment": "One row: at what pace all reconcile runs together may ask eSMS"},)
+    __tablename__ = "lookup_rate"
+    __table_args__ = ({"comment": "One row: the rate at which all reconcile runs together may ask eSMS"},)
 
     one: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, comment="Always 1: one row")
-    next_at: Mapped[datetime] = mapped_column(Moment, comment="The next free moment for a look-up to leave, UTC")
+    next_slot_at: Mapped[datetime] = mapped_column(Moment, comment="When the next look-up may be sent, UTC")
     share: Mapped[float] = mapped_column(
         Float, comment="The share of RECONCILE_RATE, above 0 to 1, to which eSMS slowed the look-ups at slowed_at"
     )
@@ -334,7 +322,6 @@ class PaceRow(Base):
 
 calls = Base.metadata.tables["calls"]
 status_reports = Base.metadata.tables["status_reports"]
-call_trails = Base.metadata.tables["call_trails"]
 rejected_callbacks = Base.metadata.tables["rejected_callbacks"]
 reconcile_runs = Base.metadata.tables["reconcile_runs"]
-lookup_pace = Base.metadata.tables["lookup_pace"]
+lookup_rate = Base.metadata.tables["lookup_rate"]

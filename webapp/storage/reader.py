@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -12,66 +13,26 @@ from sqlalchemy import and_, func, select, tuple_, union
 
 from webapp.calls.rule import Call
 from webapp.storage import bulk
-from webapp.storage.claims import EVERY, LONGEST_DUE, Due, Range, due_parts, is_due, is_missing
+from webapp.storage.claims import LONGEST_DUE, Due, due_parts, is_due
+from webapp.storage.filters import CallFilter, is_missing
 from webapp.storage.models import calls, reconcile_runs, rejected_callbacks, status_reports
+from webapp.storage.rejected import Rejected
 from webapp.storage.types import plain
-from webapp.storage.writer import Rejected
-from webapp.support.waiting import give_way
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator
     from uuid import UUID
 
-    from sqlalchemy import ColumnElement
     from sqlalchemy.engine import Connection
 
     from webapp.storage.database import Database
 
-_AT_ONCE = 1000
+_PORTION = 1000
 _BETWEEN_PAUSES = 200
 _DAY = timedelta(days=1)
 _SHOWN_GIVEN_UP = 20
 _IS_GIVEN_UP = calls.c.gave_up_at.is_not(None)
 _CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """Which calls are wanted; None is any. ``since`` is inclusive, ``until`` exclusive, of ``placed_at``."""
-
-    status: str | None = None
-    ivr: str | None = None
-    campaign: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    missing: bool | None = None
-    conflict: bool | None = None
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """As SQL."""
-        wanted: list[ColumnElement[bool]] = []
-        for column, value in ((calls.c.call_status, self.status), (calls.c.ivr, self.ivr)):
-            if value is not None:
-                wanted.append(column == value)
-        wanted += Range(campaign=self.campaign, since=self.since, until=self.until).conditions()
-        if self.missing is not None:
-            wanted.append(is_missing() if self.missing else ~is_missing())
-        if self.conflict is not None:
-            wanted.append(calls.c.conflict if self.conflict else ~calls.c.conflict)
-        return wanted
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
-    """Which settled calls are wanted; ``unregistered``: only those that nobody registered, known from callbacks."""
-
-    within: Range = EVERY
-    unregistered: bool = False
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """As SQL."""
-        wanted = [calls.c.settled_at.is_not(None), *self.within.conditions()]
-        return [*wanted, calls.c.registered_at.is_(None)] if self.unregistered else wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +87,7 @@ class Reader:
         """One call, flat, with its reports in their order; None if it is unknown."""
         of_call = status_reports.c.reference_id == reference_id
         in_order = (status_reports.c.received_at, status_reports.c.id)
-
-        def work(connection: Connection) -> dict[str, Any] | None:
+        with self._database.snapshot() as connection:
             row = connection.execute(select(calls).where(calls.c.reference_id == reference_id)).mappings().first()
             if row is None:
                 return None
@@ -135,92 +95,91 @@ class Reader:
             reports: list[dict[str, Any]] = []
             for portion in found.partitions(_BETWEEN_PAUSES):
                 reports += map(_plain_report, portion)
-                give_way()
-            return _plain_row(row) | {"reports": reports}
+                time.sleep(0)  # under the server, others are served between two portions
+        return _plain_row(row) | {"reports": reports}
 
-        return self._database.ask(work)
-
-    def page(self, wanted: Filter, after: Position | None, limit: int) -> tuple[list[dict[str, Any]], Position | None]:
+    def page(
+        self, wanted: CallFilter, after: Position | None, limit: int
+    ) -> tuple[list[dict[str, Any]], Position | None]:
         """Calls, newest placed first, and where the next page begins; None when there is none."""
         place = tuple_(calls.c.placed_at, calls.c.reference_id)
         query = select(calls).where(*wanted.conditions())
         if after:
             query = query.where(place < (after.placed_at, after.reference_id))
         query = query.order_by(calls.c.placed_at.desc(), calls.c.reference_id.desc()).limit(limit + 1)
-        rows = self._database.ask(lambda connection: list(connection.execute(query).mappings()))
+        with self._database.snapshot() as connection:
+            rows = list(connection.execute(query).mappings())
         last = rows[limit - 1] if len(rows) > limit else None
         position = Position(last["placed_at"], last["reference_id"]) if last else None
         return [_plain_row(row) for row in rows[:limit]], position
 
     def export(self, since: datetime | None, until: datetime | None) -> Generator[dict[str, Any]]:
         """Every call placed in that time, oldest first, streamed; to be closed."""
-        wanted = Filter(since=since, until=until).conditions()
+        wanted = CallFilter(since=since, until=until).conditions()
         query = select(calls).where(*wanted).order_by(calls.c.placed_at, calls.c.reference_id)
         with (
-            self._database.read() as connection,
-            connection.execute(query, execution_options={"yield_per": _AT_ONCE}) as rows,
+            self._database.snapshot(limited=False) as connection,
+            connection.execute(query, execution_options={"yield_per": _PORTION}) as rows,
         ):
             for row in rows.mappings():
                 yield _plain_row(row)
 
     def count(self, since: datetime | None = None, until: datetime | None = None) -> int:
         """How many calls were placed in that time."""
-        query = select(func.count()).select_from(calls).where(*Filter(since=since, until=until).conditions())
-        with self._database.read() as connection:
+        query = select(func.count()).select_from(calls).where(*CallFilter(since=since, until=until).conditions())
+        with self._database.snapshot(limited=False) as connection:
             return connection.scalar(query) or 0
 
     def calls_by_id(self, reference_ids: Collection[str]) -> dict[str, Call]:
         """These calls as they are, but for those that are not there."""
-
-        def work(connection: Connection) -> dict[str, Call]:
+        with self._database.snapshot() as connection:
             query = select(*_CALL_COLUMNS).where(bulk.is_one_of(connection, calls.c.reference_id, reference_ids))
             return {row["reference_id"]: Call(**row) for row in connection.execute(query).mappings()}
 
-        return self._database.ask(work)
-
-    def settled_count(self, wanted: Settled) -> int:
+    def settled_count(self, wanted: CallFilter) -> int:
         """How many settled calls there are."""
         query = select(func.count()).select_from(calls).where(*wanted.conditions())
-        return self._database.ask(lambda connection: connection.scalar(query) or 0)
+        with self._database.snapshot() as connection:
+            return connection.scalar(query) or 0
 
-    def settled(self, wanted: Settled) -> Iterator[str]:
+    def settled(self, wanted: CallFilter) -> Iterator[str]:
         """The ids of settled calls, in any order, streamed: to be read at once, for a transaction is open meanwhile."""
         query = select(calls.c.reference_id).where(*wanted.conditions())
         with (
-            self._database.read() as connection,
-            connection.execute(query, execution_options={"yield_per": _AT_ONCE}) as rows,
+            self._database.snapshot(limited=False) as connection,
+            connection.execute(query, execution_options={"yield_per": _PORTION}) as rows,
         ):
             yield from rows.scalars()
 
-    def settled_after(self, wanted: Settled, last: str, limit: int) -> list[str]:
+    def settled_after(self, wanted: CallFilter, last: str, limit: int) -> list[str]:
         """The ids of the settled calls that come next after this one, in their order."""
         query = select(calls.c.reference_id).where(*wanted.conditions(), calls.c.reference_id > last)
         in_order = query.order_by(calls.c.reference_id).limit(limit)
-        return self._database.ask(lambda connection: list(connection.scalars(in_order)))
+        with self._database.snapshot() as connection:
+            return list(connection.scalars(in_order))
 
     def due(self, due: Due, at_most: int) -> tuple[int, list[str]]:
-        """How many calls eSMS is to be asked about, and the first of them in their order."""
+        """How many calls are due, and the first of them in the order of look-ups."""
         to_be_confirmed = and_(calls.c.settled_at.is_not(None), ~calls.c.conflict)
         in_order = (to_be_confirmed, and_(~to_be_confirmed, calls.c.lookup_count > 0), LONGEST_DUE)
         first = select(calls.c.reference_id).where(is_due(due)).order_by(*in_order)
         counts = [select(func.count()).select_from(calls).where(part).scalar_subquery() for part in due_parts(due)]
         numbers = select(*counts)
-
-        def work(connection: Connection) -> tuple[int, list[str]]:
+        with self._database.snapshot() as connection:
             number = sum(connection.execute(numbers).one())
             return number, list(connection.scalars(first.limit(at_most))) if at_most else []
 
-        return self._database.ask(work)
-
     def any_due(self, due: Due) -> bool:
-        """Whether eSMS is to be asked about any call; cheap."""
+        """Whether any call is due; cheap."""
         some = select(calls.c.reference_id).where(is_due(due)).limit(1)
-        return self._database.ask(lambda connection: connection.scalar(some)) is not None
+        with self._database.snapshot() as connection:
+            return connection.scalar(some) is not None
 
-    def given_up(self, within: Range) -> int:
+    def given_up(self, wanted: CallFilter) -> int:
         """How many of these calls were given up."""
-        given_up = select(func.count()).select_from(calls).where(calls.c.gave_up_at.is_not(None), *within.conditions())
-        return self._database.ask(lambda connection: connection.scalar(given_up) or 0)
+        given_up = select(func.count()).select_from(calls).where(calls.c.gave_up_at.is_not(None), *wanted.conditions())
+        with self._database.snapshot() as connection:
+            return connection.scalar(given_up) or 0
 
     def status(self, due: Due) -> Status:
         """How things stand at the time ``due.due_by``, with the first calls given up, oldest placed first."""
@@ -236,7 +195,7 @@ class Reader:
             number.filter(_IS_GIVEN_UP).label("given_up"),
             number.filter(calls.c.conflict).label("conflicts"),
         )
-        with self._database.read() as connection:
+        with self._database.snapshot(limited=False) as connection:
             found: dict[str, Any] = {**connection.execute(counts).mappings().one(), **_rejected_counts(connection)}
             return Status(
                 **found,
@@ -247,7 +206,7 @@ class Reader:
 
     def lookup_share(self, now: datetime) -> LookupShare:
         """How many of the calls settled in the 24 hours before ``now`` were settled by a lookup; an index tells."""
-        with self._database.read() as connection:
+        with self._database.snapshot(limited=False) as connection:
             return _lookup_share(connection, now)
 
     def rejected(self, since: datetime | None) -> Iterator[Rejected]:
@@ -257,14 +216,14 @@ class Reader:
         query = select(*columns, table.c.first_at.label("received_at")).where(table.c.replayed_at.is_(None))
         if since is not None:
             query = query.where(table.c.last_at >= since)
-        query = query.order_by(table.c.id).limit(_AT_ONCE)
+        query = query.order_by(table.c.id).limit(_PORTION)
         last: UUID | None = None
         while True:
-            with self._database.read() as connection:
+            with self._database.snapshot(limited=False) as connection:
                 page = query.where(table.c.id > last) if last else query
                 found = [Rejected(**row) for row in connection.execute(page).mappings()]
             yield from found
-            if len(found) < _AT_ONCE:
+            if len(found) < _PORTION:
                 return
             last = found[-1].id
 
@@ -277,13 +236,13 @@ class Reader:
                 .where(table.c.reference_id > last)
                 .distinct()
                 .order_by(table.c.reference_id)
-                .limit(_AT_ONCE)
+                .limit(_PORTION)
                 .subquery()
                 for table in (calls, status_reports)
             ]
             both = union(*(select(portion) for portion in portions)).subquery()
-            with self._database.read() as connection:
-                found = list(connection.scalars(select(both).order_by(both.c.reference_id).limit(_AT_ONCE)))
+            with self._database.snapshot(limited=False) as connection:
+                found = list(connection.scalars(select(both).order_by(both.c.reference_id).limit(_PORTION)))
             if not found:
                 return
             yield found

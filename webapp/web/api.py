@@ -15,7 +15,8 @@ from werkzeug.routing import BaseConverter
 
 from webapp.esms.parameters import normalise_identity, normalise_status
 from webapp.esms.registrations import Bad, read_registration
-from webapp.storage.reader import Filter, Position
+from webapp.storage.filters import CallFilter
+from webapp.storage.reader import Position
 from webapp.storage.types import iso
 from webapp.support import metrics
 from webapp.support.settings import is_one_of
@@ -141,7 +142,7 @@ def _arguments() -> dict[str, str]:
     return {name: value.strip() for name, value in request.args.items() if value.strip()}
 
 
-def _filter(arguments: dict[str, str], zone: ZoneInfo) -> Filter:
+def _filter(arguments: dict[str, str], zone: ZoneInfo) -> CallFilter:
     def yes_no(text: str) -> bool:
         if text.lower() not in _YES_NO:
             raise ValueError("must be 1, true, 0 or false")
@@ -152,7 +153,7 @@ def _filter(arguments: dict[str, str], zone: ZoneInfo) -> Filter:
             raise ValueError("must not hold NUL")
         return value
 
-    return Filter(
+    return CallFilter(
         status=_read(arguments, "status", lambda value: normalise_status(text(value)), None),
         ivr=_read(arguments, "ivr", text, None),
         campaign=_read(arguments, "campaign", text, None),

@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from webapp.callbacks.spool import SpoolError
-from webapp.storage.database import NotMigrated, Unavailable
+from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import metrics
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ import socket
 import sqlite3
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,9 +25,11 @@ from webapp.calls import report, rule
 from webapp.calls.rule import Call
 from webapp.esms import callback as esms_callback
 from webapp.esms import parameters
-from webapp.storage.database import Database, Unavailable
+from webapp.storage.database import Database
+from webapp.storage.errors import Unavailable
 from webapp.storage.models import rejected_callbacks
-from webapp.storage.writer import Rejected, Writer
+from webapp.storage.rejected import Rejected
+from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -188,38 +189,6 @@ def test_the_writer_ends_when_there_is_nothing_to_do_and_starts_again(
         until(lambda: writers() <= before)
 
 
-@pytest.mark.parametrize("away", [False, True])
-def test_who_comes_while_the_others_wait_for_their_turn_is_written_with_them_or_told_with_them(away: bool) -> None:  # noqa: FBT001
-    written: list[list[int]] = []
-    waiting, go_on = threading.Event(), threading.Event()
-
-    def write(items: list[int]) -> list[int]:
-        written.append(items)
-        return items
-
-    def in_turn(work: Callable[[], list[int]]) -> list[int]:
-        waiting.set()
-        assert go_on.wait(20)
-        if away:
-            raise KeyError
-        return work()
-
-    group = BatchWriter(write, in_turn)
-    with ThreadPoolExecutor(3) as threads:
-        told = [threads.submit(group.do, 0, 20)]
-        assert waiting.wait(10)
-        told += [threads.submit(group.do, item, 20) for item in (1, 2)]
-        until(lambda: len(group._waiting) == 3)  # noqa: SLF001 - to have them all come before the turn
-        go_on.set()
-
-    if away:
-        assert [type(one.exception()) for one in told] == [KeyError] * 3
-        assert written == []
-    else:
-        assert [one.result() for one in told] == [0, 1, 2]
-        assert [sorted(items) for items in written] == [[0, 1, 2]]
-
-
 # Arrivals
 
 
@@ -243,7 +212,7 @@ def intake_of(
 ) -> Iterator[Ingest]:
     """An intake with connections of its own, as a receiver has it."""
     url = database if isinstance(database, str) else database.url.render_as_string(hide_password=False)
-    mine = Database(url, patience=answer_within * 0.3, at_most=answer_within, **options)
+    mine = Database(url, patience=answer_within * 0.3, transaction_limit=answer_within, **options)
     found = Ingest(mine, Writer(mine), spool, answer_within)
     try:
         yield found
@@ -258,7 +227,7 @@ def receiver(database: Database, spool: Spool) -> Iterator[Ingest]:
 
 
 def kept(database: Database) -> list[Any]:
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         return list(connection.execute(select(rejected_callbacks).order_by(rejected_callbacks.c.first_at)))
 
 

@@ -62,7 +62,7 @@ QUICK_SECONDS = 5
 
 
 def rows(database: Database, table: Table) -> list[dict[str, Any]]:
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         return [dict(row) for row in connection.execute(select(table)).mappings()]
 
 
@@ -496,7 +496,8 @@ def test_a_locked_database_gets_a_quick_503_and_the_repeated_callback_is_stored(
 @pytest.mark.parametrize("query", ["ReferenceId=a&SendStatus=5", "CallStatus=ANSWERED"], ids=["readable", "unreadable"])
 def test_a_database_without_its_tables_gets_a_503(unspooled: FlaskClient, database: Database, query: str) -> None:
     assert unspooled.get(f"{URL}?ReferenceId=before").status_code == 200
-    database.write(lambda connection: [connection.execute(text(f"DROP TABLE {table}")) for table in TABLES])
+    with database.transaction() as connection:
+        [connection.execute(text(f"DROP TABLE {table}")) for table in TABLES]
 
     assert_later(unspooled.get(f"{URL}?{query}"), time.monotonic())
 
@@ -629,7 +630,7 @@ def test_no_bytes_cause_an_error_of_the_server_and_every_answer_is_true(
     app: Flask, database: Database, method: str, query: bytes, body: bytes, kind: str, missing: int | None
 ) -> None:
     def counts() -> tuple[int, int]:
-        with database.read() as connection:
+        with database.snapshot(limited=False) as connection:
             reports = connection.scalar(select(func.count()).select_from(status_reports))
             rejected = connection.scalar(select(func.sum(rejected_callbacks.c.count)))
         return reports or 0, int(rejected or 0)

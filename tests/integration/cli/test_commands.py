@@ -38,8 +38,9 @@ from webapp.esms import parameters
 from webapp.esms.lookup import LookupAnswer
 from webapp.storage import parquet
 from webapp.storage.models import calls
+from webapp.storage.rejected import LIMIT_BYTES, Rejected
+from webapp.storage.runs import Run
 from webapp.storage.types import plain
-from webapp.storage.writer import REJECTED_ROOM, Rejected, Run, Writer
 from webapp.support import progress as terminal
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
     from webapp.storage.database import Database
     from webapp.storage.reader import Reader
+    from webapp.storage.writer import Writer
     from webapp.support.settings import Settings
 
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
@@ -412,7 +414,7 @@ def give_up(writer: Writer) -> None:
 def almost_full(writer: Writer, database: Database) -> None:
     one = rejected(b"x=1")
     writer.reject(one)
-    size = REJECTED_ROOM // 2 + 2**20
+    size = LIMIT_BYTES // 2 + 2**20
     change_by_hand(database, "UPDATE rejected_callbacks SET size = :size, replayed_at = last_at", size=size)
 
 

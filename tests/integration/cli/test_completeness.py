@@ -21,9 +21,9 @@ from sqlalchemy import select
 from webapp.calls.rule import Registration
 from webapp.cli.commands import cli
 from webapp.esms.lookup import LookupAnswer
+from webapp.storage.filters import CallFilter
 from webapp.storage.ledger import Counts, Ledger, day_of, ledger
 from webapp.storage.models import calls
-from webapp.storage.reader import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -65,7 +65,7 @@ def listed(*arguments: object, stdin: str | bytes = "") -> str:
     return result.stdout
 
 
-def counted(database: Database, wanted: Filter = Filter(), now: datetime = NOW) -> Counts:  # noqa: B008 - frozen
+def counted(database: Database, wanted: CallFilter = CallFilter(), now: datetime = NOW) -> Counts:  # noqa: B008 - frozen
     with ledger(database, wanted, now - GRACE) as book:
         return book.whole()
 
@@ -117,7 +117,7 @@ def recount(rows: Iterable[Mapping[str, Any]], now: datetime) -> dict[str, int]:
 
 
 def stored(database: Database) -> list[Mapping[str, Any]]:
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         return [dict(row) for row in connection.execute(select(calls)).mappings()]
 
 
@@ -137,7 +137,7 @@ def test_the_ledger_of_any_history_is_what_counting_one_by_one_finds(
     expected = recount(rows, NOW)
     assert all(expected.values()), "every kind of call is there"
 
-    with ledger(database, Filter(), NOW - GRACE) as book:
+    with ledger(database, CallFilter(), NOW - GRACE) as book:
         whole = asdict(book.whole())
         days = {day: asdict(counts) for day, counts in book.by_day(HCM)}
         campaigns = {name: asdict(counts) for name, counts in book.by_campaign()}
@@ -153,10 +153,14 @@ def test_the_ledger_of_any_history_is_what_counting_one_by_one_finds(
 
 @pytest.mark.parametrize(
     "wanted",
-    [Filter(since=at(-86_400)), Filter(until=at(-600)), Filter(since=at(-90_000), until=NOW, campaign="tet")],
+    [
+        CallFilter(since=at(-86_400)),
+        CallFilter(until=at(-600)),
+        CallFilter(since=at(-90_000), until=NOW, campaign="tet"),
+    ],
     ids=repr,
 )
-def test_the_ledger_counts_only_what_is_wanted(writer: Writer, database: Database, wanted: Filter) -> None:
+def test_the_ledger_counts_only_what_is_wanted(writer: Writer, database: Database, wanted: CallFilter) -> None:
     any_history(writer, 7)
     rows = [
         call
@@ -241,7 +245,7 @@ def test_calls_at_the_ends_of_time_have_a_day_too(writer: Writer, database: Data
     placed_at = datetime.fromisoformat(far)
     writer.register([Registration(reference_id="far", placed_at=placed_at), Registration(reference_id="a")], NOW)
 
-    with ledger(database, Filter(), NOW) as book:
+    with ledger(database, CallFilter(), NOW) as book:
         days = list(book.by_day(ZoneInfo(zone)))
 
     assert [counts.calls for _, counts in days] == [1, 1]
@@ -271,7 +275,7 @@ def test_days_begin_and_end_at_midnight_in_the_zone_that_is_set(
 # Twins
 
 
-def twins(database: Database, wanted: Filter = Filter()) -> list[tuple[str, str]]:  # noqa: B008 - frozen
+def twins(database: Database, wanted: CallFilter = CallFilter()) -> list[tuple[str, str]]:  # noqa: B008 - frozen
     with ledger(database, wanted, NOW) as book:
         return list(book.twins())
 
@@ -327,8 +331,8 @@ def test_what_is_wanted_chooses_among_the_registered_twins(writer: Writer, datab
     writer.register([Registration(reference_id="a-b", placed_at=at(0), campaign="tet")], NOW)
     placed_and_heard(writer, ["c-d"], ["ab", "cd"])
 
-    assert twins(database, Filter(campaign="tet", until=at(1))) == [("a-b", "ab")]
-    assert twins(database, Filter(since=at(1))) == []
+    assert twins(database, CallFilter(campaign="tet", until=at(1))) == [("a-b", "ab")]
+    assert twins(database, CallFilter(since=at(1))) == []
 
 
 @pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
@@ -342,11 +346,11 @@ def test_twins_are_sought_with_an_index_made_for_it_on_sqlite(database: Database
         steps += 1
         return steps > 5000
 
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         raw: Any = connection.connection.driver_connection
         raw.set_progress_handler(see, 1000)
         try:
-            assert len(list(Ledger(connection, Filter(), NOW).twins())) == 3000
+            assert len(list(Ledger(connection, CallFilter(), NOW).twins())) == 3000
         finally:
             raw.set_progress_handler(None, 0)
 

@@ -38,9 +38,10 @@ from webapp.esms.sandbox.options import Options
 from webapp.esms.sandbox.service import Sandbox
 from webapp.reconcile import audit as auditing
 from webapp.reconcile.audit import Auditor, compare, draw, size_of, upper_bound
-from webapp.storage.database import Database, Unavailable
+from webapp.storage.errors import Unavailable
+from webapp.storage.filters import CallFilter
 from webapp.storage.models import Base
-from webapp.storage.reader import Reader, Settled
+from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
 from webapp.support.settings import load_settings
 
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from webapp.calls.report import StatusReport
+    from webapp.storage.database import Database
     from webapp.support.settings import Settings
 
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
@@ -158,8 +160,8 @@ def forge(database: Database, reference_id: str, seconds: float = 1000, **said: 
 
 def everything(database: Database) -> dict[str, list[Any]]:
     """All that is stored, but for the shared pace."""
-    tables = [table for table in Base.metadata.sorted_tables if table.name != "lookup_pace"]
-    with database.read() as connection:
+    tables = [table for table in Base.metadata.sorted_tables if table.name != "lookup_rate"]
+    with database.snapshot(limited=False) as connection:
         return {
             table.name: connection.execute(select(table).order_by(*table.primary_key)).all()  # type: ignore[misc]
             for table in tables
@@ -665,7 +667,7 @@ def test_a_report_that_comes_while_esms_is_asked_makes_no_false_finding(esms: Sa
     esms.options = replace(esms.options, latency=0.3)
 
     with ThreadPoolExecutor(1) as threads:
-        run = threads.submit(auditor(database).run, Settled(), None, 0, stop=Event(), watch=lambda _: None)
+        run = threads.submit(auditor(database).run, CallFilter(), None, 0, stop=Event(), watch=lambda _: None)
         wait_until(lambda: esms.lookups)
         Writer(database).record([final_callback(truth, 2000, call_status=truth.lookup_status)], BEGAN)
         told = run.result()
@@ -689,7 +691,7 @@ def test_a_call_that_changes_again_and_again_is_left_undecided(esms: Sandbox, da
     client = Client(settings.esms_api_url, API_KEY, SECRET_KEY, settings.esms_timeout)
     restless = Auditor(Writer(database), Restless(database), client, settings, database.now)
 
-    told = restless.run(Settled(), None, 0, stop=Event(), watch=lambda _: None)
+    told = restless.run(CallFilter(), None, 0, stop=Event(), watch=lambda _: None)
 
     assert (told.undecided, told.agree, told.unasked, told.clean) == ([name], 1, 0, False)
     assert Counter(one.reference_id for one in esms.lookups) == {name: 2, other: 1}
@@ -701,7 +703,7 @@ def test_a_call_that_is_gone_meanwhile_is_undecided(esms: Sandbox, database: Dat
     esms.options = replace(esms.options, latency=0.3)
 
     with ThreadPoolExecutor(1) as threads:
-        run = threads.submit(auditor(database).run, Settled(), None, 0, stop=Event(), watch=lambda _: None)
+        run = threads.submit(auditor(database).run, CallFilter(), None, 0, stop=Event(), watch=lambda _: None)
         wait_until(lambda: esms.lookups)
         change_by_hand(database, "DELETE FROM calls")
         told = run.result()
@@ -800,7 +802,7 @@ def test_it_can_be_stopped_while_it_draws(esms: Sandbox, database: Database, mon
     settled(esms, database, 10)
     stop = Event()
 
-    told = auditor(database).run(Settled(), 5, 1, stop=stop, watch=lambda _: stop.set())
+    told = auditor(database).run(CallFilter(), 5, 1, stop=stop, watch=lambda _: stop.set())
 
     assert (told.asked, told.unasked, told.cut_short, esms.lookups) == (0, 5, "interrupted", [])
 
@@ -816,7 +818,7 @@ def test_a_sample_of_all_that_is_cut_short_is_a_smaller_sample(
         if told.asked >= 5:
             stop.set()
 
-    told = auditor(database).run(Settled(), Fraction(1), 3, stop=stop, watch=watch)
+    told = auditor(database).run(CallFilter(), Fraction(1), 3, stop=stop, watch=watch)
 
     assert 5 <= told.asked == 40 - told.unasked < 40
     assert told.bound == upper_bound(0, told.asked)
@@ -834,7 +836,7 @@ def test_what_is_settled_while_all_are_asked_about_may_have_its_turn_and_is_coun
             forge(database, "z-meanwhile", call_status="ANSWERED")
 
     monkeypatch.setenv("RECONCILE_CONCURRENCY", "1")
-    told = auditor(database).run(Settled(), None, 0, stop=Event(), watch=watch)
+    told = auditor(database).run(CallFilter(), None, 0, stop=Event(), watch=watch)
 
     assert (told.unknown, told.agree, told.population, told.wanted) == (["z-meanwhile"], 9, 10, 10)
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 from reconciling import wait_until
 
-from webapp.calls.pace import Pace
+from webapp.calls.pace import LONGEST_PAUSE, Pace
 from webapp.esms.lookup import LookupAnswer
 from webapp.reconcile.dispatcher import Dispatcher
+from webapp.storage.lookup_rate import Slots
 from webapp.support.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from webapp.esms.client import Client
@@ -30,13 +31,22 @@ class Paced:
     """A shared pace without a database."""
 
     def __init__(self) -> None:
-        self.at = Pace(next_at=datetime.now(UTC))
+        self.at = Pace(next_slot_at=datetime.now(UTC))
         self._lock = threading.Lock()
 
-    def pace(self, change: Callable[[Pace, datetime], tuple[Pace, Any]]) -> Any:
+    def reserve_slots(self, wanted: int, rate: int, *, lead: timedelta, after_slowdown: int) -> Slots:
         with self._lock:
-            self.at, result = change(self.at, datetime.now(UTC))
-            return result
+            now = datetime.now(UTC)
+            number = wanted if self.at.share_at(now) > 1 / 4 else after_slowdown
+            self.at, slots = self.at.reserve(now + lead, number, rate)
+            return Slots(slots, now, time.monotonic())
+
+    def slow_down(self, pause_seconds: float | None, *, halve: bool) -> None:
+        with self._lock:
+            now = datetime.now(UTC)
+            self.at = self.at.slowed(now) if halve else self.at
+            if pause_seconds is not None:
+                self.at = self.at.paused(now + min(timedelta(seconds=pause_seconds), LONGEST_PAUSE))
 
 
 class Asked:

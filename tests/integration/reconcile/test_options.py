@@ -31,7 +31,8 @@ from reconciling import (
 from webapp.cli import reconcile
 from webapp.reconcile.run import Progress
 from webapp.storage.models import calls
-from webapp.storage.writer import Run, Writer
+from webapp.storage.runs import Run
+from webapp.storage.writer import Writer
 from webapp.support import progress as terminal
 
 if TYPE_CHECKING:

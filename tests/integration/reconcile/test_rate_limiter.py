@@ -10,17 +10,20 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from makers import NOW
 from reconciling import ON_POSTGRESQL, ON_SQLITE, most_within, rows, wait_until
+from sql import write
 
 from webapp.calls.pace import LONGEST_PAUSE, SLACK, Pace
 from webapp.reconcile import rate_limiter
 from webapp.reconcile.rate_limiter import RateLimiter
-from webapp.storage.database import Database, Unavailable
-from webapp.storage.models import lookup_pace
+from webapp.storage.database import Database
+from webapp.storage.errors import Unavailable
+from webapp.storage.lookup_rate import Slots
+from webapp.storage.models import lookup_rate
 from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
@@ -29,11 +32,11 @@ if TYPE_CHECKING:
 PROGRAM = """
 import sys, time
 from concurrent.futures import ThreadPoolExecutor
-from webapp.database import Database
-from webapp.store import Store
-from webapp.turns import Turns
+from webapp.storage.database import Database
+from webapp.storage.writer import Writer
+from webapp.reconcile.rate_limiter import RateLimiter
 url, rate, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-turns = Turns(Store(Database(url)), rate, 3)
+turns = RateLimiter(Writer(Database(url)), rate, 3)
 def turn(_):
     assert turns.wait()
     return time.monotonic()
@@ -58,15 +61,24 @@ class FakeStore:
     def __init__(self, clock: FakeTime) -> None:
         self.clock = clock
         self.takes = 0.0
-        self.at = Pace(next_at=NOW)
+        self.at = Pace(next_slot_at=NOW)
         self.reservations = 0
 
-    def pace(self, change: Callable[[Pace, datetime], tuple[Pace, Any]]) -> Any:
+    def reserve_slots(self, wanted: int, rate: int, *, lead: timedelta, after_slowdown: int) -> Slots:
         self.reservations += 1
         assert self.reservations < 100, "none of what is reserved is used"
-        self.at, result = change(self.at, NOW + timedelta(seconds=self.clock.now - 1000))
+        now, read_at = NOW + timedelta(seconds=self.clock.now - 1000), self.clock.now
+        number = wanted if self.at.share_at(now) > 1 / 4 else after_slowdown
+        self.at, slots = self.at.reserve(now + lead, number, rate)
         self.clock.now += self.takes
-        return result
+        return Slots(slots, now, read_at)
+
+    def slow_down(self, pause_seconds: float | None, *, halve: bool) -> None:
+        now = NOW + timedelta(seconds=self.clock.now - 1000)
+        self.at = self.at.slowed(now) if halve else self.at
+        if pause_seconds is not None:
+            self.at = self.at.paused(now + min(timedelta(seconds=pause_seconds), LONGEST_PAUSE))
+        self.clock.now += self.takes
 
 
 @pytest.fixture
@@ -210,7 +222,7 @@ def test_a_reservation_that_fails_reaches_whoever_asked(empty_database_url: str)
 
     with ThreadPoolExecutor(2) as threads:
         for future in [threads.submit(turns.wait) for _ in range(2)]:
-            with pytest.raises(Unavailable, match="lookup_pace"):
+            with pytest.raises(Unavailable, match="lookup_rate"):
                 future.result(10)
     database.close()
 
@@ -227,25 +239,31 @@ def test_several_processes_that_begin_together_keep_the_rate_from_the_first_mome
     assert len(moments) == 3 * number
     assert most_within(1.0, moments) <= rate
     assert moments[-1] - moments[0] < 2 * 3 * number / rate
-    assert len(rows(database, lookup_pace)) == 1
+    assert len(rows(database, lookup_rate)) == 1
 
 
 @ON_POSTGRESQL
-def test_two_first_reservations_at_the_same_moment_get_different_moments(database: Database) -> None:
+def test_two_first_reservations_at_the_same_moment_get_different_moments(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The one row, which is locked later on, is not there yet."""
     writer = Writer(database)
     connected, both = threading.Barrier(2), threading.Barrier(2)
 
-    def slowly(pace: Pace, now: datetime) -> tuple[Pace, list[datetime]]:
+    reserve = Pace.reserve
+
+    def slowly(pace: Pace, now: datetime, wanted: int, rate: int) -> tuple[Pace, list[datetime]]:
         with suppress(threading.BrokenBarrierError):
             both.wait(0.5)
-        return pace.reserve(now, 2, 100)
+        return reserve(pace, now, wanted, rate)
+
+    monkeypatch.setattr(Pace, "reserve", slowly)
 
     with ThreadPoolExecutor(2) as threads:
-        for opened in [threads.submit(database.write, lambda _: connected.wait(10)) for _ in range(2)]:
+        for opened in [threads.submit(write, database, lambda _: connected.wait(10)) for _ in range(2)]:
             opened.result()
-        taken = [threads.submit(writer.pace, slowly) for _ in range(2)]
-        moments = sorted(moment for future in taken for moment in future.result(30))
+        taken = [threads.submit(writer.reserve_slots, 2, 100, lead=timedelta(0), after_slowdown=1) for _ in range(2)]
+        moments = sorted(moment for future in taken for moment in future.result(30).slots)
 
     gap = timedelta(seconds=SLACK / 100)
     assert all(later - one >= gap for one, later in itertools.pairwise(moments))

@@ -54,7 +54,8 @@ from sqlalchemy import text
 from webapp.esms.client import Client
 from webapp.esms.sandbox import faults
 from webapp.reconcile import run as reconcile_run
-from webapp.storage.database import Database, Unavailable
+from webapp.storage.database import Database
+from webapp.storage.errors import Unavailable
 from webapp.storage.models import calls, reconcile_runs
 from webapp.storage.writer import Writer
 
@@ -654,7 +655,8 @@ def keep_out_everybody(database: Database, until: Callable[[], object]) -> None:
             connection.execute(text("LOCK TABLE calls"))
         until()
 
-    database.write(work)
+    with database.transaction() as connection:
+        work(connection)
 
 
 def test_a_run_that_meets_what_nobody_expected_is_recorded_as_died(
@@ -787,5 +789,5 @@ def is_anybody_in_a_transaction(database: Database) -> bool:
             busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return bool(busy)
     others = "FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         return bool(connection.execute(text(f"SELECT count(*) {others}")).scalar_one())

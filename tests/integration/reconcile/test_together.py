@@ -35,13 +35,15 @@ from reconciling import (
     runs,
     wait_until,
 )
+from sql import write
 
 from webapp.esms.client import Client
 from webapp.reconcile import run as reconcile_run
 from webapp.reconcile.run import Clock, Reconciler, lease_of
-from webapp.storage.database import Unavailable
+from webapp.storage.errors import Unavailable
 from webapp.storage.models import calls, reconcile_runs
-from webapp.storage.writer import Run, Writer
+from webapp.storage.runs import Run
+from webapp.storage.writer import Writer
 from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def let_the_lease_be_over(database: Database) -> None:
         if run["finished_at"] is None:
             times = {name: run[name] - ago for name in ("started_at", "seen_at") if run[name]}
             statement = reconcile_runs.update().where(reconcile_runs.c.id == run["id"]).values(times)
-            database.write(lambda connection, statement=statement: connection.execute(statement))  # type: ignore[misc]
+            write(database, lambda connection, statement=statement: connection.execute(statement))  # type: ignore[misc]
     for reference_id in claimed(database):
         change(database, reference_id, claimed_until=datetime.now(UTC))
 
@@ -281,9 +283,9 @@ def test_calls_that_turn_out_to_be_another_runs_are_not_asked_about(
 ) -> None:
     """They wait for their turn while the run wants to keep them, and cannot."""
     monkeypatch.setattr(reconcile_run, "_SAVE_SECONDS", 0.1)
-    monkeypatch.setattr(Writer, "keep", lambda *_: set())
+    monkeypatch.setattr(Writer, "renew_claims", lambda *_: set())
     missing(esms, database, 3)
-    Writer(database).pace(lambda pace, now: (pace.paused(now + timedelta(seconds=3)), None))
+    Writer(database).slow_down(3, halve=False)
 
     progress = reconciler(database).run(due_now(), limit=None, stop=Event(), watch=lambda _: None)
 
@@ -297,7 +299,7 @@ def test_a_run_that_breaks_off_gives_its_calls_back_once_nothing_is_on_its_way_a
     monkeypatch.setenv("RECONCILE_CONCURRENCY", "4")
     reference_ids = missing(esms, database, 12)
     esms.options = replace(esms.options, latency=0.4)
-    release, look_up = Writer.release, Client.look_up
+    release, look_up = Writer.release_claims, Client.look_up
     on_their_way: set[str] = set()
     at_release: list[int] = []
 
@@ -318,7 +320,7 @@ def test_a_run_that_breaks_off_gives_its_calls_back_once_nothing_is_on_its_way_a
 
     monkeypatch.setattr(Client, "look_up", counted)
     monkeypatch.setattr(Writer, "conclude", conclude)
-    monkeypatch.setattr(Writer, "release", watched)
+    monkeypatch.setattr(Writer, "release_claims", watched)
     with pytest.raises(Unavailable):
         reconciler(database).run(due_now(), limit=None, stop=Event(), watch=lambda _: None)
 
@@ -419,7 +421,7 @@ def test_a_callback_in_the_middle_of_a_look_up_counts_by_the_rule(
     call = stored_call(database, reference_id)
     assert (call.call_status, call.settled_by, call.conflict) == (truth.lookup_status, "callback", False)
     assert (call.lookup_count, call.next_lookup_at, claimed(database)) == (1, None, [])
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         effects = [row[0] for row in connection.exec_driver_sql("SELECT effect FROM status_reports ORDER BY id")]
     assert effects == ["settled", effect_of_look_up]
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from makers import NOW
+from sql import write
 from sqlalchemy import select, text
 
 from webapp.esms import parameters
@@ -62,7 +63,7 @@ def call(number: int, **words: Any) -> dict[str, Any]:
 
 
 def stored(database: Database, table: Table, names: Any, key: str) -> list[dict[str, Any]]:
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         found = connection.execute(select(*[table.c[name] for name in names]).order_by(table.c[key])).mappings()
         return [dict(row) for row in found]
 
@@ -74,12 +75,12 @@ def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_every_kind_of_value_is_inserted_and_written_as_it_is(database: Database) -> None:
     rows = [call(number) for number in range(MANY)]
 
-    assert database.write(lambda connection: bulk.insert_absent(connection, calls, rows)) == MANY
+    assert write(database, lambda connection: bulk.insert_absent(connection, calls, rows)) == MANY
     assert stored(database, calls, rows[0], "reference_id") == in_order(rows)
 
     for shift in range(1, 6):
         turned = [call(number + shift) | {"reference_id": f"call-{number}"} for number in range(MANY)]
-        database.write(lambda connection: bulk.update(connection, calls, turned))  # noqa: B023 - at once
+        write(database, lambda connection: bulk.update(connection, calls, turned))  # noqa: B023 - at once
         assert stored(database, calls, rows[0], "reference_id") == in_order(turned)
 
 
@@ -87,11 +88,13 @@ def test_what_is_written_in_bulk_is_as_if_it_were_written_alone(database: Databa
     """The same bytes, also for those who read them by plain SQL."""
     row = call(4, call_status="it's \\ 😀", registered_fields=frozenset(), price=Decimal("450.0000"), conflict=True)
     alone = row | {"reference_id": "alone"}
-    database.write(lambda connection: bulk.insert_absent(connection, calls, [row]))
-    database.write(lambda connection: connection.execute(calls.insert().values(alone)))
+    with database.transaction() as connection:
+        bulk.insert_absent(connection, calls, [row])
+    with database.transaction() as connection:
+        connection.execute(calls.insert().values(alone))
 
     names = ", ".join(name for name in row if name != "reference_id")
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         first, second = connection.execute(text(f"SELECT {names} FROM calls"))  # noqa: S608 - our own columns
         assert tuple(first) == tuple(second)
         if database.is_sqlite:
@@ -103,7 +106,7 @@ def test_what_is_written_in_bulk_is_as_if_it_were_written_alone(database: Databa
 def test_rows_that_are_there_already_are_left_alone_and_not_counted(database: Database) -> None:
     def insert(*numbers: int, **words: Any) -> int:
         rows = [call(number, **words) for number in numbers]
-        return database.write(lambda connection: bulk.insert_absent(connection, calls, rows))
+        return write(database, lambda connection: bulk.insert_absent(connection, calls, rows))
 
     assert insert(1, 2, cid="first") == 2
     assert insert(2, 3, 1, 4, cid="second") == 2
@@ -117,13 +120,15 @@ def test_rows_that_are_there_already_are_left_alone_and_not_counted(database: Da
 
 def test_only_the_columns_that_are_given_are_written_and_only_into_those_rows(database: Database) -> None:
     rows = [call(number, cid="before") for number in range(3)]
-    database.write(lambda connection: bulk.insert_absent(connection, calls, rows))
+    with database.transaction() as connection:
+        bulk.insert_absent(connection, calls, rows)
 
     change: list[dict[str, Any]] = [
         {"cid": None, "reference_id": "call-1"},
         {"cid": "after", "reference_id": "never heard of"},
     ]
-    database.write(lambda connection: bulk.update(connection, calls, change))
+    with database.transaction() as connection:
+        bulk.update(connection, calls, change)
 
     assert stored(database, calls, rows[0], "reference_id") == [rows[0], rows[1] | {"cid": None}, rows[2]]
 
@@ -141,7 +146,7 @@ def test_ids_and_histories_are_inserted_as_they_are(database: Database) -> None:
         }
         for one in ids
     ]
-    assert database.write(lambda connection: bulk.insert_absent(connection, status_reports, rows)) == 3
+    assert write(database, lambda connection: bulk.insert_absent(connection, status_reports, rows)) == 3
 
     assert stored(database, status_reports, rows[0], "id") == sorted(rows, key=lambda row: row["id"].int)  # type: ignore[attr-defined]
 
@@ -158,10 +163,12 @@ def test_any_text_price_and_time_is_the_same_afterwards(
     identifier = str(parameters.new_id())
     row = {"price": price, "phone": words, "settled_at": moment, "reference_id": identifier}
     there = [call(0) | {"reference_id": identifier}]
-    database.write(lambda connection: bulk.insert_absent(connection, calls, there))
-    database.write(lambda connection: bulk.update(connection, calls, [row]))
+    with database.transaction() as connection:
+        bulk.insert_absent(connection, calls, there)
+    with database.transaction() as connection:
+        bulk.update(connection, calls, [row])
 
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         query = select(*[calls.c[name] for name in row]).where(calls.c.reference_id == identifier)
         assert dict(connection.execute(query).mappings().one()) == row
 
@@ -171,13 +178,14 @@ def test_a_time_of_a_controlled_clock_is_a_time(database: Database) -> None:
         pass
 
     moment = Frozen(2026, 11, 23, 10, tzinfo=UTC)
-    database.write(lambda connection: bulk.insert_absent(connection, calls, [call(1, settled_at=moment)]))
+    with database.transaction() as connection:
+        bulk.insert_absent(connection, calls, [call(1, settled_at=moment)])
 
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         assert connection.scalar(select(calls.c.settled_at)) == datetime(2026, 11, 23, 10, tzinfo=UTC)
 
 
 def test_a_value_of_which_no_column_is_made_is_a_bug_that_is_told(database: Database) -> None:
     rows = [call(1, price=1.5)]
-    with pytest.raises(TypeError, match="no column holds a float"):
-        database.write(lambda connection: bulk.insert_absent(connection, calls, rows))
+    with pytest.raises(TypeError, match="no column holds a float"), database.transaction() as connection:
+        bulk.insert_absent(connection, calls, rows)

@@ -13,7 +13,8 @@ from sqlalchemy import event
 
 from webapp.calls.rule import Registration
 from webapp.esms.lookup import LookupAnswer
-from webapp.storage.claims import Due, Range
+from webapp.storage.claims import Due
+from webapp.storage.filters import CallFilter
 from webapp.storage.models import calls
 
 if TYPE_CHECKING:
@@ -29,14 +30,16 @@ GIVE_UP = timedelta(hours=72)
 SETTLED: tuple[Verify, ...] = ("off", "conflicts", "unregistered", "all")
 
 
-def due_at(seconds: float, *, verify: Verify = "conflicts", within: Range | None = None, grace: float = 600) -> Due:
+def due_at(
+    seconds: float, *, verify: Verify = "conflicts", within: CallFilter | None = None, grace: float = 600
+) -> Due:
     now = at(seconds)
     return Due(
         placed_by=at(seconds - grace),
         due_by=now,
         verify=verify,
         verify_since=now - GIVE_UP,
-        within=within or Range(),
+        within=within or CallFilter(),
     )
 
 
@@ -107,18 +110,18 @@ def test_a_call_inserted_by_plain_sql_waits_for_its_grace_and_goes_before_those_
 @pytest.mark.parametrize(
     ("within", "expected"),
     [
-        (Range(), ["a1", "a2", "b1", "b2"]),
-        (Range(campaign="a"), ["a1", "a2"]),
-        (Range(campaign="A"), []),
-        (Range(since=at(-HOUR)), ["a2", "b2"]),
-        (Range(until=at(-HOUR)), ["a1", "b1"]),
-        (Range(since=at(-HOUR), campaign="b"), ["b2"]),
-        (Range(reference_ids=("b1", "a2", "unknown")), ["a2", "b1"]),
-        (Range(reference_ids=("b1",), campaign="a"), []),
+        (CallFilter(), ["a1", "a2", "b1", "b2"]),
+        (CallFilter(campaign="a"), ["a1", "a2"]),
+        (CallFilter(campaign="A"), []),
+        (CallFilter(since=at(-HOUR)), ["a2", "b2"]),
+        (CallFilter(until=at(-HOUR)), ["a1", "b1"]),
+        (CallFilter(since=at(-HOUR), campaign="b"), ["b2"]),
+        (CallFilter(reference_ids=("b1", "a2", "unknown")), ["a2", "b1"]),
+        (CallFilter(reference_ids=("b1",), campaign="a"), []),
     ],
 )
 def test_a_run_may_be_narrowed_to_some_calls(
-    writer: Writer, reader: Reader, within: Range, expected: list[str]
+    writer: Writer, reader: Reader, within: CallFilter, expected: list[str]
 ) -> None:
     register(writer, {"a1": -2 * HOUR, "a2": -HOUR}, campaign="a")
     register(writer, {"b1": -2 * HOUR, "b2": -HOUR}, campaign="b")
@@ -238,14 +241,14 @@ def test_calls_that_were_given_up_can_be_taken_up_again_and_are_due_at_once(
     fail(writer, -HOUR, names)
     assert {call["gave_up_at"] for call in rows(database, calls)} == {None}  # no answer: asked again
     writer.conclude([LookupAnswer(name, "105") for name in names[:-1]], NOW, give_up=GIVE_UP)
-    assert reader.given_up(Range()) == 5
+    assert reader.given_up(CallFilter()) == 5
     assert claim(writer, DAY) == names[-1:]
 
-    within = Range(campaign="a")
+    within = CallFilter(campaign="a")
     assert reader.given_up(within) == 3
-    assert writer.revive(within, at(DAY + HOUR)) == 3
-    assert writer.revive(within, at(DAY + HOUR)) == 0
-    assert reader.given_up(Range()) == 2
+    assert writer.reopen(within, at(DAY + HOUR)) == 3
+    assert writer.reopen(within, at(DAY + HOUR)) == 0
+    assert reader.given_up(CallFilter()) == 2
     call = stored_call(database, "a0")
     assert (call.gave_up_at, call.next_lookup_at, call.lookup_count) == (None, at(DAY + HOUR), 2)
     assert sorted(claim(writer, DAY + HOUR)) == ["a0", "a1", "a2", names[-1]]
@@ -264,8 +267,8 @@ def test_more_calls_than_one_transaction_takes_are_taken_up_again(writer: Writer
     register(writer, dict.fromkeys(names, -100 * HOUR))
     writer.conclude([LookupAnswer(name, "105") for name in names], NOW, give_up=GIVE_UP)
 
-    assert writer.revive(Range(reference_ids=tuple(names[:2050])), at(1)) == 2050
-    assert reader.given_up(Range()) == 50
+    assert writer.reopen(CallFilter(reference_ids=tuple(names[:2050])), at(1)) == 2050
+    assert reader.given_up(CallFilter()) == 50
 
 
 # What it costs
@@ -282,11 +285,11 @@ def plans_of(database: Database) -> Iterator[list[str]]:
             plan = cursor.connection.cursor().execute(explain + statement, parameters)
             plans.append("\n".join(str(row[-1]) for row in plan.fetchall()))
 
-    event.listen(database._writer, "before_cursor_execute", look)  # noqa: SLF001 - no other way to its statements
+    event.listen(database._write_engine, "before_cursor_execute", look)  # noqa: SLF001 - no other way to its statements
     try:
         yield plans
     finally:
-        event.remove(database._writer, "before_cursor_execute", look)  # noqa: SLF001
+        event.remove(database._write_engine, "before_cursor_execute", look)  # noqa: SLF001
 
 
 def test_claiming_reads_the_indexes_of_what_is_due_and_never_all_calls(writer: Writer, database: Database) -> None:

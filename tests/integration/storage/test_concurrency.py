@@ -20,7 +20,8 @@ from webapp.calls import rule
 from webapp.calls.rule import Registration
 from webapp.storage.claims import Due
 from webapp.storage.database import Database
-from webapp.storage.reader import Filter, Reader
+from webapp.storage.filters import CallFilter
+from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def test_claiming_and_releasing_while_callbacks_come_locks_nobody_out(database: 
         for _ in range(30):
             claimed = writer.claim(due, 20, now=at(600), until=at(700))
             names_backwards = sorted((call.reference_id for call in claimed), reverse=True)
-            writer.release(dict.fromkeys(names_backwards, at(700)))
+            writer.release_claims(dict.fromkeys(names_backwards, at(700)))
 
     with others(database, 4) as found:
         at_once(
@@ -293,10 +294,11 @@ def test_readers_are_not_blocked_by_a_writer_in_its_transaction(database: Databa
         connection.execute(text("UPDATE calls SET call_status = 'LATER'"))
         # Were the reader blocked, it would never come to its end: this transaction ends after it.
         with others(database, 1, patience=timedelta(seconds=5)) as (one,):
-            page, _ = Reader(one).page(Filter(), None, 10)
+            page, _ = Reader(one).page(CallFilter(), None, 10)
             assert [call["call_status"] for call in page] == ["BUSY"]
 
-    database.write(meanwhile)
+    with database.transaction() as connection:
+        meanwhile(connection)
     assert stored_call(database, "a").call_status == "LATER"
 
 
@@ -304,7 +306,7 @@ def test_a_writer_is_not_blocked_by_a_reader_in_its_transaction(database: Databa
     writer = Writer(database)
     writer.record([callback("a", 1, call_status="BUSY")], NOW)
 
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         before = connection.execute(text("SELECT call_status, report_count FROM calls")).all()
         writer.record([callback("a", 2, call_status="ANSWERED")], NOW)
         assert connection.execute(text("SELECT call_status, report_count FROM calls")).all() == before

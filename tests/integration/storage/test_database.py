@@ -6,7 +6,6 @@ import os
 import threading
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -17,14 +16,17 @@ import pytest
 from makers import NOW, callback, stored_call
 from outages import silent_server
 from running import free_port
+from sql import ask, read, write
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import IntegrityError
 
-from webapp.storage.database import Database, Declined, NotMigrated, Unavailable, newest_migration
+from webapp.storage.database import Database
+from webapp.storage.errors import NotMigrated, Unavailable, WriteFailed
+from webapp.storage.schema import newest_migration
 from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from sqlalchemy.engine import Connection
 
@@ -57,6 +59,9 @@ def scalar(statement: str) -> Any:
     return lambda connection: connection.scalar(text(statement))
 
 
+USES: dict[str, Any] = {"write": write, "ask": ask, "read": read}
+
+
 # What is in force
 
 
@@ -65,8 +70,8 @@ def test_sqlite_writes_ahead_syncs_every_commit_and_waits_for_its_turn(database:
     def pragmas(connection: Connection) -> list[Any]:
         return [connection.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous", "busy_timeout")]
 
-    assert database.write(pragmas) == ["wal", 2, 10_000]
-    with database.read() as connection:
+    assert write(database, pragmas) == ["wal", 2, 10_000]
+    with database.snapshot(limited=False) as connection:
         assert pragmas(connection) == ["wal", 2, 10_000]
 
 
@@ -74,48 +79,25 @@ def test_sqlite_writes_ahead_syncs_every_commit_and_waits_for_its_turn(database:
 def test_a_writing_transaction_on_sqlite_locks_at_its_beginning(database: Database) -> None:
     def another_writes(_connection: Connection) -> None:
         with connected(url_of(database), patience=timedelta(0)) as another, pytest.raises(Unavailable, match="locked"):
-            another.write(lambda _: None)
+            write(another, lambda _: None)
 
-    database.write(another_writes)
-
-
-@on_sqlite
-def test_what_is_done_in_turn_writes_as_often_as_it_likes_before_anybody_else_does(database: Database) -> None:
-    def insert(name: str) -> Callable[[Connection], object]:
-        return lambda connection: connection.execute(text(f"INSERT INTO calls (reference_id) VALUES ('{name}')"))  # noqa: S608
-
-    def stored() -> list[str]:
-        with database.read() as connection:
-            return list(connection.scalars(text("SELECT reference_id FROM calls ORDER BY rowid")))
-
-    with connected(url_of(database)) as another, ThreadPoolExecutor(1) as thread:
-
-        def work() -> list[str]:
-            thread.submit(another.write, insert("third"))
-            database.write(insert("first"))
-            time.sleep(0.2)
-            database.write(insert("second"))
-            return stored()
-
-        in_turn = database.in_turn(work)
-
-    assert in_turn == ["first", "second"]
-    assert stored() == ["first", "second", "third"]
+    with database.transaction() as connection:
+        another_writes(connection)
 
 
 @on_postgresql
 def test_postgresql_speaks_utc_and_waits_for_a_lock_only_so_long(database: Database) -> None:
     for setting, value in {"TimeZone": "UTC", "lock_timeout": "10s"}.items():
-        assert database.write(scalar(f"SHOW {setting}")) == value
-        with database.read() as connection:
+        assert write(database, scalar(f"SHOW {setting}")) == value
+        with database.snapshot(limited=False) as connection:
             assert connection.scalar(text(f"SHOW {setting}")) == value
 
 
 @on_postgresql
 def test_who_reads_sees_one_moment_and_cannot_write(database: Database) -> None:
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         assert connection.scalar(text("SHOW transaction_isolation")) == "repeatable read"
-    with pytest.raises(Unavailable, match="read-only"), database.read() as connection:
+    with pytest.raises(Unavailable, match="read-only"), database.snapshot(limited=False) as connection:
         connection.execute(text("DELETE FROM calls"))
 
 
@@ -124,9 +106,9 @@ def test_work_that_fails_leaves_nothing_behind(database: Database) -> None:
         connection.execute(text("INSERT INTO calls (reference_id) VALUES ('a')"))
         raise KeyError
 
-    with pytest.raises(KeyError):
-        database.write(work)
-    with database.read() as connection:
+    with pytest.raises(KeyError), database.transaction() as connection:
+        work(connection)
+    with database.snapshot(limited=False) as connection:
         assert connection.scalar(text("SELECT count(*) FROM calls")) == 0
 
 
@@ -137,8 +119,8 @@ def test_values_that_the_database_refuses_are_the_callers_and_not_tried_again(da
         tries.append(1)
         connection.execute(text("INSERT INTO calls (reference_id) VALUES ('a'), ('a')"))
 
-    with pytest.raises(IntegrityError):
-        database.write(work)
+    with pytest.raises(IntegrityError), database.transaction() as connection:
+        work(connection)
     assert len(tries) == 1
 
 
@@ -147,15 +129,15 @@ def test_values_that_the_database_refuses_are_the_callers_and_not_tried_again(da
 
 def failing(database: Database, statement: str) -> Unavailable:
     """What a transaction with the statement raises."""
-    with pytest.raises(Unavailable) as failed:
-        database.write(lambda connection: connection.execute(text(statement)))
+    with pytest.raises(Unavailable) as failed, database.transaction() as connection:
+        connection.execute(text(statement))
     return failed.value
 
 
 @on_postgresql
 @pytest.mark.parametrize("code", ["P0001", "P0002", "P0004", "09000", "2F004", "38001", "44000", "54000"])
 def test_an_error_of_a_trigger_or_a_limit_speaks_of_what_was_to_be_written(database: Database, code: str) -> None:
-    assert isinstance(failing(database, raising(code)), Declined)
+    assert isinstance(failing(database, raising(code)), WriteFailed)
 
 
 @on_postgresql
@@ -178,7 +160,7 @@ def test_an_error_of_a_trigger_or_a_limit_speaks_of_what_was_to_be_written(datab
     ],
 )
 def test_an_error_of_a_postgresql_that_is_full_or_locked_or_away_does_not(database: Database, code: str) -> None:
-    assert not isinstance(failing(database, raising(code)), Declined)
+    assert not isinstance(failing(database, raising(code)), WriteFailed)
 
 
 def raising(code: str) -> str:
@@ -189,7 +171,7 @@ def raising(code: str) -> str:
 def test_an_error_of_sqlite_speaks_of_what_was_to_be_written_unless_it_is_full_or_locked_or_read_only(
     database: Database,
 ) -> None:
-    assert isinstance(failing(database, "SELECT json_extract('{', '$')"), Declined)
+    assert isinstance(failing(database, "SELECT json_extract('{', '$')"), WriteFailed)
 
     def full(connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA max_page_count = 1")
@@ -201,15 +183,15 @@ def test_an_error_of_sqlite_speaks_of_what_was_to_be_written_unless_it_is_full_o
 
     def another_writes(_connection: Connection) -> None:
         with connected(url_of(database), patience=timedelta(0)) as another:
-            another.write(lambda _: None)
+            write(another, lambda _: None)
 
     def out_of_memory(_connection: Connection) -> None:
         raise MemoryError
 
     for work, words in ((full, "full"), (another_writes, "locked"), (out_of_memory, "memory"), (read_only, "readonly")):
-        with pytest.raises(Unavailable, match=words) as failed:
-            database.write(work)
-        assert not isinstance(failed.value, Declined)
+        with pytest.raises(Unavailable, match=words) as failed, database.transaction() as connection:
+            work(connection)
+        assert not isinstance(failed.value, WriteFailed)
 
 
 # When it is not there
@@ -227,10 +209,10 @@ def assert_no_secret_in(error: BaseException, database: Database, *secrets: str)
 
 def every_use(database: Database) -> list[Any]:
     def read() -> None:
-        with database.read() as connection:
+        with database.snapshot(limited=False) as connection:
             connection.scalar(text("SELECT 1 FROM calls"))
 
-    return [lambda: database.write(lambda connection: connection.execute(text("DELETE FROM calls"))), read]
+    return [lambda: write(database, lambda connection: connection.execute(text("DELETE FROM calls"))), read]
 
 
 def test_a_database_whose_folder_is_missing_is_unavailable(tmp_path: Path) -> None:
@@ -367,7 +349,8 @@ def test_a_database_without_tables_is_not_migrated_and_what_to_do_is_said(empty_
 
 
 def test_a_database_at_another_migration_is_named_with_the_one_that_is_needed(database: Database) -> None:
-    database.write(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '0000'")))
+    with database.transaction() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
 
     with pytest.raises(NotMigrated, match=f"at migration 0000, and {newest_migration()} is needed: run `esms-calls"):
         database.check()
@@ -383,8 +366,9 @@ def test_migrating_tells_where_it_came_from_and_may_be_repeated(empty_database_u
 @on_postgresql
 def test_a_database_that_only_reads_is_not_ready(database: Database) -> None:
     name = database.url.database
-    database.write(
-        lambda connection: connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    write(
+        database,
+        lambda connection: connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on")),
     )
     with connected(url_of(database)) as fresh:
         with pytest.raises(Unavailable, match="read-only"):
@@ -408,11 +392,11 @@ def test_a_connection_that_was_killed_meanwhile_is_not_noticed(database: Databas
     assert reader.count() == 1
 
     with connected(url_of(database)) as another:
-        another.write(kill_others)
+        write(another, kill_others)
 
     assert reader.count() == 1
     with connected(url_of(database)) as another:
-        another.write(kill_others)
+        write(another, kill_others)
     assert writer.record([callback("a", call_status="BUSY")], NOW) == ["duplicate"]
 
 
@@ -426,14 +410,14 @@ def test_a_transaction_whose_connection_is_killed_is_done_again_as_a_whole(datab
         if len(tries) == 1:
             connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
-    database.write(work)
+    write(database, work)
 
     assert len(tries) == 2
     assert stored_call(database, "a").report_count == 0
 
 
 @on_postgresql
-def test_a_connection_that_is_always_killed_is_unavailable_after_three_tries(database: Database) -> None:
+def test_a_connection_that_is_always_killed_is_unavailable_after_five_tries(database: Database) -> None:
     tries = []
 
     def work(connection: Connection) -> None:
@@ -441,8 +425,8 @@ def test_a_connection_that_is_always_killed_is_unavailable_after_three_tries(dat
         connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
     with pytest.raises(Unavailable, match="terminating connection"):
-        database.write(work)
-    assert len(tries) == 3
+        write(database, work)
+    assert len(tries) == 5
 
 
 @on_postgresql
@@ -464,7 +448,7 @@ def test_of_two_transactions_that_lock_each_other_out_both_succeed(database: Dat
                     both_hold_one.wait(30)
 
         try:
-            database.write(work)
+            write(database, work)
         except BaseException as error:  # noqa: BLE001 - told below
             failures.append(error)
 
@@ -495,7 +479,8 @@ def test_whoever_waits_too_long_for_a_lock_is_told_and_nothing_is_harmed(databas
                 with pytest.raises(Unavailable, match=r"locked|lock timeout"):
                     Writer(hasty).record([later], NOW)
 
-        database.write(meanwhile)
+        with database.transaction() as connection:
+            meanwhile(connection)
         assert Writer(hasty).record([later], NOW) == ["duplicate"]
 
 
@@ -504,19 +489,20 @@ def test_whoever_waits_too_long_for_a_connection_is_told(empty_database_url: str
 
         def meanwhile(_connection: Connection) -> None:
             with pytest.raises(Unavailable, match="every connection is in use"):
-                database.write(lambda _: None)
+                write(database, lambda _: None)
 
-        database.write(meanwhile)
-        database.write(lambda _: None)
+        with database.transaction() as connection:
+            meanwhile(connection)
+        write(database, lambda _: None)
 
 
 def test_readers_do_not_wait_for_the_connections_of_writers(database: Database) -> None:
     def meanwhile(_connection: Connection) -> None:
-        with database.read() as connection:
+        with database.snapshot(limited=False) as connection:
             assert connection.scalar(text("SELECT count(*) FROM calls")) == 0
 
     with connected(url_of(database), patience=SHORT, connections=1) as narrow:
-        narrow.write(meanwhile)
+        write(narrow, meanwhile)
 
 
 # Time limits
@@ -525,14 +511,14 @@ def test_readers_do_not_wait_for_the_connections_of_writers(database: Database) 
 @on_postgresql
 @pytest.mark.parametrize("use", ["write", "ask"])
 def test_a_transaction_that_lasts_too_long_is_cut_and_the_next_is_not(database: Database, use: str) -> None:
-    with connected(url_of(database), at_most=timedelta(seconds=0.5)) as limited:
+    with connected(url_of(database), transaction_limit=timedelta(seconds=0.5)) as limited:
         began = time.monotonic()
         with pytest.raises(Unavailable):
-            getattr(limited, use)(scalar("SELECT pg_sleep(60)"))
+            USES[use](limited, scalar("SELECT pg_sleep(60)"))
         assert 0.4 < time.monotonic() - began < 20, "tried three times at most"
 
         for _ in range(3):
-            assert getattr(limited, use)(scalar("SELECT 1 FROM pg_sleep(0.3)")) == 1
+            assert USES[use](limited, scalar("SELECT 1 FROM pg_sleep(0.3)")) == 1
 
 
 @on_postgresql
@@ -541,10 +527,10 @@ def test_what_is_cut_leaves_nothing_behind(database: Database) -> None:
         connection.execute(text("INSERT INTO calls (reference_id) VALUES ('a')"))
         connection.execute(text("SELECT pg_sleep(60)"))
 
-    with connected(url_of(database), at_most=timedelta(seconds=0.3)) as limited, pytest.raises(Unavailable):
-        limited.write(work)
+    with connected(url_of(database), transaction_limit=timedelta(seconds=0.3)) as limited, pytest.raises(Unavailable):
+        write(limited, work)
 
-    assert database.ask(scalar("SELECT count(*) FROM calls")) == 0
+    assert ask(database, scalar("SELECT count(*) FROM calls")) == 0
 
 
 @on_postgresql
@@ -554,17 +540,13 @@ def test_what_is_cut_leaves_nothing_behind(database: Database) -> None:
 def test_a_server_that_falls_silent_after_the_log_in_is_unavailable_in_time(
     database: Database, use: str, answers: int, at_most: timedelta | None
 ) -> None:
-    def read(work: Callable[[Connection], Any]) -> Any:
-        with silent.read() as connection:
-            return work(connection)
-
     with (
         silent_server(url_of(database), answers) as (url, proxy),
-        connected(url, patience=SHORT, at_most=at_most) as silent,
+        connected(url, patience=SHORT, transaction_limit=at_most) as silent,
     ):
         began = time.monotonic()
         with pytest.raises(Unavailable):
-            {"write": silent.write, "ask": silent.ask, "read": read}[use](scalar("SELECT 1"))
+            USES[use](silent, scalar("SELECT 1"))
         assert time.monotonic() - began < 20
         assert proxy.connections == 1, "cut once, and not tried again"
 
@@ -572,17 +554,20 @@ def test_a_server_that_falls_silent_after_the_log_in_is_unavailable_in_time(
 @on_postgresql
 @pytest.mark.parametrize("use", ["write", "ask"])
 def test_a_connection_that_fell_silent_meanwhile_is_left_in_time(database: Database, use: str) -> None:
-    with silent_server(url_of(database)) as (url, proxy), connected(url, patience=SHORT, at_most=SHORT) as limited:
-        assert getattr(limited, use)(scalar("SELECT 1")) == 1
+    with (
+        silent_server(url_of(database)) as (url, proxy),
+        connected(url, patience=SHORT, transaction_limit=SHORT) as limited,
+    ):
+        assert USES[use](limited, scalar("SELECT 1")) == 1
 
         proxy.answers_left = 0
         began = time.monotonic()
         with pytest.raises(Unavailable):
-            getattr(limited, use)(scalar("SELECT 1"))
+            USES[use](limited, scalar("SELECT 1"))
         assert time.monotonic() - began < 20
 
         proxy.answers_left = float("inf")
-        assert getattr(limited, use)(scalar("SELECT 1")) == 1
+        assert USES[use](limited, scalar("SELECT 1")) == 1
 
 
 def test_whether_it_can_be_read_is_told_while_somebody_writes(database: Database) -> None:
@@ -593,14 +578,16 @@ def test_whether_it_can_be_read_is_told_while_somebody_writes(database: Database
             with pytest.raises(Unavailable, match=r"locked|lock timeout"):
                 another.check()
 
-    database.write(meanwhile)
+    with database.transaction() as connection:
+        meanwhile(connection)
 
 
 @on_postgresql
 def test_a_database_that_only_reads_can_be_read(database: Database) -> None:
     name = database.url.database
-    database.write(
-        lambda connection: connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    write(
+        database,
+        lambda connection: connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on")),
     )
     with connected(url_of(database)) as another:
         another.check(writes=False)

@@ -18,19 +18,24 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from makers import NOW, callback, change_by_hand, stored_call, stored_reports
+from sql import write
 from sqlalchemy import inspect, text
 
 from webapp.calls.rule import Registration
 from webapp.esms import parameters
-from webapp.storage.database import Database, NotMigrated, newest_migration
+from webapp.storage.database import Database
+from webapp.storage.errors import NotMigrated
 from webapp.storage.models import Base
-from webapp.storage.writer import HOT, Rejected, Run, Writer
+from webapp.storage.rejected import Rejected
+from webapp.storage.runs import Run
+from webapp.storage.schema import newest_migration
+from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 ROOT = Path(__file__).parents[3]
-TABLES = {"calls", "call_trails", "lookup_pace", "status_reports", "rejected_callbacks", "reconcile_runs"}
+TABLES = {"calls", "lookup_rate", "status_reports", "rejected_callbacks", "reconcile_runs"}
 
 
 def migrate_to(database: Database, revision: str) -> None:
@@ -41,12 +46,13 @@ def migrate_to(database: Database, revision: str) -> None:
         config.attributes["connection"] = connection
         (command.downgrade if revision in {"base", "0001"} else command.upgrade)(config, revision)
 
-    database.write(work)
+    with database.transaction() as connection:
+        work(connection)
 
 
 def rows(database: Database) -> dict[str, list[Any]]:
     """All that the tables hold, by their names."""
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         return {
             table.name: sorted(connection.execute(table.select()), key=str) for table in Base.metadata.tables.values()
         }
@@ -58,8 +64,7 @@ def fill(database: Database) -> None:
     writer.record([callback("a", 1, call_status="BUSY"), callback("b", 2, call_status="ANSWERED")], NOW)
     writer.register([Registration(reference_id="a", phone="849", campaign="tet")], NOW)
     writer.start_run(Run(id=parameters.new_id(), started_at=NOW, host="here"), lease=timedelta(minutes=1))
-    writer.pace(lambda pace, now: (pace.paused(now), None))
-    writer.record([callback("c", number) for number in range(2 * HOT)], NOW)
+    writer.slow_down(0, halve=False)
     usual = {"remote_addr": None, "method": "GET", "content_type": None, "payload": "{}", "reason": "is missing"}
     writer.reject(Rejected(id=parameters.new_id(), received_at=NOW, **usual))  # type: ignore[arg-type]
 
@@ -69,7 +74,7 @@ def test_up_down_and_up_again_with_data(database: Database) -> None:
     assert all(rows(database).values())
 
     migrate_to(database, "base")
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         assert inspect(connection).get_table_names() == ["alembic_version"]
         assert MigrationContext.configure(connection).get_current_revision() is None
 
@@ -78,12 +83,12 @@ def test_up_down_and_up_again_with_data(database: Database) -> None:
     assert rows(database).keys() == TABLES
     assert not any(rows(database).values())
     fill(database)
-    assert len(rows(database)["calls"]) == 3
+    assert len(rows(database)["calls"]) == 2
 
 
 def test_the_migrations_after_the_first_go_down_and_up_again_and_keep_all_calls(database: Database) -> None:
     fill(database)
-    kept = {name: found for name, found in rows(database).items() if name != "lookup_pace"}
+    kept = {name: found for name, found in rows(database).items() if name != "lookup_rate"}
 
     migrate_to(database, "0001")
     with pytest.raises(NotMigrated):
@@ -91,7 +96,7 @@ def test_the_migrations_after_the_first_go_down_and_up_again_and_keep_all_calls(
     migrate_to(database, "head")
 
     database.check()
-    assert rows(database) == kept | {"lookup_pace": []}
+    assert rows(database) == kept | {"lookup_rate": []}
 
 
 def test_migrating_again_touches_no_data(database: Database) -> None:
@@ -114,9 +119,9 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(empty_database_url
         raise KeyError
 
     try:
-        with pytest.raises(KeyError):
-            database.write(work)
-        with database.read() as connection:
+        with pytest.raises(KeyError), database.transaction() as connection:
+            work(connection)
+        with database.snapshot(limited=False) as connection:
             assert inspect(connection).get_table_names() == []
         database.migrate()
         database.check()
@@ -128,7 +133,7 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(empty_database_url
 
 
 def test_alembic_finds_no_difference_between_the_models_and_the_migrations(database: Database) -> None:
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
 
@@ -150,7 +155,7 @@ SHAPE_ON_POSTGRESQL = (
 
 def shape(database: Database) -> list[tuple[Any, ...]]:
     """Every column, index, constraint and comment, in the database's own words."""
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         reader = SHAPE_ON_SQLITE if database.is_sqlite else SHAPE_ON_POSTGRESQL
         found = [tuple(row) for query in reader for row in connection.exec_driver_sql(query)]
     # The times that the database itself fills in are the migrations' own business.
@@ -165,7 +170,7 @@ def shape(database: Database) -> list[tuple[Any, ...]]:
 def test_the_models_would_make_the_same_columns_indexes_constraints_and_comments(database: Database) -> None:
     migrated = shape(database)
     migrate_to(database, "base")
-    database.write(Base.metadata.create_all)
+    write(database, Base.metadata.create_all)
 
     assert shape(database) == migrated
     assert {row[0] for row in migrated} == TABLES
@@ -183,7 +188,7 @@ def test_every_table_and_column_of_the_models_says_what_it_holds() -> None:
 
 
 def test_every_table_and_column_of_the_database_says_what_it_holds(database: Database) -> None:
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         for table in Base.metadata.tables.values():
             if database.is_sqlite:
                 query = text("SELECT sql FROM sqlite_master WHERE name = :name")
@@ -220,7 +225,7 @@ def test_the_types_on_postgresql(database: Database) -> None:
         "SELECT table_name, column_name, data_type, numeric_precision, numeric_scale, collation_name"
         " FROM information_schema.columns WHERE table_schema = 'public'"
     )
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         found = [row for row in connection.execute(query) if row.table_name in TABLES]
     for row in found:
         usual = "timestamp with time zone" if row.column_name.endswith("_at") else "text"
@@ -237,7 +242,7 @@ def test_what_sqlite_keeps_of_times_ids_prices_and_booleans(tmp_path: Path) -> N
     Writer(database).record([report], NOW)
     change_by_hand(database, "INSERT INTO calls (reference_id, price) VALUES ('b', '9999999999.9999'), ('c', '0.0001')")
 
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         kept = connection.exec_driver_sql(
             "SELECT placed_at, conflict, typeof(conflict), typeof(c.price), c.price, r.id, length(r.id), received_at"
             " FROM calls c JOIN status_reports r USING (reference_id)"
@@ -254,7 +259,7 @@ def test_what_sqlite_keeps_of_times_ids_prices_and_booleans(tmp_path: Path) -> N
 def test_a_call_can_be_inserted_with_nothing_but_its_id(database: Database) -> None:
     change_by_hand(database, "INSERT INTO calls (reference_id) VALUES ('by-hand')")
 
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         (row,) = connection.execute(Base.metadata.tables["calls"].select()).mappings()
     assert row["placed_at"] == row["created_at"] == row["updated_at"]
     assert abs(row["placed_at"] - datetime.now(UTC)) < timedelta(minutes=1)
@@ -269,7 +274,7 @@ def test_a_call_can_be_inserted_with_nothing_but_its_id(database: Database) -> N
     } | {"created_at", "updated_at"}
     assert (row["report_count"], row["conflict"], row["lookup_count"]) == (0, False, 0)
     if database.is_sqlite:
-        with database.read() as connection:
+        with database.snapshot(limited=False) as connection:
             kept = str(connection.exec_driver_sql("SELECT placed_at FROM calls").scalar())
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}000Z", kept)
 
@@ -299,7 +304,7 @@ def test_alembic_itself_works_from_a_checkout(empty_database_url: str, tmp_path:
     database.check()
     fill(database)
     alembic("downgrade", "base")
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         assert inspect(connection).get_table_names() == ["alembic_version"]
     alembic("upgrade", "+1")
     alembic("upgrade", "head")
@@ -332,7 +337,8 @@ def test_an_installed_package_migrates_and_stores(installed: Path, empty_databas
     program = """
 import sys
 import webapp
-from webapp.database import Database, NotMigrated, newest_migration
+from webapp.storage.database import Database
+from webapp.storage.schema import newest_migration
 database = Database(sys.argv[1])
 print(webapp.__file__, *database.migrate(), newest_migration())
 database.check()

@@ -17,10 +17,12 @@ from webapp.calls.rule import Registration
 from webapp.esms import parameters
 from webapp.esms.lookup import LookupAnswer
 from webapp.storage.claims import Due
+from webapp.storage.filters import CallFilter
 from webapp.storage.models import calls, status_reports
-from webapp.storage.reader import Filter, LookupShare, Position, Status
+from webapp.storage.reader import LookupShare, Position, Status
+from webapp.storage.rejected import Rejected
+from webapp.storage.runs import Run
 from webapp.storage.types import iso
-from webapp.storage.writer import Rejected, Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +44,7 @@ def names(found: Iterable[dict[str, Any]]) -> list[str]:
     return [call["reference_id"] for call in found]
 
 
-def walk(reader: Reader, wanted: Filter, limit: int) -> list[list[str]]:
+def walk(reader: Reader, wanted: CallFilter, limit: int) -> list[list[str]]:
     """All pages, from the first to the one that says it is the last."""
     pages, position = [], None
     while True:
@@ -93,25 +95,25 @@ def test_pages_have_every_call_once_and_the_newest_placed_first(writer: Writer, 
     place(writer, {"a": 3, "b": 1, "c": 2, "d": 2, "D": 2, "e": 0.000001})
     expected = ["a", "d", "c", "D", "b", "e"]
 
-    assert walk(reader, Filter(), limit) == [expected[i : i + limit] for i in range(0, len(expected), limit)]
+    assert walk(reader, CallFilter(), limit) == [expected[i : i + limit] for i in range(0, len(expected), limit)]
 
 
 def test_without_calls_there_is_one_empty_page(reader: Reader) -> None:
-    assert walk(reader, Filter(), 1) == [[]]
+    assert walk(reader, CallFilter(), 1) == [[]]
 
 
 def test_a_page_that_ends_with_the_last_call_says_that_none_follows(writer: Writer, reader: Reader) -> None:
     place(writer, {"a": 1, "b": 2})
 
-    assert reader.page(Filter(), None, 2)[1] is None
-    assert reader.page(Filter(), None, 1)[1] == Position(at(2), "b")
+    assert reader.page(CallFilter(), None, 2)[1] is None
+    assert reader.page(CallFilter(), None, 1)[1] == Position(at(2), "b")
 
 
 def test_calls_that_arrive_meanwhile_neither_repeat_nor_hide_one(writer: Writer, reader: Reader) -> None:
     place(writer, {f"call-{number:02}": number for number in range(20)})
     seen, position = [], None
     for number in range(10):
-        page, position = reader.page(Filter(), position, 2)
+        page, position = reader.page(CallFilter(), position, 2)
         seen += names(page)
         writer.record([callback(f"new-{number}", 100 + number, call_status="BUSY")], NOW)
         place(writer, {f"same-{number}": 19})
@@ -144,26 +146,26 @@ def a_little_of_everything(writer: Writer) -> None:
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        (Filter(), ["looked-up", "conflict", "busy", "answered", "asked", "missing", "given-up"]),
-        (Filter(status="BUSY"), ["looked-up", "busy"]),
-        (Filter(status="busy"), []),
-        (Filter(ivr="007"), ["busy"]),
-        (Filter(ivr="7"), []),
-        (Filter(campaign="tet"), ["busy"]),
-        (Filter(since=at(30)), ["looked-up", "conflict", "busy"]),
-        (Filter(until=at(30)), ["answered", "asked", "missing", "given-up"]),
-        (Filter(since=at(10), until=at(30)), ["answered", "asked"]),
-        (Filter(since=at(10.000001), until=at(20)), []),
-        (Filter(missing=True), ["asked", "missing"]),
-        (Filter(missing=False), ["looked-up", "conflict", "busy", "answered", "given-up"]),
-        (Filter(conflict=True), ["conflict"]),
-        (Filter(conflict=False), ["looked-up", "busy", "answered", "asked", "missing", "given-up"]),
-        (Filter(status="BUSY", ivr="007", campaign="tet", since=NOW, missing=False, conflict=False), ["busy"]),
+        (CallFilter(), ["looked-up", "conflict", "busy", "answered", "asked", "missing", "given-up"]),
+        (CallFilter(status="BUSY"), ["looked-up", "busy"]),
+        (CallFilter(status="busy"), []),
+        (CallFilter(ivr="007"), ["busy"]),
+        (CallFilter(ivr="7"), []),
+        (CallFilter(campaign="tet"), ["busy"]),
+        (CallFilter(since=at(30)), ["looked-up", "conflict", "busy"]),
+        (CallFilter(until=at(30)), ["answered", "asked", "missing", "given-up"]),
+        (CallFilter(since=at(10), until=at(30)), ["answered", "asked"]),
+        (CallFilter(since=at(10.000001), until=at(20)), []),
+        (CallFilter(missing=True), ["asked", "missing"]),
+        (CallFilter(missing=False), ["looked-up", "conflict", "busy", "answered", "given-up"]),
+        (CallFilter(conflict=True), ["conflict"]),
+        (CallFilter(conflict=False), ["looked-up", "busy", "answered", "asked", "missing", "given-up"]),
+        (CallFilter(status="BUSY", ivr="007", campaign="tet", since=NOW, missing=False, conflict=False), ["busy"]),
     ],
     ids=repr,
 )
 def test_a_filter_leaves_the_calls_that_are_wanted(
-    writer: Writer, reader: Reader, wanted: Filter, expected: list[str]
+    writer: Writer, reader: Reader, wanted: CallFilter, expected: list[str]
 ) -> None:
     a_little_of_everything(writer)
 
@@ -331,7 +333,7 @@ def test_the_share_of_lookups_is_read_from_an_index(reader: Reader, database: Da
         reader.lookup_share(NOW)
     finally:
         event.remove(Engine, "before_cursor_execute", see)
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         if not database.is_sqlite:
             # Of an empty table PostgreSQL thinks that it is as good as its index.
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
@@ -380,7 +382,7 @@ def test_rejected_callbacks_come_oldest_first_until_they_are_replayed(writer: Wr
 def test_rejected_callbacks_may_be_replayed_while_they_are_read(
     writer: Writer, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webapp.storage.reader._AT_ONCE", 2)
+    monkeypatch.setattr("webapp.storage.reader._PORTION", 2)
     kept = [a_rejected(number, str(number)) for number in range(5)]
     for one in kept:
         writer.reject(one)
@@ -398,7 +400,7 @@ def test_rejected_callbacks_may_be_replayed_while_they_are_read(
 def test_the_ids_of_all_calls_include_those_that_only_history_knows(
     writer: Writer, reader: Reader, database: Database, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr("webapp.storage.reader._AT_ONCE", at_once)
+    monkeypatch.setattr("webapp.storage.reader._PORTION", at_once)
     place(writer, {"b": 1, "registered": 1, "B": 1})
     writer.record([callback(name, second, call_status="BUSY") for name in ("b", "a", "z") for second in (1, 2)], NOW)
     change_by_hand(database, "DELETE FROM calls WHERE reference_id = 'z'")

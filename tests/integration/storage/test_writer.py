@@ -24,10 +24,12 @@ from webapp.calls.rule import Call, Registration
 from webapp.esms import callback as esms_callback
 from webapp.esms import parameters
 from webapp.esms.lookup import LookupAnswer
+from webapp.storage import rejected as rejecting
 from webapp.storage import writer as writing
 from webapp.storage.claims import Due
-from webapp.storage.models import call_trails, calls, reconcile_runs, rejected_callbacks, status_reports
-from webapp.storage.writer import Rejected, Run
+from webapp.storage.models import calls, reconcile_runs, rejected_callbacks, status_reports
+from webapp.storage.rejected import Rejected
+from webapp.storage.runs import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,12 +48,12 @@ ANY_TIME = Due(placed_by=at(1000 * HOUR), due_by=at(1000 * HOUR))
 
 
 def count(database: Database, table: Table) -> int:
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         return connection.execute(select(func.count()).select_from(table)).scalar_one()
 
 
 def columns(database: Database, reference_id: str, *names: str) -> tuple[Any, ...]:
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         query = select(*[calls.c[name] for name in names]).where(calls.c.reference_id == reference_id)
         return tuple(connection.execute(query).one())
 
@@ -106,7 +108,7 @@ def test_each_report_has_the_effect_that_it_had_when_it_was_stored(writer: Write
     assert writer.record([report for report, _ in told], at(99)) == [effect for _, effect in told]
 
     assert stored_call(database, "a") == row
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         kept = {row.id: row.effect for row in connection.execute(select(status_reports))}
     assert kept == {report.id: effect for report, effect in told}
 
@@ -609,7 +611,7 @@ def test_calls_never_asked_about_come_first_and_then_the_longest_due(writer: Wri
     expected = ["new-1", "new-2", "conflict", "asked-1", "asked-2"]
 
     assert claim(writer, HOUR) == expected
-    writer.release(dict.fromkeys(expected, at(HOUR + MINUTE)))
+    writer.release_claims(dict.fromkeys(expected, at(HOUR + MINUTE)))
     assert [claim(writer, HOUR, limit=1) for _ in range(6)] == [[name] for name in expected] + [[]]
 
 
@@ -656,7 +658,7 @@ def test_a_claimed_call_is_free_again_when_its_lease_is_over_or_it_is_released(w
 
     assert claim(writer, 0) == ["a", "b"]
     assert claim(writer, 59.9) == []
-    writer.release({"b": at(MINUTE)})
+    writer.release_claims({"b": at(MINUTE)})
     assert claim(writer, 59.9) == ["b"]
     assert claim(writer, 60) == ["a"]
     assert claim(writer, 300) == ["a", "b"]
@@ -667,8 +669,8 @@ def test_releasing_leaves_the_call_due_as_it_was(writer: Writer, database: Datab
     before = columns(database, "a", *calls.c.keys())
     claim(writer, 0)
     assert columns(database, "a", *calls.c.keys()) != before
-    writer.release({"a": at(MINUTE), "never heard of": at(MINUTE)})
-    writer.release({})
+    writer.release_claims({"a": at(MINUTE), "never heard of": at(MINUTE)})
+    writer.release_claims({})
 
     assert columns(database, "a", *calls.c.keys()) == before
 
@@ -678,10 +680,10 @@ def test_a_claim_can_be_kept_until_another_run_has_the_call(writer: Writer, data
     assert claim(writer, 0) == ["a", "b"]
     lost, mine = {"a": at(MINUTE)}, {"a": at(MINUTE), "b": at(MINUTE)}
 
-    assert writer.keep({"b": at(MINUTE)}, at(90)) == {"b"}
+    assert writer.renew_claims({"b": at(MINUTE)}, at(90)) == {"b"}
     assert claim(writer, 60) == ["a"]
-    assert writer.keep(mine | {"b": at(90)}, at(100)) == {"b"}
-    writer.release(lost)
+    assert writer.renew_claims(mine | {"b": at(90)}, at(100)) == {"b"}
+    writer.release_claims(lost)
 
     assert columns(database, "a", "claimed_until") == (at(120),)
     assert claim(writer, 99.9) == []
@@ -753,7 +755,7 @@ def rejected(seconds: float, payload: str = '{"query": "", "body": ""}', **words
 
 
 def rejected_rows(database: Database) -> list[Any]:
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         return list(connection.execute(select(rejected_callbacks).order_by(rejected_callbacks.c.first_at)))
 
 
@@ -784,16 +786,16 @@ def test_a_rejected_callback_is_kept_as_it_came(writer: Writer, database: Databa
 
 @pytest.fixture
 def summed_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "REJECTED_STEP", 0)
-    monkeypatch.setattr(writing, "REJECTED_SPARE", 0)
+    monkeypatch.setattr(rejecting, "STEP_BYTES", 0)
+    monkeypatch.setattr(rejecting, "SPARE_BYTES", 0)
 
 
 @pytest.mark.usefixtures("summed_each_time")
 def test_when_room_runs_out_replayed_ones_make_it_first_and_then_the_oldest(
     writer: Writer, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    each = 1000 + writing.REJECTED_ROW_OVERHEAD
-    monkeypatch.setattr(writing, "REJECTED_ROOM", 4 * each)
+    each = 1000 + rejecting.ROW_OVERHEAD_BYTES
+    monkeypatch.setattr(rejecting, "LIMIT_BYTES", 4 * each)
     kept = [rejected(seconds, str(seconds) * 1000) for seconds in range(4)]
     for one in kept:
         writer.reject(one)
@@ -812,10 +814,10 @@ def test_when_room_runs_out_replayed_ones_make_it_first_and_then_the_oldest(
 def test_one_large_rejected_callback_drops_as_many_small_ones_as_it_needs(
     writer: Writer, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "REJECTED_ROOM", 250 * (10 + writing.REJECTED_ROW_OVERHEAD))
+    monkeypatch.setattr(rejecting, "LIMIT_BYTES", 250 * (10 + rejecting.ROW_OVERHEAD_BYTES))
     for seconds in range(250):
         writer.reject(rejected(seconds, f"{seconds:010}"))
-    writer.reject(rejected(500, "x" * (200 * (10 + writing.REJECTED_ROW_OVERHEAD) - writing.REJECTED_ROW_OVERHEAD)))
+    writer.reject(rejected(500, "x" * (200 * (10 + rejecting.ROW_OVERHEAD_BYTES) - rejecting.ROW_OVERHEAD_BYTES)))
 
     assert [row.first_at for row in rejected_rows(database)] == [*(at(seconds) for seconds in range(200, 250)), at(500)]
 
@@ -823,18 +825,18 @@ def test_one_large_rejected_callback_drops_as_many_small_ones_as_it_needs(
 def test_what_is_rejected_is_summed_up_only_now_and_then_and_stays_within_its_room_with_many_processes(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    each = 1000 + writing.REJECTED_ROW_OVERHEAD
-    monkeypatch.setattr(writing, "REJECTED_STEP", 10 * each)
-    monkeypatch.setattr(writing, "REJECTED_SPARE", 40 * each)
-    monkeypatch.setattr(writing, "REJECTED_ROOM", 100 * each)
+    each = 1000 + rejecting.ROW_OVERHEAD_BYTES
+    monkeypatch.setattr(rejecting, "STEP_BYTES", 10 * each)
+    monkeypatch.setattr(rejecting, "SPARE_BYTES", 40 * each)
+    monkeypatch.setattr(rejecting, "LIMIT_BYTES", 100 * each)
     sums: list[None] = []
-    make_room = writing._make_room  # noqa: SLF001 - what it costs is not seen from outside in so small a table
+    make_room = rejecting._make_room  # noqa: SLF001 - what it costs is not seen from outside in so small a table
 
     def summing_up(connection: Connection) -> None:
         sums.append(None)
         make_room(connection)
 
-    monkeypatch.setattr(writing, "_make_room", summing_up)
+    monkeypatch.setattr(rejecting, "_make_room", summing_up)
     stores = [writing.Writer(database) for _ in range(4)]
 
     most = 0
@@ -852,7 +854,7 @@ def test_one_that_only_counts_drops_nothing(
 ) -> None:
     writer.reject(rejected(1, "one"))
     writer.reject(rejected(2, "two"))
-    monkeypatch.setattr(writing, "REJECTED_ROOM", 1)
+    monkeypatch.setattr(rejecting, "LIMIT_BYTES", 1)
     writer.reject(rejected(3, "one"))
 
     assert [row.count for row in rejected_rows(database)] == [2, 1]
@@ -956,7 +958,7 @@ def test_a_conflict_that_folding_anew_finds_is_asked_about(writer: Writer, datab
 def test_a_run_is_written_when_it_starts_and_when_it_ends(writer: Writer, database: Database) -> None:
     run = Run(id=parameters.new_id(), started_at=at(1), host="here")
     writer.start_run(run, lease=timedelta(minutes=1))
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         begun = connection.execute(select(reconcile_runs)).mappings().one()
     assert (begun["finished_at"], begun["outcome"], begun["checked"]) == (None, None, 0)
 
@@ -964,7 +966,7 @@ def test_a_run_is_written_when_it_starts_and_when_it_ends(writer: Writer, databa
     ended = replace(ended, failed=4, gave_up=5)
     writer.save_run(ended)
 
-    with database.read() as connection:
+    with database.snapshot(limited=False) as connection:
         row = connection.execute(select(reconcile_runs)).mappings().one()
     assert dict(row) == {field.name: getattr(ended, field.name) for field in fields(Run)}
 
@@ -1043,6 +1045,8 @@ def test_random_reports_in_random_batches_end_in_the_fold_of_their_set(
 
 # Calls with many reports
 
+MANY = 50
+
 
 def hot_history(number: int, *, seed: int) -> list[StatusReport]:
     """So many reports of one call, of every kind, in an order that is not theirs."""
@@ -1065,107 +1069,24 @@ def hot_history(number: int, *, seed: int) -> list[StatusReport]:
     return told
 
 
-def trail_rows(database: Database) -> list[str]:
-    with database.read() as connection:
-        return list(connection.scalars(select(call_trails.c.reference_id)))
-
-
 @pytest.mark.parametrize("size", [1, 7, 300])
 def test_a_call_with_a_great_many_reports_in_any_order_is_the_fold_of_its_history(
     writer: Writer, database: Database, size: int
 ) -> None:
-    told = hot_history(3 * writing.HOT, seed=size)
+    told = hot_history(3 * MANY, seed=size)
     for start in range(0, len(told), size):
         writer.record([*told[start : start + size], *([] if start else [callback("cold")])], at(0))
 
     history = stored_reports(database, "a")
     assert {report.id for report in history} == {report.id for report in told}
     assert heard(stored_call(database, "a")) == heard(fold_of(told))
-    assert trail_rows(database) == ["a"]
     assert writer.refold(["a", "cold"], at(9), check_only=True) == []
     writer.record(told[:60], at(9))
     assert stored_call(database, "a").report_count == len(told), "the same ones again do nothing"
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "DELETE FROM call_trails",
-        "UPDATE calls SET report_count = report_count + 1",
-        "UPDATE calls SET report_count = report_count - 1",
-    ],
-)
-def test_a_trail_that_is_missing_or_does_not_fit_is_made_anew(writer: Writer, database: Database, damage: str) -> None:
-    told = hot_history(2 * writing.HOT, seed=1)
-    for report in told[:-20]:
-        writer.record([report], at(0))
-    change_by_hand(database, damage)
-
-    for report in told[-20:]:
-        writer.record([report], at(0))
-
-    assert heard(stored_call(database, "a")) == heard(fold_of(told))
-    assert trail_rows(database) == ["a"]
-    assert writer.refold(["a"], at(9), check_only=True) == []
-
-
-def test_a_trail_that_is_older_than_its_call_is_made_anew(writer: Writer, database: Database) -> None:
-    told = hot_history(3 * writing.HOT, seed=4)
-    for report in told[: 2 * writing.HOT]:
-        writer.record([report], at(0))
-    with database.read() as connection:
-        older = connection.scalar(select(call_trails.c.trail))
-    for report in told[2 * writing.HOT : -1]:
-        writer.record([report], at(0))
-    change_by_hand(database, "UPDATE call_trails SET trail = :older", older=older)
-
-    writer.record(told[-1:], at(0))
-
-    assert heard(stored_call(database, "a")) == heard(fold_of(told))
-    assert writer.refold(["a"], at(9), check_only=True) == []
-
-
-def test_folding_anew_leaves_a_trail_that_tells(writer: Writer, database: Database) -> None:
-    told = hot_history(2 * writing.HOT, seed=2)
-    writer.record(told[:-1], at(0))
-    change_by_hand(database, "DELETE FROM call_trails")
-    change_by_hand(database, "UPDATE calls SET call_status = 'WRONG', report_count = 3")
-
-    assert writer.refold(["a"], at(9), check_only=False) == ["a"]
-    writer.record(told[-1:], at(9))
-
-    assert trail_rows(database) == ["a"]
-    assert heard(stored_call(database, "a")) == heard(fold_of(told))
-
-
-def test_a_late_report_of_a_hot_call_reads_no_history(
-    writer: Writer, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for second in range(writing.HOT + 5):
-        writer.record([callback("a", 100 + second, send_status=5, call_status="BUSY")], at(0))
-    readings: list[str] = []
-    read = writing._Batch._reports_of  # noqa: SLF001 - to see whether it is used
-
-    def noting(batch: Any, reference_id: str) -> list[StatusReport]:
-        readings.append(reference_id)
-        return read(batch, reference_id)
-
-    monkeypatch.setattr(writing._Batch, "_reports_of", noting)  # noqa: SLF001
-
-    late = [
-        callback("a", second, send_status=5, call_status=status)
-        for second, status in ((200, "ANSWERED"), (150, "BUSY"))
-    ]
-    for report in late:
-        writer.record([report], at(0))
-
-    assert readings == []
-    assert stored_call(database, "a").conflict
-    assert writer.refold(["a"], at(9), check_only=True) == []
-
-
 def test_a_hot_call_that_several_write_at_once_is_the_fold_of_its_history(writer: Writer, database: Database) -> None:
-    told = hot_history(3 * writing.HOT, seed=3)
+    told = hot_history(3 * MANY, seed=3)
     problems: list[BaseException] = []
 
     def write(mine: Sequence[StatusReport]) -> None:
@@ -1184,5 +1105,4 @@ def test_a_hot_call_that_several_write_at_once_is_the_fold_of_its_history(writer
     assert problems == []
     assert heard(stored_call(database, "a")) == heard(fold_of(told))
     assert {report.id for report in stored_reports(database, "a")} == {report.id for report in told}
-    assert trail_rows(database) == ["a"]
     assert writer.refold(["a"], at(9), check_only=True) == []

@@ -518,7 +518,8 @@ def test_a_page_that_ends_with_the_last_call_has_no_next(many: Api) -> None:
 
 
 def test_a_database_that_is_away_gets_a_503(api: Api, database: Database) -> None:
-    database.write(lambda connection: connection.execute(text("DROP TABLE calls")))
+    with database.transaction() as connection:
+        connection.execute(text("DROP TABLE calls"))
 
     asked = [api.get(""), api.get("/a"), api.register({"reference_id": "a"})]
 

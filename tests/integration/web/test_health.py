@@ -22,6 +22,7 @@ from ledger import until
 from outages import small_disk
 from prometheus_client.parser import text_string_to_metric_families
 from running import serving
+from sql import write
 from sqlalchemy import create_engine, make_url, text
 
 from webapp import app as application
@@ -95,7 +96,8 @@ def test_a_database_that_is_not_migrated_is_not_ready_until_it_is(
     monkeypatch.setenv("DATABASE_URL", empty_database_url)
     monkeypatch.setenv("INSTANCE_DIR", str(tmp_path / "instance"))
     database = Database(empty_database_url)
-    database.write(lambda connection: connection.execute(text("CREATE TABLE other (x integer)")))
+    with database.transaction() as connection:
+        connection.execute(text("CREATE TABLE other (x integer)"))
     app = create_app()
 
     assert_not_ready(app.test_client(), "none", "esms-calls migrate")
@@ -108,7 +110,8 @@ def test_a_database_that_is_not_migrated_is_not_ready_until_it_is(
 
 
 def test_a_database_at_another_migration_is_not_ready(client: FlaskClient, database: Database) -> None:
-    database.write(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '0000'")))
+    with database.transaction() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
 
     assert_not_ready(client, "0000", "esms-calls migrate")
 
@@ -140,8 +143,9 @@ def test_a_file_that_is_no_database_is_not_ready(settings: Settings, tmp_path: P
 @ON_POSTGRESQL
 def test_a_postgresql_that_is_read_only_is_not_ready(settings: Settings, database: Database) -> None:
     name = make_url(settings.database).database
-    database.write(
-        lambda connection: connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    write(
+        database,
+        lambda connection: connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on")),
     )
     with app_on(settings) as client:
         assert_not_ready(client, "read-only")

@@ -20,17 +20,17 @@ def in_seconds(moments: list[Any]) -> list[float]:
 
 
 def test_moments_are_spaced_evenly_and_a_little_further_apart_than_the_rate_says() -> None:
-    pace, first = Pace(next_at=at(-5)).reserve(NOW, 3, 10)
+    pace, first = Pace(next_slot_at=at(-5)).reserve(NOW, 3, 10)
     pace, then = pace.reserve(at(0.01), 2, 10)
 
     gap = SLACK / 10
     assert SLACK > 1
     assert in_seconds([*first, *then]) == pytest.approx([0, gap, 2 * gap, 3 * gap, 4 * gap])
-    assert in_seconds([pace.next_at]) == pytest.approx([5 * gap])
+    assert in_seconds([pace.next_slot_at]) == pytest.approx([5 * gap])
 
 
 def test_time_that_was_not_used_is_not_made_up_for() -> None:
-    pace, _ = Pace(next_at=NOW).reserve(NOW, 1, 10)
+    pace, _ = Pace(next_slot_at=NOW).reserve(NOW, 1, 10)
 
     _, later = pace.reserve(at(60), 2, 10)
 
@@ -38,7 +38,7 @@ def test_time_that_was_not_used_is_not_made_up_for() -> None:
 
 
 def test_at_half_the_share_moments_are_twice_as_far_apart() -> None:
-    slowed = Pace(next_at=NOW).slowed(NOW)
+    slowed = Pace(next_slot_at=NOW).slowed(NOW)
 
     _, (one, other) = slowed.reserve(NOW, 2, 10)
 
@@ -46,7 +46,7 @@ def test_at_half_the_share_moments_are_twice_as_far_apart() -> None:
 
 
 def test_each_slowing_halves_the_share_down_to_the_smallest() -> None:
-    pace, shares = Pace(next_at=NOW), []
+    pace, shares = Pace(next_slot_at=NOW), []
     for _ in range(7):
         pace = pace.slowed(NOW)
         shares.append(pace.share_at(NOW))
@@ -55,17 +55,17 @@ def test_each_slowing_halves_the_share_down_to_the_smallest() -> None:
 
 
 def test_the_share_recovers_evenly_and_stays_whole() -> None:
-    pace = Pace(next_at=NOW).slowed(NOW)
+    pace = Pace(next_slot_at=NOW).slowed(NOW)
 
     assert pace.share_at(NOW + RECOVERY / 4) == pytest.approx(3 / 4)
     assert pace.share_at(NOW + RECOVERY / 2) == 1
     assert pace.share_at(NOW + 100 * RECOVERY) == 1
     assert pace.slowed(NOW + RECOVERY / 4).share_at(NOW + RECOVERY / 4) == pytest.approx(3 / 8)
-    assert Pace(next_at=NOW).share_at(NOW) == 1
+    assert Pace(next_slot_at=NOW).share_at(NOW) == 1
 
 
 def test_a_clock_that_was_set_back_does_not_keep_it_slow() -> None:
-    pace = Pace(next_at=at(86400)).slowed(at(86400))
+    pace = Pace(next_slot_at=at(86400)).slowed(at(86400))
 
     assert pace.share_at(at(86399)) < 0.6
     assert pace.share_at(NOW) == 1
@@ -73,7 +73,7 @@ def test_a_clock_that_was_set_back_does_not_keep_it_slow() -> None:
 
 
 def test_in_a_pause_nothing_leaves_and_a_shorter_one_does_not_end_it() -> None:
-    pace = Pace(next_at=NOW).paused(at(30)).paused(at(10))
+    pace = Pace(next_slot_at=NOW).paused(at(30)).paused(at(10))
 
     _, moments = pace.reserve(NOW, 2, 10)
 
@@ -82,15 +82,15 @@ def test_in_a_pause_nothing_leaves_and_a_shorter_one_does_not_end_it() -> None:
 
 
 def test_a_pause_that_is_over_delays_nothing() -> None:
-    assert Pace(next_at=NOW).paused(at(30)).reserve(at(31), 1, 10)[1] == [at(31)]
+    assert Pace(next_slot_at=NOW).paused(at(30)).reserve(at(31), 1, 10)[1] == [at(31)]
 
 
 def test_a_moment_too_far_ahead_is_not_believed() -> None:
     """Such as one that was written while a clock was wrong."""
-    pace, moments = Pace(next_at=NOW + timedelta(days=365)).reserve(NOW, 1, 10)
+    pace, moments = Pace(next_slot_at=NOW + timedelta(days=365)).reserve(NOW, 1, 10)
 
     assert moments == [NOW + LONGEST_PAUSE]
-    assert pace.next_at == NOW + LONGEST_PAUSE + SECOND * SLACK / 10
+    assert pace.next_slot_at == NOW + LONGEST_PAUSE + SECOND * SLACK / 10
 
 
 STEPS = st.lists(
@@ -107,7 +107,7 @@ STEPS = st.lists(
 def test_whatever_happens_no_second_has_more_moments_than_the_rate(
     rate: int, steps: list[tuple[str, float, int]]
 ) -> None:
-    pace, now, moments = Pace(next_at=NOW), NOW, []
+    pace, now, moments = Pace(next_slot_at=NOW), NOW, []
     for step, seconds, number in steps:
         now += timedelta(seconds=seconds)
         if step == "slowed":

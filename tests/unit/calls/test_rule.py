@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import NOW, any_of, at, callback, fold_of, heard, lookup
+from makers import NOW, any_of, at, callback, fold_of, heard, lookup, report_with
 
 from webapp.calls import rule, schedule
 from webapp.calls.report import CONFIRMABLE, EFFECTS, FIELDS, StatusReport
@@ -509,7 +509,7 @@ def test_the_first_report_of_a_registered_call_is_progress_even_if_it_says_nothi
 
 def reports(**origin: Any) -> st.SearchStrategy[StatusReport]:
     return st.builds(
-        StatusReport,
+        report_with,
         id=st.integers(1, 9).map(lambda number: UUID(int=number)),
         reference_id=st.just("a"),
         received_at=st.integers(0, 4).map(at),

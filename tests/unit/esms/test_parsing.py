@@ -79,6 +79,7 @@ def test_the_published_callback_is_read() -> None:
     report = callback(samples.FAILED_CALL.text)
 
     assert report == StatusReport(
+        final=True,
         id=ID,
         reference_id="066107ee-6ec4-4283-b595-aa74977c65c5",
         source="callback",

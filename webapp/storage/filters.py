@@ -1,0 +1,56 @@
+"""Which calls are wanted: the one filter of API, export and commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import and_
+
+from webapp.storage.models import calls
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFilter:
+    """Which calls are wanted; None is any. ``since`` is inclusive, ``until`` exclusive, of ``placed_at``."""
+
+    status: str | None = None
+    ivr: str | None = None
+    campaign: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    reference_ids: tuple[str, ...] | None = None
+    missing: bool | None = None
+    conflict: bool | None = None
+    settled: bool | None = None
+    registered: bool | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """As SQL."""
+        equal = ((calls.c.call_status, self.status), (calls.c.ivr, self.ivr), (calls.c.campaign, self.campaign))
+        wanted: list[ColumnElement[bool]] = [column == value for column, value in equal if value is not None]
+        if self.since is not None:
+            wanted.append(calls.c.placed_at >= self.since)
+        if self.until is not None:
+            wanted.append(calls.c.placed_at < self.until)
+        if self.reference_ids is not None:
+            wanted.append(calls.c.reference_id.in_(self.reference_ids))
+        flags = (
+            (is_missing(), self.missing),
+            (calls.c.conflict, self.conflict),
+            (calls.c.settled_at.is_not(None), self.settled),
+            (calls.c.registered_at.is_not(None), self.registered),
+        )
+        return [*wanted, *(flag if value else ~flag for flag, value in flags if value is not None)]
+
+
+EVERY_CALL = CallFilter()
+
+
+def is_missing() -> ColumnElement[bool]:
+    """The condition that a call is missing: it has no final report, and was not given up."""
+    return and_(calls.c.settled_at.is_(None), calls.c.gave_up_at.is_(None))

@@ -1,0 +1,120 @@
+"""Keeps what reached the callback URL and could not be read, within a limit of bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from webapp.storage import bulk
+from webapp.storage.models import rejected_callbacks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.engine import Connection
+
+LIMIT_BYTES = 256 * 1024 * 1024
+"""Bytes of payload that ``rejected_callbacks`` holds, at most."""
+STEP_BYTES = 1024 * 1024
+"""Bytes that a process may add before it sums up again: a sum reads the whole table."""
+SPARE_BYTES = 16 * STEP_BYTES
+"""Bytes that stay free when room is made, for what as many processes add meanwhile."""
+ROW_OVERHEAD_BYTES = 512
+"""Bytes that each row counts besides its payload, so that small ones are limited in number too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """What reached the callback URL and could not be read. ``payload`` is JSON text of its query and body."""
+
+    id: UUID
+    received_at: datetime
+    remote_addr: str | None
+    method: str
+    content_type: str | None
+    payload: str
+    reason: str
+
+
+class RejectedCallbacks:
+    """Writes rejected callbacks for one process, and counts what it added since the last sum."""
+
+    def __init__(self) -> None:
+        """The first callback that is kept sums up."""
+        self._added_bytes = STEP_BYTES
+
+    def keep(self, connection: Connection, rejected: Sequence[Rejected]) -> None:
+        """Keep them; the same method, payload and reason again only counts. One whose id is stored already is skipped.
+
+        Removes replayed rows and the oldest ones when the limit is near.
+        """
+        stored = set(
+            connection.scalars(
+                select(rejected_callbacks.c.id).where(
+                    bulk.is_one_of(connection, rejected_callbacks.c.id, [one.id for one in rejected])
+                )
+            )
+        )
+        # In one order for all processes, or two of them could lock each other out.
+        new = sorted((one for one in rejected if one.id not in stored), key=lambda one: (one.payload, one.reason))
+        added = sum(_insert(connection, one) for one in new)
+        # Counted before the commit: one that fails only makes the next sum come earlier.
+        self._added_bytes += added
+        if added and self._added_bytes >= STEP_BYTES:
+            _make_room(connection)
+            self._added_bytes = 0
+
+
+def mark_replayed(connection: Connection, identifier: UUID, now: datetime) -> None:
+    """Note that a rejected callback became a report."""
+    connection.execute(update(rejected_callbacks).where(rejected_callbacks.c.id == identifier).values(replayed_at=now))
+
+
+def _insert(connection: Connection, rejected: Rejected) -> int:
+    """How many bytes were added; 0 if the same is there already."""
+    is_postgresql = connection.dialect.name == "postgresql"
+    size = len(rejected.payload.encode()) + ROW_OVERHEAD_BYTES
+    statement = (postgresql if is_postgresql else sqlite).insert(rejected_callbacks)
+    statement = statement.values(
+        id=rejected.id,
+        first_at=rejected.received_at,
+        last_at=rejected.received_at,
+        remote_addr=rejected.remote_addr,
+        method=rejected.method,
+        content_type=rejected.content_type,
+        payload=rejected.payload,
+        payload_sha256=hashlib.sha256(rejected.payload.encode()).hexdigest(),
+        size=size,
+        reason=rejected.reason,
+        count=1,
+    )
+    later = func.greatest if is_postgresql else func.max
+    again = {
+        "count": rejected_callbacks.c.count + 1,
+        "replayed_at": None,
+        "last_at": later(rejected_callbacks.c.last_at, statement.excluded.last_at),
+    }
+    key = ["method", "payload_sha256", "reason"]
+    upsert = statement.on_conflict_do_update(index_elements=key, set_=again).returning(rejected_callbacks.c.id)
+    return size if connection.scalar(upsert) == rejected.id else 0
+
+
+def _make_room(connection: Connection) -> None:
+    excess = (connection.scalar(select(func.sum(rejected_callbacks.c.size))) or 0) - LIMIT_BYTES + SPARE_BYTES
+    if excess <= 0:
+        return
+    oldest = select(rejected_callbacks.c.id, rejected_callbacks.c.size).order_by(
+        rejected_callbacks.c.replayed_at.nulls_last(), rejected_callbacks.c.first_at
+    )
+    dropped = []
+    with connection.execute(oldest, execution_options={"yield_per": 100}) as rows:
+        while excess > 0 and (row := rows.fetchone()):
+            dropped.append(row.id)
+            excess -= row.size
+    connection.execute(delete(rejected_callbacks).where(rejected_callbacks.c.id.in_(dropped)))

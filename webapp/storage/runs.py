@@ -1,0 +1,50 @@
+"""Writes reconcile runs: one row a run, and the end of those that died."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+from uuid import UUID
+
+from sqlalchemy import and_, func, insert, update
+
+from webapp.storage.models import reconcile_runs
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from sqlalchemy.engine import Connection
+
+Outcome = Literal["done", "failures", "refused", "interrupted", "died"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A reconcile run: the names are the columns of ``reconcile_runs``."""
+
+    id: UUID
+    started_at: datetime
+    host: str
+    finished_at: datetime | None = None
+    outcome: Outcome | None = None
+    checked: int = 0
+    settled: int = 0
+    pending: int = 0
+    not_found: int = 0
+    failed: int = 0
+    gave_up: int = 0
+    seen_at: datetime | None = None
+
+
+def start_run(connection: Connection, run: Run, *, lease: timedelta) -> None:
+    """Write the run's row, unfinished; and close runs that died: their last ``seen_at`` is older than a lease."""
+    seen_at = func.coalesce(reconcile_runs.c.seen_at, reconcile_runs.c.started_at)
+    silent = and_(reconcile_runs.c.finished_at.is_(None), seen_at < run.started_at - lease)
+    connection.execute(update(reconcile_runs).where(silent).values(outcome="died", finished_at=seen_at))
+    connection.execute(insert(reconcile_runs).values(asdict(run)))
+
+
+def save_run(connection: Connection, run: Run) -> None:
+    """Write the run's row as it now is."""
+    connection.execute(update(reconcile_runs).where(reconcile_runs.c.id == run.id).values(asdict(run)))
