@@ -46,7 +46,7 @@ class Paced:
             now = datetime.now(UTC)
             self.at = self.at.slowed(now) if halve else self.at
             if pause_seconds is not None:
-                self.at = self.at.paused(now + min(timedelta(seconds=pause_seconds), LONGEST_PAUSE))
+                self.at = self.at.paused(now + timedelta(seconds=min(pause_seconds, LONGEST_PAUSE.total_seconds())))
 
 
 class Asked:

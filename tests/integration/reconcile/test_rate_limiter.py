@@ -77,7 +77,7 @@ class FakeStore:
         now = NOW + timedelta(seconds=self.clock.now - 1000)
         self.at = self.at.slowed(now) if halve else self.at
         if pause_seconds is not None:
-            self.at = self.at.paused(now + min(timedelta(seconds=pause_seconds), LONGEST_PAUSE))
+            self.at = self.at.paused(now + timedelta(seconds=min(pause_seconds, LONGEST_PAUSE.total_seconds())))
         self.clock.now += self.takes
 
 
