@@ -8,7 +8,7 @@ JOBS ?= 4
 PARALLEL := -n $(JOBS) --dist=worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install check test test-lowest soak lint types docs campaign bench bench-hot bench-reconcile docker-check clean
+.PHONY: help serve install check test test-lowest soak lint types docs campaign bench bench-abuse bench-reconcile docker-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -49,11 +49,11 @@ docs: $(VENV)/installed-dev ## Write the generated parts of README.md and docs/ 
 campaign: $(VENV)/installed-dev ## Place 5,000 sandbox calls with losses, reconcile, compare every field (minutes)
 	CAMPAIGN_CALLS=5000 $(BIN)/python -m pytest tests/system/test_campaign.py
 
-bench: $(VENV)/installed-bench ## Measure receiving against peers, as ratios (40 minutes; BENCH=--quick, BENCH=--help)
+bench: $(VENV)/installed-bench ## Measure receiving against peers, as ratios (an hour; BENCH=--quick, BENCH=--help)
 	PYTHONPATH=tests/helpers $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.receive $(BENCH)
 
-bench-hot: $(VENV)/installed-bench ## Measure the 100,000th report of one call against its 100th (BENCH=--quick)
-	PYTHONPATH=tests/helpers $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.hot_call $(BENCH)
+bench-abuse: $(VENV)/installed-bench ## Measure callbacks beside floods, slow and oversized requests (BENCH=--quick)
+	PYTHONPATH=tests/helpers $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.abuse $(BENCH)
 
 bench-reconcile: $(VENV)/installed-bench ## Measure reconcile runs against their bounds, as ratios (an hour; BENCH=--quick)
 	PYTHONPATH=tests/helpers $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.reconcile $(BENCH)

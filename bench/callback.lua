@@ -1,4 +1,4 @@
--- The documented callback about a new call each time, for wrk. Argument: a seed that no other run has.
+-- For wrk: the documented callback, each time about a new call. Argument: a seed that no other run has.
 
 local threads = 0
 

@@ -1,4 +1,4 @@
-"""Load on a receiver: as much as it takes (wrk), or a constant rate of it. Knows nothing of who receives."""
+"""Load on a receiver: as many callbacks as it can answer (wrk), or a constant rate of them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-TOKEN = "callback-token-of-the-benchmark"  # noqa: S105 - of servers that live for seconds
+from bench.programs import ROOT
+
+CALLBACK_TOKEN = "callback-token-of-the-benchmark"  # noqa: S105 - of servers that run for seconds
+API_TOKEN = "api-token-of-the-benchmark"  # noqa: S105 - likewise
 _SCRIPT = Path(__file__).with_name("callback.lua")
-_SLOWEST = "30s"
+_WRK_TIMEOUT = "30s"
 
 
 class Missing(Exception):
-    """A program that the benchmark runs is not installed. Its text says what to install."""
+    """A program that the benchmark runs is not installed. The message says what to install."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What a load brought: ``answers`` with any status, of which ``refused`` were not 200; ``broken`` had none."""
+    """Result of a load: ``answers`` with any status, ``refused`` of them not 200; ``broken``: no answer at all."""
 
     answers: int
     seconds: float
@@ -35,50 +37,55 @@ class Load:
     @property
     def rate(self) -> float:
         """Callbacks answered 200, a second."""
-        return self.taken / self.seconds
+        return self.accepted / self.seconds
 
     @property
-    def taken(self) -> int:
+    def accepted(self) -> int:
         """Callbacks answered 200."""
         return self.answers - self.refused
 
 
 def find(program: str, package: str) -> str:
-    """The path of a program; raises Missing with the Debian package that brings it."""
+    """The path of a program; raises Missing, which names the Debian package."""
     if path := shutil.which(program):
         return path
     raise Missing(f"{program} is not installed; on Debian: apt-get install {package}")
 
 
 def callback_url(base: str, reference_id: str | None = None) -> str:
-    """The callback URL of a receiver, with the documented parameters if a call is named."""
-    url = f"{base}/esms/callback/{TOKEN}"
+    """The callback URL of a receiver; with a call's id also the documented parameters."""
+    url = f"{base}/esms/callback/{CALLBACK_TOKEN}"
     if reference_id is None:
         return url
-    said = "CallDuration=0&CallStatus=&Ivr=&Price=0.0000&SentResult=0&CID=02871002454&SendStatus=5"
-    return f"{url}?ReferenceId={reference_id}&{said}"
+    parameters = "CallDuration=0&CallStatus=&Ivr=&Price=0.0000&SentResult=0&CID=02871002454&SendStatus=5"
+    return f"{url}?ReferenceId={reference_id}&{parameters}"
 
 
 def new_call() -> str:
-    """A ReferenceId that nobody has heard of."""
+    """A ReferenceId that was never used before."""
     return str(uuid.uuid4())
 
 
-def as_much_as_it_takes(base: str, *, seconds: int, connections: int) -> Load:
-    """Callbacks about new calls over so many connections, each sent when the one before it is answered."""
+def highest_rate(base: str, *, seconds: int, connections: int) -> Load:
+    """Callbacks about new calls; each connection sends the next one when the last one is answered."""
     threads = min(2, connections)
-    command = [find("wrk", "wrk"), f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", _SLOWEST]
-    seed = secrets.randbits(48)
-    return _load([*command, "-s", str(_SCRIPT), callback_url(base), "--", str(seed)])
+    command = [find("wrk", "wrk"), f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--timeout", _WRK_TIMEOUT]
+    seed = str(secrets.randbits(48))
+    arguments = ["-s", str(_SCRIPT), callback_url(base), "--", seed]
+    return _read(subprocess.run([*command, *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-def at_a_rate(
-    base: str, *, rate: float, seconds: float, connections: int, taken: Path | None = None
+def start_constant_rate(
+    base: str, *, rate: float, seconds: float, connections: int, warm_up: float = 0.0, accepted: Path | None = None
 ) -> subprocess.Popen[str]:
-    """Start a load of evenly spaced callbacks, whatever the answers take; ``taken`` gets the ids answered 200."""
-    command = [sys.executable, "-m", "bench.steady", base, str(rate), str(seconds), str(connections)]
+    """Start a load of evenly spaced callbacks, however long answers take; ``accepted`` gets the ids answered 200.
+
+    Callbacks of the first ``warm_up`` seconds, which come before the others, are not in the result.
+    """
+    numbers = (rate, seconds, connections, warm_up)
+    command = [sys.executable, "-m", "bench.steady", base, *map(str, numbers)]
     return subprocess.Popen(
-        [*command, str(taken)] if taken else command,
+        [*command, str(accepted)] if accepted else command,
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -86,14 +93,10 @@ def at_a_rate(
     )
 
 
-def ended(load: subprocess.Popen[str]) -> Load:
-    """What a load at a rate brought, once it has ended."""
+def wait_for(load: subprocess.Popen[str]) -> Load:
+    """The result of a load at a constant rate, once it has ended."""
     output, _ = load.communicate()
     return _read(output)
-
-
-def _load(command: list[str]) -> Load:
-    return _read(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def _read(output: str) -> Load:

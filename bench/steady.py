@@ -1,8 +1,8 @@
-"""Sends callbacks at a constant rate, and tells how long each took from the moment at which it was due.
+"""Sends callbacks at a constant rate, and measures each answer from the moment at which its callback was due.
 
-What waits because earlier answers are late has waited, too: a load that paused instead would hide the worst of it.
-In a process of its own, so that nothing else has its interpreter: ``python -m bench.steady URL RATE SECONDS
-CONNECTIONS [FILE]``.
+A callback that waits for a free connection is measured as well: a load that paused instead would hide the worst times.
+It is a process of its own, so that nothing else uses its interpreter: ``python -m bench.steady URL RATE SECONDS
+CONNECTIONS WARM_UP [FILE]``. What is due in the first WARM_UP seconds is sent, but not measured.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from urllib.parse import urlsplit
 
 from bench.load import callback_url, new_call
 
-_PATIENCE = 30
-_AGAIN_AFTER = 0.1
+_PATIENCE_SECONDS = 30
+"""How long to wait for the last answers. A callback without an answer counts as this time."""
+_RECONNECT_SECONDS = 0.1
 
 
 class _Connection(asyncio.Protocol):
-    """One keep-alive connection with at most one request on it; made again when it ends."""
+    """One keep-alive connection with at most one request on it; replaced when it ends."""
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
@@ -58,30 +59,30 @@ class _Connection(asyncio.Protocol):
         self._sender.is_idle(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self._sender.is_lost(self, broken=self._request is not None)
+        self._sender.is_lost(self, self._request and self._request[0])
         self._request = None
 
 
 class Sender:
-    """The callbacks of one load, and what came of them."""
+    """The callbacks of one load, and their answers."""
 
-    def __init__(self, base: str, rate: float, seconds: float, connections: int) -> None:
+    def __init__(self, base: str, rate: float, seconds: float, connections: int, warm_up: float) -> None:
         """Send nothing yet."""
         parts = urlsplit(base)
         self._host, self._port = parts.hostname or "", parts.port or 80
         self._base, self._rate, self._seconds, self._connections = base, rate, seconds, connections
+        self._warm_up = warm_up
         self._waiting: deque[tuple[float, str]] = deque()
         self._idle: deque[_Connection] = deque()
-        self._open = 0
-        self._sent = 0
         self._over = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self.took: list[float] = []
-        self.taken: list[str] = []
+        self.times: list[float] = []
+        self.accepted: list[str] = []
         self.refused = self.broken = 0
+        self._measured_from = 0.0
 
     def request(self, reference_id: str) -> bytes:
-        """What goes over the wire."""
+        """The bytes of one callback."""
         target = callback_url(self._base, reference_id).removeprefix(self._base)
         return f"GET {target} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n\r\n".encode()
 
@@ -91,56 +92,59 @@ class Sender:
         for _ in range(self._connections):
             self._connect()
         await asyncio.sleep(0.2)
-        total = math.ceil(self._rate * self._seconds)
-        start = self._loop.time()
-        for number in range(total):
+        unmeasured, total = math.ceil(self._rate * self._warm_up), math.ceil(self._rate * self._seconds)
+        start = self._loop.time() + self._warm_up
+        self._measured_from = start
+        for number in range(-unmeasured, total):
             due = start + number / self._rate
             if (pause := due - self._loop.time()) > 0:
                 await asyncio.sleep(pause)
             self._waiting.append((due, new_call()))
-            self._pass_on()
-        until = self._loop.time() + _PATIENCE
-        while len(self.took) + self.broken < total and self._loop.time() < until:  # noqa: ASYNC110 - it is over then
+            self._send_next()
+        until = self._loop.time() + _PATIENCE_SECONDS
+        while len(self.times) + self.broken < total and self._loop.time() < until:  # noqa: ASYNC110 - it is over then
             await asyncio.sleep(0.01)
-        self.broken = total - len(self.took)
+        self.broken = total - len(self.times)
         self._over = True
 
     def is_idle(self, connection: _Connection) -> None:
-        """Take a connection that can send."""
+        """Use a connection for the next callback."""
         self._idle.append(connection)
-        self._pass_on()
+        self._send_next()
 
     def is_answered(self, due: float, reference_id: str, *, ok: bool) -> None:
-        """Note an answer."""
-        self.took.append(self._loop.time() - due)
+        """Count an answer."""
+        if due < self._measured_from:
+            return
+        self.times.append(self._loop.time() - due)
         if ok:
-            self.taken.append(reference_id)
+            self.accepted.append(reference_id)
         else:
             self.refused += 1
 
-    def is_lost(self, connection: _Connection, *, broken: bool) -> None:
-        """Make a connection that ended anew; the request that was on it is not sent again."""
-        self.broken += broken
+    def is_lost(self, connection: _Connection, due: float | None) -> None:
+        """Replace a connection that ended; the request that was on it, ``due`` then, is not sent again."""
+        self.broken += due is not None and due >= self._measured_from
         if connection in self._idle:
             self._idle.remove(connection)
         if not self._over:
             self._connect()
 
-    def _pass_on(self) -> None:
+    def _send_next(self) -> None:
         while self._waiting and self._idle:
             self._idle.popleft().send(*self._waiting.popleft())
 
     def _connect(self) -> None:
-        task = self._loop.create_task(self._connected())
+        task = self._loop.create_task(self._connect_until_over())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connected(self) -> None:
+    async def _connect_until_over(self) -> None:
         while not self._over:
             try:
                 await self._loop.create_connection(lambda: _Connection(self), self._host, self._port)
             except OSError:
-                await asyncio.sleep(_AGAIN_AFTER)
+                await asyncio.sleep(_RECONNECT_SECONDS)
             else:
                 return
 
@@ -151,21 +155,22 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def main() -> None:
-    """Send, and print what came of it."""
-    base, rate, seconds, connections, *file = sys.argv[1:]
-    sender = Sender(base, float(rate), float(seconds), int(connections))
+    """Send, and print the result."""
+    base, rate, seconds, connections, warm_up, *file = sys.argv[1:]
+    sender = Sender(base, float(rate), float(seconds), int(connections), float(warm_up))
     # select() waits to the microsecond; epoll's timer is one of milliseconds.
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
         runner.run(sender.run())
     for path in file:
-        Path(path).write_text("".join(f"{reference_id}\n" for reference_id in sender.taken))
+        Path(path).write_text("".join(f"{reference_id}\n" for reference_id in sender.accepted))
+    times = sender.times + [float(_PATIENCE_SECONDS)] * sender.broken
     result = {
-        "answers": len(sender.took),
+        "answers": len(sender.times),
         "seconds": float(seconds),
         "refused": sender.refused,
         "broken": sender.broken,
-        "p50": quantile(sender.took, 0.50),
-        "p99": quantile(sender.took, 0.99),
+        "p50": quantile(times, 0.50),
+        "p99": quantile(times, 0.99),
     }
     sys.stdout.write(f"RESULT {json.dumps(result)}\n")
 

@@ -1,4 +1,4 @@
-"""The table of a benchmark: ratios first, each with its limit and aim, then the figures that they were made of."""
+"""The table of a benchmark: ratios with their limits, and the figures that they were made of."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-HEADER = ("ratio", "database", "measured", "limit", "aim", "verdict", "medians (lowest to highest)")
+HEADER = ("ratio", "database", "measured", "limit", "verdict", "medians (lowest to highest)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One ratio: above / below, with what is asked of it. Without a limit it is for information."""
+    """One ratio, above / below, and its limit. Without a limit it is for information."""
 
     name: str
     database: str
@@ -24,7 +24,6 @@ class Row:
     below: Sequence[float]
     show: Callable[[float], str]
     limit: float | None = None
-    aim: float | None = None
     at_least: bool = True
 
     @property
@@ -34,25 +33,18 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether it is as good as asked."""
+        """Whether the limit is met."""
         if self.limit is None:
             return "-"
-        if not self._reaches(self.limit):
-            return "MISSED"
-        if self.aim is None:
-            return "met"
-        return "aim met" if self._reaches(self.aim) else "limit met"
+        met = self.ratio >= self.limit if self.at_least else self.ratio <= self.limit
+        return "met" if met else "MISSED"
 
     def cells(self) -> tuple[str, ...]:
         """The row as text, under the header."""
         sign = "≥" if self.at_least else "≤"
         limit = f"{sign} {self.limit:g}" if self.limit is not None else "-"
-        aim = f"{self.aim:g}" if self.aim is not None else "-"
         medians = f"{self._spread(self.above)} / {self._spread(self.below)}"
-        return self.name, self.database, f"{self.ratio:.2f}", limit, aim, self.verdict, medians
-
-    def _reaches(self, bound: float) -> bool:
-        return self.ratio >= bound if self.at_least else self.ratio <= bound
+        return self.name, self.database, f"{self.ratio:.2f}", limit, self.verdict, medians
 
     def _spread(self, values: Sequence[float]) -> str:
         median = self.show(statistics.median(values))
@@ -61,18 +53,18 @@ class Row:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a benchmark found: rows, and words about what no ratio says."""
+    """The results of a benchmark: rows, and lines about what no ratio shows."""
 
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
-    """What may not be: answers other than 200, lost callbacks, calls asked about twice."""
+    """What must not happen: answers other than 200, lost callbacks, calls asked about twice."""
     plans: dict[str, str] = field(default_factory=dict)
-    """How the database does what was measured, in its own words."""
+    """How the database executes what was measured, as it explains it."""
 
     @property
     def good(self) -> bool:
-        """Whether every limit is met and nothing is wrong."""
+        """Whether every limit is met and there are no faults."""
         return not self.faults and all(row.verdict != "MISSED" for row in self.rows)
 
     def print(self) -> None:
@@ -80,7 +72,7 @@ class Outcome:
         table = Table(*HEADER)
         for row in self.rows:
             table.add_row(*row.cells())
-        # As wide as it needs where it is read by no terminal.
+        # In a file the table is as wide as it needs to be.
         console = Console() if Console().is_terminal else Console(width=200)
         console.print(table)
         for line in (*self.notes, *(f"FAULT: {fault}" for fault in self.faults)):
@@ -108,7 +100,7 @@ def per_second(value: float) -> str:
 
 
 def whole(value: float) -> str:
-    """A number of things."""
+    """A count."""
     return f"{value:,.0f}"
 
 
@@ -123,6 +115,6 @@ def mebibytes(value: float) -> str:
 
 
 def machine() -> str:
-    """What this was measured on."""
+    """The machine on which this runs."""
     system = f"{platform.system()} {platform.release()}"
     return f"{os.cpu_count()} CPUs ({platform.machine()}), {system}, Python {platform.python_version()}"

@@ -1,1 +1,1 @@
-"""Other receivers of the same callback, each as its community would write it: what the program is measured against."""
+"""Other receivers of the same callback, written as is usual for their libraries; the program is compared with them."""

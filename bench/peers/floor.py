@@ -1,4 +1,4 @@
-"""Floor: Flask reads the callback and stores nothing. What no Flask program on this server can go below."""
+"""Floor: Flask reads the callback and stores nothing, which every Flask program must do at least."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = Flask(__name__)
 
 
 @app.route("/esms/callback/<token>", methods=["GET", "POST"])
-def receive(token: str) -> ResponseReturnValue:  # noqa: ARG001 - the peers believe whoever calls
+def receive(token: str) -> ResponseReturnValue:  # noqa: ARG001 - the peers check no token
     """Answer, having read all parameters."""
     parse(request.values, request.remote_addr)
     return {"result": "read"}

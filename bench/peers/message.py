@@ -1,4 +1,4 @@
-"""The documented callback as the peers read it: names to values, without the program's tolerance."""
+"""The documented callback as the peers read it: names to values. They accept the documented form only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FINAL = (4, 5)
 
 
 def parse(values: Mapping[str, str], remote_addr: str | None) -> dict[str, Any]:
-    """One callback as a row; raises KeyError or ArithmeticError or ValueError for what is none."""
+    """One callback as a row; raises KeyError, ArithmeticError or ValueError if it is not in the documented form."""
     send_status = _integer(values.get("SendStatus"))
     received_at = datetime.now(UTC)
     return {

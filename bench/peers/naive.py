@@ -1,6 +1,6 @@
 """Naive: Flask and SQLAlchemy, one transaction for each request: the call inserted or updated, and a row of history.
 
-With WITHOUT_ORM set, history is inserted by a statement, too, instead of by a session: less usual, and faster.
+With WITHOUT_ORM set, a statement inserts the history, too, instead of a session: less usual, and faster.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 url = make_url(os.environ["DATABASE_URL"])
 on_sqlite = url.get_backend_name() == "sqlite"
-# On PostgreSQL a connection for each of the 32 threads. SQLite has one writer at a time: threads wait for the
-# connection in turn, instead of sleeping and trying again for the lock of the file.
+# On PostgreSQL each of the 32 threads has a connection. SQLite has one writer at a time: threads queue for one
+# connection instead of polling the file's lock.
 engine = create_engine(
     url,
     pool_size=1 if on_sqlite else 32,
@@ -60,13 +60,13 @@ _history = insert(Report)
 
 
 @app.route("/esms/callback/<token>", methods=["GET", "POST"])
-def receive(token: str) -> ResponseReturnValue:  # noqa: ARG001 - the peers believe whoever calls
+def receive(token: str) -> ResponseReturnValue:  # noqa: ARG001 - the peers check no token
     """Answer after the commit."""
     row = parse(request.values, request.remote_addr)
-    said = {name: row[name] for name in ("reference_id", *FIELDS)}
+    fields = {name: row[name] for name in ("reference_id", *FIELDS)}
     now, settled_at = row["received_at"], row.pop("settled_at")
     times = {"placed_at": now, "settled_at": settled_at, "last_reported_at": now, "updated_at": now}
-    call = said | times | {"report_count": 1}
+    call = fields | times | {"report_count": 1}
     if without_orm:
         with engine.begin() as connection:
             connection.execute(_upsert, call)

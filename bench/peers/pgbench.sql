@@ -2,7 +2,7 @@
 \set duration 0
 \set send_status 5
 \set sent_result 0
-WITH heard AS (
+WITH callback AS (
   SELECT gen_random_uuid() AS id, gen_random_uuid()::text AS reference_id, clock_timestamp() AS at
 ), history AS (
   INSERT INTO status_reports (id, reference_id, source, received_at, effect, call_duration, send_status, sent_result,
@@ -11,13 +11,13 @@ WITH heard AS (
       ::uuid, reference_id, 'callback', at, 'settled', :duration, :send_status, :sent_result, 0.0000, '02871002454',
     '{"ReferenceId": "' || reference_id || '", "CallDuration": "0", "CallStatus": "", "Ivr": "", "Price": "0.0000", '
       || '"SentResult": "0", "CID": "02871002454", "SendStatus": "5"}', '127.0.0.1'
-  FROM heard
+  FROM callback
 )
 INSERT INTO calls (reference_id, call_duration, send_status, sent_result, price, cid, placed_at, registered_fields,
   callback_at, settled_at, settled_by, last_reported_at, report_count, created_at, updated_at)
 SELECT reference_id, :duration, :send_status, :sent_result, 0.0000, '02871002454', at, NULL, at, at, 'callback', at, 1,
   at, at
-FROM heard
+FROM callback
 ON CONFLICT (reference_id) DO UPDATE SET call_duration = excluded.call_duration, send_status = excluded.send_status,
   sent_result = excluded.sent_result, price = excluded.price, cid = excluded.cid,
   callback_at = coalesce(calls.callback_at, excluded.callback_at),

@@ -31,7 +31,7 @@ queue = redis.Redis(port=int(os.environ["REDIS_PORT"]))
 
 
 @app.route("/esms/callback/<token>", methods=["GET", "POST"])
-def receive(token: str) -> ResponseReturnValue:  # noqa: ARG001 - the peers believe whoever calls
+def receive(token: str) -> ResponseReturnValue:  # noqa: ARG001 - the peers check no token
     """Answer once the message is in the list."""
     queue.rpush(LIST, json.dumps(parse(request.values, request.remote_addr), default=str))
     return {"result": "queued"}
@@ -47,7 +47,7 @@ def _row(message: bytes | str) -> list[Any]:
 
 
 def work() -> None:
-    """Store what waits, for ever."""
+    """Store messages until the process is stopped."""
     with psycopg.connect(os.environ["DATABASE_URL"], cursor_factory=psycopg.RawCursor) as connection:
         while True:
             messages = queue.lrange(LIST, 0, _AT_ONCE - 1)

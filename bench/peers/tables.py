@@ -1,4 +1,4 @@
-"""The peers' tables: the columns and indexes that a receiver needs who folds no rule and reconciles nothing."""
+"""The peers' tables: columns and indexes for a receiver without the rule and without reconcile."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Base(DeclarativeBase):
     }
 
 
-class Said:
-    """What a callback says."""
+class Fields:
+    """The fields of a callback."""
 
     call_status: Mapped[str | None]
     call_duration: Mapped[int | None]
@@ -31,7 +31,7 @@ class Said:
     cid: Mapped[str | None]
 
 
-class Call(Said, Base):
+class Call(Fields, Base):
     """One row a call."""
 
     __tablename__ = "calls"
@@ -45,7 +45,7 @@ class Call(Said, Base):
     updated_at: Mapped[datetime]
 
 
-class Report(Said, Base):
+class Report(Fields, Base):
     """Append-only history: one row a callback."""
 
     __tablename__ = "status_reports"

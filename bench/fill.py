@@ -1,6 +1,6 @@
-"""Fills the program's tables with calls and their history by SQL: copies of a stored call, each of another identity.
+"""Fills the program's tables by SQL with copies of one stored call and its history, each with another identity.
 
-Knows the names of the tables, of a call's identity and of times; all other columns are copied as they stand.
+It uses the names of the tables, of a call's identity and of times; it copies all other columns as they are.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ _SQLITE_ID = (
 )
 
 
-def fill(database: str, rows: int, tell: Callable[[str], None]) -> None:
-    """Copy the one call that is stored, with its report if it has one, until there are so many; gather statistics.
+def fill(database: str, rows: int, show: Callable[[str], None]) -> None:
+    """Copy the one stored call, with its report if it has one, until there are ``rows`` calls; gather statistics.
 
-    Indexes are dropped before and made again after it, which ends in the same and takes a tenth of the time.
+    Indexes are dropped first and created again afterwards: the result is the same, in a tenth of the time.
     """
     if make_url(database).get_backend_name() == "sqlite":
-        _fill_sqlite(database, rows, tell)
+        _fill_sqlite(database, rows, show)
     else:
-        _fill_postgresql(database, rows, tell)
+        _fill_postgresql(database, rows, show)
 
 
-def _fill_postgresql(database: str, rows: int, tell: Callable[[str], None]) -> None:
+def _fill_postgresql(database: str, rows: int, show: Callable[[str], None]) -> None:
     engine = create_engine(database, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(_POSTGRESQL_SEED), {"rows": rows})
@@ -77,22 +77,22 @@ def _fill_postgresql(database: str, rows: int, tell: Callable[[str], None]) -> N
             drop = f"ALTER TABLE {table} DROP CONSTRAINT {constraint}" if constraint else f"DROP INDEX {name}"
             connection.execute(text(drop))
         for first in range(1, rows + 1, _AT_ONCE):
-            tell(f"{first - 1:,} of {rows:,} rows")
+            show(f"{first - 1:,} of {rows:,} rows")
             for copy in copies.values():
                 connection.execute(text(f"{copy} ORDER BY n"), {"first": first, "last": first + _AT_ONCE - 1})
         for name, definition, constraint, constraint_definition, table in indexes:
-            tell(f"making {name}")
+            show(f"making {name}")
             add = f"ALTER TABLE {table} ADD CONSTRAINT {constraint} {constraint_definition}"
             connection.execute(text(add if constraint else definition))
         connection.execute(text(f"DROP TABLE bench_seed, {', '.join(f'bench_{table}' for table in _TABLES)}"))
-        tell("gathering statistics")
+        show("gathering statistics")
         for table in _TABLES:
             connection.execute(text(f"VACUUM (ANALYZE) {table}"))
         connection.execute(text("CHECKPOINT"))
     engine.dispose()
 
 
-def _fill_sqlite(database: str, rows: int, tell: Callable[[str], None]) -> None:
+def _fill_sqlite(database: str, rows: int, show: Callable[[str], None]) -> None:
     path = Path(make_url(database).database or "")
     seeds = path.with_name("seeds.db")
     engine = create_engine(database)
@@ -100,7 +100,7 @@ def _fill_sqlite(database: str, rows: int, tell: Callable[[str], None]) -> None:
         copies = {table: _copy(connection, table, _SQLITE_ID) for table in _TABLES}
     engine.dispose()
     file = sqlite3.connect(path, isolation_level=None)
-    # The file is of no use until it is full: what it takes to survive a crash comes after that.
+    # No crash safety while the file is filled; the journal is switched on again at the end.
     for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-262144", "temp_store=FILE"):
         file.execute(f"PRAGMA {pragma}").fetchall()
     file.execute("ATTACH ? AS seeds", [str(seeds)])
@@ -114,17 +114,17 @@ def _fill_sqlite(database: str, rows: int, tell: Callable[[str], None]) -> None:
     for name, _ in indexes:
         file.execute(f"DROP INDEX {name}")
     for table, copy in copies.items():
-        tell(f"{rows:,} rows of {table}")
-        # The index of the primary key cannot be dropped; in its order it is written once.
+        show(f"{rows:,} rows of {table}")
+        # The index of the primary key cannot be dropped; rows in its order write each of its pages once.
         order = "reference_id" if table == "calls" else "n"
         file.execute("BEGIN")
         file.execute(f"{copy} ORDER BY s.{order}", {"first": 1, "last": rows})
         file.execute("COMMIT")
     for name, definition in indexes:
-        tell(f"making {name}")
+        show(f"making {name}")
         file.execute(definition)
     file.execute("DETACH seeds")
-    tell("gathering statistics")
+    show("gathering statistics")
     file.execute("PRAGMA analysis_limit=10000")
     file.execute("ANALYZE")
     file.execute("PRAGMA journal_mode=WAL").fetchall()
@@ -133,7 +133,7 @@ def _fill_sqlite(database: str, rows: int, tell: Callable[[str], None]) -> None:
 
 
 def _copy(connection: Connection, table: str, identifier: str) -> str:
-    """The statement that stores copies of the table's one row, if any, made of the seeds from :first to :last."""
+    """The statement that copies the table's one row, if any, for each seed from :first to :last."""
     rows = connection.execute(text(f"SELECT * FROM {table}")).mappings().all()  # noqa: S608 - a name of ours
     template = dict(rows[0]) if rows else {}
     columns = [column["name"] for column in inspect(connection).get_columns(table)]

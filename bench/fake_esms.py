@@ -1,7 +1,7 @@
-"""Stands in for eSMS in a process of its own, so that it shares no interpreter with what asks; tells what it was asked.
+"""eSMS's place in the benchmark: a process of its own, so that it shares no interpreter with the runs that ask it.
 
-``python -m bench.stand_in LATENCY CALLS SEED`` is the sandbox with so many calls placed; with 0 calls it is a plain
-server that knows every call and answers at once. It prints its address, and once its input ends, an ``Asked`` as JSON.
+``python -m bench.fake_esms LATENCY CALLS SEED`` is the sandbox with CALLS placed calls; with 0 calls it is a plain
+server that answers every look-up at once. It prints its address, and when its input ends, ``Lookups`` as JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from bench.load import ROOT
+from bench.programs import ROOT
 from webapp.esms.sandbox.answers import lookup_fields
 from webapp.esms.sandbox.calls import draw_call
 from webapp.esms.sandbox.options import Options
@@ -30,12 +30,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """The look-ups that came: when, in monotonic seconds and in order; and how many were about a call asked before."""
+class Lookups:
+    """The look-ups that arrived."""
 
     arrivals: Sequence[float]
+    """When each one did, in order, in seconds of the monotonic clock."""
     repeated: int
+    """Those about a call that was asked about before."""
     overlapping: int
+    """Those about a call that was being asked about at that moment."""
 
     @property
     def seconds(self) -> float:
@@ -49,7 +52,7 @@ class Asked:
 
     @property
     def most_in_a_second(self) -> int:
-        """The most look-ups that came within any one second."""
+        """The most look-ups that arrived within any one second."""
         window: deque[float] = deque()
         most = 0
         for at in self.arrivals:
@@ -59,14 +62,14 @@ class Asked:
             most = max(most, len(window))
         return most
 
-    def part(self, first: float, last: float) -> Asked:
+    def part(self, first: float, last: float) -> Lookups:
         """Those between two shares of their number: from 0.9 to 1 is the last tenth."""
         number = len(self.arrivals)
-        return Asked(arrivals=self.arrivals[int(first * number) : int(last * number)], repeated=0, overlapping=0)
+        return Lookups(arrivals=self.arrivals[int(first * number) : int(last * number)], repeated=0, overlapping=0)
 
 
-class StandIn:
-    """A stand-in that runs: its address, and in the end what it was asked."""
+class FakeEsms:
+    """A fake eSMS that runs: its address, and in the end the look-ups that arrived."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         """Wait until it listens."""
@@ -74,24 +77,24 @@ class StandIn:
         self._process = process
         self.url = process.stdout.readline().strip()
 
-    def end(self) -> Asked:
+    def end(self) -> Lookups:
         """End it."""
-        told, _ = self._process.communicate()
-        return Asked(**json.loads(told))
+        printed, _ = self._process.communicate()
+        return Lookups(**json.loads(printed))
 
 
 @contextmanager
-def standing_in(*, latency: float = 0.0, calls: int = 0, seed: int = 0) -> Iterator[StandIn]:
-    """A stand-in until the end of the block, at the latest."""
+def fake_esms(*, latency: float = 0.0, calls: int = 0, seed: int = 0) -> Iterator[FakeEsms]:
+    """A fake eSMS until the end of the block, at the latest."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.stand_in", str(latency), str(calls), str(seed)],
+        [sys.executable, "-m", "bench.fake_esms", str(latency), str(calls), str(seed)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
-        yield StandIn(process)
+        yield FakeEsms(process)
     finally:
         process.kill()
         process.wait()
@@ -103,23 +106,23 @@ def placed(calls: int, seed: int) -> list[str]:
     return [draw_call(options, number).reference_id for number in range(calls)]
 
 
-def _be_the_sandbox(latency: float, calls: int, seed: int) -> Asked:
+def _run_sandbox(latency: float, calls: int, seed: int) -> Lookups:
     with Sandbox(Options(seed=seed, latency=latency)) as sandbox:
         sandbox.place(calls)
-        _say(sandbox.api_url)
+        _print(sandbox.api_url)
         sys.stdin.read()
         times = Counter(lookup.reference_id for lookup in sandbox.lookups)
-        return Asked(
+        return Lookups(
             arrivals=[lookup.at for lookup in sandbox.lookups],
             repeated=sum(count - 1 for count in times.values()),
             overlapping=len(sandbox.overlaps),
         )
 
 
-class _Plain(asyncio.Protocol):
-    """One connection: answers whatever is asked that the call has ended."""
+class _PlainConnection(asyncio.Protocol):
+    """One connection: answers to every look-up that the call has ended."""
 
-    said = lookup_fields(draw_call(Options(), 0))
+    fields = lookup_fields(draw_call(Options(), 0))
     arrivals = array("d")
     known: set[bytes] = set()  # noqa: RUF012 - all connections share it
 
@@ -137,31 +140,31 @@ class _Plain(asyncio.Protocol):
         target = urlsplit(head.split(b" ", 2)[1].decode())
         [reference_id] = parse_qs(target.query)["ReferenceId"]
         self.known.add(reference_id.replace("-", "").encode())
-        said = json.dumps(self.said | {"ReferenceId": reference_id}).encode()
-        answer = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(said)}\r\n\r\n"
-        self._transport.write(answer.encode() + said)
+        body = json.dumps(self.fields | {"ReferenceId": reference_id}).encode()
+        answer = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._transport.write(answer.encode() + body)
 
 
-async def _be_plain() -> Asked:
+async def _run_plain_server() -> Lookups:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(_Plain, "127.0.0.1", 0)
-    _say(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{SERVICE_PATH}")
+    server = await loop.create_server(_PlainConnection, "127.0.0.1", 0)
+    _print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{SERVICE_PATH}")
     await loop.run_in_executor(None, sys.stdin.read)
     server.close()
-    arrivals = list(_Plain.arrivals)
-    return Asked(arrivals=arrivals, repeated=len(arrivals) - len(_Plain.known), overlapping=0)
+    arrivals = list(_PlainConnection.arrivals)
+    return Lookups(arrivals=arrivals, repeated=len(arrivals) - len(_PlainConnection.known), overlapping=0)
 
 
-def _say(words: Any) -> None:
-    sys.stdout.write(f"{words}\n")
+def _print(line: Any) -> None:
+    sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """Stand in."""
+    """Answer look-ups until the input ends."""
     latency, calls, seed = sys.argv[1:]
-    asked = _be_the_sandbox(float(latency), int(calls), int(seed)) if int(calls) else asyncio.run(_be_plain())
-    _say(json.dumps(asdict(asked)))
+    lookups = _run_sandbox(float(latency), int(calls), int(seed)) if int(calls) else asyncio.run(_run_plain_server())
+    _print(json.dumps(asdict(lookups)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The receivers that are measured: how each is started, on which database, and which of its processes are which."""
+"""The receivers that are measured: how each one is started, on which database, and which processes belong to it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import requests
-from running import COMMAND, free_port
+from running import free_port
 
-from bench.load import ROOT, TOKEN, callback_url, find, new_call
+from bench.load import API_TOKEN, CALLBACK_TOKEN, callback_url, find, new_call
+from bench.programs import ROOT, THIS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bench.programs import Program
+
 _START_SECONDS = 60
 _STOP_SECONDS = 40
 
+WITHOUT_FAST_PATH = {"FAST_PATH": "off"}
+GUNICORNS_OWN_WORKER = {"FAST_PATH": "off", "GUNICORN_CMD_ARGS": "--worker-class gevent"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contestant:
-    """One way to receive: a command that serves on ``{address}``, and the commands of what must run beside it."""
+class Receiver:
+    """A command that serves on ``{address}``, and commands that must run beside it."""
 
     name: str
     command: Sequence[str]
@@ -35,66 +41,67 @@ class Contestant:
     beside: Sequence[Sequence[str]] = ()
     folder: Path = ROOT
     database: str | None = None
-    """SQLAlchemy URL of the database in which its history is; None: it keeps none there."""
+    """SQLAlchemy URL of the database that has its history; None: it stores nothing there."""
+    must_not_fail: bool = False
+    """Whether an answer other than 200, or a lost callback, makes the benchmark fail."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Server:
-    """A contestant that runs: its address, and its processes."""
+    """A receiver that runs: its address, and its processes."""
 
     url: str
     process: subprocess.Popen[bytes]
     beside: list[subprocess.Popen[bytes]]
 
 
-def gunicorn(module: str, kind: str, *options: str) -> list[str]:
-    """The command of a Flask peer: two workers, as the program has."""
-    fixed = ["--bind", "{address}", "--workers", "2", "--worker-class", kind, "--log-level", "warning"]
-    return [sys.executable, "-m", "gunicorn", *fixed, *options, f"bench.peers.{module}:app"]
-
-
-def threaded(module: str) -> list[str]:
-    """The command of a Flask peer on 2 processes of 32 threads."""
-    return gunicorn(module, "gthread", "--threads", "32")
-
-
-def ours(folder: Path, database: str | None) -> Contestant:
-    """The program as users run it; without a database it is the embedded SQLite in ``folder``."""
+def ours(
+    folder: Path,
+    database: str | None,
+    *,
+    name: str = "ours",
+    program: Program = THIS,
+    environment: Mapping[str, str] | None = None,
+) -> Receiver:
+    """The program as users run it, its database migrated; without a database: the embedded SQLite in ``folder``."""
     folder.mkdir(exist_ok=True)
-    environment = {
+    settings = {
+        **program.environment,
         "DATABASE_URL": database or "",
         "INSTANCE_DIR": str(folder / "instance"),
-        "CALLBACK_TOKEN": TOKEN,
+        "CALLBACK_TOKEN": CALLBACK_TOKEN,
+        "API_TOKEN": API_TOKEN,
+        **(environment or {}),
     }
-    if database:
-        migrate = [COMMAND, "migrate"]
-        subprocess.run(migrate, check=True, env=os.environ | environment, cwd=folder, stdout=subprocess.DEVNULL)
-    return Contestant(
-        name="ours",
-        command=[COMMAND, "serve", "--bind", "{address}"],
-        environment=environment,
+    migrate = program.command("migrate")
+    subprocess.run(migrate, check=True, env=os.environ | settings, cwd=folder, stdout=subprocess.DEVNULL)
+    return Receiver(
+        name=name,
+        command=program.command("serve", "--bind", "{address}"),
+        environment=settings,
         folder=folder,
         database=database or f"sqlite:///{folder / 'instance' / 'calls.db'}",
+        must_not_fail=True,
     )
 
 
-def floor(kind: str = "gthread") -> Contestant:
+def floor(kind: str = "gthread") -> Receiver:
     """Flask alone."""
-    command = threaded("floor") if kind == "gthread" else gunicorn("floor", kind)
-    return Contestant(name="floor" if kind == "gthread" else f"floor on {kind}", command=command)
+    command = _threaded("floor") if kind == "gthread" else _gunicorn("floor", kind)
+    return Receiver(name="floor" if kind == "gthread" else f"floor on {kind}", command=command)
 
 
-def naive(database: str, *, orm: bool = True) -> Contestant:
+def naive(database: str, *, orm: bool = True) -> Receiver:
     """Flask, SQLAlchemy, a commit for each request."""
     environment = {"DATABASE_URL": database} | ({} if orm else {"WITHOUT_ORM": "1"})
     name = "naive" if orm else "naive without ORM"
-    return Contestant(name=name, command=threaded("naive"), environment=environment, database=database)
+    return Receiver(name=name, command=_threaded("naive"), environment=environment, database=database)
 
 
-def asynchronous(database: str) -> Contestant:
+def asynchronous(database: str) -> Receiver:
     """FastAPI, asyncpg, one statement for each request."""
     command = [sys.executable, "-m", "uvicorn", "--workers", "2", "--no-access-log", "--log-level", "warning"]
-    return Contestant(
+    return Receiver(
         name="async",
         command=[*command, "--host", "{host}", "--port", "{port}", "bench.peers.asynchronous:app"],
         environment={"DATABASE_URL": for_libpq(database)},
@@ -102,14 +109,14 @@ def asynchronous(database: str) -> Contestant:
     )
 
 
-def queue(folder: Path, database: str) -> Contestant:
+def queue(folder: Path, database: str) -> Receiver:
     """Flask and Redis, and a worker that stores."""
     folder.mkdir(exist_ok=True)
     port = str(free_port())
     redis = [find("redis-server", "redis-server"), "--bind", "127.0.0.1", "--port", port, "--dir", str(folder)]
-    return Contestant(
+    return Receiver(
         name="queue",
-        command=threaded("redis_queue"),
+        command=_threaded("redis_queue"),
         environment={"DATABASE_URL": for_libpq(database), "REDIS_PORT": port},
         beside=[redis, [sys.executable, "-m", "bench.peers.redis_queue"]],
         database=database,
@@ -121,32 +128,43 @@ def for_libpq(database: str) -> str:
     return database.replace("postgresql+psycopg://", "postgresql://", 1)
 
 
+def _threaded(module: str) -> list[str]:
+    """The command of a Flask peer on 2 processes of 32 threads."""
+    return _gunicorn(module, "gthread", "--threads", "32")
+
+
+def _gunicorn(module: str, kind: str, *options: str) -> list[str]:
+    """The command of a Flask peer: two workers, as the program has."""
+    fixed = ["--bind", "{address}", "--workers", "2", "--worker-class", kind, "--log-level", "warning"]
+    return [sys.executable, "-m", "gunicorn", *fixed, *options, f"bench.peers.{module}:app"]
+
+
 @contextmanager
-def serving(contestant: Contestant, log: Path) -> Iterator[Server]:
-    """A contestant that has answered one callback 200, until the end of the block; what it prints goes to ``log``."""
+def serving(receiver: Receiver, log: Path) -> Iterator[Server]:
+    """A receiver that has answered one callback 200, until the end of the block; its output goes to ``log``."""
     address = f"127.0.0.1:{free_port()}"
     with log.open("ab") as output:
-        beside = [start(contestant, command, address, output) for command in contestant.beside]
+        beside = [start(receiver, command, address, output) for command in receiver.beside]
         server = Server(
             url=f"http://{address}",
-            process=start(contestant, contestant.command, address, output),
+            process=start(receiver, receiver.command, address, output),
             beside=beside,
         )
         try:
-            wait_until_it_takes_callbacks(server, log)
+            _wait_until_it_answers(server, log)
             yield server
         finally:
             for process in (server.process, *reversed(server.beside)):
                 _stop(process)
 
 
-def start(contestant: Contestant, command: Sequence[str], address: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
-    """One process of a contestant, first of a group of its own."""
+def start(receiver: Receiver, command: Sequence[str], address: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """One process of a receiver, first of a group of its own."""
     host, _, port = address.partition(":")
     return subprocess.Popen(
         [part.format(address=address, host=host, port=port) for part in command],
-        env={**os.environ, **contestant.environment, "PYTHONPATH": str(ROOT)},
-        cwd=contestant.folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **receiver.environment},
+        cwd=receiver.folder,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
@@ -155,13 +173,13 @@ def start(contestant: Contestant, command: Sequence[str], address: str, output: 
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its children without a word to them."""
+    """Kill a process and its children (SIGKILL)."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
-def wait_until_it_takes_callbacks(server: Server, log: Path) -> None:
-    """Return once a callback is answered 200; raises RuntimeError if the server ends or does not come."""
+def _wait_until_it_answers(server: Server, log: Path) -> None:
+    """Return once a callback is answered 200; raises RuntimeError if the server ends or does not start."""
     until = time.monotonic() + _START_SECONDS
     while time.monotonic() < until and server.process.poll() is None:
         try:
@@ -171,27 +189,27 @@ def wait_until_it_takes_callbacks(server: Server, log: Path) -> None:
             pass
         time.sleep(0.1)
     last = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-    raise RuntimeError(f"{server.process.args!r} does not take callbacks:\n{last}")
+    raise RuntimeError(f"{server.process.args!r} does not answer callbacks:\n{last}")
 
 
 def memory(process: subprocess.Popen[bytes]) -> int:
-    """Bytes that a process and all below it hold, pages that they share counted once (PSS and its swap)."""
-    return sum(_pss(pid) for pid in _family(process.pid))
+    """Bytes that a process and all below it use; pages that they share count once (PSS and its swap)."""
+    return sum(_pss(pid) for pid in _with_descendants(process.pid))
 
 
-def _family(pid: int) -> list[int]:
+def _with_descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # The name before it may hold anything, brackets too.
+            # The process's name in brackets may contain anything, brackets too: what follows the last one is safe.
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
         children.setdefault(parent, []).append(int(stat.parent.name))
-    family = [pid]
-    for member in family:
-        family.extend(children.get(member, []))
-    return family
+    pids = [pid]
+    for member in pids:
+        pids.extend(children.get(member, []))
+    return pids
 
 
 def _pss(pid: int) -> int:

@@ -1,0 +1,130 @@
+"""What the benchmarks share: databases, durability, options of the command line, and rounds."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from servers import DRIVER, postgresql_server
+from sqlalchemy import create_engine, make_url, text
+
+from bench.table import machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+Measured = TypeVar("Measured")
+DATABASES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
+_IN_MEMORY = {"tmpfs", "ramfs"}
+
+
+def report(message: str) -> None:
+    """Show progress on standard error."""
+    click.echo(f"{time.strftime('%H:%M:%S')} {message}", err=True)
+
+
+def interleave(
+    rounds: int,
+    what: str,
+    measures: Sequence[tuple[str, Callable[[], Measured]]],
+    show: Callable[[Measured], str],
+) -> dict[str, list[Measured]]:
+    """Every measure once a round. Each round begins with another one, so that a busy minute hits all alike."""
+    found: dict[str, list[Measured]] = {name: [] for name, _ in measures}
+    for number in range(rounds):
+        first = number % len(measures)
+        for name, measure in (*measures[first:], *measures[:first]):
+            value = measure()
+            found[name].append(value)
+            report(f"{what}, round {number + 1} of {rounds}: {name} {show(value)}")
+    return found
+
+
+@contextmanager
+def postgresql() -> Iterator[str]:
+    """URL of the benchmark's PostgreSQL server, on which databases may be created."""
+    if url := os.environ.get("BENCH_DATABASE_URL"):
+        yield make_url(url).set(drivername=DRIVER).render_as_string(hide_password=False)
+        return
+    with postgresql_server() as url:
+        yield url
+
+
+def conditions(server: str | None, folder: Path) -> list[str]:
+    """The machine and the databases' durability, shown as well; raises RuntimeError if nothing would be durable."""
+    kind = _file_system(folder)
+    if kind in _IN_MEMORY:
+        raise RuntimeError(
+            f"{folder} is in memory ({kind}), where nothing is durable: set TMPDIR to a folder on a disk"
+        )
+    lines = [f"{machine()}; files on {kind}"]
+    if server:
+        lines.append("PostgreSQL: " + ", ".join(f"{name} {value}" for name, value in _postgresql_settings(server)))
+    lines.append("SQLite: WAL, synchronous=FULL")
+    for line in lines:
+        report(line)
+    return lines
+
+
+def _postgresql_settings(server: str) -> list[tuple[str, str]]:
+    names = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers", "max_connections")
+    engine = create_engine(server)
+    with engine.connect() as connection:
+        found = {name: str(connection.scalar(text(f"SHOW {name}"))) for name in names}
+    engine.dispose()
+    for name in ("fsync", "synchronous_commit"):
+        if found[name] != "on":
+            raise RuntimeError(f"PostgreSQL has {name} = {found[name]}: set it to on, as in production")
+    return list(found.items())
+
+
+def _file_system(folder: Path) -> str:
+    """The kind of file system that a folder is on."""
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    containing = [(place, kind) for place, kind in mounts if folder.resolve().is_relative_to(place)]
+    return max(containing, key=lambda pair: len(pair[0]))[1]
+
+
+class Names(click.ParamType):  # type: ignore[type-arg]
+    """A comma-separated list of known names."""
+
+    name = "names"
+
+    def __init__(self, known: Sequence[str]) -> None:
+        """Accept these names."""
+        self._known = tuple(known)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Read the list; fails with the names that are unknown."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in str(value).split(","))
+        if unknown := set(names) - set(self._known):
+            self.fail(f"{', '.join(sorted(unknown))}: known are {', '.join(self._known)}", param, ctx)
+        return tuple(name for name in self._known if name in names)
+
+
+def unless_given(context: click.Context, values: Mapping[str, int]) -> dict[str, int]:
+    """Those of the values whose options were not given on the command line."""
+    default = click.core.ParameterSource.DEFAULT
+    return {name: value for name, value in values.items() if context.get_parameter_source(name) is default}
+
+
+databases_option = click.option(
+    "--databases", type=Names(tuple(DATABASES)), default=tuple(DATABASES), help="postgresql, sqlite, or both."
+)
+before_option = click.option(
+    "--before",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+    help="Folder of an older checkout, which is measured in the same rounds.",
+)
+quick_option = click.option(
+    "--quick", is_flag=True, help="Small sizes, to see that everything works; ignore the figures."
+)
+markdown_option = click.option(
+    "--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write the table to this file, too."
+)
