@@ -50,13 +50,13 @@ campaign: $(VENV)/installed-dev ## Place 5,000 sandbox calls with losses, reconc
 	CAMPAIGN_CALLS=5000 $(BIN)/python -m pytest tests/system/test_campaign.py
 
 bench: $(VENV)/installed-bench ## Measure receiving against peers, as ratios (an hour; BENCH=--quick, BENCH=--help)
-	PYTHONPATH=tests/helpers $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.receive $(BENCH)
+	$(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.receive $(BENCH)
 
 bench-abuse: $(VENV)/installed-bench ## Measure callbacks beside floods, slow and oversized requests (BENCH=--quick)
-	PYTHONPATH=tests/helpers $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.abuse $(BENCH)
+	$(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.abuse $(BENCH)
 
 bench-reconcile: $(VENV)/installed-bench ## Measure reconcile runs against their bounds, as ratios (an hour; BENCH=--quick)
-	PYTHONPATH=tests/helpers $(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.reconcile $(BENCH)
+	$(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.reconcile $(BENCH)
 
 docker-check: $(VENV)/installed-dev ## Run the Dockerfile's steps in a clean folder, without an engine
 	$(BIN)/hadolint Dockerfile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import requests
-from running import free_port
 
 from bench.load import API_TOKEN, CALLBACK_TOKEN, callback_url, find, new_call
 from bench.programs import ROOT, THIS
@@ -137,6 +137,14 @@ def _gunicorn(module: str, kind: str, *options: str) -> list[str]:
     """The command of a Flask peer: two workers, as the program has."""
     fixed = ["--bind", "{address}", "--workers", "2", "--worker-class", kind, "--log-level", "warning"]
     return [sys.executable, "-m", "gunicorn", *fixed, *options, f"bench.peers.{module}:app"]
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextmanager

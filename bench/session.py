@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from servers import fresh_database
 from sqlalchemy import create_engine, make_url, text
 
 from bench import load, receivers
 from bench.peers.tables import Base
 from bench.programs import Program
-from bench.setting import DATABASES, conditions, postgresql
+from bench.setting import DATABASES, conditions, fresh_database, postgresql
 from bench.table import Outcome
 
 if TYPE_CHECKING:

