@@ -169,15 +169,15 @@ def _changed(before: Call, after: Call) -> bool:
 
 def register(call: Call, registration: Registration, now: datetime) -> Call:
     """The call once it was registered: newer values replace older ones, and outrank what reports say."""
-    words = {name: value for name in REGISTRABLE if (value := getattr(registration, name)) is not None}
+    values = {name: value for name in REGISTRABLE if (value := getattr(registration, name)) is not None}
     registered_at = call.registered_at or now
-    registered_fields = call.registered_fields.union(words)
+    registered_fields = call.registered_fields.union(values)
     if "placed_at" not in registered_fields:
-        words["placed_at"] = min(call.placed_at, registered_at)
+        values["placed_at"] = min(call.placed_at, registered_at)
     return replace(
         call,
         registered_at=registered_at,
         registered_fields=registered_fields,
         campaign=registration.campaign or call.campaign,
-        **words,
+        **values,
     )

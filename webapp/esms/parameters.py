@@ -1,6 +1,6 @@
-"""eSMS's dialect, and nowhere else: its parameter names, spellings, codes and quirks, turned into StatusReports.
+"""Reads eSMS's parameters: their names, spellings and values become the fields of a StatusReport.
 
-Knows nothing of Flask and the database. Facts are marked *documented* (the provider's pages), *seen* (in examples on
+Facts are marked *documented* (the provider's pages), *seen* (in examples on
 those pages) or *assumed*.
 """
 
@@ -37,7 +37,7 @@ _to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Unreadable(Exception):
-    """What came is no report. Its text names the parameter and is fit for the sender."""
+    """A request or an answer is not a report. Its text names the parameter, and may be shown to the sender."""
 
 
 def new_id() -> UUID:
@@ -46,7 +46,7 @@ def new_id() -> UUID:
 
 
 def normalise_identity(text: str) -> str:
-    """A ReferenceId or SMSID as we keep it: stripped, lower case; raises ValueError.
+    """A ReferenceId or SMSID in its stored form: stripped, lower case; raises ValueError.
 
     *seen*: upper and lower case, a trailing space, digits appended, no dashes. So it is a token, not a UUID.
     """
@@ -90,7 +90,7 @@ _small = _integer(_LARGEST_SMALL)
 _seconds = _integer(_LARGEST_INTEGER)
 
 _PARAMETERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
-    # theirs, ours, how it is read; where two fill one field, the first that is said counts.
+    # eSMS's name, our field, the function that reads it. Where two fill one field, the first value counts.
     ("CallStatus", "call_status", lambda value: read_text(normalise_status(read_text(value)))),
     ("CallDuration", "call_duration", _seconds),
     ("Ivr", "ivr", read_text),
@@ -110,7 +110,7 @@ _NOTHING = (None,)
 
 
 class Parameters:
-    """Names and values as they came, in their order; names are matched without case."""
+    """Names and values as received, in their order; names are matched without case."""
 
     def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Keep every pair."""
@@ -130,7 +130,7 @@ class Parameters:
         return self._said.get(name.lower(), _NOTHING)[0]
 
     def as_json(self) -> str:
-        """Everything, as a JSON object; a name that came several times has the list of its values."""
+        """Everything, as a JSON object; a repeated name has the list of its values."""
         self._json = self._json or self._as_json()
         return self._json
 

@@ -1,7 +1,7 @@
-"""Many rows of one table, written by one statement. Knows the two databases' dialects, and nothing of what rows mean.
+"""Writes many rows of one table by one statement, in the dialect of the database.
 
-PostgreSQL takes them as one JSON parameter, which costs a third of what as many parameters do; SQLite, in whose process
-a row costs next to nothing, one by one.
+PostgreSQL gets all rows as one JSON parameter: a third of the cost of one parameter for each value. SQLite runs in this
+process, where one statement a row costs little.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 def insert_absent(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Insert the rows whose key is not there yet; how many these were. All rows have the same columns."""
+    """Insert the rows whose key is absent; returns their number. All rows have the same columns."""
     return _execute(connection, _insert(table, tuple(rows[0]), connection.dialect.name), rows)
 
 
 def update(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write all columns that the rows have, into the rows of that key; it is their last column."""
+    """Update the rows with these keys; the key is the last column, and all rows have the same columns."""
     _execute(connection, _update(table, tuple(rows[0]), connection.dialect.name), rows)
 
 
@@ -48,7 +48,7 @@ def _execute(connection: Connection, statement: str, rows: Sequence[Mapping[str,
 
 _PLAIN = {NoneType, str, int, bool}
 _iso = lru_cache(maxsize=256)(iso)
-"""The times of a new call and of its report are mostly one and the same."""
+"""Cached: a new call and its report mostly have the same time."""
 _AS_TEXT: dict[type, Callable[[Any], str | None]] = {
     datetime: _iso,
     UUID: str,
@@ -58,11 +58,11 @@ _AS_TEXT: dict[type, Callable[[Any], str | None]] = {
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON and SQLite take it; the text is cast to the column's type there."""
+    """A value as JSON and SQLite take it; the database casts the text to the column's type."""
     kind = type(value)
     if kind in _PLAIN:
         return value
-    # Looked up by exact type first, for speed: a clock that is set by a test gives a kind of datetime of its own.
+    # The exact type first, for speed; a fake clock may return a subclass of datetime.
     if as_text := _AS_TEXT.get(kind) or next((_AS_TEXT[base] for base in kind.__mro__ if base in _AS_TEXT), None):
         return as_text(value)
     raise TypeError(f"no column holds a {kind.__name__}")
@@ -97,7 +97,7 @@ def _recordset(table: Table, names: tuple[str, ...]) -> str:
 
 
 def is_one_of(connection: Connection, column: Column[Any], values: Collection[Any]) -> ColumnElement[bool]:
-    """One statement for any number of values, where the database knows arrays: it is prepared once."""
+    """Whether the column has one of the values; on PostgreSQL one statement for any number, so it is prepared once."""
     if connection.dialect.name == "postgresql":
         return column == any_(bindparam(None, list(values), ARRAY(column.type)))
     return column.in_(list(values))

@@ -1,8 +1,8 @@
-"""The completeness ledger: what became of every call, counted so that the sums match. Only reads, and decides nothing.
+"""Counts the state of every call, so that the sums match: the completeness ledger.
 
-What it costs with 10 million calls on two cores: one pass over them for the counts (2 s on PostgreSQL, 6 s on SQLite;
-by day 4 and 6 s, by campaign 6 and 10 s), and another for the twins (13 and 17 s with 20,000 pairs and 3 million calls
-that nobody registered). No index was made for it, so that receiving pays nothing.
+With 10 million calls on two cores: one pass for the counts (2 s on PostgreSQL, 6 s on SQLite; by day 4 and 6 s, by
+campaign 6 and 10 s), and one for the twins (13 and 17 s with 20,000 pairs and 3 million calls that were never
+registered). It has no index of its own, which would slow down receiving.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from webapp.storage.database import Database
     from webapp.storage.filters import CallFilter
 
-_AT_ONCE = 1000
+_PORTION = 1000
 _DAY = timedelta(days=1)
 _PUNCTUATION = string.punctuation.encode()
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC) + _DAY, datetime.max.replace(tzinfo=UTC) - 2 * _DAY
@@ -36,7 +36,7 @@ _FIRST, _LAST = datetime.min.replace(tzinfo=UTC) + _DAY, datetime.max.replace(tz
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """So many calls, each settled by its first final report, given up or missing; and what else is known of them.
+    """Numbers of calls: settled by their first final report, given up or missing, and with other marks.
 
     ``calls`` is the sum of the five that follow. The others overlap with these. ``lost_and_recovered``: settled by a
     lookup, and no final callback ever came.
@@ -55,10 +55,10 @@ class Counts:
 
 
 class Ledger:
-    """Reads the calls of one moment; every method may be asked any number of times. See ``ledger``."""
+    """Counts the calls of one moment; see ``ledger``. Every method can be called again."""
 
     def __init__(self, connection: Connection, wanted: CallFilter, placed_by: datetime) -> None:
-        """Read from ``connection`` those that are ``wanted``; a callback should have come if placed by then."""
+        """Count the ``wanted`` calls; the callback of those placed by ``placed_by`` is overdue."""
         self._connection = connection
         self._wanted = wanted.conditions()
         self._columns = _columns(placed_by)
@@ -70,8 +70,8 @@ class Ledger:
     def by_day(self, zone: ZoneInfo) -> Iterator[tuple[date, Counts]]:
         """Every day on which calls were placed, by the clocks of ``zone``, earliest first.
 
-        The next day is looked up in the index of ``placed_at`` and its calls are read through it: altogether one pass,
-        whatever the databases know of time zones.
+        The next day is looked up in the index of ``placed_at`` and its calls are read through it: one pass in all, and
+        without the time zones of the database.
         """
         rest: list[ColumnElement[bool]] = []
         while first := self._connection.scalar(select(func.min(calls.c.placed_at)).where(*self._wanted, *rest)):
@@ -93,21 +93,23 @@ class Ledger:
             yield None, without
 
     def twins(self) -> Iterator[tuple[str, str]]:
-        """Ids that are equal but for punctuation: one registered and never heard of, one heard of and never registered.
+        """Ids that are equal but for punctuation: one registered without a report, one reported and never registered.
 
         *seen*: eSMS's own pages drop dashes. Every pair of them, sorted and streamed; of the wanted calls those that
         are registered, of all calls those that are not. A pass over the calls and a join of the two kinds.
         """
-        unheard = self._bare("unheard", *self._wanted, calls.c.registered_at.is_not(None), calls.c.report_count == 0)
-        unplaced = self._bare("unplaced", calls.c.registered_at.is_(None), calls.c.report_count > 0)
-        pairs = (
-            select(unheard.c.reference_id, unplaced.c.reference_id)
-            # Of ids that are nothing but punctuation there is nothing that could be equal.
-            .where(unheard.c.bare == unplaced.c.bare, unheard.c.bare != "")
-            .order_by(unheard.c.reference_id, unplaced.c.reference_id)
+        unreported = self._bare(
+            "unreported", *self._wanted, calls.c.registered_at.is_not(None), calls.c.report_count == 0
         )
-        with self._connection.execute(pairs, execution_options={"yield_per": _AT_ONCE}) as rows:
-            yield from ((registered, heard) for registered, heard in rows)
+        unregistered = self._bare("unregistered", calls.c.registered_at.is_(None), calls.c.report_count > 0)
+        pairs = (
+            select(unreported.c.reference_id, unregistered.c.reference_id)
+            # Ids of punctuation alone would all be equal.
+            .where(unreported.c.bare == unregistered.c.bare, unreported.c.bare != "")
+            .order_by(unreported.c.reference_id, unregistered.c.reference_id)
+        )
+        with self._connection.execute(pairs, execution_options={"yield_per": _PORTION}) as rows:
+            yield from ((registered, reported) for registered, reported in rows)
 
     def unknown(self, reference_ids: Sequence[str]) -> list[str]:
         """Those for which there is no call, in the order given."""
@@ -124,12 +126,12 @@ class Ledger:
         if self._connection.dialect.name == "postgresql":
             bare = func.regexp_replace(calls.c.reference_id, "[^a-z0-9]", "", "g")
         else:
-            # SQLite has nothing of the kind, and calls what Python has.
+            # SQLite has no regular expressions; it calls a Python function.
             sqlite: Any = self._connection.connection.driver_connection
             sqlite.create_function("without_punctuation", 1, _without_punctuation, deterministic=True)
             bare = func.without_punctuation(calls.c.reference_id)
         some = select(calls.c.reference_id, bare.label("bare")).where(*conditions).cte(name)
-        # Else SQLite would join the table with itself, with no index to help.
+        # Without it SQLite joins the table with itself, and no index helps.
         return some.prefix_with("MATERIALIZED", dialect="sqlite")
 
 
@@ -145,7 +147,7 @@ def _without_punctuation(reference_id: str) -> str:
 
 
 def _columns(placed_by: datetime) -> list[ColumnElement[int]]:
-    """The fields of ``Counts``. Of the first five conditions exactly one holds, whatever a row says."""
+    """The fields of ``Counts``. Of the first five conditions exactly one holds, whatever the row holds."""
     settled = calls.c.settled_at.is_not(None)
     by_lookup = and_(settled, calls.c.settled_by.is_not_distinct_from("lookup"))
     due = calls.c.placed_at <= placed_by
@@ -167,6 +169,6 @@ def _columns(placed_by: datetime) -> list[ColumnElement[int]]:
 def day_of(moment: datetime, zone: ZoneInfo) -> tuple[date, datetime | None]:
     """The day of that moment in ``zone``, and when the next one begins; None where no calendar has one."""
     day = min(max(moment, _FIRST), _LAST).astimezone(zone).date()
-    # Clocks may skip midnight, or strike it twice: the first counts, as ``fold=0`` has it.
+    # A day may have no midnight, or two: the first counts (``fold=0``).
     until = datetime.combine(day + _DAY, time(), zone).astimezone(UTC)
     return day, until if until > moment else None

@@ -1,4 +1,4 @@
-"""The tables, and how their values are written on SQLite and PostgreSQL. Knows nothing of what they mean."""
+"""The tables and their columns, each with a comment that says what it holds."""
 
 from __future__ import annotations
 

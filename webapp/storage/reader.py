@@ -58,7 +58,7 @@ class LookupShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """How things stand, counted at one moment."""
+    """Counts of one moment, for ``esms-calls status``."""
 
     calls: int
     settled: int
@@ -152,7 +152,7 @@ class Reader:
             yield from rows.scalars()
 
     def settled_after(self, wanted: CallFilter, last: str, limit: int) -> list[str]:
-        """The ids of the settled calls that come next after this one, in their order."""
+        """The ids of the next settled calls after this one, in order."""
         query = select(calls.c.reference_id).where(*wanted.conditions(), calls.c.reference_id > last)
         in_order = query.order_by(calls.c.reference_id).limit(limit)
         with self._database.snapshot() as connection:
@@ -182,7 +182,7 @@ class Reader:
             return connection.scalar(given_up) or 0
 
     def status(self, due: Due) -> Status:
-        """How things stand at the time ``due.due_by``, with the first calls given up, oldest placed first."""
+        """Counts at the time ``due.due_by``, with the first calls given up, oldest placed first."""
         number = func.count()
         counts = select(
             number.label("calls"),
@@ -205,7 +205,7 @@ class Reader:
             )
 
     def lookup_share(self, now: datetime) -> LookupShare:
-        """How many of the calls settled in the 24 hours before ``now`` were settled by a lookup; an index tells."""
+        """How many of the calls settled in the 24 hours before ``now`` were settled by a lookup; read from an index."""
         with self._database.snapshot(limited=False) as connection:
             return _lookup_share(connection, now)
 
@@ -228,7 +228,7 @@ class Reader:
             last = found[-1].id
 
     def reference_ids(self) -> Iterator[list[str]]:
-        """The ids of all calls, and of all that history knows, in portions."""
+        """The ids of all calls, with or without a row in ``calls``, in portions."""
         last = ""
         while True:
             portions = [

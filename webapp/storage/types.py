@@ -1,4 +1,4 @@
-"""The tables, and how their values are written on SQLite and PostgreSQL. Knows nothing of what they mean."""
+"""Column types that hold the same values on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
