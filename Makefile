@@ -69,7 +69,8 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older: make PYTHON=python3.12 …"; exit 1; }
 	@echo "Creating a virtual environment in $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@# Python's own `-m venv` answers Ctrl-C with a traceback.
+	@$(PYTHON) -c 'import signal, venv; signal.signal(signal.SIGINT, signal.SIG_DFL); venv.main(["$(VENV)"])'
 
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing esms-calls and what it needs into $(VENV): one or two minutes, once"
