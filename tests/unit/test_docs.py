@@ -20,7 +20,6 @@ from webapp.support.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from webapp.storage.database import Database
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -104,14 +103,6 @@ def test_generated_parts_equal_the_code(document: str, name: str, generate: Call
     if "WRITE_DOCS" in os.environ:
         path.write_text(pattern.sub(lambda _: expected, text))
     assert pattern.findall(path.read_text()) == [expected], "run `make docs`"
-
-
-def test_every_query_in_the_documents_runs(database: Database) -> None:
-    queries = re.findall(r"```sql\n(.*?)```", (ROOT / "docs/data.md").read_text(), re.DOTALL)
-    assert len(queries) >= 4
-    with database.snapshot(limited=False) as connection:
-        for query in queries:
-            connection.exec_driver_sql(query).all()
 
 
 def test_every_exit_code_is_in_the_commands_document() -> None:

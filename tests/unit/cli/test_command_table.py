@@ -16,7 +16,7 @@ from webapp.cli import commands
 from webapp.cli.commands import COMMANDS, cli
 
 if TYPE_CHECKING:
-    from webapp.support.settings import Settings
+    from pathlib import Path
 
 SLOW_TO_IMPORT = {
     "alembic",
@@ -66,7 +66,7 @@ def test_help_imports_nothing_that_is_slow(arguments: list[str]) -> None:
 
 
 def test_a_command_may_use_the_context_of_the_flask_application(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @click.command()
     @with_appcontext
@@ -74,7 +74,7 @@ def test_a_command_may_use_the_context_of_the_flask_application(
         click.echo(current_app.import_name)
 
     monkeypatch.setattr("webapp.cli.status.status", status)
-    assert settings.callback_token
+    monkeypatch.chdir(tmp_path)
 
     result = CliRunner().invoke(cli, ["status"])
 

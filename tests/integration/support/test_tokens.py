@@ -1,0 +1,38 @@
+"""A token that is not set is generated once, also by several processes at the same moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+from typing import TYPE_CHECKING
+
+from webapp.support.settings import load_settings
+
+if TYPE_CHECKING:
+    from multiprocessing.synchronize import Barrier
+    from pathlib import Path
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def ask_for_tokens(folders: list[str], told: str, start: Barrier) -> None:
+    with open(told, "w", encoding="ascii") as file:  # noqa: PTH123 - a string, for the process
+        for folder in folders:
+            start.wait(60)
+            file.write(f"{load_settings(instance_dir=folder).callback_tokens()[0]}\n")
+
+
+def test_processes_that_need_a_token_at_the_same_moment_get_the_same(tmp_path: Path) -> None:
+    folders = [str(tmp_path / f"instance-{number}") for number in range(60)]
+    told = [tmp_path / f"told-{number}" for number in range(4)]
+    start = SPAWN.Barrier(len(told))
+    processes = [SPAWN.Process(target=ask_for_tokens, args=(folders, str(path), start)) for path in told]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+
+    assert [process.exitcode for process in processes] == [0] * len(told)
+    first, *others = [path.read_text().splitlines() for path in told]
+    assert len(set(first)) == len(folders)
+    assert all(other == first for other in others)
+    assert [len(list((tmp_path / f"instance-{number}").iterdir())) for number in range(60)] == [1] * 60
