@@ -88,7 +88,7 @@ def cli() -> None:
       esms-calls reconcile      ask eSMS about the calls whose callback never came
       esms-calls status         show what is stored, and what needs a person
 
-    Settings come from environment variables and a .env file in the working folder; README.md lists them.
+    Settings come from environment variables and a .env file in the working folder; docs/settings.md lists them.
     Exit codes: 0 done, 1 something needs attention, 2 usage or settings, 3 eSMS refuses the account,
     4 the database cannot be reached, 130 interrupted.
     """  # noqa: D301 - click wants the control character

@@ -28,7 +28,7 @@ def report(error: Exception) -> int:
 def _explain(error: Exception) -> tuple[str, int]:
     match error:
         case ConfigError():
-            return f"{error}\nSee the settings in README.md, or in the environment and .env.", USAGE
+            return f"{error}\ndocs/settings.md lists the settings; they come from the environment and .env.", USAGE
         case Unavailable():
             words = f"The database cannot be used: {error}\nCheck DATABASE_URL and that the database runs."
             return words, NO_DATABASE
