@@ -175,7 +175,7 @@ class Settings(BaseSettings):
 
     instance_dir: Path = Field(
         Path("instance"),
-        description="Folder of the embedded database, the spool and the generated tokens; made when needed.",
+        description="Folder of the embedded database, the spool and the generated tokens; created when needed.",
     )
     database_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
         None,
@@ -187,50 +187,54 @@ class Settings(BaseSettings):
         None,
         repr=False,
         description="Secret part of the CallbackUrl. Several, with commas: each is accepted, the first is printed. "
-        "Generated and kept in the instance folder when not set.",
+        "If not set, one is generated and kept in the instance folder.",
     )
     api_token: Tokens | None = Field(
-        None, repr=False, description="Bearer token of `/api`; several and generated likewise."
+        None, repr=False, description="Bearer token of `/api`. Several, or generated, like `CALLBACK_TOKEN`."
     )
     esms_api_key: Key | None = Field(None, repr=False, description="ApiKey of your eSMS account; needed to ask eSMS.")
     esms_secret_key: Key | None = Field(
         None, repr=False, description="SecretKey of your eSMS account; needed to ask eSMS."
     )
-    esms_api_url: Url = Field(
-        "https://voiceapi.esms.vn/MainService.svc/json", description="Where GetSendStatus is asked."
-    )
-    esms_timeout: PositiveDuration = Field("20s", description="How long one look-up may take, as a whole.")  # type: ignore[assignment]
-    reconcile_grace: Duration = Field("10m", description="How long after `placed_at` a callback may take.")  # type: ignore[assignment]
-    reconcile_give_up: Duration = Field(
-        "72h", description="How long after `placed_at` a call is asked about for the last time."
+    esms_api_url: Url = Field("https://voiceapi.esms.vn/MainService.svc/json", description="Base URL of GetSendStatus.")
+    esms_timeout: PositiveDuration = Field(
+        "20s", description="Time limit of one look-up, from connecting to the last byte."
     )  # type: ignore[assignment]
-    reconcile_rate: int = Field(10, ge=1, le=1000, description="Look-ups a second, at most.")
-    reconcile_concurrency: int = Field(8, ge=1, le=256, description="Look-ups under way at the same time, at most.")
+    reconcile_grace: Duration = Field(
+        "10m", description="Time after `placed_at` in which a callback may arrive; reconcile asks after it."
+    )  # type: ignore[assignment]
+    reconcile_give_up: Duration = Field(
+        "72h", description="Time after `placed_at` at which reconcile asks about a call for the last time."
+    )  # type: ignore[assignment]
+    reconcile_rate: int = Field(10, ge=1, le=1000, description="Look-ups per second, at most, of all runs together.")
+    reconcile_concurrency: int = Field(
+        8, ge=1, le=256, description="Look-ups in flight at the same time, at most, of one run."
+    )
     verify: Annotated[Verify, BeforeValidator(_verify)] = Field(
         "conflicts",
-        description="Which settled calls `reconcile` asks about once no missing one is left: `off` none, `conflicts` "
-        "those in conflict, `unregistered` also those known only from callbacks, `all` every one that no lookup "
-        "confirmed (both until RECONCILE_GIVE_UP).",
+        description="Which settled calls `reconcile` asks about when no missing call is due: `off`: none; `conflicts`: "
+        "those in conflict; `unregistered`: also those known only from callbacks; `all`: also every call that no "
+        "lookup has confirmed. The last two end at `RECONCILE_GIVE_UP`.",
     )
     lookup_share_warn: Share = Field(
         "5%",
-        description="`status` asks for a person when more than this share of the calls settled in the last 24 hours "
-        "were settled by lookup: callbacks fail to come. `100%`: never.",
+        description="`status` exits with 1 when lookups settled more than this share of the calls settled in the last "
+        "24 hours, because callbacks get lost then. `100%`: never.",
     )  # type: ignore[assignment]
     answer_within: Annotated[Duration, AfterValidator(_at_least_a_second)] = Field(
-        "5s", description="Every callback is answered by then, whatever the database does."
+        "5s", description="Every callback is answered within this time, whatever the database does."
     )  # type: ignore[assignment]
     spool: Switch = Field(
         "on",
-        description="`on`: callbacks that the database cannot take wait in the instance folder, and are answered 200. "
+        description="`on`: callbacks that the database cannot take wait in the instance folder and are answered 200. "
         "`off`: they are answered 503; for containers without a lasting disk.",
     )  # type: ignore[assignment]
-    spool_limit: Size = Field("1GiB", description="How much may wait there.")  # type: ignore[assignment]
+    spool_limit: Size = Field("1GiB", description="Largest size of the spool; beyond it callbacks are answered 503.")  # type: ignore[assignment]
     public_url: Url | None = Field(
         None, description="The address under which eSMS reaches this server; the CallbackUrl begins with it."
     )
     trusted_proxies: int = Field(
-        0, ge=0, le=10, description="Number of reverse proxies in front whose `X-Forwarded-…` headers are believed."
+        0, ge=0, le=10, description="Number of reverse proxies in front whose `X-Forwarded-…` headers are trusted."
     )
     time_zone: Annotated[ZoneInfo, BeforeValidator(_time_zone)] = Field(
         "Asia/Ho_Chi_Minh",
