@@ -19,7 +19,8 @@ from webapp.esms import callback as esms_callback
 from webapp.esms import parameters
 from webapp.storage.errors import Unavailable
 from webapp.support import metrics
-from webapp.support.settings import CALLBACK_PATH, is_one_of
+from webapp.support.settings import CALLBACK_PATH
+from webapp.support.tokens import is_accepted
 from webapp.support.waiting import at_most
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Callbacks:
     def _answer(self, environ: WSGIEnvironment) -> Answer:
         """A wrong token is answered before anything of the request is looked at, whatever its method."""
         token = environ["PATH_INFO"].removeprefix(CALLBACK_PATH)
-        if not is_one_of(token, self._tokens):
+        if not is_accepted(token, self._tokens):
             return "404 NOT FOUND", {"error": "not found"}, (), ""
         if environ["REQUEST_METHOD"] not in _METHODS:
             words = f"The CallbackUrl takes {' and '.join(_METHODS)}."

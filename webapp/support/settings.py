@@ -1,33 +1,22 @@
-"""The settings: one frozen value, read from the environment and ``.env``, and the words for what is wrong with them.
-
-Knows no Flask and opens no connection. Of the file system it touches only ``.env`` and the kept tokens.
-"""
+"""The settings: one frozen value, read from the environment and ``.env``."""
 
 from __future__ import annotations
 
-import hmac
-import os
 import re
-import secrets
-import tempfile
-from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from webapp.support import files
+from webapp.support import tokens
 from webapp.support.times import parse_duration
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 CALLBACK_PATH = "/esms/callback/"
 CALLBACK_PARAMETERS = (
@@ -42,121 +31,82 @@ CALLBACK_PARAMETERS = (
 )
 """*documented*: the template of a CallbackUrl carries these, empty and in this order."""
 
-_SIZES = {"KiB": 10, "MiB": 20, "GiB": 30, "TiB": 40}
-_TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
-
-
 Verify = Literal["off", "conflicts", "unregistered", "all"]
+
+_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%")
+_WEB_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
+_REMEDIES = {
+    "bool_parsing": "must be on or off",
+    "byte_size": "must be a size such as 1MiB or 1GiB",
+    "byte_size_unit": "must be a size such as 1MiB or 1GiB",
+    "zoneinfo_str": "must be the name of a time zone, such as Asia/Ho_Chi_Minh or UTC",
+}
+"""What to say instead of pydantic's message, by the type of its error."""
 
 
 class ConfigError(Exception):
     """A setting is wrong. Its text names the setting and the remedy, and shows no secret."""
 
 
-def parse_size(text: object) -> int:
-    """``"64KiB"``, ``"1MiB"`` or ``"1GiB"`` in bytes; raises ValueError for anything else."""
-    if isinstance(text, int):
+def _share(text: object) -> object:
+    """``"5%"``, ``"0.5%"`` or ``"100 %"`` as an exact part of one."""
+    if not isinstance(text, str):
         return text
-    match = re.fullmatch(r"([0-9]{1,6})([KMGT]iB)", str(text).strip())
-    if not match or not int(match[1]):
-        raise ValueError("must be a whole number and a unit, such as 1MiB or 1GiB")
-    return int(match[1]) << _SIZES[match[2]]
-
-
-def parse_share(text: object) -> Decimal:
-    """``"5%"``, ``"0.5%"`` or ``"100 %"`` as an exact part of one; raises ValueError for anything else."""
-    if isinstance(text, Decimal):
-        return text
-    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%", str(text).strip())
+    match = _SHARE.fullmatch(text)
     share = Decimal(match[1]) / 100 if match else None
     if share is None or share > 1:
         raise ValueError("must be a percentage such as 5%, 0.5% or 100%")
     return share
 
 
-def _switch(text: object) -> bool:
-    if isinstance(text, bool):
-        return text
-    known = {"on": True, "off": False}
-    if str(text).strip().lower() not in known:
-        raise ValueError("must be on or off")
-    return known[str(text).strip().lower()]
-
-
-def is_one_of(token: str, accepted: Iterable[str]) -> bool:
-    """Whether a token is accepted; takes the same time wherever it differs."""
-    given = token.encode("utf-8", "surrogatepass")
-    return any([hmac.compare_digest(given, known.encode()) for known in accepted])  # noqa: C419 - all are compared
-
-
-def _positive(length: timedelta) -> timedelta:
+def _longer_than_0s(length: timedelta) -> timedelta:
     if not length:
         raise ValueError("must be longer than 0s")
     return length
 
 
-def _at_least_a_second(length: timedelta) -> timedelta:
+def _from_1s_to_1m(length: timedelta) -> timedelta:
     if not timedelta(seconds=1) <= length <= timedelta(minutes=1):
         raise ValueError("must be from 1s to 1m")
     return length
 
 
-def _tokens(text: object) -> tuple[str, ...]:
-    if isinstance(text, tuple):
+def _tokens(text: object) -> object:
+    """Comma-separated tokens as a tuple."""
+    if not isinstance(text, str):
         return text
-    tokens = tuple(token.strip() for token in str(text).split(",") if token.strip())
-    if not tokens or not all(_TOKEN.fullmatch(token) for token in tokens):
+    given = tuple(token.strip() for token in text.split(",") if token.strip())
+    if not given or not all(tokens.is_well_formed(token) for token in given):
         message = (
             "each token must have at least 16 characters out of A-Z a-z 0-9 - _ . ~ (commas between several tokens); "
             "unset it to have one generated"
         )
         raise ValueError(message)
-    return tokens
+    return given
 
 
 def _database_url(text: str) -> str:
     remedy = "must be a URL such as postgresql://user:password@host/name or sqlite:////var/lib/calls.db"
     try:
-        url = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", text.strip()))
+        url = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", text))
     except (ArgumentError, ValueError):
         raise ValueError(remedy) from None
     if url.drivername not in {"postgresql+psycopg", "sqlite", "sqlite+pysqlite"}:
         raise ValueError(remedy)
     if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
-        raise ValueError(
-            "names a database in memory, which keeps nothing: name a file, such as sqlite:////var/lib/calls.db"
-        )
+        raise ValueError("is a database in memory, which is lost at the end: name a file: sqlite:////var/lib/calls.db")
     return url.render_as_string(hide_password=False)
 
 
 def _web_url(text: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text.strip()):
+    if not _WEB_URL.fullmatch(text):
         raise ValueError("must be a URL such as https://calls.example.vn, without a query or a password")
-    return text.strip().rstrip("/")
-
-
-def _time_zone(text: object) -> ZoneInfo:
-    if isinstance(text, ZoneInfo):
-        return text
-    try:
-        return ZoneInfo(str(text))
-    except (OSError, ValueError, ZoneInfoNotFoundError):
-        raise ValueError("must be the name of a time zone, such as Asia/Ho_Chi_Minh or UTC") from None
-
-
-def _verify(text: object) -> str:
-    if (word := str(text).strip().lower()) not in get_args(Verify):
-        raise ValueError(f"must be one of {', '.join(get_args(Verify))}")
-    return word
+    return text.rstrip("/")
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
-PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
-Share = Annotated[Decimal, BeforeValidator(parse_share)]
-Size = Annotated[int, BeforeValidator(parse_size)]
-Switch = Annotated[bool, BeforeValidator(_switch)]
+Share = Annotated[Decimal, BeforeValidator(_share)]
 Tokens = Annotated[tuple[str, ...], BeforeValidator(_tokens)]
-Key = Annotated[str, StringConstraints(strip_whitespace=True)]
 Url = Annotated[str, AfterValidator(_web_url)]
 
 
@@ -164,7 +114,7 @@ class Settings(BaseSettings):
     """Every setting; the environment variable is the field's name in capitals."""
 
     model_config = SettingsConfigDict(
-        # Values are taken as they stand: decoded as JSON, a token of digits and a point would be rounded.
+        # JSON would round a token that is a number.
         enable_decoding=False,
         env_file=".env",
         env_ignore_empty=True,
@@ -192,12 +142,12 @@ class Settings(BaseSettings):
     api_token: Tokens | None = Field(
         None, repr=False, description="Bearer token of `/api`. Several, or generated, like `CALLBACK_TOKEN`."
     )
-    esms_api_key: Key | None = Field(None, repr=False, description="ApiKey of your eSMS account; needed to ask eSMS.")
-    esms_secret_key: Key | None = Field(
+    esms_api_key: str | None = Field(None, repr=False, description="ApiKey of your eSMS account; needed to ask eSMS.")
+    esms_secret_key: str | None = Field(
         None, repr=False, description="SecretKey of your eSMS account; needed to ask eSMS."
     )
     esms_api_url: Url = Field("https://voiceapi.esms.vn/MainService.svc/json", description="Base URL of GetSendStatus.")
-    esms_timeout: PositiveDuration = Field(
+    esms_timeout: Annotated[Duration, AfterValidator(_longer_than_0s)] = Field(
         "20s", description="Time limit of one look-up, from connecting to the last byte."
     )  # type: ignore[assignment]
     reconcile_grace: Duration = Field(
@@ -210,7 +160,7 @@ class Settings(BaseSettings):
     reconcile_concurrency: int = Field(
         8, ge=1, le=256, description="Look-ups in flight at the same time, at most, of one run."
     )
-    verify: Annotated[Verify, BeforeValidator(_verify)] = Field(
+    verify: Verify = Field(
         "conflicts",
         description="Which settled calls `reconcile` asks about when no missing call is due: `off`: none; `conflicts`: "
         "those in conflict; `unregistered`: also those known only from callbacks; `all`: also every call that no "
@@ -221,25 +171,32 @@ class Settings(BaseSettings):
         description="`status` exits with 1 when lookups settled more than this share of the calls settled in the last "
         "24 hours, because callbacks get lost then. `100%`: never.",
     )  # type: ignore[assignment]
-    answer_within: Annotated[Duration, AfterValidator(_at_least_a_second)] = Field(
+    answer_within: Annotated[Duration, AfterValidator(_from_1s_to_1m)] = Field(
         "5s", description="Every callback is answered within this time, whatever the database does."
     )  # type: ignore[assignment]
-    spool: Switch = Field(
+    spool: bool = Field(
         "on",
         description="`on`: callbacks that the database cannot take wait in the instance folder and are answered 200. "
         "`off`: they are answered 503; for containers without a lasting disk.",
     )  # type: ignore[assignment]
-    spool_limit: Size = Field("1GiB", description="Largest size of the spool; beyond it callbacks are answered 503.")  # type: ignore[assignment]
+    spool_limit: Annotated[ByteSize, Field(gt=0)] = Field(
+        "1GiB", description="Largest size of the spool; beyond it callbacks are answered 503."
+    )  # type: ignore[assignment]
     public_url: Url | None = Field(
         None, description="The address under which eSMS reaches this server; the CallbackUrl begins with it."
     )
     trusted_proxies: int = Field(
         0, ge=0, le=10, description="Number of reverse proxies in front whose `X-Forwarded-…` headers are trusted."
     )
-    time_zone: Annotated[ZoneInfo, BeforeValidator(_time_zone)] = Field(
+    time_zone: ZoneInfo = Field(
         "Asia/Ho_Chi_Minh",
         description="Zone of the times that people give without one, and of the days that are counted.",
     )  # type: ignore[assignment]
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _stripped(cls, value: object) -> object:
+        return value.strip() if isinstance(value, str) else value
 
     @property
     def database(self) -> str:
@@ -251,23 +208,41 @@ class Settings(BaseSettings):
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the database is a SQLite file, which this program looks after by itself."""
+        """Whether the database is a SQLite file, which ``serve`` creates and migrates itself."""
         return self.database.startswith("sqlite")
 
     def callback_tokens(self) -> tuple[str, ...]:
         """All accepted callback tokens; the first is the one to give to eSMS. Generated once if none is set."""
-        return self.callback_token or (_kept_token(self.instance_dir, "callback_token"),)
+        return self.callback_token or (self._generated("callback_token"),)
 
     def api_tokens(self) -> tuple[str, ...]:
         """All accepted API tokens. Generated once if none is set."""
-        return self.api_token or (_kept_token(self.instance_dir, "api_token"),)
+        return self.api_token or (self._generated("api_token"),)
+
+    def _generated(self, name: str) -> str:
+        path = self.instance_dir / name
+        try:
+            token = tokens.token_of(self.instance_dir, name)
+        except (OSError, ValueError) as error:
+            message = (
+                f"{name.upper()} is not set, and {path} cannot be read or made ({error.__class__.__name__}): "
+                "set it, or make INSTANCE_DIR a folder that can be written."
+            )
+            raise ConfigError(message) from None
+        if not tokens.is_well_formed(token):
+            message = (
+                f"{path} does not hold a token of at least 16 URL-safe characters: "
+                f"remove the file to have a new one generated, or set {name.upper()}."
+            )
+            raise ConfigError(message)
+        return token
 
     def secrets(self) -> tuple[str, ...]:
         """Everything that may appear in no output, log, error, metric or row; as it is and URL-encoded."""
         url = make_url(self.database)
         known = (
-            *(self.callback_token or _read_token(self.instance_dir, "callback_token")),
-            *(self.api_token or _read_token(self.instance_dir, "api_token")),
+            *(self.callback_token or (tokens.stored_token(self.instance_dir, "callback_token"),)),
+            *(self.api_token or (tokens.stored_token(self.instance_dir, "api_token"),)),
             self.esms_api_key,
             self.esms_secret_key,
             url.password,
@@ -287,57 +262,15 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        lines = [f"{str(problem['loc'][0]).upper()} {_words(problem['msg'])}." for problem in error.errors()]
+        lines = [
+            f"{str(problem['loc'][0]).upper()} {_REMEDIES.get(problem['type']) or _in_our_words(problem['msg'])}."
+            for problem in error.errors()
+        ]
         raise ConfigError("\n".join(lines)) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f".env cannot be read ({error.__class__.__name__}): it must be UTF-8 text.") from None
 
 
-def _words(message: str) -> str:
+def _in_our_words(message: str) -> str:
     message = message.removeprefix("Value error, ").rstrip(".")
     return re.sub(r"^Input should be", "must be", message)
-
-
-def _read_token(folder: Path, name: str) -> tuple[str, ...]:
-    try:
-        return ((folder / name).read_text(encoding="ascii").strip(),)
-    except (OSError, ValueError):
-        return ()
-
-
-def _kept_token(folder: Path, name: str) -> str:
-    """The token kept in ``folder``; made there first, once, however many processes ask at the same moment."""
-    path = folder / name
-    try:
-        if not path.exists():
-            _make_token(folder, path)
-        token = path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError) as error:
-        message = (
-            f"{name.upper()} is not set, and {path} cannot be kept ({error.__class__.__name__}): "
-            "set it, or make INSTANCE_DIR a folder that can be written."
-        )
-        raise ConfigError(message) from None
-    if not _TOKEN.fullmatch(token):
-        message = (
-            f"{path} does not hold a token of at least 16 URL-safe characters: "
-            f"remove the file to have a new one generated, or set {name.upper()}."
-        )
-        raise ConfigError(message)
-    return token
-
-
-def _make_token(folder: Path, path: Path) -> None:
-    files.make_folder(folder)
-    handle, draft = tempfile.mkstemp(dir=folder, prefix=f".{path.name}")
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        # A link never replaces: of several processes the first one's token stays.
-        with suppress(FileExistsError):
-            os.link(draft, path)
-        files.sync_folder(folder)
-    finally:
-        os.unlink(draft)  # noqa: PTH108

@@ -19,8 +19,8 @@ from webapp.storage.filters import CallFilter
 from webapp.storage.reader import Position
 from webapp.storage.types import iso
 from webapp.support import metrics
-from webapp.support.settings import is_one_of
 from webapp.support.times import parse_time
+from webapp.support.tokens import is_accepted
 from webapp.support.waiting import give_way
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def blueprint(writer: Writer, reader: Reader, tokens: tuple[str, ...], zone: Zon
         if not (request.path == "/api" or request.path.startswith("/api/")):
             return
         given = request.authorization
-        if given is None or given.type != "bearer" or not is_one_of(given.token or "", tokens):
+        if given is None or given.type != "bearer" or not is_accepted(given.token or "", tokens):
             raise Unauthorized(
                 "Send the header `Authorization: Bearer <API_TOKEN>`.", www_authenticate=WWWAuthenticate("bearer")
             )

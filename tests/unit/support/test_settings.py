@@ -15,7 +15,8 @@ from samples import CALLBACK_TEMPLATE
 from sqlalchemy import make_url
 
 from webapp.cli.commands import COMMANDS, cli
-from webapp.support.settings import ConfigError, Settings, is_one_of, load_settings
+from webapp.support.settings import ConfigError, Settings, load_settings
+from webapp.support.tokens import is_accepted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +79,8 @@ def refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch, *arguments: 
         ("SPOOL", "off", False),
         ("SPOOL", " On ", True),
         ("SPOOL_LIMIT", "1MiB", 1024 * 1024),
-        ("SPOOL_LIMIT", "2GiB", 2 * 1024**3),
+        ("SPOOL_LIMIT", " 2GiB ", 2 * 1024**3),
+        ("VERIFY", "all", "all"),
         ("RECONCILE_RATE", "1000", 1000),
         ("RECONCILE_CONCURRENCY", "1", 1),
         ("TRUSTED_PROXIES", "2", 2),
@@ -132,8 +134,10 @@ def test_an_empty_setting_is_one_that_is_not_set(name: str, monkeypatch: pytest.
         ("ANSWER_WITHIN", "0s", "from 1s to 1m"),
         ("ANSWER_WITHIN", "2m", "from 1s to 1m"),
         ("SPOOL", "maybe", "on or off"),
-        ("SPOOL_LIMIT", "1GB", "1MiB or 1GiB"),
-        ("SPOOL_LIMIT", "0MiB", "1MiB or 1GiB"),
+        ("SPOOL_LIMIT", "much", "1MiB or 1GiB"),
+        ("SPOOL_LIMIT", "1 mile", "1MiB or 1GiB"),
+        ("SPOOL_LIMIT", "0MiB", "greater than 0"),
+        ("VERIFY", "some", "must be 'off', 'conflicts', 'unregistered' or 'all'"),
         ("RECONCILE_GIVE_UP", "9999d", "at most 3650d"),
         ("RECONCILE_RATE", "0", "greater than or equal to 1"),
         ("RECONCILE_RATE", "1001", "less than or equal to 1000"),
@@ -347,13 +351,13 @@ def test_a_kept_token_that_is_none_is_named_and_not_shown(content: bytes, tmp_pa
     assert (tmp_path / "instance/callback_token").read_bytes() == content
 
 
-def test_a_token_that_cannot_be_kept_stops_a_command_and_the_remedy_is_said(tmp_path: Path) -> None:
+def test_a_token_that_cannot_be_stored_stops_a_command_and_the_remedy_is_said(tmp_path: Path) -> None:
     (tmp_path / "instance").touch()
 
     result = run("callback-url")
 
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "CALLBACK_TOKEN is not set, and instance/callback_token cannot be kept" in result.stderr
+    assert "CALLBACK_TOKEN is not set, and instance/callback_token cannot be read or made" in result.stderr
     assert "INSTANCE_DIR" in result.stderr
 
 
@@ -371,7 +375,7 @@ def test_a_token_that_cannot_be_kept_stops_a_command_and_the_remedy_is_said(tmp_
     ],
 )
 def test_one_of_several_tokens_is_known_and_no_other(token: str, known: bool) -> None:  # noqa: FBT001
-    assert is_one_of(token, ("a", "b")) is known
+    assert is_accepted(token, ("a", "b")) is known
 
 
 # The CallbackUrl
