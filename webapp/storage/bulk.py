@@ -14,7 +14,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, String, any_, bindparam
+from sqlalchemy import ARRAY, String, any_, bindparam, text
 from sqlalchemy.dialects import postgresql
 
 from webapp.storage.types import iso
@@ -39,10 +39,10 @@ def update(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any
 def _execute(connection: Connection, statement: str, rows: Sequence[Mapping[str, Any]]) -> int:
     parameters: Any
     if connection.dialect.name == "postgresql":
-        plain = [{name: _plain(value) for name, value in row.items() if value is not None} for row in rows]
+        plain = [{name: value for name, value in _plain_row(row).items() if value is not None} for row in rows]
         parameters = (json.dumps(plain, ensure_ascii=False),)
     else:
-        parameters = [tuple(map(_plain, row.values())) for row in rows]
+        parameters = [tuple(_plain_row(row).values()) for row in rows]
     return connection.exec_driver_sql(statement, parameters).rowcount
 
 
@@ -57,11 +57,13 @@ _AS_TEXT: dict[type, Callable[[Any], str | None]] = {
 }
 
 
+def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value if type(value) in _PLAIN else _plain(value) for name, value in row.items()}
+
+
 def _plain(value: Any) -> Any:
     """A value as JSON and SQLite take it; the database casts the text to the column's type."""
     kind = type(value)
-    if kind in _PLAIN:
-        return value
     # The exact type first, for speed; a fake clock may return a subclass of datetime.
     if as_text := _AS_TEXT.get(kind) or next((_AS_TEXT[base] for base in kind.__mro__ if base in _AS_TEXT), None):
         return as_text(value)
@@ -101,3 +103,17 @@ def is_one_of(connection: Connection, column: Column[Any], values: Collection[An
     if connection.dialect.name == "postgresql":
         return column == any_(bindparam(None, list(values), ARRAY(column.type)))
     return column.in_(list(values))
+
+
+def is_one_of_values(column: Column[Any], dialect: str) -> ColumnElement[bool]:
+    """The same for a statement that is built once and executed with ``values``: a fifth of the cost."""
+    if dialect == "postgresql":
+        return column == any_(bindparam("values", type_=ARRAY(column.type)))
+    return column.in_(text("SELECT value FROM json_each(:values)"))
+
+
+def values(connection: Connection, of: Collection[Any]) -> dict[str, Any]:
+    """The parameter of such a statement."""
+    if connection.dialect.name == "postgresql":
+        return {"values": list(of)}
+    return {"values": json.dumps([value if type(value) in _PLAIN else _plain(value) for value in of])}

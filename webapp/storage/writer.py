@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import fields, replace
+from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import func, select
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from uuid import UUID
 
-    from sqlalchemy import Column
+    from sqlalchemy import Column, Select
     from sqlalchemy.engine import Connection
 
     from webapp.calls.report import Effect
@@ -233,18 +235,16 @@ class _LockedCalls:
 
     def read(self, reference_ids: Collection[str], *, lock: bool = False) -> None:
         """Read the calls as they are."""
-        query = select(*_CALL_COLUMNS).where(bulk.is_one_of(self._connection, calls.c.reference_id, reference_ids))
-        if lock:
-            query = query.order_by(calls.c.reference_id).with_for_update()
-        self._before = {row.reference_id: _call(row._mapping) for row in self._connection.execute(query)}  # noqa: SLF001
+        query = (_calls_to_lock if lock else _calls_to_read)(self._connection.dialect.name)
+        rows = self._connection.execute(query, bulk.values(self._connection, reference_ids))
+        self._before = {row.reference_id: _call(row._mapping) for row in rows}  # noqa: SLF001
         self.calls = dict(self._before)
 
     def skip_stored(self, reports: Sequence[StatusReport]) -> None:
         """Read the effects of those reports that are stored already; ``fold`` skips them."""
-        stored = select(status_reports.c.id, status_reports.c.effect).where(
-            bulk.is_one_of(self._connection, status_reports.c.id, [report.id for report in reports])
-        )
-        self.effects = {row.id: row.effect for row in self._connection.execute(stored)}
+        query = _effects(self._connection.dialect.name)
+        rows = self._connection.execute(query, bulk.values(self._connection, [report.id for report in reports]))
+        self.effects = {row.id: row.effect for row in rows}
 
     def fold(self, report: StatusReport) -> None:
         """Fold one report, unless it is stored already; with the whole history, unless it is the newest."""
@@ -295,15 +295,15 @@ class _LockedCalls:
         Raises TransactionLost if another transaction has inserted one of them meanwhile.
         """
         absent = [
-            _values(self.calls[name], _CALL_COLUMNS) | {"created_at": self._now, "updated_at": self._now}
+            _call_values(self.calls[name]) | {"created_at": self._now, "updated_at": self._now}
             for name in sorted(self._absent)
         ]
         changed = [
-            _values(call, _CHANGING_COLUMNS) | {"updated_at": self._now, **columns, "reference_id": name}
+            _changing_values(call) | {"updated_at": self._now, **columns, "reference_id": name}
             for name, call in self.calls.items()
             if name not in self._absent and call != self._before[name]
         ]
-        new = [_values(report, _REPORT_COLUMNS) | {"effect": self.effects[report.id]} for report in self._new]
+        new = [_report_values(report) | {"effect": self.effects[report.id]} for report in self._new]
         if absent and bulk.insert_absent(self._connection, calls, absent) < len(absent):
             raise TransactionLost("another transaction has inserted a call at the same moment")
         if changed:
@@ -319,9 +319,33 @@ class _LockedCalls:
 
     def _read_histories(self, reference_ids: Collection[str]) -> None:
         self._history |= {name: [] for name in reference_ids}
-        one_of_them = bulk.is_one_of(self._connection, status_reports.c.reference_id, reference_ids)
-        for row in self._connection.execute(select(*_REPORT_COLUMNS).where(one_of_them)):
+        query = _histories(self._connection.dialect.name)
+        for row in self._connection.execute(query, bulk.values(self._connection, reference_ids)):
             self._history[row.reference_id].append(report_of(row._mapping))  # noqa: SLF001
+
+
+# Statements are built once for each dialect: building costs several times what executing does.
+
+
+@cache
+def _calls_to_read(dialect: str) -> Select[Any]:
+    return select(*_CALL_COLUMNS).where(bulk.is_one_of_values(calls.c.reference_id, dialect))
+
+
+@cache
+def _calls_to_lock(dialect: str) -> Select[Any]:
+    return _calls_to_read(dialect).order_by(calls.c.reference_id).with_for_update()
+
+
+@cache
+def _effects(dialect: str) -> Select[Any]:
+    columns = select(status_reports.c.id, status_reports.c.effect)
+    return columns.where(bulk.is_one_of_values(status_reports.c.id, dialect))
+
+
+@cache
+def _histories(dialect: str) -> Select[Any]:
+    return select(*_REPORT_COLUMNS).where(bulk.is_one_of_values(status_reports.c.reference_id, dialect))
 
 
 def report_of(row: Mapping[Any, Any]) -> StatusReport:
@@ -337,8 +361,20 @@ def _call(row: Mapping[Any, Any]) -> Call:
     return replace(call, registered_fields=frozenset(registered))
 
 
-def _values(of: Call | StatusReport, columns: list[Column[Any]]) -> dict[str, Any]:
-    return {column.name: getattr(of, column.name) for column in columns}
+class _Values:
+    """Reads the values of some columns from a call or a report, as a row for ``bulk``."""
+
+    def __init__(self, columns: list[Column[Any]]) -> None:
+        self._names = [column.name for column in columns]
+        self._get = attrgetter(*self._names)
+
+    def __call__(self, of: Call | StatusReport) -> dict[str, Any]:
+        return dict(zip(self._names, self._get(of), strict=True))
+
+
+_call_values = _Values(_CALL_COLUMNS)
+_changing_values = _Values(_CHANGING_COLUMNS)
+_report_values = _Values(_REPORT_COLUMNS)
 
 
 def _first_received(reports: Iterable[StatusReport]) -> dict[str, datetime]:
