@@ -21,7 +21,8 @@ from ledger import MARKER, RECOVERY_SECONDS, SEED, Ledger, Load, Receiver, all_i
 from outages import PostgreSQL, postgresql_of_ones_own, small_disk, sqlite_locked
 from sqlalchemy import text
 
-from webapp.callbacks.spool import CallbackRequest, Spool
+from webapp.callbacks.request import CallbackRequest
+from webapp.callbacks.spool import Spool
 from webapp.esms import parameters
 from webapp.storage.database import Database
 

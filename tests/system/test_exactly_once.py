@@ -29,7 +29,8 @@ from running import COMMAND, free_port
 from sqlalchemy import make_url, text
 
 from webapp.callbacks.ingest import Ingest, Refused, Taken
-from webapp.callbacks.spool import CallbackRequest, Spool
+from webapp.callbacks.request import CallbackRequest
+from webapp.callbacks.spool import Spool
 from webapp.calls import rule
 from webapp.esms import parameters
 from webapp.storage.database import Database

@@ -26,7 +26,8 @@ from outages import silent_server
 from running import COMMAND, free_port, serving, wait_until_healthy
 from sqlalchemy import create_engine, make_url, select, text
 
-from webapp.callbacks.spool import CallbackRequest, Spool
+from webapp.callbacks.request import CallbackRequest
+from webapp.callbacks.spool import Spool
 from webapp.calls import rule
 from webapp.esms import parameters
 from webapp.storage.database import Database
@@ -99,7 +100,7 @@ def test_a_server_of_nothing_but_a_folder_makes_all_it_needs_and_prints_the_call
 
     assert (told.status_code, told.json()) == (200, {"result": "progressed"})
     assert known.json()["report_count"] == 1
-    assert "set PUBLIC_URL to the address" in server.log
+    assert "set PUBLIC_URL to the server" in server.log
 
 
 @SET

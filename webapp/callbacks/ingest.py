@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DataError, IntegrityError
 
 from webapp.callbacks.batch_writer import _AT_ONCE, BatchWriter, Overloaded, TooLate
-from webapp.callbacks.spool import CallbackRequest, SpoolError
+from webapp.callbacks.request import CallbackRequest
+from webapp.callbacks.spool import SpoolError
 from webapp.calls.report import StatusReport
 from webapp.esms import callback as esms_callback
 from webapp.esms import parameters

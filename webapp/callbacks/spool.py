@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
+from webapp.callbacks.request import CallbackRequest
 from webapp.storage.types import iso
 from webapp.support import files
 from webapp.support.waiting import Aside
@@ -64,20 +65,6 @@ class _Senseless(sqlite3.DatabaseError):
     """A row can be read and makes no sense: the file is damaged where SQLite does not look."""
 
     sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-
-
-@dataclass(frozen=True, slots=True)
-class CallbackRequest:
-    """A request to the callback URL, as it came. ``problem`` is what kept its body from being whole, if anything."""
-
-    id: UUID
-    received_at: datetime
-    remote_addr: str | None
-    method: str
-    content_type: str | None
-    query: bytes
-    body: bytes
-    problem: str | None = None
 
 
 _COLUMNS = ", ".join(field.name for field in fields(CallbackRequest))

@@ -1,160 +1,101 @@
-"""The callback URL: a request becomes an arrival, and is answered once that is durable.
-
-A WSGI application of its own in front of Flask's: eSMS sends thousands of these at once, and none needs more.
-"""
+"""The CallbackUrl: a Flask view that stores what eSMS sends and answers what storing it did."""
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from contextlib import suppress
-from datetime import UTC, datetime
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
+
+from flask import Blueprint, g, request
+from werkzeug.exceptions import MethodNotAllowed, NotFound
+from werkzeug.routing import Rule
 
 from webapp.callbacks.ingest import Refused
-from webapp.callbacks.spool import CallbackRequest
-from webapp.esms import callback as esms_callback
-from webapp.esms import parameters
+from webapp.callbacks.request import read_request
 from webapp.storage.errors import Unavailable
-from webapp.support import metrics
 from webapp.support.settings import CALLBACK_PATH
 from webapp.support.tokens import is_accepted
-from webapp.support.waiting import at_most
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+    from collections.abc import Callable
+    from wsgiref.types import WSGIEnvironment
+
+    from flask.blueprints import BlueprintSetupState
+    from flask.typing import ResponseReturnValue
 
     from webapp.callbacks.ingest import Ingest
 
+ROUTE = f"{CALLBACK_PATH}<token>"
 RETRY_AFTER_SECONDS = 10
-_BODY_SHARE = 0.4
-"""Of the time in which to answer, so much for a body to come; what it takes, database and spool have less."""
-_CHUNK = 1024
 _METHODS = ("GET", "POST")
-_ROUTE = f"{CALLBACK_PATH}<token>"
+_BODY_SHARE = 0.4
+"""Part of ANSWER_WITHIN that a body may take to come. What it takes is not left for the database and the spool."""
 
-access = logging.getLogger("access")
 log = logging.getLogger(__name__)
 
-Answer = tuple[str, dict[str, str], tuple[tuple[str, str], ...], str]
-"""Status line, body, further headers, and what became of the callback, for the log."""
+
+class Answer(NamedTuple):
+    """An answer to a callback. ``outcome`` is what the access log and the counters call it."""
+
+    status: int
+    words: dict[str, str]
+    outcome: str
+    headers: dict[str, str]
 
 
-class Callbacks:
-    """Answers all that is under ``/esms``, and hands everything else on."""
+class Receiver:
+    """Answers requests to the CallbackUrl, for the Flask view and for the fast path."""
 
-    def __init__(
-        self, otherwise: WSGIApplication, ingest: Ingest, tokens: tuple[str, ...], clean: Callable[[str], str]
-    ) -> None:
-        """``tokens`` are accepted; ``clean`` takes the secrets out of whatever is kept."""
-        self._otherwise = otherwise
+    def __init__(self, ingest: Ingest, tokens: tuple[str, ...], redact: Callable[[str], str]) -> None:
+        """``tokens`` are accepted; ``redact`` takes secrets out of what is stored."""
         self._ingest = ingest
         self._tokens = tokens
-        self._clean = clean
+        self._redact = redact
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """One request, as WSGI has it."""
-        if not environ["PATH_INFO"].startswith("/esms"):
-            return self._otherwise(environ, start_response)
-        started = time.perf_counter()
-        status, words, headers, became = self._answer(environ)
-        seconds = time.perf_counter() - started
-        body = json.dumps(words).encode()
-        start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body))), *headers])
-        _tell(environ, status[:3], seconds, became)
-        return [b"" if environ["REQUEST_METHOD"] == "HEAD" else body]
+    def receive(self, token: str, environ: WSGIEnvironment) -> Answer:
+        """Store the callback, and answer 200 once it is durable, 400 if it cannot be read, 503 if it is not stored.
 
-    def _answer(self, environ: WSGIEnvironment) -> Answer:
-        """A wrong token is answered before anything of the request is looked at, whatever its method."""
-        token = environ["PATH_INFO"].removeprefix(CALLBACK_PATH)
+        Raises NotFound for a wrong token, before anything of the request is looked at, whatever its method; and
+        MethodNotAllowed.
+        """
         if not is_accepted(token, self._tokens):
-            return "404 NOT FOUND", {"error": "not found"}, (), ""
+            raise NotFound
         if environ["REQUEST_METHOD"] not in _METHODS:
-            words = f"The CallbackUrl takes {' and '.join(_METHODS)}."
-            return "405 METHOD NOT ALLOWED", {"error": words}, (("Allow", ", ".join(_METHODS)),), ""
+            raise MethodNotAllowed(_METHODS)
+        started = time.monotonic()
         try:
-            began = time.monotonic()
-            arrival = self._arrival(environ)
-            outcome = self._ingest.take(arrival, time.monotonic() - began)
+            callback = read_request(environ, self._ingest.answer_seconds * _BODY_SHARE, self._redact)
+            outcome = self._ingest.take(callback, time.monotonic() - started)
         except Unavailable as problem:
-            log.error("answered 503: %s", problem)  # noqa: TRY400 - the words say all
-            return _later()
+            log.error("answered 503: %s", problem)  # noqa: TRY400 - the message says all
+            return _unavailable()
         except Exception:
             log.exception("answered 503; this is a bug")
-            return _later()
+            return _unavailable()
         if isinstance(outcome, Refused):
             log.warning("callback rejected: %s", outcome.reason)
-            return "400 BAD REQUEST", {"error": outcome.reason}, (), "rejected"
-        return "200 OK", {"result": outcome.result}, (), f"{outcome.result} {outcome.reference_id}"
-
-    def _arrival(self, environ: WSGIEnvironment) -> CallbackRequest:
-        identifier, now = parameters.new_id(), datetime.now(UTC)
-        body, whole = _read_body(environ, esms_callback.BODY_LIMIT + 1, self._ingest.answer_seconds * _BODY_SHARE)
-        return CallbackRequest(
-            id=identifier,
-            received_at=now,
-            remote_addr=environ.get("REMOTE_ADDR"),
-            method=environ["REQUEST_METHOD"],
-            content_type=self._clean(environ.get("CONTENT_TYPE") or "") or None,
-            query=self._without_secrets(environ.get("QUERY_STRING", "").encode("latin-1")),
-            body=self._without_secrets(body),
-            problem=None if whole else "body: ended before it was whole",
-        )
-
-    def _without_secrets(self, content: bytes) -> bytes:
-        """What is kept holds no token, also if eSMS tells us our CallbackUrl back."""
-        text = content.decode("utf-8", "surrogateescape")
-        cleaned = self._clean(text)
-        return content if cleaned == text else cleaned.encode("utf-8", "surrogateescape")
+            return Answer(400, {"error": outcome.reason}, "rejected", {})
+        return Answer(200, {"result": outcome.result}, f"{outcome.result} {outcome.reference_id}", {})
 
 
-def _later() -> Answer:
+def _unavailable() -> Answer:
     words = "This callback cannot be stored now; send it again later."
-    return "503 SERVICE UNAVAILABLE", {"error": words}, (("Retry-After", str(RETRY_AFTER_SECONDS)),), "unavailable"
+    return Answer(503, {"error": words}, "unavailable", {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
-def _read_body(environ: WSGIEnvironment, limit: int, seconds: float) -> tuple[bytes, bool]:
-    """The body's beginning, and whether it came as it was announced, and in time.
+def blueprint(receiver: Receiver) -> Blueprint:
+    """The route ``/esms/callback/<token>``."""
+    callbacks = Blueprint("callbacks", __name__)
 
-    One byte more than is allowed tells that it is too long, and the rest is never read.
-    """
-    announced = environ.get("CONTENT_LENGTH") or ""
-    length = int(announced) if announced.isdigit() else None
-    if length is None and not environ.get("wsgi.input_terminated"):
-        return b"", True
-    wanted = limit if length is None else min(length, limit)
-    body = b""
-    try:
-        with at_most(seconds):
-            while len(body) < wanted and (part := environ["wsgi.input"].read(min(_CHUNK, wanted - len(body)))):
-                body += part
-    except Exception:  # noqa: BLE001 - the server's own, for broken chunks and connections that ended
-        if length is None:
-            # gunicorn gives what came of the last chunk now, and waits for nothing more.
-            with suppress(Exception):
-                body += environ["wsgi.input"].read(wanted - len(body))
-        return body, False
-    return body, length is None or len(body) >= wanted
+    @callbacks.route(ROUTE, endpoint="receive", methods=_METHODS, provide_automatic_options=False)
+    def receive(token: str) -> ResponseReturnValue:
+        answer = receiver.receive(token, request.environ)
+        g.outcome = answer.outcome
+        return answer.words, answer.status, answer.headers
 
+    @callbacks.record_once
+    def route_other_methods(state: BlueprintSetupState) -> None:
+        """Send all other methods to the view, too: with a wrong token they get a 404, and not Flask's 405."""
+        state.app.url_map.add(Rule(ROUTE, endpoint="callbacks.receive"))
 
-def _tell(environ: WSGIEnvironment, status: str, seconds: float, became: str) -> None:
-    route = _ROUTE if environ["PATH_INFO"].startswith(CALLBACK_PATH) else "unknown"
-    method = metrics.known_method(environ["REQUEST_METHOD"])
-    _requests(route, method, status)()
-    if became:
-        _callbacks(became.partition(" ")[0])()
-        metrics.CALLBACK_SECONDS.observe(seconds)
-    access.info("%s %s %s %s %.1fms %s", environ.get("REMOTE_ADDR"), method, route, status, seconds * 1000, became)
-
-
-@cache
-def _requests(route: str, method: str, status: str) -> Callable[[], Any]:
-    return metrics.REQUESTS.labels(route, method, status).inc
-
-
-@cache
-def _callbacks(result: str) -> Callable[[], Any]:
-    return metrics.CALLBACKS.labels(result).inc
+    return callbacks

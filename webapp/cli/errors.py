@@ -10,7 +10,7 @@ import click
 from webapp.callbacks.spool import SpoolError
 from webapp.cli.exit_codes import NO_DATABASE, PROBLEM, USAGE
 from webapp.storage.errors import NotMigrated, Unavailable
-from webapp.support import log
+from webapp.support.redaction import redact
 from webapp.support.settings import ConfigError, load_settings
 
 
@@ -21,7 +21,7 @@ def report(error: Exception) -> int:
         secrets = load_settings().secrets()
     except Exception:  # noqa: BLE001 - most likely the settings are what is wrong
         secrets = ()
-    click.echo(f"Error: {log.redact(message, secrets)}", err=True)
+    click.echo(f"Error: {redact(message, secrets)}", err=True)
     return code
 
 

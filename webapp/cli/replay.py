@@ -14,8 +14,8 @@ from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import Time
 from webapp.esms import parameters
 from webapp.storage.errors import WriteFailed
-from webapp.support import log
 from webapp.support.progress import progress
+from webapp.support.redaction import redactor
 
 
 @click.command()
@@ -54,7 +54,7 @@ def _replay_history(context: CliContext, *, check_only: bool) -> int:
 
 def _replay_rejected(context: CliContext, since: datetime | None) -> None:
     stored = unreadable = 0
-    redact = log.without(context.settings.secrets())
+    redact = redactor(context.settings.secrets())
     for rejected in context.reader.rejected(since):
         try:
             report = report_of(rejected, redact)

@@ -13,8 +13,8 @@ from webapp.callbacks.ingest import Ingest, as_json
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.exit_codes import PROBLEM
 from webapp.cli.output import hint, printable
-from webapp.support import log
 from webapp.support.progress import progress
+from webapp.support.redaction import redactor
 from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def spool() -> None:
 def _spooled() -> Iterator[dict[str, Any]]:
     """Every callback in the spool, oldest first, with what it says."""
     settings, last = load_settings(), 0
-    waiting, redact = spool_of(settings), log.without(settings.secrets())
+    waiting, redact = spool_of(settings), redactor(settings.secrets())
     while found := waiting.oldest(_PORTION, after=last):
         for _, arrival in found:
             yield as_json(arrival, redact)
@@ -71,7 +71,7 @@ def spool_drain() -> None:
     """
     with open_context() as context:
         waiting = spool_of(context.settings)
-        redact = log.without(context.settings.secrets())
+        redact = redactor(context.settings.secrets())
         ingest = Ingest(context.database, context.writer, waiting, context.settings.answer_within, redact)
         total = waiting.depth().reports
         with progress("storing", total) as show:

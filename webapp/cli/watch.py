@@ -14,7 +14,7 @@ from webapp.cli.signals import stop_at_signals
 from webapp.reconcile.run import Reconciler
 from webapp.reconcile.service import Heartbeat, health
 from webapp.storage.errors import NotMigrated, Unavailable
-from webapp.support import log
+from webapp.support.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,4 +117,4 @@ class _Watcher:
 
     def _say(self, words: str) -> None:
         with suppress(OSError):
-            click.echo(log.redact(words, self._room.settings.secrets()), err=True)
+            click.echo(redact(words, self._room.settings.secrets()), err=True)

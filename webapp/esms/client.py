@@ -26,7 +26,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from webapp.esms import lookup as esms_lookup
 from webapp.esms import parameters
 from webapp.esms.lookup import LookupAnswer
-from webapp.support.log import redact
+from webapp.support.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,8 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from webapp.support.waiting import nap
-
 _IN_USE = "in-use"
 _PAUSE_SECONDS = 0.0005
 
@@ -30,7 +28,7 @@ def lock(file: IO[bytes], seconds: float) -> bool:
         except BlockingIOError:
             if time.monotonic() >= until:
                 return False
-            nap(_PAUSE_SECONDS)
+            time.sleep(_PAUSE_SECONDS)
         else:
             return True
 

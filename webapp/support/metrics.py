@@ -1,17 +1,15 @@
-"""What is counted for Prometheus. Label values come from closed sets only, so that nobody can flood the counters."""
+"""The counters and gauges for Prometheus. Label values come from closed sets, so that no sender can add any."""
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from webapp.support.workarounds import metrics_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,42 +17,7 @@ if TYPE_CHECKING:
 Gauge = tuple[str, str, float]
 """Name, help and value."""
 
-_log = logging.getLogger(__name__)
-_ROOM_BYTES = 256 * 1024
-"""For the counts of one kind of one process; with every label there is, they take a third."""
-
-
-class _Counts(MmapedDict):
-    """A process's counts, in a file that has its room on the disk.
-
-    The library's own are only as long as they must be: what is written there once the disk is full ends the process.
-    """
-
-    def __init__(self, filename: str) -> None:
-        try:
-            if not Path(filename).exists():
-                _make_room(Path(filename))
-        except OSError as error:
-            _log.warning("what process %d counts is not in /metrics: %s", os.getpid(), error)
-            filename = f"/proc/self/fd/{os.memfd_create('counts')}"
-        super().__init__(filename)  # type: ignore[no-untyped-call]
-
-
-def _make_room(path: Path) -> None:
-    """Make an empty file of counts. It gets its name when it is whole: others read all that are there, at any time."""
-    new = path.with_suffix(".new")
-    try:
-        with new.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, _ROOM_BYTES)
-        new.rename(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
-
-
-if sys.platform == "linux":
-    # The library has no setting for it.
-    setattr(values, "MmapedDict", _Counts)  # noqa: B010
+metrics_files.install()
 
 CALLBACKS = Counter(
     "esms_callbacks",
@@ -77,18 +40,18 @@ def known_method(method: str) -> str:
 
 
 def exposition(*gauges: Gauge) -> bytes:
-    """All metrics as Prometheus text, of every worker process where there are several; and gauges read just now."""
+    """All metrics as Prometheus text: the counts of all worker processes, and the given gauges."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         counted = generate_latest()
     else:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         counted = generate_latest(registry)
-    return counted + generate_latest(_Now(gauges))
+    return counted + generate_latest(_Gauges(gauges))
 
 
-class _Now:
-    """What is read when it is asked for, of which no process keeps a count."""
+class _Gauges:
+    """Gauges sampled at scrape time."""
 
     def __init__(self, gauges: Iterable[Gauge]) -> None:
         self._gauges = gauges

@@ -19,6 +19,7 @@ from webapp.storage.filters import CallFilter
 from webapp.storage.reader import Position
 from webapp.storage.types import iso
 from webapp.support import metrics
+from webapp.support.request_body import read_body
 from webapp.support.times import parse_time
 from webapp.support.tokens import is_accepted
 from webapp.support.waiting import give_way
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 MOST_AT_ONCE = 10_000
 REGISTER_LIMIT = 8 * 1024 * 1024
+BODY_SECONDS = 30
+"""How long a body may take to come."""
 _BETWEEN_PAUSES = 200
 _PAGE = 100
 _LARGEST_PAGE = 1000
@@ -106,13 +109,15 @@ class _Identity(BaseConverter):
 
 
 def _read_body() -> bytes:
-    request.max_content_length = REGISTER_LIMIT
-    try:
-        return request.get_data()
-    except RequestEntityTooLarge:
-        raise RequestEntityTooLarge(f"The body is over {REGISTER_LIMIT // 1024**2} MiB: send several.") from None
-    except Exception:  # noqa: BLE001 - the server's own, for broken chunks and connections that ended
-        raise BadRequest("The body ended before it was whole: send it again.") from None
+    """The request's body; raises RequestEntityTooLarge, without reading a body that is announced as too long."""
+    body, whole = b"", True
+    if (request.content_length or 0) <= REGISTER_LIMIT:
+        body, whole = read_body(request.environ, REGISTER_LIMIT + 1, BODY_SECONDS)
+    if len(body) > REGISTER_LIMIT or (request.content_length or 0) > REGISTER_LIMIT:
+        raise RequestEntityTooLarge(f"The body is over {REGISTER_LIMIT // 1024**2} MiB: send several.")
+    if not whole:
+        raise BadRequest(f"The body did not come whole within {BODY_SECONDS} seconds: send it again.")
+    return body
 
 
 def _read_list(content: bytes, zone: ZoneInfo) -> list[Any]:

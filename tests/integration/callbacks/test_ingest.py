@@ -20,7 +20,8 @@ from sqlalchemy import NullPool, create_engine, select, text
 from webapp.callbacks import batch_writer, ingest
 from webapp.callbacks.batch_writer import BatchWriter, Overloaded, TooLate
 from webapp.callbacks.ingest import Ingest, Refused, Taken, as_json, report_of
-from webapp.callbacks.spool import CallbackRequest, Spool
+from webapp.callbacks.request import CallbackRequest
+from webapp.callbacks.spool import Spool
 from webapp.calls import report, rule
 from webapp.calls.rule import Call
 from webapp.esms import callback as esms_callback

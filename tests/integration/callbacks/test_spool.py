@@ -25,7 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import at
 
-from webapp.callbacks.spool import CallbackRequest, Depth, Spool, SpoolError, fleeting
+from webapp.callbacks.request import CallbackRequest
+from webapp.callbacks.spool import Depth, Spool, SpoolError, fleeting
 from webapp.esms import parameters
 
 if TYPE_CHECKING:

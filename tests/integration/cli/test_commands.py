@@ -30,7 +30,8 @@ from pyarrow.parquet import ParquetFile, read_table
 from running import COMMAND, esms_calls, free_port
 
 from webapp import storage
-from webapp.callbacks.spool import CallbackRequest, Spool
+from webapp.callbacks.request import CallbackRequest
+from webapp.callbacks.spool import Spool
 from webapp.calls.rule import Registration
 from webapp.cli.commands import COMMANDS, cli
 from webapp.esms import callback as esms_callback

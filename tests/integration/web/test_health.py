@@ -27,7 +27,8 @@ from sqlalchemy import create_engine, make_url, text
 
 from webapp import app as application
 from webapp import create_app
-from webapp.callbacks.spool import CallbackRequest, Spool
+from webapp.callbacks.request import CallbackRequest
+from webapp.callbacks.spool import Spool
 from webapp.calls import report
 from webapp.cli.commands import cli
 from webapp.esms import parameters

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webapp.support.log import Formatter, configure, redact
+from webapp.support.log import Formatter, configure
+from webapp.support.redaction import redact
 from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:

@@ -1,28 +1,29 @@
-"""The usual callback on the wire: what is read here is what gunicorn reads in it, and all else is left to gunicorn."""
+"""The fast path's reading: what it reads is what gunicorn reads, and it leaves everything unusual to gunicorn."""
 
 from __future__ import annotations
 
 import re
 import socket
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from constants import CALLBACK_TOKEN
+from flask import Flask
 from gunicorn.config import Config
+from gunicorn.glogging import Logger
 from gunicorn.http import wsgi
 from gunicorn.http.parser import RequestParser
 from hypothesis import example, given
 from hypothesis import strategies as st
-from makers import stored_reports
-from running import serving
 
+from webapp.callbacks.views import Answer
 from webapp.web import fast_path
+from webapp.web.worker import Connection
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
-    from webapp.storage.database import Database
-
+CONFIG = Config()
 PATH = "/esms/callback/some-token_1.2~"
 USUAL = f"GET {PATH}?ReferenceId=a&CallStatus= HTTP/1.1\r\nHost: calls.example.vn:8000\r\n\r\n"
 BROWSER = (
@@ -30,10 +31,20 @@ BROWSER = (
 )
 
 
+def read(content: bytes) -> dict[str, Any] | None:
+    """The environment, if the fast path reads all of the content."""
+    found = fast_path.read(content, "192.0.2.1", CONFIG)
+    if found is None:
+        return None
+    environ, length = found
+    assert length == len(content)
+    return environ
+
+
 def as_gunicorn_reads(content: bytes) -> dict[str, Any]:
-    parser = RequestParser(Config(), iter([content]), ("192.0.2.1", 5))
+    parser = RequestParser(CONFIG, iter([content]), ("192.0.2.1", 5))
     request = next(parser)
-    _, environ = wsgi.create(request, None, ("192.0.2.1", 5), ("127.0.0.1", 8000), Config())
+    _, environ = wsgi.create(request, None, ("192.0.2.1", 5), ("127.0.0.1", 8000), CONFIG)
     assert request.body.read() == b""
     with pytest.raises(StopIteration):
         next(parser)
@@ -41,7 +52,7 @@ def as_gunicorn_reads(content: bytes) -> dict[str, Any]:
 
 
 def test_a_usual_callback_is_read() -> None:
-    assert fast_path.read(USUAL.encode(), "192.0.2.1") == {
+    assert read(USUAL.encode()) == {
         "REQUEST_METHOD": "GET",
         "PATH_INFO": PATH,
         "QUERY_STRING": "ReferenceId=a&CallStatus=",
@@ -68,8 +79,12 @@ def test_a_usual_callback_is_read() -> None:
         USUAL[:-2],
         USUAL[1:],
         "\r\n" + USUAL,
-        USUAL * 2,
-        USUAL + "x",
+        USUAL.replace("CallStatus=", "CallStatus=" + "x" * 8200),
+        USUAL.replace("\r\n\r\n", f"\r\nAccept: {'x' * 8190}\r\n\r\n"),
+        USUAL.replace("\r\n\r\n", "".join(f"\r\nX-{number}: a" for number in range(100)) + "\r\n\r\n"),
+        USUAL.replace("calls.example.vn:8000", "a b"),
+        USUAL.replace("calls.example.vn:8000", "calls.example.vn, calls.example.vn"),
+        USUAL.replace("some-token_1.2~", ""),
         USUAL.replace("Host", "Host "),
         USUAL.replace("Host: ", "Host: \0"),
         USUAL.replace("Host: ", " folded\r\nHost: "),
@@ -91,8 +106,17 @@ def test_a_usual_callback_is_read() -> None:
         ),
     ],
 )
-def test_anything_else_is_left_to_gunicorn(unusual: str) -> None:
-    assert fast_path.read(unusual.encode("latin-1"), "192.0.2.1") is None
+def test_everything_else_is_left_to_gunicorn(unusual: str) -> None:
+    assert read(unusual.encode("latin-1")) is None
+
+
+def test_a_request_behind_another_is_left_for_later() -> None:
+    alone = fast_path.read(USUAL.encode(), "192.0.2.1", CONFIG)
+
+    assert fast_path.read((USUAL * 2).encode(), "192.0.2.1", CONFIG) == alone
+    assert fast_path.read(f"{USUAL}x".encode(), "192.0.2.1", CONFIG) == alone
+    assert alone
+    assert alone[1] == len(USUAL)
 
 
 VISIBLE = st.characters(min_codepoint=0x21, max_codepoint=0x7E)
@@ -108,57 +132,53 @@ HEADERS = st.lists(
 @given(token=st.text(VISIBLE), query=st.text(VISIBLE), headers=HEADERS)
 @example(token="t", query="a=#&?=%41", headers=[])
 @example(token="t", query="", headers=[("a", ":", " \t x \t ", "\r\n"), ("Connection", ": ", "Close", "\r\n")])
-def test_whatever_is_read_here_gunicorn_reads_so_too(token: str, query: str, headers: list[tuple[str, ...]]) -> None:
+def test_gunicorn_reads_likewise_what_the_fast_path_reads(
+    token: str, query: str, headers: list[tuple[str, ...]]
+) -> None:
     lines = "".join("".join(header) for header in headers)
     content = f"GET /esms/callback/{token}?{query} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
-    if read := fast_path.read(content, "192.0.2.1"):
-        assert read.items() <= as_gunicorn_reads(content).items()
+    if found := read(content):
+        assert found.items() <= as_gunicorn_reads(content).items()
 
 
 @pytest.mark.parametrize("content", [USUAL, BROWSER.replace("é", "e")])
-def test_callbacks_of_clients_as_they_are_common_are_usual(content: str) -> None:
-    read = fast_path.read(content.encode(), "192.0.2.1")
-    assert read
-    assert read.items() <= as_gunicorn_reads(content.encode()).items()
+def test_callbacks_of_common_clients_are_usual(content: str) -> None:
+    found = read(content.encode())
+    assert found
+    assert found.items() <= as_gunicorn_reads(content.encode()).items()
 
 
-def ask(line: socket.socket, request: str) -> bytes:
-    """An answer, without the time in it."""
-    line.sendall(request.encode())
-    head, body = b"", b""
-    while not head or len(body) < int(re.search(rb"Content-Length: (\d+)", head)[1]):  # type: ignore[index]
-        body += line.recv(65536)
-        if not head and b"\r\n\r\n" in body:
-            head, _, body = body.partition(b"\r\n\r\n")
-    return re.sub(rb"\r\nDate: [^\r]+", b"", head) + body
+class OneAnswer:
+    """A receiver that answers the same to every callback."""
+
+    def receive(self, *_: object) -> Answer:
+        return Answer(200, {"result": "by the fast path"}, "", {})
 
 
-@pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
-@pytest.mark.usefixtures("settings")
-def test_over_one_connection_every_answer_is_the_same_as_gunicorn_gives_it(database: Database, tmp_path: Path) -> None:
-    def request(path: str, header: str = "") -> str:
-        return f"GET /esms/callback/{path} HTTP/1.1\r\nHost: x\r\n{header}\r\n"
+@pytest.fixture
+def worker() -> Iterator[fast_path.FastWorker]:
+    """A worker of an application that answers everything itself, and gives another receiver to the fast path."""
+    app = Flask(__name__)
+    app.extensions["receiver"] = OneAnswer()
+    app.config["TRUSTED_PROXIES"] = 0
+    app.add_url_rule("/<path:path>", "all", lambda path: {"result": f"by Flask {path[:0]}"}, methods=["GET", "POST"])
+    worker = fast_path.FastWorker(1, 0, [], SimpleNamespace(wsgi=lambda: app), 30, CONFIG, Logger(CONFIG))
+    worker.load_wsgi()
+    yield worker
+    worker.tmp.close()
 
-    def connected(address: str) -> socket.socket:
-        host, _, port = address.removeprefix("http://").partition(":")
-        return socket.create_connection((host, int(port)), timeout=30)
 
-    paths = [
-        f"{CALLBACK_TOKEN}?ReferenceId=a&SendStatus=7",
-        f"{CALLBACK_TOKEN}?SendStatus=7",
-        "another?ReferenceId=a",
-        "",
-    ]
-    with serving(tmp_path / "log") as address, connected(address) as line:
-        ask(line, request(paths[0]))
-        usual = [ask(line, request(path)) for path in paths]
-        by_gunicorn = [ask(line, request(path, "Content-Length: 0\r\n")) for path in paths]
-        again = [ask(line, request(path)) for path in paths]
-        with connected(address) as other:
-            closing = ask(other, request(paths[0], "Connection: Close\r\n"))
-            assert other.recv(1) == b""
+@pytest.mark.parametrize("segments", [1, 2, 3])
+def test_a_usual_request_after_an_unusual_one_is_read_fast_again(worker: fast_path.FastWorker, segments: int) -> None:
+    requests = f"{USUAL}{USUAL.replace('GET', 'POST')}{USUAL}".encode()
+    here, there = socket.socketpair()
+    with here, there:
+        connection = Connection(there)
+        for place in range(segments):
+            size = -(-len(requests) // segments)
+            here.sendall(requests[place * size : (place + 1) * size])
+        goes_on = [worker.answer_next(("127.0.0.1", 1), connection, ("127.0.0.1", 2)) for _ in range(3)]
+        answers = here.recv(65536)
 
-    assert usual == by_gunicorn == again
-    assert closing == usual[0].replace(b"keep-alive", b"close")
-    assert [answer[:12] for answer in usual] == [b"HTTP/1.1 200", b"HTTP/1.1 400", b"HTTP/1.1 404", b"HTTP/1.1 404"]
-    assert len(stored_reports(database, "a")) == 5
+    assert goes_on == [True, True, True]
+    assert re.findall(rb"by (\w+)", answers) == [b"the", b"Flask", b"the"]

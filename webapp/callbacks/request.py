@@ -1,0 +1,57 @@
+"""A request to the CallbackUrl, as it came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from webapp.esms import callback as esms_callback
+from webapp.esms import parameters
+from webapp.support.request_body import read_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from wsgiref.types import WSGIEnvironment
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackRequest:
+    """A request to the CallbackUrl. ``problem`` is what kept its body from being whole, if anything."""
+
+    id: UUID
+    received_at: datetime
+    remote_addr: str | None
+    method: str
+    content_type: str | None
+    query: bytes
+    body: bytes
+    problem: str | None = None
+
+
+def read_request(environ: WSGIEnvironment, body_seconds: float, redact: Callable[[str], str]) -> CallbackRequest:
+    """Read a request: at most one byte more than a body may have, for at most ``body_seconds``.
+
+    ``redact`` takes out the tokens: eSMS may send our CallbackUrl back to us.
+    """
+    identifier, now = parameters.new_id(), datetime.now(UTC)
+    body, whole = read_body(environ, esms_callback.BODY_LIMIT + 1, body_seconds)
+    return CallbackRequest(
+        id=identifier,
+        received_at=now,
+        remote_addr=environ.get("REMOTE_ADDR"),
+        method=environ["REQUEST_METHOD"],
+        content_type=redact(environ.get("CONTENT_TYPE") or "") or None,
+        query=_redacted(environ.get("QUERY_STRING", "").encode("latin-1"), redact),
+        body=_redacted(body, redact),
+        problem=None if whole else "body: ended before it was whole",
+    )
+
+
+def _redacted(content: bytes, redact: Callable[[str], str]) -> bytes:
+    if not content:
+        return content
+    text = content.decode("utf-8", "surrogateescape")
+    redacted = redact(text)
+    return content if redacted == text else redacted.encode("utf-8", "surrogateescape")

@@ -1,0 +1,218 @@
+"""The gunicorn worker: gevent's, with limits on what one connection may cost all others.
+
+After each answer other connections get their turn at the event loop. Answers that refuse a request close the connection
+without reading its body. Idle connections close when the worker is told to end.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import gevent
+from gunicorn.http.errors import NoMoreData
+from gunicorn.http.parser import RequestParser
+from gunicorn.workers.ggevent import GeventWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from wsgiref.types import WSGIApplication, WSGIEnvironment
+
+_CROWDED_SECONDS = 1
+"""Time for a request to come while more than half of the possible connections are open."""
+_SEND_SECONDS = 60
+_SHORTEST_WAIT_SECONDS = 0.001
+_GATHERED_BYTES = 16 * 1024
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 2 * 1024 * 1024
+_LINGER_PORTION = 64 * 1024
+_REFUSALS = ("401", "404", "405", "413")
+_UNREADABLE = b'{"error":"This is no HTTP request that can be read."}\n'
+
+
+class Connection:
+    """A client's socket that limits the time of what is received and sends an answer in one piece.
+
+    An answer's head and body sent apart cost twice as much.
+    """
+
+    def __init__(self, client: Any) -> None:
+        """Wrap the socket ``client``."""
+        self._client = client
+        self._received = b""
+        self._unsent: list[bytes] = []
+        self._seconds: float | None = None
+        self._until = 0.0
+        self._waiting = False
+        self._ended = False
+        self.answers = 0
+        self.request: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else a socket has."""
+        return getattr(self._client, name)
+
+    def gettimeout(self) -> float | None:
+        """The limit in seconds."""
+        return self._seconds
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Give everything that is received from now on ``seconds`` to come, all together."""
+        self._seconds = seconds
+        self._until = time.monotonic() + (seconds or 0)
+
+    def recv(self, size: int) -> bytes:
+        """Bytes from the client, b"" at their end; raises TimeoutError."""
+        if self._received:
+            received, self._received = self._received[:size], self._received[size:]
+            return received
+        self._client.settimeout(
+            None if self._seconds is None else max(_SHORTEST_WAIT_SECONDS, self._until - time.monotonic())
+        )
+        content: bytes = self._client.recv(size)
+        self._waiting = False
+        self._ended = not content
+        return content
+
+    def unread(self, content: bytes) -> None:
+        """Put back what was received and not used."""
+        self._received = content + self._received
+
+    def sendall(self, content: bytes) -> None:
+        """Send, now or with what follows."""
+        self._unsent.append(content)
+        if sum(map(len, self._unsent)) > _GATHERED_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._unsent:
+            content, self._unsent = b"".join(self._unsent), []
+            self.answers += 1
+            self._client.settimeout(_SEND_SECONDS)
+            self._client.sendall(content)
+
+    def expect_request(self, seconds: float) -> None:
+        """Give the next request's head ``seconds`` to come."""
+        self.settimeout(seconds)
+        self._waiting = not self._received
+
+    def end_if_idle(self) -> None:
+        """Let a kept connection that waits for its next request end. A request that is here already is answered."""
+        if self._waiting and self.answers:
+            with suppress(OSError):
+                # What the kernel received before is still read; then the end is read.
+                self._client.shutdown(socket.SHUT_RD)
+
+    def close(self) -> None:
+        """Close so that the last answer arrives: wait a moment for the client to close, too.
+
+        The kernel resets a connection that is closed with unread data, and the client may lose the answer.
+        """
+        with suppress(OSError):
+            if self.answers and not self._ended:
+                self._client.shutdown(socket.SHUT_WR)
+                self._discard()
+        self._client.close()
+
+    def _discard(self) -> None:
+        until, left = time.monotonic() + _LINGER_SECONDS, _LINGER_BYTES
+        while left > 0 and (seconds := until - time.monotonic()) > 0:
+            self._client.settimeout(seconds)
+            discarded = len(self._client.recv(_LINGER_PORTION))
+            if not discarded:
+                return
+            left -= discarded
+            gevent.sleep(0)
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """Serves HTTP/1 without TLS, as behind a proxy."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """As gunicorn's."""
+        super().__init__(*arguments, **options)
+        self._connections: set[Connection] = set()
+        self._addresses: dict[Any, Any] = {}
+
+    def patch(self) -> None:
+        """Prepare the listening sockets; their names are asked for after they are closed."""
+        super().patch()
+        self._addresses = {listener: listener.getsockname() for listener in self.sockets}
+
+    def load_wsgi(self) -> None:
+        """Load the application."""
+        super().load_wsgi()
+        self.wsgi: WSGIApplication = _closing_after_refusals(self.app.wsgi())
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """On SIGTERM: take no new connections, answer what has come, close idle connections at once."""
+        super().handle_exit(sig, frame)
+        for connection in list(self._connections):
+            connection.end_if_idle()
+
+    def handle(self, listener: Any, client: Any, address: Any) -> None:
+        """Serve one connection."""
+        connection = Connection(client)
+        self._connections.add(connection)
+        try:
+            while self.answer_next(self._addresses[listener], connection, address):
+                gevent.sleep(0)
+        except OSError as error:
+            self.log.debug("a connection ended: %s", error)
+        except Exception as error:  # noqa: BLE001 - what gunicorn's parser raises, and bugs
+            self.handle_error(None, connection, address, error)
+        finally:
+            self._connections.discard(connection)
+            connection.close()
+
+    def answer_next(self, server: Any, connection: Connection, address: Any) -> bool:
+        """Answer the next request; False if it was the last one, or none came."""
+        self.expect_request(connection)
+        parser = RequestParser(self.cfg, connection, address)
+        try:
+            request = next(parser)
+        except (StopIteration, NoMoreData, TimeoutError):
+            return False
+        connection.request = request
+        try:
+            self.handle_request(server, request, connection, address)
+        except StopIteration:
+            return False
+        finally:
+            connection.flush()
+        connection.unread(parser.unreader.buf.getvalue())
+        return True
+
+    def expect_request(self, connection: Connection) -> None:
+        """Limit the time until the next request has come; at the worker's end, a kept connection gets none."""
+        crowded = len(self._connections) > self.worker_connections // 2
+        connection.expect_request(_CROWDED_SECONDS if crowded else self.cfg.keepalive)
+        if not self.alive:
+            connection.end_if_idle()
+
+    def handle_error(self, _request: object, connection: Any, address: Any, error: BaseException) -> None:
+        """Answer a request that cannot be read. The answer repeats nothing of it: it may hold the callback token."""
+        self.log.warning("request from %s cannot be read: %s", address and address[0], type(error).__name__)
+        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {len(_UNREADABLE)}\r\n"
+        with suppress(OSError):
+            connection.sendall(f"{head}Connection: close\r\n\r\n".encode() + _UNREADABLE)
+            connection.flush()
+
+
+def _closing_after_refusals(application: WSGIApplication) -> WSGIApplication:
+    """The application, but an answer that refuses a request is the last one on its connection."""
+
+    def refusing(environ: WSGIEnvironment, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        connection: Connection = environ["gunicorn.socket"]
+
+        def start(status: str, *arguments: Any) -> Any:
+            if status.startswith(_REFUSALS):
+                connection.request.force_close()
+            return start_response(status, *arguments)
+
+        return application(environ, start)
+
+    return refusing
