@@ -181,7 +181,7 @@ class Settings(BaseSettings):
     )  # type: ignore[assignment]
     spool_limit: Annotated[ByteSize, Field(gt=0)] = Field(
         "1GiB", description="Largest size of the spool; beyond it callbacks are answered 503."
-    )
+    )  # type: ignore[assignment]
     fast_path: bool = Field(
         "on",
         description="`on`: usual callbacks are read by a faster way than all other requests. `off`: every request is "
