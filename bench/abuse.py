@@ -28,6 +28,7 @@ from bench.setting import (
     databases_option,
     interleave,
     markdown_option,
+    patience_option,
     quick_option,
     unless_given,
 )
@@ -52,6 +53,7 @@ class Sizes:
     """How much is done; the defaults of the options are those of a full run."""
 
     rounds: int
+    patience: int
     seconds: int
     rate: int
     connections: int
@@ -104,7 +106,7 @@ def abuse(run: Session, sizes: Sizes, names: Sequence[str], variant: str) -> Non
             return name, lambda: measure(run, sizes, receiver, name, counts)
 
         measures = [measured(_IDLE, Counter()), *(measured(name, answers[name]) for name in names)]
-        found = interleave(sizes.rounds, f"p99 at {sizes.rate}/s, {label_of(receiver)}", measures, milliseconds)
+        found = interleave(sizes, f"p99 at {sizes.rate}/s, {label_of(receiver)}", measures, milliseconds)
         prefix = "" if variant == OURS else f"{variant}, "
         for name in names:
             run.outcome.rows.append(
@@ -131,6 +133,7 @@ def abuse(run: Session, sizes: Sizes, names: Sequence[str], variant: str) -> Non
 @click.option("--seconds", default=8, type=click.IntRange(1), show_default=True, help="Length of a measurement.")
 @click.option("--rate", default=100, type=click.IntRange(1), show_default=True, help="Callbacks a second.")
 @click.option("--connections", default=32, type=click.IntRange(2), show_default=True, help="Connections of them.")
+@patience_option
 @quick_option
 @markdown_option
 @click.pass_context

@@ -29,11 +29,12 @@ from bench.setting import (
     databases_option,
     interleave,
     markdown_option,
+    patience_option,
     quick_option,
     report,
     unless_given,
 )
-from bench.table import Row, mebibytes, milliseconds, rate
+from bench.table import Row, mebibytes, microseconds, milliseconds, rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -64,6 +65,7 @@ class Sizes:
     """How much is done; the defaults of the options are those of a full run."""
 
     rounds: int
+    patience: int
     seconds: int
     warm_up: int
     connections: int
@@ -77,14 +79,29 @@ QUICK = {"rounds": 2, "seconds": 1, "warm_up": 1, "small": 1_000, "large": 20_00
 QUICK["first_callbacks"] = 1_000
 
 
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Callbacks a second, and the processor time that the server used for each; its database's own is not in it."""
+
+    rate: float
+    processor: float = math.nan
+
+    def __str__(self) -> str:
+        """For progress."""
+        return rate(self.rate) if math.isnan(self.processor) else f"{rate(self.rate)}, {microseconds(self.processor)}"
+
+
 def throughput(run: Session, sizes: Sizes) -> None:
     """How many callbacks a second."""
 
-    def measured(receiver: Receiver) -> tuple[str, Callable[[], float]]:
-        def measure() -> float:
+    def measured(receiver: Receiver) -> tuple[str, Callable[[], Throughput]]:
+        def measure() -> Throughput:
             with run.serving(receiver) as server:
                 run.highest_rate(receiver, server, sizes.warm_up, sizes.connections)
-                return run.highest_rate(receiver, server, sizes.seconds, sizes.connections).rate
+                used = receivers.processor_seconds(server.process)
+                result = run.highest_rate(receiver, server, sizes.seconds, sizes.connections)
+                used = receivers.processor_seconds(server.process) - used
+                return Throughput(result.rate, used / max(1, result.accepted))
 
         return label_of(receiver), measure
 
@@ -98,30 +115,38 @@ def throughput(run: Session, sizes: Sizes) -> None:
         peers = [receivers.asynchronous(run.peers_database("postgresql")), queue]
         started += peers
         target = run.ours("postgresql").database or ""
-        measures += [*map(measured, peers), ("pgbench", lambda: pgbench(target, sizes))]
-    found = interleave(sizes.rounds, "throughput", measures, rate)
+        measures += [*map(measured, peers), ("pgbench", lambda: Throughput(pgbench(target, sizes)))]
+    found = interleave(sizes, "throughput", measures, str)
     for database in run.databases:
         run.outcome.rows += throughput_rows(found, database, run.variants)
     for receiver in started:
         run.compare_with_database(receiver)
 
 
-def throughput_rows(found: Mapping[str, list[float]], database: str, variants: Sequence[str]) -> list[Row]:
-    """Our ratios to the peers, those of the other variants, and ours to the variants."""
+def throughput_rows(found: Mapping[str, list[Throughput]], database: str, variants: Sequence[str]) -> list[Row]:
+    """Our ratios to the peers, those of the other variants, and those between variants."""
 
-    def of(name: str) -> list[float]:
+    def of(name: str) -> list[Throughput]:
         return found.get(f"{name} on {DATABASES[database]}") or found[name]
 
     def row(above: str, below: str, limit: float | None = None) -> Row:
+        rates = [[each.rate for each in of(name)] for name in (above, below)]
         name = f"{above} / {below}"
-        return Row(name=name, database=DATABASES[database], above=of(above), below=of(below), show=rate, limit=limit)
+        return Row(name=name, database=DATABASES[database], above=rates[0], below=rates[1], show=rate, limit=limit)
+
+    def processor_row(above: str, below: str) -> Row:
+        times = [[each.processor for each in of(name)] for name in (above, below)]
+        name = f"processor time a callback, {above} / {below}"
+        return Row(name=name, database=DATABASES[database], above=times[0], below=times[1], show=microseconds)
 
     limits = {peer: limit for (of_database, peer), limit in LIMITS.items() if of_database == database}
     others = [variant for variant in variants if variant != OURS]
+    pairs = [(OURS, variant) if variant == BEFORE else (variant, OURS) for variant in others]
     rows = [row(OURS, peer, limit) for peer, limit in limits.items()]
     rows += [row(OURS, peer) for peer in _FOR_INFORMATION if database == "postgresql" or peer not in _ONLY_POSTGRESQL]
     rows += [row(variant, peer) for variant in others for peer in limits]
-    return rows + [row(OURS, variant) if variant == BEFORE else row(variant, OURS) for variant in others]
+    rows += [row(*pair) for pair in pairs]
+    return rows + [processor_row(*pair) for pair in (*pairs, (OURS, "naive"), (OURS, "floor"))]
 
 
 def pgbench(database: str, sizes: Sizes) -> float:
@@ -195,7 +220,7 @@ def _compare_times(
 ) -> None:
     variants = {name: run.ours(database, name) for name in run.variants if name in {OURS, BEFORE, WITHOUT_FAST_PATH}}
     measures = [measured(receiver) for receiver in (naive, *variants.values())]
-    found = interleave(sizes.rounds, what, measures, milliseconds)
+    found = interleave(sizes, what, measures, milliseconds)
     for name, receiver in variants.items():
         run.outcome.rows.append(
             Row(
@@ -233,7 +258,7 @@ def size(run: Session, sizes: Sizes) -> None:
             return f"{rows:,} calls", measure
 
         what, measures = f"size, {DATABASES[database]}", [measured(*each) for each in filled.items()]
-        small, large = interleave(sizes.rounds, what, measures, rate).values()
+        small, large = interleave(sizes, what, measures, rate).values()
         run.outcome.rows.append(
             Row(
                 name=f"throughput at {sizes.large:,} stored / at {sizes.small:,}",
@@ -341,6 +366,7 @@ def _not_stored(database: str, accepted: set[str]) -> set[str]:
 @click.option("--large", default=10_000_000, type=click.IntRange(1), show_default=True, help="Calls stored, size.")
 @click.option("--first-callbacks", default=10_000, type=click.IntRange(1), show_default=True, help="For memory.")
 @click.option("--callbacks", default=1_000_000, type=click.IntRange(1), show_default=True, help="For memory.")
+@patience_option
 @quick_option
 @markdown_option
 @click.pass_context

@@ -200,6 +200,15 @@ def _wait_until_it_answers(server: Server, log: Path) -> None:
     raise RuntimeError(f"{server.process.args!r} does not answer callbacks:\n{last}")
 
 
+def processor_seconds(process: subprocess.Popen[bytes]) -> float:
+    """Processor time that a process and all below it have used."""
+    ticks = 0
+    for pid in _with_descendants(process.pid):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def memory(process: subprocess.Popen[bytes]) -> int:
     """Bytes that a process and all below it use; pages that they share count once (PSS and its swap)."""
     return sum(_pss(pid) for pid in _with_descendants(process.pid))

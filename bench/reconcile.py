@@ -35,6 +35,7 @@ from bench.setting import (
     databases_option,
     interleave,
     markdown_option,
+    patience_option,
     quick_option,
     report,
     unless_given,
@@ -69,6 +70,7 @@ class Sizes:
     """How much is done; the defaults of the options are those of a full run."""
 
     rounds: int
+    patience: int
     seconds: int
     stored: int
     missing: int
@@ -246,7 +248,7 @@ def speed(bench: Bench) -> None:
             )
 
         measures = [measured(variant, *pair) for pair in pairs for variant in variants]
-        found = interleave(bench.sizes.rounds, f"speed, {DATABASES[kind]}", measures, str)
+        found = interleave(bench.sizes, f"speed, {DATABASES[kind]}", measures, str)
         for variant, pair in itertools.product(variants, pairs):
             _speed_rows(bench, kind, variant, *pair, found[_name(variant, *pair)])
         for variant, pair in itertools.product(variants, pairs):
@@ -293,7 +295,7 @@ def processes(bench: Bench) -> None:
             )
 
         measures = [measured(runs) for runs in PROCESSES]
-        found = interleave(bench.sizes.rounds, f"processes, {DATABASES[kind]}", measures, str)
+        found = interleave(bench.sizes, f"processes, {DATABASES[kind]}", measures, str)
         alone, *others = found.values()
         for runs, measurements in zip(PROCESSES[1:], others, strict=True):
             ideal = [runs * measurement.rate for measurement in alone]
@@ -448,6 +450,7 @@ def memory(bench: Bench) -> None:
 @click.option(
     "--few", default=10_000, type=click.IntRange(1), show_default=True, help="Missing calls, to compare with."
 )
+@patience_option
 @quick_option
 @markdown_option
 @click.pass_context

