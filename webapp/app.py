@@ -61,4 +61,4 @@ def _ingest(settings: Settings, spool: Spool | None, redact: Callable[[str], str
         transaction_limit=settings.answer_within,
         connections=3,
     )
-    return Ingest(database, Writer(database), spool, settings.answer_within, redact)
+    return Ingest(database, spool, settings.answer_within, redact)

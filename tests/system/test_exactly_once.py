@@ -28,9 +28,10 @@ from outages import sqlite_locked
 from running import COMMAND, free_port
 from sqlalchemy import make_url, text
 
-from webapp.callbacks.ingest import Ingest, Refused, Taken
+from webapp.callbacks.ingest import Ingest
 from webapp.callbacks.request import CallbackRequest
 from webapp.callbacks.spool import Spool
+from webapp.callbacks.store import Accepted, NotAccepted
 from webapp.calls import rule
 from webapp.esms import parameters
 from webapp.storage.database import Database
@@ -63,11 +64,18 @@ def some_arrivals() -> list[CallbackRequest]:
     return [arrival(words) for words in said]
 
 
+def drain(ingest: Ingest) -> None:
+    """Drain the spool once."""
+    assert ingest.drain
+    for _ in ingest.drain.run():
+        pass
+
+
 @contextmanager
 def receiving(url: str, folder: Path, answer_within: timedelta = timedelta(seconds=5)) -> Iterator[Ingest]:
     """An intake as a receiver has it, with the spool in that folder."""
     database = Database(url, patience=timedelta(seconds=3))
-    ingest = Ingest(database, Writer(database), Spool(folder, LIMIT), answer_within)
+    ingest = Ingest(database, Spool(folder, LIMIT), answer_within)
     try:
         yield ingest
     finally:
@@ -101,13 +109,13 @@ def crash() -> None:
 def take_and_crash(url: str, folder: Path, what: CallbackRequest, seam: str, moment: str) -> None:
     plant(seam, moment, crash)
     with receiving(url, folder) as ingest:
-        ingest.take(what)
+        ingest.receive(what)
 
 
 def drain_and_crash(url: str, folder: Path, seam: str, moment: str) -> None:
     plant(seam, moment, crash)
     with receiving(url, folder) as ingest:
-        ingest.drain()
+        drain(ingest)
 
 
 def in_a_process_of_its_own(work: Callable[..., None], *arguments: Any) -> int | None:
@@ -152,7 +160,7 @@ def test_a_receiver_that_dies_around_the_append_has_in_its_spool_what_it_may_hav
     away = f"sqlite:///{tmp_path / 'nowhere' / 'calls.db'}"
     assert in_a_process_of_its_own(take_and_crash, away, tmp_path, what, seam, moment) == CRASHED
     with receiving(url_of(database), tmp_path) as ingest:
-        ingest.drain()
+        drain(ingest)
 
     assert_stored_once(database, [what] if stored else [])
 
@@ -172,7 +180,7 @@ def test_a_receiver_that_dies_around_the_commit_has_stored_all_or_nothing(
 
     assert in_a_process_of_its_own(take_and_crash, url_of(database), tmp_path, what, seam, moment) == CRASHED
     with receiving(url_of(database), tmp_path) as ingest:
-        ingest.drain()
+        drain(ingest)
 
     assert_stored_once(database, [what] if stored else [])
 
@@ -199,7 +207,7 @@ def test_a_drain_that_dies_between_two_steps_is_done_again_and_stores_each_once(
 
     assert in_a_process_of_its_own(drain_and_crash, url_of(database), tmp_path, seam, moment) == CRASHED
     with receiving(url_of(database), tmp_path) as ingest:
-        ingest.drain()
+        drain(ingest)
 
     assert_stored_once(database, arrivals)
     assert spool.depth().reports == 0
@@ -222,7 +230,7 @@ def test_of_a_batch_the_report_that_the_database_refuses_is_found_and_the_others
     spool.append(arrivals)
 
     with receiving(url_of(database), tmp_path) as ingest:
-        ingest.drain()
+        drain(ingest)
 
     with database.snapshot(limited=False) as connection:
         kept = [str(name) for name in connection.scalars(text("SELECT id FROM rejected_callbacks"))]
@@ -250,15 +258,15 @@ def test_what_was_spooled_because_its_commit_took_too_long_is_stored_once_though
 
     def one_more_is_stored() -> bool:
         later.append(arrival("ReferenceId=b"))
-        return ingest.take(later[-1]) != Taken("spooled", "b")
+        return ingest.receive(later[-1]) != Accepted("spooled", "b")
 
     with receiving(url_of(database), tmp_path, timedelta(seconds=1)) as ingest:
-        told = ingest.take(what)
+        told = ingest.receive(what)
         goes_on.set()
         until(one_more_is_stored, 30, "the commit that took too long has come, and another after it")
         until(lambda: spool.depth().reports == 0, 30, "the spool is drained")
 
-    assert told == Taken("spooled", "a") if "ReferenceId" in query else isinstance(told, Refused)
+    assert told == Accepted("spooled", "a") if "ReferenceId" in query else isinstance(told, NotAccepted)
     assert_stored_once(database, [what, *later])
     spool.close()
 
@@ -278,8 +286,8 @@ def test_a_spool_that_is_begun_anew_while_it_is_drained_loses_nothing(
     monkeypatch.setattr(Writer, "record", Writer.record)  # puts it back in the end
     plant("transaction", "after", begin_anew)
     with receiving(url_of(database), folder) as ingest:
-        ingest.drain()
-        ingest.drain()
+        drain(ingest)
+        drain(ingest)
 
     with database.snapshot(limited=False) as connection:
         stored = {str(name) for name in connection.scalars(text("SELECT id FROM status_reports"))}
@@ -363,8 +371,8 @@ def test_a_connection_that_is_lost_in_a_commit_leaves_no_report_out_and_stores_n
         for number, what in enumerate(arrivals):
             if number:
                 line.cut(moment, times)
-            told = ingest.take(what)
-            assert isinstance(told, Refused) or told.result in {"spooled", "progressed", "settled"}
+            told = ingest.receive(what)
+            assert isinstance(told, NotAccepted) or told.result in {"spooled", "progressed", "settled"}
         line.cut(moment, 0)
         until(lambda: spool.depth().reports == 0, 30, "the spool is drained")
 

@@ -1,13 +1,9 @@
-"""The intake: takes what came to the callback URL, and says what became of it once that is durable.
-
-Reports that wait are stored together in one transaction. What the database cannot take in time goes to the spool, and
-from there into the database as soon as it can. A report has its id from its receipt, and storing it again does nothing:
-so whatever is in doubt is simply spooled as well.
-"""
+"""Group commit: writes many pending items in one transaction, one transaction at a time."""
 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -15,97 +11,118 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from webapp.storage.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
+    from collections.abc import Sequence
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-WAITING_AT_MOST = 2000
-"""Reports that wait in one process for one transaction; beyond it the answer is 503."""
-_AT_ONCE = 200
+MOST_PENDING = 2000
+"""Items that may be pending in one process. More are refused at once (503)."""
+BATCH_SIZE = 200
 _IDLE_SECONDS = 5.0
 
 
 class Overloaded(Unavailable):
-    """More wait than can be stored in time."""
+    """More items are pending than can be written in time."""
 
 
 class TooLate(Exception):
-    """It was not written in time; it may be yet."""
+    """The item was not written in time. It may be written later."""
 
 
 @dataclass(slots=True)
-class _Turn(Generic[Item, Result]):
+class Pending(Generic[Item, Result]):
+    """An item whose sender waits for its result."""
+
     item: Item
     done: threading.Event = field(default_factory=threading.Event)
     result: Result | None = None
     error: Exception | None = None
-    left: bool = False
+    abandoned: bool = False
 
 
-class BatchWriter(Generic[Item, Result]):
-    """One write at a time, of all that wait: whoever comes meanwhile goes together into the next.
+class Batch(Generic[Item]):
+    """Items to be written in one transaction."""
 
-    A lonely item waits for nobody. Its thread (under the server a greenlet) starts when it is needed.
+    def __init__(self, items: Sequence[Item] = ()) -> None:
+        """A batch of fixed items."""
+        self.items = list(items)
+
+    def collect(self) -> None:
+        """Add what is pending. Call it in the open transaction: what arrived during the wait for it is added."""
+
+
+class _PendingBatch(Batch[Item], Generic[Item, Result]):
+    def __init__(self, queue: deque[Pending[Item, Result]]) -> None:
+        super().__init__()
+        self._queue = queue
+        self.pending: list[Pending[Item, Result]] = []
+
+    def collect(self) -> None:
+        while self._queue and len(self.pending) < BATCH_SIZE:
+            pending = self._queue.popleft()
+            if not pending.abandoned:
+                self.pending.append(pending)
+                self.items.append(pending.item)
+
+
+class BatchWriter(ABC, Generic[Item, Result]):
+    """Writes items from many threads. A single item is written immediately.
+
+    Its thread (under the server a greenlet) starts when it is needed.
     """
 
-    def __init__(self, write: Callable[[list[Item]], Sequence[Result]]) -> None:
-        """``write`` gives one result for each item, in their order; what it raises, all of them get."""
-        self._write = write
-        self._waiting: deque[_Turn[Item, Result]] = deque()
+    def __init__(self) -> None:
+        """Start nothing yet: the process may still fork."""
+        self._queue: deque[Pending[Item, Result]] = deque()
         self._lock = threading.Lock()
-        self._come = threading.Event()
-        self._writer: threading.Thread | None = None
+        self._arrived = threading.Event()
+        self._thread: threading.Thread | None = None
 
-    def do(self, item: Item, seconds: float) -> Result:
-        """The item's result once it is written; raises what the write raised, TooLate or Overloaded."""
-        turn: _Turn[Item, Result] = _Turn(item)
+    @abstractmethod
+    def write_batch(self, batch: Batch[Item]) -> Sequence[Result]:
+        """Collect the batch and write it in one transaction; one result for each item, in their order."""
+
+    def write(self, item: Item, seconds: float) -> Result:
+        """The item's result once it is written; raises what ``write_batch`` raised, TooLate or Overloaded."""
+        pending: Pending[Item, Result] = Pending(item)
         with self._lock:
-            if len(self._waiting) >= WAITING_AT_MOST:
-                raise Overloaded(f"{WAITING_AT_MOST} reports are waiting already")
-            self._waiting.append(turn)
-            if self._writer is None:
-                self._writer = threading.Thread(target=self._write_all, daemon=True, name="group-commit")
-                self._writer.start()
-        self._come.set()
-        if not turn.done.wait(seconds):
-            turn.left = True
+            if len(self._queue) >= MOST_PENDING:
+                raise Overloaded(f"{MOST_PENDING} reports are pending already")
+            self._queue.append(pending)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True, name="batch-writer")
+                self._thread.start()
+        self._arrived.set()
+        if not pending.done.wait(seconds):
+            pending.abandoned = True
             raise TooLate
-        if turn.error:
-            raise turn.error
-        return turn.result  # type: ignore[return-value]
+        if pending.error:
+            raise pending.error
+        return pending.result  # type: ignore[return-value]
 
-    def _write_all(self) -> None:
+    def _run(self) -> None:
         while True:
-            if not self._come.wait(_IDLE_SECONDS):
+            if not self._arrived.wait(_IDLE_SECONDS):
                 with self._lock:
-                    if not self._waiting:
-                        self._writer = None
+                    if not self._queue:
+                        self._thread = None
                         return
-            self._come.clear()
-            while self._waiting:
-                self._write_some()
+            self._arrived.clear()
+            while self._queue:
+                self._write_next_batch()
 
-    def _write_some(self) -> None:
-        turns = self._next()
-        if not turns:
-            return
+    def _write_next_batch(self) -> None:
+        batch = _PendingBatch(self._queue)
         try:
-            results = self._write([turn.item for turn in turns])
-        except Exception as error:  # noqa: BLE001 - each of them must get it
-            for turn in turns:
-                turn.error = error
+            results = self.write_batch(batch)
+        except Exception as error:  # noqa: BLE001 - the senders of these items get it
+            if not batch.pending:
+                batch.collect()
+            for pending in batch.pending:
+                pending.error = error
         else:
-            for turn, result in zip(turns, results, strict=True):
-                turn.result = result
-        for turn in turns:
-            turn.done.set()
-
-    def _next(self) -> list[_Turn[Item, Result]]:
-        turns: list[_Turn[Item, Result]] = []
-        while self._waiting and len(turns) < _AT_ONCE:
-            turn = self._waiting.popleft()
-            if not turn.left:
-                turns.append(turn)
-        return turns
+            for pending, result in zip(batch.pending, results, strict=True):
+                pending.result = result
+        for pending in batch.pending:
+            pending.done.set()

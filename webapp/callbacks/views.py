@@ -10,8 +10,8 @@ from flask import Blueprint, g, request
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.routing import Rule
 
-from webapp.callbacks.ingest import Refused
 from webapp.callbacks.request import read_request
+from webapp.callbacks.store import NotAccepted
 from webapp.storage.errors import Unavailable
 from webapp.support.settings import CALLBACK_PATH
 from webapp.support.tokens import is_accepted
@@ -65,14 +65,14 @@ class Receiver:
         started = time.monotonic()
         try:
             callback = read_request(environ, self._ingest.answer_seconds * _BODY_SHARE, self._redact)
-            outcome = self._ingest.take(callback, time.monotonic() - started)
+            outcome = self._ingest.receive(callback, time.monotonic() - started)
         except Unavailable as problem:
             log.error("answered 503: %s", problem)  # noqa: TRY400 - the message says all
             return _unavailable()
         except Exception:
             log.exception("answered 503; this is a bug")
             return _unavailable()
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, NotAccepted):
             log.warning("callback rejected: %s", outcome.reason)
             return Answer(400, {"error": outcome.reason}, "rejected", {})
         return Answer(200, {"result": outcome.result}, f"{outcome.result} {outcome.reference_id}", {})

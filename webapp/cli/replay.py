@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import click
 from sqlalchemy.exc import DataError, IntegrityError
 
-from webapp.callbacks.ingest import report_of
+from webapp.callbacks.parsing import report_of
 from webapp.cli.context import CliContext, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import Time

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from webapp.callbacks.ingest import Ingest, as_json
+from webapp.callbacks.circuit_breaker import CircuitBreaker
+from webapp.callbacks.drain import Drain
+from webapp.callbacks.parsing import as_json
+from webapp.callbacks.store import CallbackStore
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.exit_codes import PROBLEM
 from webapp.cli.output import hint, printable
@@ -72,12 +75,13 @@ def spool_drain() -> None:
     with open_context() as context:
         waiting = spool_of(context.settings)
         redact = redactor(context.settings.secrets())
-        ingest = Ingest(context.database, context.writer, waiting, context.settings.answer_within, redact)
+        store, breaker = CallbackStore(context.database), CircuitBreaker(can_open=False)
+        drain = Drain(waiting, context.database, store, breaker, redact)
         total = waiting.depth().reports
         with progress("storing", total) as show:
-            left = _drain(ingest, waiting, show)
+            left = _drain(drain, waiting, show)
     if left:
-        for identifier, problem in ingest.refused.items():
+        for identifier, problem in drain.failed.items():
             click.echo(f"{identifier}: {printable(problem)}", err=True)
         hint(
             f"The database rejects {left} callbacks with these errors; they stay in the spool (esms-calls spool list). "
@@ -87,18 +91,13 @@ def spool_drain() -> None:
     click.echo(f"{total} callbacks stored; the spool is empty." if total else "The spool is empty.")
 
 
-def _drain(ingest: Ingest, waiting: Spool, show: ShowProgress) -> int:
+def _drain(drain: Drain, waiting: Spool, show: ShowProgress) -> int:
     """Store until the spool is empty, or holds only what the database rejects; how many those are."""
-    portions: list[int] = []
-
-    def watch(stored: int) -> None:
-        portions.append(stored)
-        show(stored, "callbacks")
-
     while left := waiting.depth().reports:
-        portions.clear()
-        ingest.drain(watch)
-        if not portions and left == len(ingest.refused):
+        stored = 0
+        for stored in drain.run():
+            show(stored, "callbacks")
+        if not stored and left == len(drain.failed):
             return left
         time.sleep(_PAUSE_SECONDS)
     return 0

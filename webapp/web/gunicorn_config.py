@@ -79,7 +79,7 @@ gunicorn_parser.install()
 
 def post_worker_init(worker: AnyWorker) -> None:
     """See whether the database is there, and begin to drain what an earlier process left in the spool."""
-    worker.app.wsgi().extensions["ingest"].begin()
+    worker.app.wsgi().extensions["ingest"].start()
 
 
 def child_exit(_server: Arbiter, worker: AnyWorker) -> None:

@@ -22,7 +22,7 @@ from running import serving as running
 from sqlalchemy import create_engine, func, make_url, select, text
 from sqlalchemy.exc import IntegrityError
 
-from webapp import create_app
+from webapp import create_app, storage
 from webapp.esms import callback as esms_callback
 from webapp.storage.database import Database
 from webapp.storage.models import calls, rejected_callbacks, status_reports
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from werkzeug.test import TestResponse
 
     from webapp.storage.reader import Reader
-    from webapp.storage.writer import Writer
     from webapp.support.settings import Settings
 
 URL = f"/esms/callback/{CALLBACK_TOKEN}"
@@ -352,14 +351,13 @@ def test_a_body_that_was_cut_is_kept_and_taken_for_no_report(client: FlaskClient
 def test_what_this_program_fails_to_take_is_kept_for_the_day_it_does_not(
     client: FlaskClient,
     database: Database,
-    writer: Writer,
     monkeypatch: pytest.MonkeyPatch,
     failure: Exception,
 ) -> None:
     def fail(*_: object) -> None:
         raise failure
 
-    monkeypatch.setattr(type(writer), "record", fail)
+    monkeypatch.setattr(storage.writer, "record", fail)
 
     answer = client.get(f"{URL}?ReferenceId=a&SendStatus=5")
 

@@ -1,0 +1,171 @@
+"""Drains the spool: stores in the database what waits there, and probes whether the database is back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from webapp.callbacks import parsing
+from webapp.callbacks.batch_writer import BATCH_SIZE, Batch
+from webapp.callbacks.spool import SpoolError
+from webapp.storage.errors import NotMigrated, Unavailable, WriteFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from uuid import UUID
+
+    from webapp.callbacks.circuit_breaker import CircuitBreaker
+    from webapp.callbacks.parsing import ParsedCallback
+    from webapp.callbacks.request import CallbackRequest
+    from webapp.callbacks.spool import Spool
+    from webapp.callbacks.store import CallbackStore
+    from webapp.storage.database import Database
+
+log = logging.getLogger(__name__)
+_PROBE_SECONDS = 1.0
+_MOST_SUSPECTS = 1000
+
+
+class Drain:
+    """Moves callbacks from one spool to one database."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        database: Database,
+        store: CallbackStore,
+        breaker: CircuitBreaker,
+        redact: Callable[[str], str],
+    ) -> None:
+        """Start nothing yet. ``redact`` takes the secrets out of what reports say."""
+        self._spool = spool
+        self._database = database
+        self._store = store
+        self._breaker = breaker
+        self._redact = redact
+        self._suspects: dict[tuple[UUID, str], float] = {}
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self.failed: dict[UUID, str] = {}
+        """What the last run left in the spool because the database refuses it, and the database's words."""
+
+    def start(self) -> None:
+        """Drain in the background from now on, once a second, and close the circuit when the database is back."""
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run_until_ended, daemon=True, name="spool-drain")
+                self._thread.start()
+
+    def close(self) -> None:
+        """End the background work."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def run(self) -> Iterator[int]:
+        """Store all that waits, oldest first; gives how many are stored so far, after each portion.
+
+        Gives nothing where another process drains already. Raises Unavailable and SpoolError. What the database
+        refuses alone stays in the spool: a report of a locked call until the next run; a report with values that the
+        database refuses until it is rejected, see ``_reject_suspect``.
+        """
+        with self._spool.draining() as mine:
+            if mine:
+                yield from self._run()
+
+    def _run(self) -> Iterator[int]:
+        position, number, stored, complete = 0, BATCH_SIZE, 0, True
+        last: UUID | None = None
+        locked_calls: set[str] = set()
+        self.failed = {}
+        while found := self._spool.oldest(number, after=position):
+            parsed = [(place, self._parse(request)) for place, request in found]
+            # Each report of a locked call would wait for the lock anew, and delay all others.
+            skipped = [place for place, callback in parsed if _is_about(callback, locked_calls)]
+            portion = [(place, callback) for place, callback in parsed if not _is_about(callback, locked_calls)]
+            try:
+                self._store.write_batch(Batch([callback for _, callback in portion]))
+            except Unavailable as problem:
+                # Raises unless the database takes writes. If it does, the cause is in this portion, and new callbacks
+                # need not go to the spool.
+                self._database.check()
+                self._breaker.close()
+                if len(portion) > 1:
+                    number = max(1, len(found) // 4)
+                    continue
+                ((place, callback),) = portion
+                if not self._reject_suspect(callback, problem):
+                    position, complete = place, False
+                    if isinstance(problem, WriteFailed):
+                        self.failed[callback.request.id] = str(problem)
+                    elif callback.report:
+                        locked_calls.add(callback.report.reference_id)
+                    continue
+            try:
+                self._spool.remove(callback.request.id for _, callback in portion)
+                position = skipped[-1] if skipped else position
+            except SpoolError:
+                position = found[-1][0]
+            last = found[-1][1].id
+            stored, number = stored + len(portion), min(number * 2, BATCH_SIZE)
+            yield stored
+        if complete:
+            self._suspects.clear()
+            if last:
+                self._spool.drop(last)
+
+    def _parse(self, request: CallbackRequest) -> ParsedCallback:
+        """Parse, and give the event loop back: some bodies take milliseconds."""
+        callback = parsing.parse(request, self._redact)
+        time.sleep(0)
+        return callback
+
+    def _reject_suspect(self, callback: ParsedCallback, problem: Unavailable) -> bool:
+        """Whether a report that the database refuses is a rejected callback now.
+
+        Neither an outage nor a trigger that refuses everything may look like a report that cannot be stored. So the
+        error must be about the values, and come again in the same words after other reports were stored meanwhile.
+        """
+        if callback.report is None or not isinstance(problem, WriteFailed):
+            return False
+        suspect = callback.request.id, str(problem)
+        first = self._suspects.get(suspect)
+        if first is None and len(self._suspects) < _MOST_SUSPECTS:
+            self._suspects[suspect] = time.monotonic()
+        if first is None or self._store.last_success < first:
+            return False
+        reason = parsing.reason_for(problem)
+        try:
+            self._store.write_batch(Batch([parsing.ParsedCallback(callback.request, None, reason)]))
+        except Unavailable:
+            return False
+        del self._suspects[suspect]
+        log.error("a report that the database refuses again and again is now in rejected_callbacks: %s", problem)
+        return True
+
+    def _run_until_ended(self) -> None:
+        while not self._ended.is_set():
+            self._run_once()
+            self._ended.wait(_PROBE_SECONDS)
+
+    def _run_once(self) -> None:
+        try:
+            if self._breaker.is_open:
+                self._database.check()
+                self._breaker.close()
+            for _ in self.run():
+                # A stored portion proves as much as a probe, and a deep spool takes long.
+                self._breaker.close()
+        except (Unavailable, NotMigrated) as problem:
+            self._breaker.open(str(problem))
+        except SpoolError as problem:
+            log.error("the spool cannot be drained: %s", problem)  # noqa: TRY400 - the message says all
+        except Exception:
+            log.exception("the spool cannot be drained; this is a bug")
+
+
+def _is_about(callback: ParsedCallback, calls: set[str]) -> bool:
+    return callback.report is not None and callback.report.reference_id in calls

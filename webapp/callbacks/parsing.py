@@ -1,0 +1,106 @@
+"""Makes a status report of a callback request, and says why where that is impossible."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DataError, IntegrityError
+
+from webapp.callbacks.request import CallbackRequest
+from webapp.calls.report import StatusReport
+from webapp.esms import callback as esms_callback
+from webapp.esms import parameters
+from webapp.storage.errors import WriteFailed
+from webapp.storage.rejected import Rejected
+from webapp.storage.types import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedCallback:
+    """A callback request, with its report or with the reason why it has none."""
+
+    request: CallbackRequest
+    report: StatusReport | None
+    reason: str = ""
+
+
+def parse(request: CallbackRequest, redact: Callable[[str], str]) -> ParsedCallback:
+    """Read the report in a request. Whatever goes wrong becomes the reason: the request must not be lost."""
+    try:
+        return ParsedCallback(request, report_of(request, redact))
+    except MemoryError:
+        raise  # The request is not the cause.
+    except Exception as error:  # noqa: BLE001 - a bug in the parser must not lose the request
+        return ParsedCallback(request, None, reason_for(error))
+
+
+def report_of(stored: CallbackRequest | Rejected, redact: Callable[[str], str] = str) -> StatusReport:
+    """The report in a request that was stored.
+
+    Raises Unreadable, also for a request that was cut: its last value may be another than eSMS sent. Raises ValueError
+    for a payload that holds no request.
+    """
+    if isinstance(stored, Rejected):
+        query, body = esms_callback.stored_request(stored.payload)
+    elif stored.problem:
+        raise parameters.Unreadable(stored.problem)
+    else:
+        query, body = stored.query, stored.body
+    return esms_callback.parse_callback(
+        query,
+        body,
+        stored.content_type,
+        report_id=stored.id,
+        received_at=stored.received_at,
+        remote_addr=stored.remote_addr,
+        clean=redact,
+    )
+
+
+def reason_for(error: Exception) -> str:
+    """Why a callback is rejected, in words fit for its sender."""
+    if isinstance(error, parameters.Unreadable):
+        return str(error)
+    if isinstance(error, DataError | IntegrityError | WriteFailed):
+        return "The database refuses a value of this report"
+    log.error("a callback could not be stored; this is a bug", exc_info=error)
+    return "This server could not read it"
+
+
+def rejected(request: CallbackRequest, reason: str) -> Rejected:
+    """The request as ``rejected_callbacks`` keeps it."""
+    content_type = request.content_type
+    return Rejected(
+        id=request.id,
+        received_at=request.received_at,
+        remote_addr=request.remote_addr,
+        method=request.method,
+        content_type=content_type[: parameters.TEXT_LIMIT].replace("\0", "") if content_type else None,
+        payload=esms_callback.storable_request(request.query, request.body, whole=request.problem is None),
+        reason=reason,
+    )
+
+
+def as_json(request: CallbackRequest, redact: Callable[[str], str] = str) -> dict[str, Any]:
+    """A request for people: as it came, and what it says or why it cannot be read."""
+    parsed = parse(request, redact)
+    said = {name: plain(value) for name, value in parsed.report.said().items()} if parsed.report else {}
+    return {
+        "id": str(request.id),
+        "received_at": plain(request.received_at),
+        "remote_addr": request.remote_addr,
+        "method": request.method,
+        "content_type": request.content_type,
+        "query": request.query.decode("utf-8", "backslashreplace"),
+        "body": request.body.decode("utf-8", "backslashreplace"),
+        "reference_id": parsed.report.reference_id if parsed.report else None,
+        "said": said,
+        "reason": parsed.reason or None,
+    }
