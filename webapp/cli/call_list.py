@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from webapp.cli.output import hint
-from webapp.esms.registrations import Lines
+from webapp.esms.registrations import BadLine, Lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,18 +31,22 @@ class CallList:
 
     def __init__(self, file: BinaryIO, zone: ZoneInfo) -> None:
         """Read nothing yet; times without a zone are in ``zone``."""
-        self._lines = Lines(file.readline, zone, self._on_bad)
+        self._lines = Lines(file, zone)
         self.bad = 0
-
-    def _on_bad(self, number: int, words: str) -> None:
-        self.bad += 1
-        sys.stderr.write(f"line {number}: {words}\n")
 
     def portions(self) -> Iterator[list[Registration]]:
         """The calls, up to 1,000 at a time."""
-        registrations = iter(self._lines)
+        registrations = self._registrations()
         while portion := list(islice(registrations, _PORTION)):
             yield portion
+
+    def _registrations(self) -> Iterator[Registration]:
+        for line in self._lines:
+            if isinstance(line, BadLine):
+                self.bad += 1
+                sys.stderr.write(f"line {line.number}: {line.problem}\n")
+            else:
+                yield line
 
     @property
     def ignored_columns(self) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import socket
 import sys
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -14,6 +17,7 @@ from webapp.callbacks.spool import SpoolError, fleeting
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.output import hint
 from webapp.storage.errors import NotMigrated, Unavailable
+from webapp.support import files
 
 if TYPE_CHECKING:
     from webapp.callbacks.spool import Spool
@@ -22,6 +26,19 @@ if TYPE_CHECKING:
 
 _START_PATIENCE = timedelta(seconds=5)
 _HIGHEST_PORT = 65535
+# Ctrl-C ends it silently until gunicorn handles it. The monkey patch comes before all imports that would miss it.
+# webapp is imported before gunicorn adds the working folder to the path, which may hold another webapp.
+_GUNICORN = """
+import signal
+if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+from gevent import monkey
+monkey.patch_all()
+import webapp.web.gunicorn_config
+from gunicorn.app.wsgiapp import run
+run()
+"""
 
 
 @click.command()
@@ -51,9 +68,7 @@ def serve(bind: str, workers: int) -> None:
     if context.settings.public_url is None:
         hint("eSMS must reach it from outside: set PUBLIC_URL to the server's public address.")
     sys.stdout.flush()
-    from webapp.web.gunicorn_config import serve as become_gunicorn  # noqa: PLC0415 - it reads the settings once more
-
-    become_gunicorn(bind, workers)
+    _become_gunicorn(bind, workers)
 
 
 def _can_be_read(database: Database) -> bool:
@@ -106,3 +121,17 @@ def _check_address(bind: str) -> None:
             probe.bind((host.strip("[]"), int(port)))
         except OSError as error:
             raise click.ClickException(f"cannot listen on {bind} ({error.strerror}): choose another --bind.") from None
+
+
+def _become_gunicorn(bind: str, workers: int) -> NoReturn:
+    """Replace this process by gunicorn, so that signals reach it, and it is the first process of a container."""
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # In memory: a full disk does not stop the counting.
+    counts = files.folder_while_alive("esms-calls-metrics-", files.MEMORY)
+    configuration = ["-c", "python:webapp.web.gunicorn_config", "--bind", bind, "--workers", str(workers)]
+    command = [sys.executable, "-P", "-c", _GUNICORN, *configuration, "webapp:create_app()"]
+    # Blocked until the new program decides about it: Python's start would answer it with a traceback.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    os.execve(sys.executable, command, os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(counts)})  # noqa: S606

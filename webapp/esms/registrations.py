@@ -1,9 +1,9 @@
-"""Reads registrations, one at a time: from JSON objects, and from the lines of a CSV or of a list of ids."""
+"""Reads registrations: from an object of the API, and from a file that is a CSV or a list of ids."""
 
 from __future__ import annotations
 
 import csv
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from webapp.calls.rule import Registration
 from webapp.esms.parameters import normalise_identity, read_text
@@ -21,13 +21,13 @@ _DELIMITERS = (",", ";", "\t")
 
 
 class Bad(Exception):
-    """A registration cannot be taken. Its text names the field."""
+    """A registration cannot be read. Its text names the field."""
 
 
 def read_registration(item: Any, zone: ZoneInfo) -> Registration:
-    """One object of the API; raises Bad. Blank values and null are not said."""
+    """An object of the API; raises Bad. Blank values and null count as absent."""
     if not isinstance(item, dict):
-        raise Bad("reference_id: is missing, for this is no object.")
+        raise Bad("reference_id: is missing, because this is not an object.")
     unknown = sorted(item.keys() - set(FIELDS))
     if unknown:
         raise Bad(f"{unknown[0]!r:.60}: is not a field; there are {', '.join(FIELDS)}.")
@@ -37,46 +37,54 @@ def read_registration(item: Any, zone: ZoneInfo) -> Registration:
     return _registration({name: str(value) for name, value in item.items() if value is not None}, zone)
 
 
-def _registration(words: Mapping[str, str], zone: ZoneInfo) -> Registration:
+def _registration(values: Mapping[str, str], zone: ZoneInfo) -> Registration:
     read: dict[str, Callable[[str], Any]] = {
         "reference_id": normalise_identity,
         "placed_at": lambda text: parse_time(text, zone),
     }
-    said: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name in FIELDS:
-        value = words.get(name, "").strip()
+        value = values.get(name, "").strip()
         if not value:
             continue
         try:
-            said[name] = read.get(name, read_text)(value)
+            fields[name] = read.get(name, read_text)(value)
         except ValueError as error:
             raise Bad(f"{name}: {error}.") from None
-    if "reference_id" not in said:
+    if "reference_id" not in fields:
         raise Bad("reference_id: is missing.")
-    return Registration(**said)
+    return Registration(**fields)
+
+
+class BadLine(NamedTuple):
+    """A line that cannot be read: its number, from 1, and why."""
+
+    number: int
+    problem: str
 
 
 class Lines:
-    """The registrations in a stream of lines, one a line, in flat memory; a bad line is named and stops nothing.
+    """The registrations in a file of lines, one a line, read in flat memory.
 
-    A first line that holds ``reference_id``, or eSMS's name for it, is the header of a CSV; without one each line is a
-    ReferenceId. A BOM and
-    blank lines are ignored. A quoted value may not run over the end of its line: nothing that is registered needs to,
-    and so a stray quote costs one line and not the rest of the file.
+    A first line that names a column ``reference_id``, or what eSMS calls it, is the header of a CSV; without one each
+    line is a ReferenceId. A BOM and blank lines are ignored. A quoted value ends on its own line: nothing that is
+    registered needs more, and so a stray quote costs one line and not the rest of the file.
+
+    After reading, ``header_ignored`` has the columns that are no fields, and ``commas_at`` the first line that holds a
+    comma in a file without a header (0: none).
     """
 
-    def __init__(self, read_line: Callable[[int], bytes], zone: ZoneInfo, on_bad: Callable[[int, str], None]) -> None:
-        """``read_line(limit)`` gives a line, at most that long; ``on_bad(number, words)`` is told of bad lines."""
-        self._read_line = read_line
+    def __init__(self, file: BinaryIO, zone: ZoneInfo) -> None:
+        """Read nothing yet; times without a zone are in ``zone``."""
+        self._file = file
         self._zone = zone
-        self._on_bad = on_bad
         self._header: list[str] = []
         self._delimiter = ","
         self.header_ignored: list[str] = []
         self.commas_at = 0
 
-    def __iter__(self) -> Iterator[Registration]:
-        """Every registration that can be read."""
+    def __iter__(self) -> Iterator[Registration | BadLine]:
+        """Every line that is neither blank nor the header."""
         begun = False
         for number, line in self._numbered():
             try:
@@ -85,17 +93,17 @@ class Lines:
                     if self._is_header(text):
                         continue
                 if (text := self._decode(line)).strip():
-                    yield _registration(self._words(text, number), self._zone)
+                    yield _registration(self._values(text, number), self._zone)
             except Bad as bad:
-                self._on_bad(number, str(bad))
+                yield BadLine(number, str(bad))
 
     def _numbered(self) -> Iterator[tuple[int, bytes]]:
         number = 0
-        while line := self._read_line(_LONGEST_LINE):
+        while line := self._file.readline(_LONGEST_LINE):
             number += 1
             while len(line) >= _LONGEST_LINE and not line.endswith(b"\n"):
-                rest = self._read_line(_LONGEST_LINE)
-                # Kept one byte too long, for _decode to see; the rest of the line is dropped.
+                rest = self._file.readline(_LONGEST_LINE)
+                # One byte too long for _decode, which reports it; the rest of the line is dropped.
                 line = (line + rest)[: _LONGEST_LINE + 1] if not rest.endswith(b"\n") else line + b"\n"
                 if not rest or rest.endswith(b"\n"):
                     break
@@ -111,14 +119,14 @@ class Lines:
 
     def _is_header(self, text: str) -> bool:
         for delimiter in _DELIMITERS:
-            names = [_ALIASES.get(name := said.strip().lower(), name) for said in _split(text, delimiter, strict=False)]
+            names = [_ALIASES.get(name := cell.strip().lower(), name) for cell in _split(text, delimiter, strict=False)]
             if "reference_id" in names:
                 self._header, self._delimiter = names, delimiter
                 self.header_ignored = [name for name in names if name not in FIELDS]
                 return True
         return False
 
-    def _words(self, text: str, number: int) -> Mapping[str, str]:
+    def _values(self, text: str, number: int) -> Mapping[str, str]:
         if not self._header:
             if "," in text and not self.commas_at:
                 self.commas_at = number
@@ -133,5 +141,5 @@ def _split(text: str, delimiter: str, *, strict: bool) -> list[str]:
     try:
         (values,) = csv.reader([text], delimiter=delimiter, skipinitialspace=True, strict=strict)
     except (csv.Error, ValueError) as error:
-        raise Bad(f"the line is no CSV ({error}).") from None
+        raise Bad(f"the line is not CSV ({error}).") from None
     return values

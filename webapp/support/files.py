@@ -1,7 +1,4 @@
-"""Files that processes share: whose turn it is, which file stands under a name now, and which of them nobody uses.
-
-Knows not what is in them.
-"""
+"""File locks between processes, files that are on the disk for certain, and folders that go with their process."""
 
 from __future__ import annotations
 
@@ -15,26 +12,29 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only private folders are made in it
+MEMORY = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
+"""A folder in memory where there is one. All users share it: what is made in it must be private."""
 _IN_USE = "in-use"
-_PAUSE_SECONDS = 0.0005
+_RETRY_SECONDS = 0.0005
 
 
-def lock(file: IO[bytes], seconds: float) -> bool:
-    """Have the file's lock, which ends with the file or the process; False if somebody else keeps it for so long."""
-    until = time.monotonic() + seconds
+def lock(file: IO[bytes], timeout: float) -> bool:
+    """Lock the file until it is closed or the process ends; False if another holds the lock for ``timeout`` seconds."""
+    until = time.monotonic() + timeout
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= until:
                 return False
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(_RETRY_SECONDS)
         else:
             return True
 
 
 def inode(path: str | Path) -> tuple[int, int] | None:
-    """Which file stands under the name; None if none does. Raises OSError if that cannot be told."""
+    """Device and inode of the file that has this name now; None if there is none. Raises OSError."""
     try:
         found = Path(path).stat()
     except FileNotFoundError:
@@ -43,7 +43,7 @@ def inode(path: str | Path) -> tuple[int, int] | None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that only its owner may enter, and those above it; their names are on the disk when it returns."""
+    """Make a folder that only its owner may enter, and its parents; once this returns, they outlive a power cut."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -55,7 +55,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Return when the names of what is in the folder are on the disk."""
+    """Write the folder's list of names to the disk: a new file's name is lost in a power cut without it."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -63,22 +63,22 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def folder_while_alive(prefix: str, around: Path) -> Path:
-    """A new private folder, in use as long as this process lives, what it becomes, or one that it forks.
+def folder_while_alive(prefix: str, parent: Path) -> Path:
+    """A new private folder, in use as long as this process lives, the program that replaces it, or a child of it.
 
-    Whoever is killed leaves his behind: those of this user and this prefix that are in use no more are removed.
+    Processes that were killed leave theirs behind: those of this user and prefix that no process uses are removed.
     """
-    for mark in around.glob(f"{prefix}*/{_IN_USE}"):
+    for mark in parent.glob(f"{prefix}*/{_IN_USE}"):
         with suppress(OSError):
             if mark.parent.lstat().st_uid == os.geteuid():
                 with mark.open("rb") as file:
-                    if lock(file, 0):
+                    if lock(file, timeout=0):
                         shutil.rmtree(mark.parent, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=around))
-    # The mark is locked before it has its name: somebody who starts at this moment would take it for a dead one's.
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    # Locked before it has its name: another process that starts now would take it for an unused one.
     mark = folder / "new"
     handle = os.open(mark, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    os.set_inheritable(handle, True)  # noqa: FBT003 - that is its only argument
+    os.set_inheritable(handle, True)  # noqa: FBT003 - its only argument
     mark.rename(folder / _IN_USE)
     return folder

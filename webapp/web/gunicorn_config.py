@@ -5,11 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import sys
-import tempfile
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 from gunicorn.glogging import Logger
 from prometheus_client import multiprocess
@@ -25,14 +21,6 @@ if TYPE_CHECKING:
     from gunicorn.workers.base import Worker as AnyWorker
 
 _settings = load_settings()
-_METRICS = "PROMETHEUS_MULTIPROC_DIR"
-# gunicorn looks into the working folder first: a webapp there must not be taken for this one, imported before.
-# What waits is made to give way before anything else is imported, for that keeps what it found.
-_START = (
-    "from gevent import monkey; monkey.patch_all(); "
-    "import webapp.web.gunicorn_config, gunicorn.app.wsgiapp; gunicorn.app.wsgiapp.run()"
-)
-_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - for folders that are made private
 _MOST_CONNECTIONS, _OTHER_FILES = 5000, 100
 """Of a worker; more than reports may wait there, so that beyond these the answer is 503, and not silence."""
 
@@ -53,7 +41,7 @@ backlog = 2048
 limit_request_line = 8190
 control_socket_disable = True
 forwarded_allow_ips = ""  # TRUSTED_PROXIES alone says whose headers are believed
-worker_tmp_dir = _MEMORY
+worker_tmp_dir = str(files.MEMORY)
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -89,16 +77,4 @@ def child_exit(_server: Arbiter, worker: AnyWorker) -> None:
 
 def on_exit(_server: Arbiter) -> None:
     """Leave no metrics behind."""
-    shutil.rmtree(os.environ[_METRICS], ignore_errors=True)
-
-
-def serve(bind: str, workers: int) -> NoReturn:
-    """Become gunicorn: this process is replaced, so that signals reach it and it is the container's first."""
-    with suppress(OSError, ValueError):
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # In memory, where a full disk does not stop the counting.
-    counts = files.folder_while_alive("esms-calls-metrics-", Path(_MEMORY or tempfile.gettempdir()))
-    environment: dict[str, Any] = os.environ | {_METRICS: str(counts)}
-    arguments = ["-c", f"python:{__name__}", "--bind", bind, "--workers", str(workers), "webapp:create_app()"]
-    os.execve(sys.executable, [sys.executable, "-P", "-c", _START, *arguments], environment)  # noqa: S606
+    shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)

@@ -6,7 +6,7 @@ import io
 import tracemalloc
 from datetime import UTC, datetime
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from samples import IDENTITIES
 
 from webapp.calls.rule import Registration
-from webapp.esms.registrations import Bad, Lines, read_registration
+from webapp.esms.registrations import Bad, BadLine, Lines, read_registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,10 +29,11 @@ class Reading:
 
     def __init__(self, content: str | bytes) -> None:
         """Read all of it."""
-        self.bad: dict[int, str] = {}
         file = io.BytesIO(content if isinstance(content, bytes) else content.encode())
-        self.lines = Lines(file.readline, ZONE, self.bad.__setitem__)
-        self.found = list(self.lines)
+        self.lines = Lines(file, ZONE)
+        read = list(self.lines)
+        self.bad = dict(line for line in read if isinstance(line, BadLine))
+        self.found = [line for line in read if not isinstance(line, BadLine)]
         assert file.read() == b"", "all of it is read"
 
     @property
@@ -169,8 +170,8 @@ def test_the_newest_line_of_a_call_comes_last() -> None:
         (b"a," + b"1" * 201, "phone: "),
         (b"a,1\x002", "phone: "),
         (b"a,1,,2", "the line has 4 values, and the header 3 names"),
-        (b'a,"1', "the line is no CSV"),
-        (b'a,"1"2', "the line is no CSV"),
+        (b'a,"1', "the line is not CSV"),
+        (b'a,"1"2', "the line is not CSV"),
         (b"a,\xff", "the line is not UTF-8 text: save the file as UTF-8"),
         ("a,ế".encode("utf-16-le"), "the line is not UTF-8 text: save the file as UTF-8"),
         (b"a," + b"1" * LONGEST, "the line is over 64 KiB"),
@@ -255,20 +256,26 @@ def lines_of_a_campaign(number: int) -> Iterator[bytes]:
             yield b"\n"
 
 
+class Campaign:
+    """A file of a campaign's lines that is never whole in memory."""
+
+    def __init__(self, number: int) -> None:
+        """So many lines."""
+        self._lines = lines_of_a_campaign(number)
+
+    def readline(self, _limit: int) -> bytes:
+        """The next one."""
+        return next(self._lines, b"")
+
+
 def peak_of_reading(number: int) -> int:
     """Bytes allocated at the most while a file is registered in portions, as the command does."""
-    file = lines_of_a_campaign(number)
-    bad = 0
-
-    def on_bad(_number: int, _words: str) -> None:
-        nonlocal bad
-        bad += 1
-
-    registrations = iter(Lines(lambda _limit: next(file, b""), ZONE, on_bad))
-    read = 0
+    lines = iter(Lines(cast("BinaryIO", Campaign(number)), ZONE))
+    bad = read = 0
     tracemalloc.start()
-    while portion := list(islice(registrations, 1000)):
-        read += len(portion)
+    while portion := list(islice(lines, 1000)):
+        found = sum(isinstance(line, BadLine) for line in portion)
+        bad, read = bad + found, read + len(portion) - found
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert read == number * 2 // 5
@@ -304,8 +311,8 @@ def test_an_object_is_read_by_its_fields(item: dict[str, Any], expected: Registr
 @pytest.mark.parametrize(
     ("item", "words"),
     [
-        (None, "reference_id: is missing, for this is no object"),
-        (["a"], "reference_id: is missing, for this is no object"),
+        (None, "reference_id: is missing, because this is not an object"),
+        (["a"], "reference_id: is missing, because this is not an object"),
         ({}, "reference_id: is missing"),
         ({"reference_id": None}, "reference_id: is missing"),
         ({"reference_id": "a b"}, "reference_id: must have 1 to 128"),
