@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -24,10 +23,11 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlencode
 
 import requests
-from running import COMMAND, free_port
+from running import Program, free_port, run
 from sqlalchemy import text
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Sequence
 
     from webapp.storage.database import Database
@@ -88,7 +88,7 @@ class Receiver:
         }
         self._folder = folder
         self._log = folder / f"log-{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Program | None = None
         self._metrics: set[str] = set()
 
     @property
@@ -103,17 +103,11 @@ class Receiver:
         return self._process.pid
 
     def start(self, log: Path | None = None) -> None:
-        """Start it, and wait until it serves."""
-        with (log or self._log).open("ab") as output, self._log.open("ab") as words:
-            self._process = subprocess.Popen(
-                [COMMAND, "serve", "--bind", f"127.0.0.1:{self.port}"],
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=words,
-                stderr=output,
-                start_new_session=True,
-                env=os.environ | self.environment,
-            )
+        """Start it, and wait until it serves. What it logs may go to another file than what it prints."""
+        bind = f"127.0.0.1:{self.port}"
+        self._process = Program(
+            "serve", "--bind", bind, stdout=self._log, stderr=log, folder=self._folder, environment=self.environment
+        )
         until(self._serves, 30, "the server answers")
 
     def _serves(self) -> bool:
@@ -139,9 +133,7 @@ class Receiver:
         """End all of its processes at once, if it runs."""
         if self._process is None:
             return
-        with suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait(timeout=30)
+        self._process.kill()
 
     def end(self) -> None:
         """End it as an operator does; it has 30 s for that."""
@@ -172,15 +164,7 @@ class Receiver:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command with this receiver's settings."""
-        return subprocess.run(
-            [COMMAND, *arguments],
-            cwd=self._folder,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            env=os.environ | self.environment,
-        )
+        return run(Program(*arguments, folder=self._folder, environment=self.environment))
 
 
 @dataclass(slots=True)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from constants import API_KEY, API_TOKEN, CALLBACK_TOKEN, SECRET_KEY, SPELLINGS
 from makers import callback, stored_call
-from running import COMMAND
+from running import Program
 from sqlalchemy import select, update
 
 from webapp.calls.rule import Registration
@@ -65,26 +63,16 @@ class Command:
         return result
 
     @contextmanager
-    def beside(self, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    def beside(self, *arguments: str, **environment: str) -> Iterator[Program]:
         """Let it run during the block, in a process of its own."""
-        process = subprocess.Popen(
-            [COMMAND, "reconcile", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | environment,
-        )
-        try:
+        with Program("reconcile", *arguments, environment=environment) as process:
             yield process
-        finally:
-            process.kill()
-            process.communicate()
 
-    def end(self, process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    def end(self, process: Program) -> tuple[int, str, str]:
         """Its exit code, standard output and standard error."""
         stdout, stderr = process.communicate(timeout=30)
         self.printed += [stdout, stderr]
-        return process.returncode, stdout, stderr
+        return process.wait(), stdout, stderr
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 import requests
 from outages import postgresql_of_ones_own
 from reconciling import ON_SQLITE, asked, claimed, counts, missing, rows, runs, wait_until
-from running import COMMAND, free_port
+from running import COMMAND, Program, free_port
 
 from webapp.reconcile import service
 from webapp.reconcile.service import Heartbeat, health
@@ -43,7 +43,7 @@ def server() -> Iterator[PostgreSQL]:
         yield server
 
 
-def stop(process: subprocess.Popen[str], reconcile: Command, number: signal.Signals = signal.SIGTERM) -> str:
+def stop(process: Program, reconcile: Command, number: signal.Signals = signal.SIGTERM) -> str:
     """End it as systemd does; what it said on standard error."""
     begun = time.monotonic()
     process.send_signal(number)
