@@ -73,7 +73,7 @@ def completeness(
       never_registered      known from reports only
       lost_and_recovered    settled by a look-up, and no final callback ever came
 
-    Without --by it also names twins: two ids that are equal but for punctuation (eSMS's own pages drop dashes), one of
+    Without --by, it also names twins: two ids that are equal but for punctuation (eSMS's own pages drop dashes), one of
     them registered and without any report, the other with reports and never registered. Every such pair is named, and
     none is merged. --since, --until and --campaign choose among the registered ids.
 

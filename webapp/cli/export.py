@@ -13,6 +13,7 @@ import click
 from webapp.cli.context import open_context
 from webapp.cli.options import Time
 from webapp.storage.exports import FORMATS, NoParquet, writer_of
+from webapp.storage.filters import CallFilter
 from webapp.support.progress import progress
 
 if TYPE_CHECKING:
@@ -44,16 +45,16 @@ _SHOWN_EVERY = 1000
 def export(form: str, since: datetime | None, until: datetime | None, output: Path | None) -> None:
     """Write calls as CSV, JSON Lines or Parquet, oldest placed first, to standard output or a file.
 
-    Times are UTC, prices have four decimals, and what was not said is empty (CSV) or null. Times that you give
-    are ISO 8601, a date or a time; without a zone they are in TIME_ZONE.
+    Times are in UTC, prices have four decimals, and unknown values are empty (CSV) or null. --since and --until take
+    a date or a time in ISO 8601; without a zone it is in TIME_ZONE.
     """
     output = None if output == Path("-") else output
-    write = _writer(form)
+    write, wanted = _writer(form), CallFilter(since=since, until=until)
     with open_context(writes=False) as context, _target(output) as target:
         if form == "parquet" and target.isatty():
-            raise click.UsageError("Parquet is nothing for a terminal: use --output, or redirect standard output.")
-        counter = _Counter(context.reader.count(since, until))
-        calls = closing(context.reader.export(since, until))
+            raise click.UsageError("Parquet is not for a terminal: use --output, or redirect standard output.")
+        counter = _Counter(context.reader.count(wanted))
+        calls = closing(context.reader.export(wanted))
         with calls as found, progress("exporting", counter.total, hidden=target.isatty()) as show:
             write(counter.counted(found, show), target)
     if output:

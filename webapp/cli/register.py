@@ -20,8 +20,8 @@ def register(file: BinaryIO) -> None:
     """Register the calls that were placed, so that a missing callback is noticed. Repeatable.
 
     FILE (by default standard input) is a CSV in UTF-8 whose first line names the columns: reference_id, and
-    if you like request_id, phone, campaign and placed_at (ISO 8601; without a zone it is in TIME_ZONE). Other
-    columns are ignored. Or it holds one ReferenceId a line. Bad lines are named and skipped (exit code 1).
+    optionally request_id, phone, campaign and placed_at (ISO 8601; without a zone it is in TIME_ZONE). Other
+    columns are ignored. Or it has one ReferenceId on each line. Bad lines are named and skipped (exit code 1).
 
     \b
     Example:

@@ -50,7 +50,10 @@ def _spooled() -> Iterator[dict[str, Any]]:
 
 @spool.command("list")
 def spool_list() -> None:
-    """List the callbacks, oldest first: when each was received, its id, and the call that it is about."""
+    """List the callbacks, oldest first.
+
+    Each line has the time of receipt, the report's id, and the call that it is about.
+    """
     number = 0
     for arrival in _spooled():
         number += 1
@@ -61,16 +64,20 @@ def spool_list() -> None:
 
 @spool.command("export")
 def spool_export() -> None:
-    """Write the callbacks as JSON Lines to standard output: each request as it came, and what it says."""
+    """Write the callbacks as JSON Lines.
+
+    Each line, on standard output, has one request as it was received, and what it says.
+    """
     for arrival in _spooled():
         sys.stdout.write(f"{json.dumps(arrival)}\n")
 
 
 @spool.command("drain")
 def spool_drain() -> None:
-    """Store all callbacks in the database; returns once the spool is empty, also where a server drains it already.
+    """Store all callbacks in the database.
 
-    Callbacks that the database rejects (by a trigger's error) are named and stay in the spool; the exit code is 1.
+    Returns when the spool is empty; a server may drain it at the same time. Callbacks that the database rejects (by a
+    trigger's error) are named and stay in the spool; the exit code is then 1.
     """
     with open_context() as context:
         waiting = spool_of(context.settings)

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def status(*, as_json: bool) -> None:
-    """Show what is stored, what is missing, and what needs a person. Exit code 1 when something does, with what to do.
+    """Show what is stored, what is missing, and what needs a person.
 
-    The share of the calls settled in the last 24 hours that were settled by lookup is always shown; it needs a person
-    when it is more than LOOKUP_SHARE_WARN: look-ups replace lost callbacks, and so hide that callbacks do not come.
+    If something needs a person, a line that begins with ! says what to do, and the exit code is 1.
 
-    While the database cannot be reached (exit code 4), the spool is shown alone.
+    Among the calls settled in the last 24 hours, the share that was settled by lookup is always shown. Look-ups replace
+    lost callbacks, and so hide that callbacks get lost: above LOOKUP_SHARE_WARN it needs a person.
+
+    If the database cannot be reached (exit code 4), only the spool is shown.
     """
     settings, now = load_settings(), datetime.now(UTC)
     spool = spool_of(settings).depth()

@@ -14,7 +14,7 @@ from sqlalchemy import and_, func, select, tuple_, union
 from webapp.calls.rule import Call
 from webapp.storage import bulk
 from webapp.storage.claims import LONGEST_DUE, Due, due_parts, is_due
-from webapp.storage.filters import CallFilter, is_missing
+from webapp.storage.filters import EVERY_CALL, CallFilter, is_missing
 from webapp.storage.models import calls, reconcile_runs, rejected_callbacks, status_reports
 from webapp.storage.rejected import Rejected
 from webapp.storage.types import plain
@@ -113,10 +113,9 @@ class Reader:
         position = Position(last["placed_at"], last["reference_id"]) if last else None
         return [_plain_row(row) for row in rows[:limit]], position
 
-    def export(self, since: datetime | None, until: datetime | None) -> Generator[dict[str, Any]]:
-        """Every call placed in that time, oldest first, streamed; to be closed."""
-        wanted = CallFilter(since=since, until=until).conditions()
-        query = select(calls).where(*wanted).order_by(calls.c.placed_at, calls.c.reference_id)
+    def export(self, wanted: CallFilter = EVERY_CALL) -> Generator[dict[str, Any]]:
+        """These calls, oldest placed first, streamed; to be closed."""
+        query = select(calls).where(*wanted.conditions()).order_by(calls.c.placed_at, calls.c.reference_id)
         with (
             self._database.snapshot(limited=False) as connection,
             connection.execute(query, execution_options={"yield_per": _PORTION}) as rows,
@@ -124,9 +123,9 @@ class Reader:
             for row in rows.mappings():
                 yield _plain_row(row)
 
-    def count(self, since: datetime | None = None, until: datetime | None = None) -> int:
-        """How many calls were placed in that time."""
-        query = select(func.count()).select_from(calls).where(*CallFilter(since=since, until=until).conditions())
+    def count(self, wanted: CallFilter = EVERY_CALL) -> int:
+        """How many these calls are."""
+        query = select(func.count()).select_from(calls).where(*wanted.conditions())
         with self._database.snapshot(limited=False) as connection:
             return connection.scalar(query) or 0
 

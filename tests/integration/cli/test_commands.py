@@ -539,7 +539,7 @@ def test_an_export_as_csv_has_every_column_and_leaves_empty_what_was_not_said(wr
         "false",
         "true",
     )
-    for row, call in zip(rows, reader.export(None, None), strict=True):
+    for row, call in zip(rows, reader.export(), strict=True):
         written = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in call.items()}
         assert row == {name: "" if value == "None" else value for name, value in written.items()}
 
@@ -550,7 +550,7 @@ def test_an_export_as_json_lines_is_what_the_api_shows(writer: Writer, reader: R
 
     told = done("export", "--format", "jsonl")
 
-    assert [json.loads(line) for line in told.splitlines()] == list(reader.export(None, None))
+    assert [json.loads(line) for line in told.splitlines()] == list(reader.export())
     assert "Tết" in told
 
 
@@ -565,9 +565,7 @@ def test_an_export_as_parquet_is_the_same_with_types_and_the_columns_comments(
     assert f"3 calls written to {tmp_path}/calls.parquet" in result.stderr
     table = read_table(tmp_path / "calls.parquet")
     assert table.column_names == list(calls.columns.keys())
-    assert [{name: plain(value) for name, value in row.items()} for row in table.to_pylist()] == list(
-        reader.export(None, None)
-    )
+    assert [{name: plain(value) for name, value in row.items()} for row in table.to_pylist()] == list(reader.export())
     one = table.to_pylist()[1]
     assert (one["price"], one["placed_at"], one["ivr"]) == (Decimal("450.0000"), at(10), "007")
     assert table.schema.field("price").metadata[b"comment"].decode() == calls.c.price.comment
@@ -754,13 +752,13 @@ def test_a_replay_that_checks_names_the_calls_that_differ_and_changes_nothing(
     writer: Writer, database: Database, reader: Reader
 ) -> None:
     history_with_two_changed_by_hand(writer, database)
-    before = list(reader.export(None, None))
+    before = list(reader.export())
 
     result = run("replay", "--check")
 
     assert (result.exit_code, result.stdout) == (1, "b\nc\n")
     assert "3 calls read, 2 differ from their history" in result.stderr
-    assert list(reader.export(None, None)) == before
+    assert list(reader.export()) == before
 
 
 @SET

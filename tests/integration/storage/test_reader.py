@@ -179,15 +179,18 @@ def test_a_filter_leaves_the_calls_that_are_wanted(
 def test_an_export_has_the_calls_of_a_time_oldest_first(writer: Writer, reader: Reader) -> None:
     place(writer, {"c": 30, "a": 10, "b": 20, "B": 20})
 
-    assert names(reader.export(None, None)) == ["a", "B", "b", "c"]
-    assert names(reader.export(at(20), None)) == ["B", "b", "c"]
-    assert names(reader.export(at(10), at(20))) == ["a"]
-    assert [reader.count(*between) for between in ((), (at(20),), (at(10), at(20)), (at(31), None))] == [4, 3, 1, 0]
+    assert names(reader.export()) == ["a", "B", "b", "c"]
+    assert names(reader.export(CallFilter(since=at(20)))) == ["B", "b", "c"]
+    assert names(reader.export(CallFilter(since=at(10), until=at(20)))) == ["a"]
+    assert [
+        reader.count(CallFilter(since=since, until=until))
+        for since, until in ((None, None), (at(20), None), (at(10), at(20)), (at(31), None))
+    ] == [4, 3, 1, 0]
 
 
 def test_an_export_shows_a_call_as_the_api_does(writer: Writer, reader: Reader) -> None:
     a_little_of_everything(writer)
-    exported = {call["reference_id"]: call for call in reader.export(None, None)}
+    exported = {call["reference_id"]: call for call in reader.export()}
 
     for name, call in exported.items():
         shown = reader.call(name)
@@ -198,7 +201,7 @@ def test_an_export_shows_a_call_as_the_api_does(writer: Writer, reader: Reader) 
 
 def test_an_export_is_of_one_moment_however_long_it_takes(writer: Writer, reader: Reader) -> None:
     place(writer, {f"call-{number:04}": number for number in range(2500)})
-    export = reader.export(None, None)
+    export = reader.export()
     first = next(export)
     writer.record([callback("call-2499", 1, call_status="BUSY")], NOW)
     place(writer, {"new": 9999})
@@ -221,7 +224,7 @@ def test_an_export_is_fetched_in_portions_through_a_cursor_of_the_server(
 
     event.listen(Engine, "after_cursor_execute", see)
     try:
-        assert names(reader.export(None, None)) == ["a"]
+        assert names(reader.export()) == ["a"]
     finally:
         event.remove(Engine, "after_cursor_execute", see)
     # SQLite's own cursor fetches nothing before it is asked to.
@@ -232,7 +235,7 @@ def test_an_export_that_is_dropped_half_way_gives_its_connection_back(writer: Wr
     place(writer, {f"call-{number}": number for number in range(3)})
 
     for _ in range(30):
-        next(reader.export(None, None))
+        next(reader.export())
 
     assert reader.count() == 3
 
