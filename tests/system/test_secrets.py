@@ -143,9 +143,8 @@ MULTIPART = {"Content-Type": "multipart/form-data; boundary=b"}
 
 
 def part(name: str, value: str) -> str:
-    """A form whose only value does not stand in it as it is."""
-    head = f'Content-Disposition: form-data; name="{name}"\r\nContent-Transfer-Encoding: base64'
-    return f"--b\r\n{head}\r\n\r\n{b64encode(value.encode()).decode()}\r\n--b--\r\n"
+    """A form with one value."""
+    return f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n--b--\r\n'
 
 
 def escaped(said: object) -> str:

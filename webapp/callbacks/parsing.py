@@ -60,7 +60,7 @@ def report_of(stored: CallbackRequest | Rejected, redact: Callable[[str], str] =
         report_id=stored.id,
         received_at=stored.received_at,
         remote_addr=stored.remote_addr,
-        clean=redact,
+        redact=redact,
     )
 
 

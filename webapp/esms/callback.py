@@ -7,12 +7,13 @@ those pages) or *assumed*.
 from __future__ import annotations
 
 import json
-import re
-from email.message import Message
-from email.parser import BytesParser
-from itertools import takewhile
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
+
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.formparser import MultiPartParser
+from werkzeug.http import parse_options_header
 
 from webapp.esms.parameters import _BOM, Parameters, Unreadable, _read_identity, _read_object, _report, storable_json
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 BODY_LIMIT = 64 * 1024
 """Bytes of a callback's body; *assumed*: the published examples have under 300."""
-_SEMICOLONS_AT_MOST = _PARTS_AT_MOST = 1000
+MOST_FIELDS = 1000
+"""Fields of a form or a JSON object; *assumed*: the published examples have at most 15."""
+_LONGEST_CONTENT_TYPE = 1000
 
 
 def storable_request(query: bytes, body: bytes, *, whole: bool = True) -> str:
@@ -61,20 +64,20 @@ def parse_callback(
     report_id: UUID,
     received_at: datetime,
     remote_addr: str | None,
-    clean: Callable[[str], str] = str,
+    redact: Callable[[str], str] = str,
 ) -> StatusReport:
-    """The report in a request to the CallbackUrl; raises Unreadable. ``clean`` takes out of texts what none may hold.
+    """The report in a request to the CallbackUrl; raises Unreadable. ``redact`` takes secrets out of texts.
 
     *documented*: a GET with a query string. *assumed*: POST with a form or a JSON object, and mixtures; body first.
     """
     if len(body) > BODY_LIMIT:
         raise Unreadable(f"body: is over {BODY_LIMIT // 1024} KiB")
     try:
-        pairs = [*_read_body(body, content_type), *_read_form(query)]
+        pairs = [*_read_body(body, content_type), *_read_form(query, "query")]
         parameters = Parameters(pairs)
-        # Looked for in all at once: hardly any has something to be taken out.
-        if clean(parameters.as_json()) != parameters.as_json():
-            parameters = Parameters((clean(name), _cleaned(value, clean)) for name, value in pairs)
+        # One look at all of them together: hardly any callback holds a secret.
+        if redact(parameters.as_json()) != parameters.as_json():
+            parameters = Parameters((redact(name), _redacted(value, redact)) for name, value in pairs)
         reference_id, unread = _read_identity(parameters)
         return _report(
             parameters,
@@ -89,61 +92,53 @@ def parse_callback(
         raise Unreadable("body: is nested too deeply") from None
 
 
-def _cleaned(value: Any, clean: Callable[[str], str]) -> Any:
+def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
-        return {clean(name): _cleaned(inner, clean) for name, inner in value.items()}
+        return {redact(name): _redacted(inner, redact) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_cleaned(inner, clean) for inner in value]
+        return [_redacted(inner, redact) for inner in value]
     text = str(value)
-    cleaned = clean(text)
-    return value if cleaned == text else cleaned
+    redacted = redact(text)
+    return value if redacted == text else redacted
 
 
 def _read_body(body: bytes, content_type: str | None) -> list[tuple[str, Any]]:
     content = body.removeprefix(_BOM).strip()
-    kind = re.sub(r"[^ -~]", " ", content_type or "").strip().lower()
+    kind = (content_type or "").partition(";")[0].lower()
     if not content:
         return []
-    if content.startswith(b"{") or re.match(r"[^;]*json", kind):
-        return _read_object(content)
-    if kind.startswith("multipart/"):
+    if content.startswith(b"{") or "json" in kind:
+        return _limited(_read_object(content))
+    if kind.lstrip().startswith("multipart/"):
         return _read_multipart(body, content_type or "")
-    return _read_form(content)
+    return _read_form(content, "body")
+
+
+def _limited(pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    if len(pairs) > MOST_FIELDS:
+        raise Unreadable(f"body: has more than {MOST_FIELDS} fields")
+    return pairs
 
 
 def _read_multipart(body: bytes, content_type: str) -> list[tuple[str, Any]]:
-    """The parts' names and contents; raises Unreadable. Parts within a part stay its content: no form has them."""
-    # The time over a header grows with the square of its semicolons.
-    if body.count(b";") > _SEMICOLONS_AT_MOST:
-        raise Unreadable("body: is a multipart form with too many semicolons")
+    """The fields of a multipart form, and the contents of its files like fields; raises Unreadable."""
     try:
-        parts = _parts(body, content_type)
-        if len(parts) <= _PARTS_AT_MOST:
-            return [_read_part(part) for part in parts]
-    except Exception:  # noqa: BLE001 - the parser fails in many ways on headers that no form has
+        if len(content_type) > _LONGEST_CONTENT_TYPE:
+            raise ValueError  # noqa: TRY301 - as for every other broken form
+        boundary = parse_options_header(content_type)[1]["boundary"].encode("latin-1")
+        parser = MultiPartParser(max_form_memory_size=BODY_LIMIT, max_form_parts=MOST_FIELDS)
+        fields, uploads = parser.parse(BytesIO(body), boundary, len(body))
+    except RequestEntityTooLarge:
+        raise Unreadable(f"body: has more than {MOST_FIELDS} fields") from None
+    except Exception:  # noqa: BLE001 - werkzeug fails in many ways on what is no form
         raise Unreadable("body: is a broken multipart form") from None
-    raise Unreadable("body: is a multipart form with too many parts")
+    contents = ((name, file.read().decode("utf-8", "surrogateescape")) for name, file in uploads.items(multi=True))
+    return [(name or "", value) for name, value in (*fields.items(multi=True), *contents)]
 
 
-def _parts(body: bytes, content_type: str) -> list[bytes]:
-    """What stands between the boundaries; raises ValueError if there are none."""
-    form = Message()
-    form["Content-Type"] = content_type
-    boundary = (form.get_boundary() or "").encode("latin-1")
-    delimiter = rb"(?m:^|\r?\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?:\r?\n|\Z)"
-    _, *rest = re.split(delimiter, body)
-    parts = [part for _, part in takewhile(lambda found: not found[0], zip(rest[::2], rest[1::2], strict=True))]
-    if not (boundary and parts):
-        raise ValueError
-    return parts
-
-
-def _read_part(part: bytes) -> tuple[str, str]:
-    message = BytesParser().parsebytes(part, headersonly=True)
-    content: Any = message.get_payload(decode=True)
-    return str(message.get_param("name", "", "content-disposition")), content.decode("utf-8", "surrogateescape")
-
-
-def _read_form(content: bytes) -> list[tuple[str, Any]]:
+def _read_form(content: bytes, part: str) -> list[tuple[str, Any]]:
     text = content.decode("utf-8", "surrogateescape").removeprefix("?")  # seen: so the page prints its example
-    return list(parse_qsl(text, keep_blank_values=True, errors="surrogateescape"))
+    try:
+        return list(parse_qsl(text, keep_blank_values=True, errors="surrogateescape", max_num_fields=MOST_FIELDS))
+    except ValueError:
+        raise Unreadable(f"{part}: has more than {MOST_FIELDS} fields") from None
