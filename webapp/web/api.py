@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -22,13 +23,15 @@ from webapp.support import metrics
 from webapp.support.request_body import read_body
 from webapp.support.times import parse_time
 from webapp.support.tokens import is_accepted
-from webapp.support.waiting import give_way
+from webapp.web.json_items import BLANKS, json_items
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from flask.blueprints import BlueprintSetupState
     from flask.typing import ResponseReturnValue
 
+    from webapp.calls.rule import Registration
     from webapp.storage.reader import Reader
     from webapp.storage.writer import Writer
 
@@ -36,7 +39,7 @@ MOST_AT_ONCE = 10_000
 REGISTER_LIMIT = 8 * 1024 * 1024
 BODY_SECONDS = 30
 """How long a body may take to come."""
-_BETWEEN_PAUSES = 200
+_PORTION = 200
 _PAGE = 100
 _LARGEST_PAGE = 1000
 _UTC = ZoneInfo("UTC")
@@ -44,56 +47,59 @@ _YES_NO = {"1": True, "true": True, "0": False, "false": False}
 
 
 def blueprint(writer: Writer, reader: Reader, tokens: tuple[str, ...], zone: ZoneInfo) -> Blueprint:
-    """The routes under ``/api``."""
-    routes = Blueprint("api", __name__)
-    routes.record_once(lambda state: state.app.url_map.converters.update(identity=_Identity))
+    """The routes under ``/api``. Times without a zone are in ``zone``."""
+    api = Blueprint("api", __name__)
 
-    @routes.before_app_request
-    def know_the_token() -> None:
-        """Want ``Authorization: Bearer <API_TOKEN>``; the token is taken from nowhere else."""
-        if not (request.path == "/api" or request.path.startswith("/api/")):
+    @api.record_once
+    def add_converter(state: BlueprintSetupState) -> None:
+        state.app.url_map.converters["identity"] = _Identity
+
+    @api.before_app_request
+    def check_token() -> None:
+        """Require ``Authorization: Bearer <API_TOKEN>``; the token is taken from nowhere else."""
+        if request.path != "/api" and not request.path.startswith("/api/"):
             return
-        given = request.authorization
-        if given is None or given.type != "bearer" or not is_accepted(given.token or "", tokens):
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not is_accepted(token, tokens):
             raise Unauthorized(
                 "Send the header `Authorization: Bearer <API_TOKEN>`.", www_authenticate=WWWAuthenticate("bearer")
             )
 
-    @routes.post("/api/calls")
+    @api.post("/api/calls")
     def register() -> ResponseReturnValue:
-        registrations = _read_list(_read_body(), zone)
+        registrations = _read_registrations(_read_body(), zone)
         registered, known = writer.register(registrations, datetime.now(UTC))
         metrics.REGISTERED.inc(registered)
         return {"registered": registered, "already_known": known}, 201
 
-    @routes.get("/api/calls/<identity:reference_id>")
-    def show(reference_id: str) -> ResponseReturnValue:
+    @api.get("/api/calls/<identity:reference_id>")
+    def show_call(reference_id: str) -> ResponseReturnValue:
         try:
             call = reader.call(normalise_identity(reference_id))
         except ValueError:
             call = None
         if call is None:
             raise NotFound("This call is unknown: no report of it came, and it was never registered.")
-        return Response(b"".join(_json_of(call)), content_type="application/json")
+        return Response(b"".join(_json_portions(call)), content_type="application/json")
 
-    @routes.get("/api/calls")
-    def show_many() -> ResponseReturnValue:
+    @api.get("/api/calls")
+    def list_calls() -> ResponseReturnValue:
         arguments = _arguments()
         limit = _read(arguments, "limit", _limit, _PAGE)
         after = _read(arguments, "cursor", _position, None)
         found, following = reader.page(_filter(arguments, zone), after, limit)
         return {"calls": found, "next": _cursor(following) if following else None}
 
-    return routes
+    return api
 
 
-def _json_of(call: dict[str, Any]) -> Iterator[bytes]:
-    """The call as JSON in portions: one that was heard of a hundred thousand times must not keep others waiting."""
+def _json_portions(call: dict[str, Any]) -> Iterator[bytes]:
+    """The call as JSON. Between portions other requests go on: a call may have a hundred thousand reports."""
     reports = call["reports"]
     yield f"{_compact(call | {'reports': []})[:-2]}".encode()
-    for first in range(0, len(reports), _BETWEEN_PAUSES):
-        yield f"{',' if first else ''}{_compact(reports[first : first + _BETWEEN_PAUSES])[1:-1]}".encode()
-        give_way()
+    for first in range(0, len(reports), _PORTION):
+        yield f"{',' if first else ''}{_compact(reports[first : first + _PORTION])[1:-1]}".encode()
+        time.sleep(0)
     yield b"]}\n"
 
 
@@ -102,7 +108,7 @@ def _compact(value: object) -> str:
 
 
 class _Identity(BaseConverter):
-    """Whatever a call may be named; unlike ``path``, also what begins with a slash."""
+    """Any ReferenceId; unlike ``path``, also one that begins with a slash."""
 
     regex = ".+"
     part_isolating = False
@@ -120,23 +126,38 @@ def _read_body() -> bytes:
     return body
 
 
-def _read_list(content: bytes, zone: ZoneInfo) -> list[Any]:
-    try:
-        items = json.loads(content)
-    except (ValueError, RecursionError):
-        raise BadRequest("The body must be JSON: one object, or a list of objects.") from None
-    several = isinstance(items, list)
-    if several and len(items) > MOST_AT_ONCE:
-        raise BadRequest(
-            f"The list has {len(items)} calls, and at most {MOST_AT_ONCE} are taken at once: send several."
-        )
+def _read_registrations(content: bytes, zone: ZoneInfo) -> list[Registration]:
+    """The registrations in the body. Between portions other requests go on: reading 8 MiB takes a second."""
+    several, items = _read_items(content)
     registrations = []
-    for place, item in enumerate(items if several else [items]):
+    for place, item in enumerate(items):
         try:
             registrations.append(read_registration(item, zone))
         except Bad as bad:
             raise BadRequest(f"{f'calls[{place}].' if several else ''}{bad} Nothing was registered.") from None
+        if place % _PORTION == 0:
+            time.sleep(0)
     return registrations
+
+
+def _read_items(content: bytes) -> tuple[bool, list[Any]]:
+    """Whether the body is a list, and its items, or else the only one."""
+    items: list[Any] = []
+    number = 0
+    try:
+        text = content.decode(json.detect_encoding(content), "surrogatepass")
+        several = text.lstrip(BLANKS).startswith("[")
+        for item in json_items(text):
+            number += 1
+            if number <= MOST_AT_ONCE:
+                items.append(item)
+            if number % _PORTION == 0:
+                time.sleep(0)
+    except (ValueError, RecursionError):
+        raise BadRequest("The body must be JSON: one object, or a list of objects.") from None
+    if number > MOST_AT_ONCE:
+        raise BadRequest(f"The list has {number} calls, and at most {MOST_AT_ONCE} are taken at once: send several.")
+    return several, items
 
 
 def _arguments() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""For those who watch over the server: is it alive, is it ready, and what did it do."""
+"""The routes for monitoring: is the server alive, is it ready, and what did it count."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 def blueprint(database: Database, spool: Spool | None) -> Blueprint:
     """The routes ``/healthz``, ``/readyz`` and ``/metrics``."""
-    routes = Blueprint("health", __name__)
+    health = Blueprint("health", __name__)
 
-    @routes.get("/healthz")
-    def alive() -> ResponseReturnValue:
+    @health.get("/healthz")
+    def is_alive() -> ResponseReturnValue:
         return {"status": "ok"}
 
-    @routes.get("/readyz")
-    def ready() -> ResponseReturnValue:
+    @health.get("/readyz")
+    def is_ready() -> ResponseReturnValue:
         try:
             database.check()
         except (Unavailable, NotMigrated) as problem:
             return {"status": "not ready", "reason": str(problem)}, 503
         return {"status": "ready"}
 
-    @routes.get("/metrics")
-    def counted() -> ResponseReturnValue:
+    @health.get("/metrics")
+    def show_metrics() -> ResponseReturnValue:
         return Response(metrics.exposition(*_gauges(spool)), content_type=CONTENT_TYPE_LATEST)
 
-    return routes
+    return health
 
 
 def _gauges(spool: Spool | None) -> list[metrics.Gauge]:

@@ -487,7 +487,7 @@ def test_1000_fields_are_read(kind: str) -> None:
     body = bodies.get(kind, "".join(map(part.format, names)) + "--b--")
 
     assert callback("", body, kind).reference_id == "a"
-    with pytest.raises(Unreadable, match="^query: has more than 1000 fields"):
+    with pytest.raises(Unreadable, match=r"^query: has more than 1000 fields"):
         callback("&".join(f"{place}=" for place in range(1001)), body, kind)
 
 
