@@ -18,14 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from ledger import TOKEN, until
 from makers import heard, stored_call, stored_reports
 from outages import sqlite_locked
-from running import COMMAND, free_port
+from running import COMMAND, PROCESSES, free_port
 from sqlalchemy import make_url, text
 
 from webapp.callbacks.ingest import Ingest
@@ -120,7 +119,7 @@ def drain_and_crash(url: str, folder: Path, seam: str, moment: str) -> None:
 
 def in_a_process_of_its_own(work: Callable[..., None], *arguments: Any) -> int | None:
     """Its exit code."""
-    process = get_context("spawn").Process(target=work, args=arguments)
+    process = PROCESSES.Process(target=work, args=arguments)
     process.start()
     process.join(60)
     assert process.exitcode is not None

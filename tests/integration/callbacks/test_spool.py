@@ -14,7 +14,6 @@ import time
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from itertools import count
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import at
+from running import PROCESSES
 
 from webapp.callbacks.request import CallbackRequest
 from webapp.callbacks.spool import Depth, Spool, SpoolError, fleeting
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 LIMIT = 1 << 20
 PAGE = 4096
-SPAWN = get_context("spawn")
 
 
 def arrival(number: int = 0, *, query: bytes = b"", body: bytes = b"") -> CallbackRequest:
@@ -161,7 +160,7 @@ def test_whoever_has_a_spool_open_that_another_dropped_halfway_and_died_begins_a
     first, second = arrivals(2)
     spool.append([first])
 
-    process = SPAWN.Process(target=drop_and_die, args=(folder, first, step))
+    process = PROCESSES.Process(target=drop_and_die, args=(folder, first, step))
     process.start()
     process.join()
     spool.append([second])
@@ -304,7 +303,7 @@ def append_many(folder: Path, name: int) -> None:
 
 
 def test_several_processes_share_a_spool_and_nothing_is_lost(spool: Spool, folder: Path) -> None:
-    processes = [SPAWN.Process(target=append_many, args=(folder, name)) for name in range(3)]
+    processes = [PROCESSES.Process(target=append_many, args=(folder, name)) for name in range(3)]
     for process in processes:
         process.start()
     seen: dict[bytes, int] = {}
@@ -327,7 +326,7 @@ def rewrite_for_ever(folder: Path) -> None:
 
 def test_the_depth_is_told_of_one_moment_while_others_write_all_the_time(spool: Spool, folder: Path) -> None:
     spool.append(arrivals(5))
-    process = SPAWN.Process(target=rewrite_for_ever, args=(folder,))
+    process = PROCESSES.Process(target=rewrite_for_ever, args=(folder,))
     process.start()
     seen: set[int] = set()
     until = time.monotonic() + 20
@@ -365,8 +364,8 @@ def hold(folder: Path, held: Connection) -> None:
 def test_a_process_that_is_killed_while_it_has_the_locks_keeps_nobody_out(spool: Spool, folder: Path) -> None:
     some = arrivals(2)
     spool.append(some[:1])
-    here, there = SPAWN.Pipe()
-    process = SPAWN.Process(target=hold, args=(folder, there))
+    here, there = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=hold, args=(folder, there))
     process.start()
     here.recv()
     waiting = threading.Thread(target=spool.append, args=(some[1:],))
@@ -388,8 +387,8 @@ def test_a_process_that_is_killed_while_it_has_the_locks_keeps_nobody_out(spool:
 def test_a_process_that_is_stopped_while_it_has_the_locks_holds_nobody_up_for_long(spool: Spool, folder: Path) -> None:
     spool.append(arrivals(3))
     before = spool.depth()
-    here, there = SPAWN.Pipe()
-    process = SPAWN.Process(target=hold, args=(folder, there))
+    here, there = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=hold, args=(folder, there))
     process.start()
     here.recv()
     assert process.pid
@@ -506,8 +505,8 @@ def append_when_told(folder: Path, line: Connection) -> None:
 
 
 def test_a_process_that_has_the_file_open_notices_that_it_was_set_aside(spool: Spool, folder: Path) -> None:
-    here, there = SPAWN.Pipe()
-    process = SPAWN.Process(target=append_when_told, args=(folder, there))
+    here, there = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=append_when_told, args=(folder, there))
     process.start()
     some = arrivals(4)
 

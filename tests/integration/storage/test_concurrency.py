@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from makers import NOW, answer, at, callback, fold_of, heard, lookup, stored_call, stored_reports
+from running import PROCESSES
 from servers import fresh_database
 from sqlalchemy import text
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from webapp.calls.report import StatusReport
 
 PATIENCE = timedelta(seconds=60)
-SPAWN = multiprocessing.get_context("spawn")
 SECONDS = 120
 """After so long a test is stuck."""
 
@@ -134,8 +133,8 @@ def migrate_in_a_process(urls: list[str], start: Barrier) -> None:
 
 def run_in_processes(work: Callable[..., None], *arguments: tuple[Any, ...]) -> None:
     """Do the work in as many processes, which must all succeed; the last argument is a barrier for all."""
-    start = SPAWN.Barrier(len(arguments))
-    processes = [SPAWN.Process(target=work, args=(*its, start)) for its in arguments]
+    start = PROCESSES.Barrier(len(arguments))
+    processes = [PROCESSES.Process(target=work, args=(*its, start)) for its in arguments]
     for process in processes:
         process.start()
     for process in processes:

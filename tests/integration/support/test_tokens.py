@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from typing import TYPE_CHECKING
+
+from running import PROCESSES
 
 from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
     from pathlib import Path
-
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def ask_for_tokens(folders: list[str], told: str, start: Barrier) -> None:
@@ -24,8 +23,8 @@ def ask_for_tokens(folders: list[str], told: str, start: Barrier) -> None:
 def test_processes_that_need_a_token_at_the_same_moment_get_the_same(tmp_path: Path) -> None:
     folders = [str(tmp_path / f"instance-{number}") for number in range(60)]
     told = [tmp_path / f"told-{number}" for number in range(4)]
-    start = SPAWN.Barrier(len(told))
-    processes = [SPAWN.Process(target=ask_for_tokens, args=(folders, str(path), start)) for path in told]
+    start = PROCESSES.Barrier(len(told))
+    processes = [PROCESSES.Process(target=ask_for_tokens, args=(folders, str(path), start)) for path in told]
     for process in processes:
         process.start()
     for process in processes:
