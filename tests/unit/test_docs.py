@@ -137,6 +137,20 @@ def test_every_link_leads_to_a_file_and_a_heading(document: Path) -> None:
         assert not anchor or anchor in _anchors(file), target
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_a_document_names_exists(document: Path) -> None:
+    named = re.findall(r"`((?:webapp|tests|docs|deploy|bench|migrations)/[\w./-]*)`", document.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_contributing_names_every_package_and_its_modules() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    packages = [path.parent.name for path in (ROOT / "webapp").glob("*/__init__.py")]
+    assert [name for name in packages if f"\n  {name}/ " not in text] == []
+    modules = re.findall(r"`((?:calls|esms|storage|callbacks|reconcile|web|cli|support)/\w+\.py)`", text)
+    assert [name for name in modules if not (ROOT / "webapp" / name).exists()] == []
+
+
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
 

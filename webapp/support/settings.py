@@ -184,8 +184,8 @@ class Settings(BaseSettings):
     )  # type: ignore[assignment]
     fast_path: bool = Field(
         "on",
-        description="`on`: usual callbacks are read by a faster way than all other requests. `off`: every request is "
-        "read in the same way; the answers are the same, about half as many a second.",
+        description="`on`: the usual callback (a GET) is read without gunicorn's parser. `off`: it is read like every "
+        "other request, with the same answers at about half the speed.",
     )  # type: ignore[assignment]
     public_url: Url | None = Field(
         None, description="The address under which eSMS reaches this server; the CallbackUrl begins with it."
