@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from webapp.callbacks.spool import Spool
-from webapp.esms.client import Client
 from webapp.storage.database import Database
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
@@ -16,6 +15,8 @@ from webapp.support.settings import ConfigError, Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from webapp.esms.client import Client
 
 PATIENCE = timedelta(seconds=30)
 """How long a command waits for the database."""
@@ -56,6 +57,8 @@ def client_of(settings: Settings) -> Client:
     missing = [name.upper() for name in ("esms_api_key", "esms_secret_key") if not getattr(settings, name)]
     if missing:
         raise ConfigError(f"Not set: {', '.join(missing)}. To ask eSMS, the keys of your eSMS account are needed.")
+    from webapp.esms.client import Client  # noqa: PLC0415 - most commands do not need it
+
     return Client(
         settings.esms_api_url, settings.esms_api_key or "", settings.esms_secret_key or "", settings.esms_timeout
     )

@@ -20,20 +20,20 @@ _ALIASES = {"referenceid": "reference_id", "smsid": "reference_id", "requestid":
 _DELIMITERS = (",", ";", "\t")
 
 
-class Bad(Exception):
+class InvalidRegistration(Exception):
     """A registration cannot be read. Its text names the field."""
 
 
 def read_registration(item: Any, zone: ZoneInfo) -> Registration:
-    """An object of the API; raises Bad. Blank values and null count as absent."""
+    """An object of the API; raises InvalidRegistration. Blank values and null count as absent."""
     if not isinstance(item, dict):
-        raise Bad("reference_id: is missing, because this is not an object.")
+        raise InvalidRegistration("reference_id: is missing, because this is not an object.")
     unknown = sorted(item.keys() - set(FIELDS))
     if unknown:
-        raise Bad(f"{unknown[0]!r:.60}: is not a field; there are {', '.join(FIELDS)}.")
+        raise InvalidRegistration(f"{unknown[0]!r:.60}: is not a field; there are {', '.join(FIELDS)}.")
     for name, value in item.items():
         if isinstance(value, bool) or not isinstance(value, str | int | None):
-            raise Bad(f"{name}: must be text.")
+            raise InvalidRegistration(f"{name}: must be text.")
     return _registration({name: str(value) for name, value in item.items() if value is not None}, zone)
 
 
@@ -50,9 +50,9 @@ def _registration(values: Mapping[str, str], zone: ZoneInfo) -> Registration:
         try:
             fields[name] = read.get(name, read_text)(value)
         except ValueError as error:
-            raise Bad(f"{name}: {error}.") from None
+            raise InvalidRegistration(f"{name}: {error}.") from None
     if "reference_id" not in fields:
-        raise Bad("reference_id: is missing.")
+        raise InvalidRegistration("reference_id: is missing.")
     return Registration(**fields)
 
 
@@ -94,7 +94,7 @@ class Lines:
                         continue
                 if (text := self._decode(line)).strip():
                     yield _registration(self._values(text, number), self._zone)
-            except Bad as bad:
+            except InvalidRegistration as bad:
                 yield BadLine(number, str(bad))
 
     def _numbered(self) -> Iterator[tuple[int, bytes]]:
@@ -111,11 +111,11 @@ class Lines:
 
     def _decode(self, line: bytes, errors: str = "strict") -> str:
         if len(line) > _LONGEST_LINE:
-            raise Bad(f"the line is over {_LONGEST_LINE // 1024} KiB.")
+            raise InvalidRegistration(f"the line is over {_LONGEST_LINE // 1024} KiB.")
         try:
             return line.decode("utf-8-sig", errors)
         except UnicodeDecodeError:
-            raise Bad("the line is not UTF-8 text: save the file as UTF-8.") from None
+            raise InvalidRegistration("the line is not UTF-8 text: save the file as UTF-8.") from None
 
     def _is_header(self, text: str) -> bool:
         for delimiter in _DELIMITERS:
@@ -133,7 +133,7 @@ class Lines:
             return {"reference_id": text}
         values = _split(text, self._delimiter, strict=True)
         if len(values) > len(self._header):
-            raise Bad(f"the line has {len(values)} values, and the header {len(self._header)} names.")
+            raise InvalidRegistration(f"the line has {len(values)} values, and the header {len(self._header)} names.")
         return dict(zip(self._header, values, strict=False))
 
 
@@ -141,5 +141,5 @@ def _split(text: str, delimiter: str, *, strict: bool) -> list[str]:
     try:
         (values,) = csv.reader([text], delimiter=delimiter, skipinitialspace=True, strict=strict)
     except (csv.Error, ValueError) as error:
-        raise Bad(f"the line is not CSV ({error}).") from None
+        raise InvalidRegistration(f"the line is not CSV ({error}).") from None
     return values

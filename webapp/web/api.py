@@ -15,7 +15,7 @@ from werkzeug.exceptions import BadRequest, NotFound, RequestEntityTooLarge, Una
 from werkzeug.routing import BaseConverter
 
 from webapp.esms.parameters import normalise_identity, normalise_status
-from webapp.esms.registrations import Bad, read_registration
+from webapp.esms.registrations import InvalidRegistration, read_registration
 from webapp.storage.filters import CallFilter
 from webapp.storage.reader import Position
 from webapp.storage.types import iso
@@ -133,7 +133,7 @@ def _read_registrations(content: bytes, zone: ZoneInfo) -> list[Registration]:
     for place, item in enumerate(items):
         try:
             registrations.append(read_registration(item, zone))
-        except Bad as bad:
+        except InvalidRegistration as bad:
             raise BadRequest(f"{f'calls[{place}].' if several else ''}{bad} Nothing was registered.") from None
         if place % _PORTION == 0:
             time.sleep(0)

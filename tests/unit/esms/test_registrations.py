@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from samples import IDENTITIES
 
 from webapp.calls.rule import Registration
-from webapp.esms.registrations import Bad, BadLine, Lines, read_registration
+from webapp.esms.registrations import BadLine, InvalidRegistration, Lines, read_registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -325,7 +325,7 @@ def test_an_object_is_read_by_its_fields(item: dict[str, Any], expected: Registr
     ],
 )
 def test_an_object_that_cannot_be_taken_is_refused_by_the_name_of_the_field(item: Any, words: str) -> None:
-    with pytest.raises(Bad) as caught:
+    with pytest.raises(InvalidRegistration) as caught:
         read_registration(item, ZONE)
 
     assert words in str(caught.value)
