@@ -1,4 +1,4 @@
-"""The completeness ledger: every call is accounted for once, and what was never heard of is named."""
+"""Completeness: every call is counted once, and the ids of a list that the database does not have are named."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(*arguments: object, stdin: str | bytes = "") -> Result:
     return result
 
 
-def told(*arguments: object, code: int = 0, stdin: str | bytes = "") -> Any:
+def json_of(*arguments: object, code: int = 0, stdin: str | bytes = "") -> Any:
     """What the command says as JSON."""
     result = run("--json", *arguments, stdin=stdin)
     assert result.exit_code == code, result.output
@@ -74,7 +74,7 @@ def counted(database: Database, wanted: CallFilter = CallFilter(), now: datetime
 
 
 def any_history(writer: Writer, seed: int, number: int = 80) -> None:
-    """Calls that were registered or not, heard of in any order or never, looked up and given up; over six days."""
+    """Calls that were registered or not, reported in any order or never, looked up and given up; over six days."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     names = [f"call-{place}" for place in range(number)]
     for name in chance.sample(names, number * 2 // 3):
@@ -260,16 +260,19 @@ def test_days_begin_and_end_at_midnight_in_the_zone_that_is_set(
     moments = {"a": midnight - timedelta(microseconds=1), "b": midnight, "c": midnight + timedelta(days=3)}
     writer.register([Registration(reference_id=name, placed_at=moment) for name, moment in moments.items()], NOW)
 
-    assert [(group["day"], group["calls"]) for group in told("--by", "day")] == [
+    assert [(group["day"], group["calls"]) for group in json_of("--by", "day")] == [
         ("2026-11-23", 1),
         ("2026-11-24", 1),
         ("2026-11-27", 1),
     ]
-    assert [group["day"] for group in told("--by", "day", "--since", "2026-11-24", "--until", "2026-11-25")] == [
+    assert [group["day"] for group in json_of("--by", "day", "--since", "2026-11-24", "--until", "2026-11-25")] == [
         "2026-11-24"
     ]
     monkeypatch.setenv("TIME_ZONE", "UTC")
-    assert [(group["day"], group["calls"]) for group in told("--by", "day")] == [("2026-11-23", 2), ("2026-11-26", 1)]
+    assert [(group["day"], group["calls"]) for group in json_of("--by", "day")] == [
+        ("2026-11-23", 2),
+        ("2026-11-26", 1),
+    ]
 
 
 # Twins
@@ -280,15 +283,15 @@ def twins(database: Database, wanted: CallFilter = CallFilter()) -> list[tuple[s
         return list(book.twins())
 
 
-def placed_and_heard(writer: Writer, placed: Iterable[str], heard: Iterable[str]) -> None:
+def placed_and_reported(writer: Writer, placed: Iterable[str], reported: Iterable[str]) -> None:
     writer.register([Registration(reference_id=name, placed_at=at(0)) for name in placed], NOW)
-    writer.record([callback(name, 1, call_status="BUSY") for name in heard], NOW)
+    writer.record([callback(name, 1, call_status="BUSY") for name in reported], NOW)
 
 
 def test_ids_that_are_equal_but_for_punctuation_are_named_in_pairs_and_never_merged(
     writer: Writer, database: Database
 ) -> None:
-    placed_and_heard(
+    placed_and_reported(
         writer,
         ["8eb2af6d-fb4c-4814-b9cc-4c0e3ed32edf", "a.b", "a-b", "plain", "{x}", "$'\"\\%_~", "none", "z-9"],
         ["8eb2af6d-fb4c4814-b9cc-4c0e3ed32edf", "ab", "a_b", "p-l-a-i-n", "x", "--", "other", "z-8"],
@@ -311,25 +314,25 @@ def test_punctuation_is_every_sign_that_is_no_letter_and_no_digit(writer: Writer
     marks = [sign for sign in signs if not sign.isalnum()]
     others = [sign for sign in signs if sign.isalnum() and not sign.isupper()]
     assert len(marks) == 32
-    placed_and_heard(writer, ["q"], [f"q{sign}" for sign in marks + others])
+    placed_and_reported(writer, ["q"], [f"q{sign}" for sign in marks + others])
 
     assert twins(database) == [("q", f"q{mark}") for mark in sorted(marks)]
 
 
 @pytest.mark.parametrize(
-    ("placed", "heard"), [(["a-b", "ab"], ["ab"]), (["a-b"], ["a-b", "ab", "a-b"]), (["a-b", "ab"], [])]
+    ("placed", "reported"), [(["a-b", "ab"], ["ab"]), (["a-b"], ["a-b", "ab", "a-b"]), (["a-b", "ab"], [])]
 )
-def test_a_call_that_was_registered_and_heard_of_is_no_twin(
-    writer: Writer, database: Database, placed: list[str], heard: list[str]
+def test_a_call_that_was_registered_and_reported_is_no_twin(
+    writer: Writer, database: Database, placed: list[str], reported: list[str]
 ) -> None:
-    placed_and_heard(writer, placed, heard)
+    placed_and_reported(writer, placed, reported)
 
     assert twins(database) == []
 
 
 def test_what_is_wanted_chooses_among_the_registered_twins(writer: Writer, database: Database) -> None:
     writer.register([Registration(reference_id="a-b", placed_at=at(0), campaign="tet")], NOW)
-    placed_and_heard(writer, ["c-d"], ["ab", "cd"])
+    placed_and_reported(writer, ["c-d"], ["ab", "cd"])
 
     assert twins(database, CallFilter(campaign="tet", until=at(1))) == [("a-b", "ab")]
     assert twins(database, CallFilter(since=at(1))) == []
@@ -338,7 +341,7 @@ def test_what_is_wanted_chooses_among_the_registered_twins(writer: Writer, datab
 @pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 def test_twins_are_sought_with_an_index_made_for_it_on_sqlite(database: Database, writer: Writer) -> None:
     """Each call compared with each other one would take days for millions."""
-    placed_and_heard(writer, (f"a-{number}" for number in range(3000)), (f"a{number}" for number in range(3000)))
+    placed_and_reported(writer, (f"a-{number}" for number in range(3000)), (f"a{number}" for number in range(3000)))
     steps = 0
 
     def see() -> int:
@@ -375,7 +378,7 @@ def a_little_of_everything(writer: Writer) -> None:
 def test_the_command_says_the_same_to_people_and_programs(writer: Writer) -> None:
     a_little_of_everything(writer)
 
-    as_json, shown = told(), listed()
+    as_json, shown = json_of(), listed()
 
     assert as_json == {
         "calls": 6,
@@ -414,7 +417,7 @@ def test_the_command_goes_by_the_grace_that_is_set(writer: Writer, monkeypatch: 
     a_little_of_everything(writer)
     monkeypatch.setenv("RECONCILE_GRACE", "1h")
 
-    assert (told()["missing_within_grace"], told()["missing_beyond_grace"]) == (2, 0)
+    assert (json_of()["missing_within_grace"], json_of()["missing_beyond_grace"]) == (2, 0)
 
 
 @SET
@@ -424,7 +427,7 @@ def test_campaigns_are_counted_in_their_order_and_last_the_calls_without_one(wri
         [Registration(reference_id=f"call-{place}", campaign=name) for place, name in enumerate(names)], NOW
     )
 
-    groups, shown = told("--by", "campaign"), listed("--by", "campaign")
+    groups, shown = json_of("--by", "campaign"), listed("--by", "campaign")
 
     assert [group["campaign"] for group in groups] == ["Tết", "[red]tết[/red]\x1b[2J", "a" * 200, "zeta", None]
     assert [group["calls"] for group in groups] == [1, 1, 1, 2, 1]
@@ -433,7 +436,7 @@ def test_campaigns_are_counted_in_their_order_and_last_the_calls_without_one(wri
     assert "[red]tết[/red]\\x1b[2J" in shown
     assert "\x1b" not in shown
     assert re.search(r"^ +all +6 ", shown, re.MULTILINE)
-    assert told("--by", "campaign", "--campaign", "zeta") == [groups[3]]
+    assert json_of("--by", "campaign", "--campaign", "zeta") == [groups[3]]
 
 
 def counted_nothing() -> Counts:
@@ -449,14 +452,14 @@ def test_no_figure_of_a_table_is_cut_off(writer: Writer, monkeypatch: pytest.Mon
 
     assert "…" not in shown
     assert all(
-        re.search(rf"^ *{group['day']} +{group['calls']} ", shown, re.MULTILINE) for group in told("--by", "day")
+        re.search(rf"^ *{group['day']} +{group['calls']} ", shown, re.MULTILINE) for group in json_of("--by", "day")
     )
 
 
 @SET
-def test_an_empty_store_is_told_in_words() -> None:
-    assert told() == asdict(counted_nothing()) | {"twins": []}
-    assert told("--by", "day") == told("--by", "campaign") == []
+def test_an_empty_database_is_named_in_words() -> None:
+    assert json_of() == asdict(counted_nothing()) | {"twins": []}
+    assert json_of("--by", "day") == json_of("--by", "campaign") == []
     assert listed().startswith("No calls are stored yet: `esms-calls register` ")
     assert listed("--campaign", "tet") == "No such calls are stored: see --since, --until and --campaign.\n"
     assert listed("--by", "day") == "No such calls are stored.\n"
@@ -466,36 +469,34 @@ def test_an_empty_store_is_told_in_words() -> None:
 
 
 @SET
-def test_what_was_placed_and_never_heard_of_is_named_once_in_the_order_of_the_list(
-    writer: Writer, tmp_path: Path
-) -> None:
-    placed_and_heard(writer, ["known"], ["heard"])
+def test_unknown_ids_of_a_list_are_named_once_in_its_order(writer: Writer, tmp_path: Path) -> None:
+    placed_and_reported(writer, ["known"], ["reported"])
     file = tmp_path / "placed.txt"
-    file.write_bytes("\ufeffZulu\r\n\r\n KNOWN \nheard\n  \nalpha\nzulu\nALPHA \nmike".encode())
+    file.write_bytes("\ufeffZulu\r\n\r\n KNOWN \nreported\n  \nalpha\nzulu\nALPHA \nmike".encode())
 
-    as_json, shown = told("--expect", file, code=1), run("--expect", file)
+    as_json, shown = json_of("--expect", file, code=1), run("--expect", file)
 
     assert as_json["never_heard_of"] == ["zulu", "alpha", "mike"]
     assert (as_json["calls"], as_json["twins"]) == (2, [])
     assert shown.exit_code == 1
     assert "Unknown ids:\n  zulu\n  alpha\n  mike\nunknown: 3; 7 ids read, 0 bad lines\n" in shown.stdout
-    assert told("--expect", "-", stdin=b"\xef\xbb\xbfheard\nknown")["never_heard_of"] == []
-    assert told("--expect", "-", stdin="")["never_heard_of"] == []
-    assert "never_heard_of" not in told()
+    assert json_of("--expect", "-", stdin=b"\xef\xbb\xbfreported\nknown")["never_heard_of"] == []
+    assert json_of("--expect", "-", stdin="")["never_heard_of"] == []
+    assert "never_heard_of" not in json_of()
 
 
 @SET
 def test_the_list_is_compared_with_all_calls_whichever_are_counted(writer: Writer) -> None:
-    placed_and_heard(writer, ["known"], [])
+    placed_and_reported(writer, ["known"], [])
 
-    found = told("--expect", "-", "--campaign", "tet", "--since", "2030-01-01", stdin="known\nnew\n", code=1)
+    found = json_of("--expect", "-", "--campaign", "tet", "--since", "2030-01-01", stdin="known\nnew\n", code=1)
 
     assert (found["calls"], found["never_heard_of"]) == (0, ["new"])
 
 
 @SET
 def test_the_list_may_be_the_csv_that_was_registered_and_bad_lines_are_named(writer: Writer) -> None:
-    placed_and_heard(writer, ["known"], [])
+    placed_and_reported(writer, ["known"], [])
 
     result = run("--json", "--expect", "-", stdin="phone;reference_id\n1;known\n2;x y\n3;new\n")
 
@@ -509,8 +510,10 @@ def test_the_list_may_be_the_csv_that_was_registered_and_bad_lines_are_named(wri
 
 @SET
 def test_a_list_of_more_than_is_compared_at_once_is_compared_whole(writer: Writer) -> None:
-    placed_and_heard(writer, (f"call-{number}" for number in range(0, 4500, 2)), [])
+    placed_and_reported(writer, (f"call-{number}" for number in range(0, 4500, 2)), [])
 
-    found = told("--expect", "-", stdin="".join(f"CALL-{number}\n" for number in [*range(4500), *range(4500)]), code=1)
+    found = json_of(
+        "--expect", "-", stdin="".join(f"CALL-{number}\n" for number in [*range(4500), *range(4500)]), code=1
+    )
 
     assert found["never_heard_of"] == [f"call-{number}" for number in range(1, 4500, 2)]

@@ -1,0 +1,130 @@
+"""Runs commands in this process, and makes what they work on."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import threading
+import time
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+from makers import NOW, at
+from running import free_port
+
+from webapp.callbacks.request import CallbackRequest
+from webapp.callbacks.spool import Spool
+from webapp.calls.rule import Registration
+from webapp.cli.commands import cli
+from webapp.esms import callback as esms_callback
+from webapp.esms import parameters
+from webapp.storage.rejected import Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from webapp.storage.writer import Writer
+    from webapp.support.settings import Settings
+
+
+ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
+
+
+ON_POSTGRESQL = pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
+
+
+SET = pytest.mark.usefixtures("settings")
+
+
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+
+
+def run(*arguments: object, stdin: str | bytes = "") -> Result:
+    """A command in this process; whatever it does, its user sees no traceback."""
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments], input=stdin)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    return result
+
+
+def done(*arguments: object, stdin: str | bytes = "") -> str:
+    """What a command prints that succeeds."""
+    result = run(*arguments, stdin=stdin)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def rejected(query: bytes, *, seconds: float = 0) -> Rejected:
+    """A request that was kept."""
+    return Rejected(
+        id=parameters.new_id(),
+        received_at=at(seconds),
+        remote_addr="203.0.113.7",
+        method="GET",
+        content_type=None,
+        payload=esms_callback.storable_request(query, b""),
+        reason="ReferenceId: is missing",
+    )
+
+
+def many_calls(writer: Writer, number: int) -> None:
+    writer.register(
+        [Registration(reference_id=f"call-{place:05}", placed_at=at(place)) for place in range(number)], NOW
+    )
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
+    for _ in range(round(seconds * 50)):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not come so far")
+
+
+@contextmanager
+def a_terminal() -> Iterator[tuple[int, Callable[[], str]]]:
+    """A terminal's file descriptor, and a function that ends it and gives all that was shown on it."""
+    ours, theirs = pty.openpty()
+    shown: list[bytes] = []
+
+    def read() -> None:
+        with suppress(OSError):
+            while part := os.read(ours, 65536):
+                shown.append(part)
+
+    # At once: a terminal that nobody reads keeps its programs waiting.
+    reading = threading.Thread(target=read, daemon=True)
+    reading.start()
+
+    def end() -> str:
+        os.close(theirs)
+        reading.join()
+        return b"".join(shown).decode()
+
+    yield theirs, end
+    os.close(ours)
+
+
+def spooled(settings: Settings, *reader: str, ago: timedelta = timedelta(0)) -> list[CallbackRequest]:
+    """Callbacks that wait, as a server that is stopped by now left them."""
+    now = datetime.now(UTC) - ago
+    waiting = [
+        CallbackRequest(parameters.new_id(), now, "203.0.113.7", "POST", "text/plain", query.encode(), b"\xff")
+        for query in reader
+    ]
+    spool = Spool(settings.instance_dir, settings.spool_limit)
+    spool.append(waiting)
+    spool.close()
+    return waiting
+
+
+@contextmanager
+def database_away(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("DATABASE_URL", f"postgresql://user:the-password@127.0.0.1:{free_port()}/calls")
+        assert settings.instance_dir
+        yield

@@ -1,0 +1,191 @@
+"""What every command says when something is wrong, and its exit code."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+from makers import change_by_hand
+from running import COMMAND, esms_calls, free_port
+
+from webapp.cli.commands import COMMANDS, cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from webapp.storage.database import Database
+    from webapp.storage.writer import Writer
+
+from commands import CONTROL, ON_SQLITE, SET, done, many_calls, run
+
+USES_OF_THE_DATABASE = [
+    ["register"],
+    ["status"],
+    ["status", "--json"],
+    ["completeness"],
+    ["completeness", "--json", "--by", "day"],
+    ["export"],
+    ["replay"],
+    ["replay", "--check"],
+    ["replay", "--rejected"],
+]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [*([name] for name in sorted(COMMANDS)), *(["spool", name] for name in ("list", "export", "drain")), []],
+)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_has_a_help_that_names_each_option(command: list[str], flag: str) -> None:
+    printed = done(*command, flag)
+
+    assert printed.startswith("Usage: ")
+    assert CONTROL.search(printed) is None
+    assert max(map(len, printed.splitlines())) <= 120
+    found = cli.get_command(click.Context(cli), command[0]) if command else cli
+    assert found
+    for parameter in found.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help
+            assert all(spelling in printed for spelling in parameter.opts)
+
+
+def test_the_version_is_shown() -> None:
+    assert re.fullmatch(r"esms-calls, version \d+\.\d+\.\d+\n", done("--version"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "Usage: "),
+        (["nonsense"], "No such command 'nonsense'"),
+        (["status", "--nonsense"], "--nonsense"),
+        (["status", "nonsense"], "nonsense"),
+        (["register", "nowhere.csv"], "'nowhere.csv': No such file or directory"),
+        (["register", "/"], "'/': Is a directory"),
+        (["export", "--format", "xml"], "--format"),
+        (["export", "--since", "yesterday"], "'yesterday' is not an ISO 8601 date or time, such as 2026-11-23"),
+        (["export", "--until", "0001-01-01"], "lies outside the years that can be stored"),
+        (["export", "--output", "/"], "--output"),
+        (["completeness", "--by", "week"], "--by"),
+        (["completeness", "--by", "day", "--expect", "-"], "--by and --expect do not go together"),
+        (["completeness", "--expect", "nowhere.txt"], "'nowhere.txt': No such file or directory"),
+        (["completeness", "--since", "yesterday"], "'yesterday' is not an ISO 8601 date or time"),
+        (["replay", "--check", "--rejected"], "--check and --rejected do not go together"),
+        (["replay", "--since", "2026-11-23"], "--since goes with --rejected"),
+        (["serve", "--workers", "0"], "--workers"),
+        (["serve", "--bind", "8000"], "'8000' is not HOST:PORT, such as 0.0.0.0:8000"),
+        (["serve", "--bind", "127.0.0.1:65536"], "is not HOST:PORT"),
+        (["serve", "--bind", "127.0.0.1:http"], "is not HOST:PORT"),
+        (["serve", "--bind", "127.0.0.1:٣"], "is not HOST:PORT"),
+        (["serve", "--bind", "é..:8000"], "is not HOST:PORT"),
+        (["callback-url", "https://calls.example.vn"], "https://calls.example.vn"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+@ON_SQLITE
+@SET
+def test_a_usage_that_is_wrong_is_named_with_exit_code_2(arguments: list[str], words: str) -> None:
+    result = run(*arguments)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert words in result.stderr
+
+
+@contextmanager
+def unusable(kind: str, tmp_path: Path) -> Iterator[str]:
+    """URL of a database that cannot be used."""
+    if kind == "no server listens":
+        yield f"postgresql://user:the-password@127.0.0.1:{free_port()}/calls"
+    elif kind == "hangs up":
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def hang_up() -> None:
+                server.accept()[0].close()
+
+            thread = threading.Thread(target=hang_up)
+            thread.start()
+            yield f"postgresql://user:the-password@127.0.0.1:{server.getsockname()[1]}/calls"
+            thread.join()
+    elif kind == "no database":
+        (tmp_path / "letter.txt").write_text("the-password " * 200)
+        yield f"sqlite:///{tmp_path}/letter.txt"
+
+
+@pytest.mark.parametrize("kind", ["no server listens", "hangs up", "no database"])
+@pytest.mark.parametrize("arguments", [["migrate"], *USES_OF_THE_DATABASE], ids=" ".join)
+def test_a_database_that_cannot_be_used_is_exit_code_4(
+    kind: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with unusable(kind, tmp_path) as url:
+        monkeypatch.setenv("DATABASE_URL", url)
+        result = run(*arguments, stdin="a\n")
+
+    assert result.exit_code == 4
+    assert (result.stdout == "") == (arguments[0] != "status"), "only status has something to show"
+    assert result.stderr.startswith("Error: The database cannot be used: ")
+    assert "Check DATABASE_URL and that the database runs." in result.stderr
+    assert "the-password" not in result.stderr
+
+
+@pytest.mark.parametrize("arguments", USES_OF_THE_DATABASE, ids=" ".join)
+def test_a_migration_that_is_missing_is_named_with_the_command_that_makes_it(
+    arguments: list[str], empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", empty_database_url)
+
+    result = run(*arguments, stdin="a\n")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "run `esms-calls migrate`" in result.stderr
+    assert not (tmp_path / "calls.db").exists()
+
+
+FULL_DISK = ["migrate", "callback-url", "status", "export", "register", "--help"]
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("command", FULL_DISK)
+@SET
+def test_output_that_cannot_be_written_is_named(command: str) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        result = subprocess.run(
+            [COMMAND, command], stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "Error: No space left on device: input or output"
+    assert "Traceback" not in result.stderr
+    assert "Exception ignored" not in result.stderr
+
+
+@ON_SQLITE
+@SET
+def test_an_unexpected_error_is_one_line_with_exit_code_1(writer: Writer, database: Database) -> None:
+    many_calls(writer, 1)
+    change_by_hand(database, "UPDATE calls SET placed_at = 'by hand'")
+
+    result = run("export")
+
+    assert result.exit_code == 1
+    assert re.search(
+        r"^Error: Unexpected ValueError: .*\nThis is a bug: please report it\.$", result.stderr, re.MULTILINE
+    )
+
+
+@ON_SQLITE
+@SET
+def test_the_installed_command_is_the_same() -> None:
+    result = esms_calls("register", stdin="a\nb c\n")
+
+    assert (result.returncode, result.stdout) == (1, "registered 1, already known 0, bad lines 1\n")
+    assert result.stderr.splitlines()[0].startswith("line 2: reference_id: must have")

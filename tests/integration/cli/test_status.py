@@ -1,0 +1,173 @@
+"""The command status: its counts, what needs a person, and the spool."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from makers import NOW, at, callback, change_by_hand, lookup
+
+from webapp.calls.rule import Registration
+from webapp.esms import parameters
+from webapp.esms.lookup import LookupAnswer
+from webapp.storage.rejected import LIMIT_BYTES
+from webapp.storage.runs import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from webapp.storage.database import Database
+    from webapp.storage.writer import Writer
+    from webapp.support.settings import Settings
+
+from commands import SET, database_away, done, rejected, run, spooled
+
+
+def finished_run(writer: Writer, outcome: Any, ago: timedelta = timedelta(hours=1)) -> object:
+    started_at = datetime.now(UTC) - ago
+    run = Run(id=parameters.new_id(), started_at=started_at, host="here", outcome=outcome)
+    writer.start_run(replace(run, finished_at=started_at if outcome else None), lease=timedelta(minutes=1))
+    return started_at
+
+
+def placed(writer: Writer, ago: timedelta) -> object:
+    now = datetime.now(UTC)
+    return writer.register([Registration(reference_id="a", placed_at=now - ago)], now)
+
+
+def give_up(writer: Writer) -> None:
+    placed(writer, timedelta(days=4))
+    writer.conclude([LookupAnswer("a", "104")], datetime.now(UTC), give_up=timedelta(hours=72))
+
+
+def almost_full(writer: Writer, database: Database) -> None:
+    one = rejected(b"x=1")
+    writer.reject(one)
+    size = LIMIT_BYTES // 2 + 2**20
+    change_by_hand(database, "UPDATE rejected_callbacks SET size = :size, replayed_at = last_at", size=size)
+
+
+@pytest.mark.parametrize(
+    ("happen", "words"),
+    [
+        (lambda writer, _: writer.reject(rejected(b"x=1")), ["could not be read: 1", "esms-calls replay --rejected"]),
+        (almost_full, ["holds 129 of 256 MiB", "replay them, or copy and delete them"]),
+        (
+            lambda writer, _: give_up(writer),
+            ["given up (gave_up_at): 1", "Ask eSMS's support", "esms-calls reconcile --retry-given-up"],
+        ),
+        (lambda writer, _: finished_run(writer, "failures"), ["ended with failures", "run `esms-calls reconcile`"]),
+        (lambda writer, _: finished_run(writer, "refused"), ["ended with refused", "run `esms-calls reconcile`"]),
+        (lambda writer, _: finished_run(writer, "died"), ["ended with died", "run `esms-calls reconcile`"]),
+        (
+            lambda writer, _: placed(writer, timedelta(minutes=11)),
+            ["calls overdue: 1", "Have a timer run `esms-calls reconcile`"],
+        ),
+        (
+            lambda writer, _: (
+                placed(writer, timedelta(minutes=11)),
+                finished_run(writer, "done", timedelta(hours=25)),
+            ),
+            ["calls overdue: 1", "Have a timer run `esms-calls reconcile`"],
+        ),
+    ],
+    ids=["rejected", "rejected bytes", "given up", "failures", "refused", "died", "never ran", "ran long ago"],
+)
+@SET
+def test_status_says_what_needs_a_person_and_what_to_do_with_exit_code_1(
+    writer: Writer,
+    database: Database,
+    happen: Callable[[Writer, Database], object],
+    words: list[str],
+) -> None:
+    happen(writer, database)
+
+    shown, as_json = run("status"), run("status", "--json")
+
+    assert (shown.exit_code, as_json.exit_code) == (1, 1)
+    (need,) = json.loads(as_json.stdout)["needs"]
+    assert all(word in need for word in words)
+    assert [line for line in shown.stdout.splitlines() if line.startswith("!")] == [f"! {need}"]
+
+
+@pytest.mark.parametrize(
+    "happen",
+    [
+        lambda _: None,
+        lambda writer: placed(writer, timedelta(minutes=9)),
+        lambda writer: (placed(writer, timedelta(minutes=11)), finished_run(writer, "done", timedelta(hours=23))),
+        lambda writer: (placed(writer, timedelta(minutes=11)), finished_run(writer, "interrupted")),
+        lambda writer: (finished_run(writer, "refused", timedelta(hours=2)), finished_run(writer, "done")),
+        lambda writer: (finished_run(writer, "died", timedelta(hours=2)), finished_run(writer, None, timedelta(0))),
+        lambda writer: writer.record(
+            [callback("a", second, call_status=status) for second, status in enumerate(["BUSY", "ANSWERED"])],
+            datetime.now(UTC),
+        ),
+    ],
+    ids=["nothing", "in grace", "ran today", "interrupted", "well again", "under way", "conflict"],
+)
+@SET
+def test_status_is_done_when_nothing_needs_a_person(writer: Writer, happen: Callable[[Writer], object]) -> None:
+    happen(writer)
+
+    assert json.loads(done("status", "--json"))["needs"] == []
+    assert "!" not in done("status")
+
+
+@SET
+def test_status_goes_by_the_grace_that_is_set(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    placed(writer, timedelta(minutes=11))
+    monkeypatch.setenv("RECONCILE_GRACE", "1h")
+
+    assert json.loads(done("status", "--json"))["overdue"] == 0
+
+
+@SET
+def test_status_shows_the_same_counts_to_people_and_programs(writer: Writer) -> None:
+    writer.register([Registration(reference_id="missing", placed_at=at(0))], NOW)
+    writer.record([callback("a", 1, call_status="BUSY"), callback("c", 2, call_status="BUSY")], NOW)
+    writer.record([lookup("b", 3, call_status="BUSY"), callback("c", 4, call_status="ANSWERED")], NOW)
+    finished_run(writer, "interrupted")
+
+    shown, as_json = run("status"), json.loads(run("status", "--json").stdout)
+
+    expected = {"calls": 4, "settled": 3, "by_callback": 2, "by_lookup": 1, "missing": 1, "overdue": 2}
+    assert {name: as_json[name] for name in expected} == expected
+    assert (as_json["given_up"], as_json["conflicts"], as_json["rejected"]) == (0, 1, 0)
+    assert as_json["oldest_missing"] == "2026-11-23T10:00:00.000000Z"
+    assert as_json["last_run"]["outcome"] == "interrupted"
+    for name, value in expected.items():
+        assert re.search(rf"^ +{name.replace('_', ' ')} +{value} *$", shown.stdout, re.MULTILINE)
+    assert "2026-11-23T10:00:00.000000Z" in shown.stdout
+    assert re.search(r"last run +\S+Z interrupted", shown.stdout)
+
+
+@pytest.mark.parametrize(("age", "code"), [(timedelta(seconds=30), 0), (timedelta(seconds=90), 1)])
+def test_status_shows_the_spool_and_needs_a_person_when_it_is_old(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, age: timedelta, code: int
+) -> None:
+    assert json.loads(done("status", "--json"))["spool"]["reports"] == 0
+    spooled(settings, "ReferenceId=a", "ReferenceId=b", ago=age)
+
+    as_json, shown = run("status", "--json"), run("status")
+    with database_away(settings, monkeypatch):
+        away_as_json, away = run("status", "--json"), run("status")
+
+    assert (as_json.exit_code, shown.exit_code) == (code, code)
+    assert (away_as_json.exit_code, away.exit_code) == (4, 4)
+    for result in (as_json, away_as_json):
+        printed = json.loads(result.stdout)
+        assert printed["spool"]["reports"] == 2
+        assert 0 <= printed["spool"]["oldest_seconds"] - age.total_seconds() < 20
+        assert datetime.fromisoformat(printed["spool"]["oldest_at"]) <= datetime.now(UTC) - age
+        assert printed["spool"]["bytes"] > 0
+        assert [need for need in printed["needs"] if "callbacks that wait in the spool: 2" in need] == printed["needs"]
+        assert len(printed["needs"]) == code
+    for result in (shown, away):
+        assert re.search(r"in the spool +2\b", result.stdout)
+        assert ("! callbacks that wait in the spool: 2" in result.stdout) == bool(code)
+    assert "Error: The database cannot be used" in away.stderr

@@ -1,0 +1,80 @@
+"""Progress: a bar on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+from makers import NOW, callback
+from running import COMMAND
+
+from webapp.calls.rule import Registration
+from webapp.support import progress as terminal
+
+if TYPE_CHECKING:
+    import pytest
+
+    from webapp.storage.writer import Writer
+
+from commands import ON_SQLITE, SET, a_terminal, many_calls
+
+
+def test_progress_is_plain_lines_where_no_terminal_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with terminal.progress("counting", 5000) as tell:
+        for number in range(1, 5001):
+            tell(number, "[red]calls[/red]")
+    with terminal.progress("idling", None):
+        pass
+    monkeypatch.setattr(terminal, "_EVERY_SECONDS", 0.0)
+    with terminal.progress("waiting", None) as tell:
+        tell(1, "x" * 300)
+        tell(2, "y")
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (f"counting: 5000 of 5000 [red]calls[/red]\nwaiting: 1 {'x' * 300}\nwaiting: 2 y\n")
+
+
+@ON_SQLITE
+@SET
+def test_progress_is_a_bar_on_a_terminal_and_output_stays_clean(writer: Writer) -> None:
+    many_calls(writer, 3)
+    with a_terminal() as (screen, end):
+        result = subprocess.run(
+            [COMMAND, "export"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=screen,
+            check=True,
+            env=os.environ | {"TERM": "xterm"},
+        )
+        shown = end()
+
+    assert "exporting" in shown
+    assert "\x1b[" in shown
+    assert "3/3" in shown
+    assert result.stdout.count(b"\n") == 4
+    assert b"\x1b" not in result.stdout
+
+
+@ON_SQLITE
+@SET
+def test_json_comes_out_in_one_line_on_a_terminal_and_a_table_below_a_bar(writer: Writer) -> None:
+    writer.register([Registration(reference_id=f"a-{number}") for number in range(30)], NOW)
+    writer.record([callback(f"a{number}", 1, call_status="BUSY") for number in range(30)], NOW)
+    printed = []
+    for options in (["--json"], []):
+        with a_terminal() as (screen, end):
+            command = [COMMAND, "completeness", *options]
+            environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
+            subprocess.run(command, stdin=screen, stdout=screen, stderr=screen, check=True, env=environment)
+            printed.append(end())
+
+    assert len(json.loads(printed[0])["twins"]) == 30
+    assert printed[0].count("\r\n") == 1
+    assert "counting" in printed[1]
+    assert "  a-29  a29\r\n" in printed[1]
