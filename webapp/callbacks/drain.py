@@ -68,9 +68,9 @@ class Drain:
     def run(self) -> Iterator[int]:
         """Store all that waits, oldest first; gives how many are stored so far, after each portion.
 
-        Gives nothing where another process drains already. Raises Unavailable and SpoolError. What the database
-        refuses alone stays in the spool: a report of a locked call until the next run; a report with values that the
-        database refuses until it is rejected, see ``_reject_suspect``.
+        Gives nothing where another process drains already. Raises Unavailable and SpoolError. Reports that the database
+        does not take stay in the spool: those of a locked call until the next run, those with values that it refuses
+        until they are rejected, see ``_reject_suspect``.
         """
         with self._spool.draining() as mine:
             if mine:

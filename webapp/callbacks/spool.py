@@ -305,7 +305,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _open_read_only(path: Path, mode: str) -> sqlite3.Connection:
-    """``mode=ro`` waits until nobody writes; ``immutable=1`` ignores locks, and may see half of a transaction."""
+    """``mode=ro`` waits while another process writes; ``immutable=1`` ignores locks, and may see half a commit."""
     uri = f"{path.absolute().as_uri()}?{mode}"
     connection = sqlite_driver.connect(uri, timeout=_DEPTH_LOCK_SECONDS, uri=True, check_same_thread=False)
     connection.text_factory = _text

@@ -58,7 +58,7 @@ def serve(bind: str, workers: int) -> None:
             context.database.check()
         except Unavailable as error:
             # An embedded database that can be read is locked, or its disk is full. One that cannot be read is not
-            # expected to come back.
+            # expected to become available.
             if context.settings.is_embedded and not _can_be_read(context.database):
                 raise
             _warn_that_the_database_is_away(error, context.settings)

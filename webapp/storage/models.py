@@ -177,7 +177,7 @@ Index(
     sqlite_where=text("conflict = 1"),
 )
 # The day's share of look-ups is read from it (50 ms with 10 million calls), which costs receiving too little to be
-# measured: times only grow, so it is written at its end. settled_by would double it; a registration pays nothing.
+# measured: times only grow, so new entries go to the end of the index. settled_by would double it; a registration pays nothing.
 Index(
     "ix_calls_settled_at",
     CallRow.settled_at,

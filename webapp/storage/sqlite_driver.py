@@ -48,7 +48,7 @@ class _Threads:
                     from gevent.threadpool import ThreadPool  # noqa: PLC0415 - under the server only
 
                     self._pool = ThreadPool(THREADS)
-        # The error comes back as a value: gevent prints every error that leaves a thread of its pool.
+        # The error is returned as a value: gevent prints every error that leaves a thread of its pool.
         result, error = self._pool.apply(_outcome, (function, arguments))
         if error is not None:
             raise error

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 WAITING, SENT, DONE = 2, 7, 5
 """SendStatus, in the order in which a call goes through it: *documented*."""
 LOOKUP_SPELLING = {"ANSWERED": "ANSWERED", "NOANSWERED": "NOANSWERED", None: "NOANSWERED"}
-"""Outcomes in GetSendStatus: *documented*; a failed call (None) has the same one as a call that nobody answered."""
+"""Outcomes in GetSendStatus: *documented*; a failed call (None) has the same one as an unanswered call."""
 
 _IDENTITY_FORMS: dict[Callable[[str], str], int] = {
     str.lower: 94,

@@ -1,4 +1,4 @@
-"""A log handler that never blocks on a pipe that nobody reads.
+"""A log handler that never blocks on a pipe whose reader has stopped.
 
 ``logging.StreamHandler`` waits when the pipe is full: a log reader that hangs would stop the server. Needed until the
 standard library can write to a stream without waiting.
@@ -30,7 +30,7 @@ class _LossyPipe:
         self._lost = 0
 
     def write(self, line: str) -> None:
-        before = f"{self._lost} lines of this log are lost: nobody read it\n" if self._lost else ""
+        before = f"{self._lost} lines of this log are lost: the pipe was full\n" if self._lost else ""
         try:
             os.write(self._pipe, f"{before}{line}".encode(errors="backslashreplace"))
         except BlockingIOError:
