@@ -2,6 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# pip and venv answer Ctrl-C with a traceback: here it simply ends them.
+AT_CTRL_C := import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);
+PIP := $(BIN)/python -c '$(AT_CTRL_C) import runpy; runpy.run_module("pip", run_name="__main__", alter_sys=True)'
+INSTALL := $(PIP) install --quiet --disable-pip-version-check
 SERVE ?=
 # Tests wait more than they work, so more of them run at a time than a small machine has cores.
 JOBS ?= 4
@@ -66,25 +70,24 @@ clean: ## Remove the virtual environment and caches; keeps instance/ with its da
 	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@$(PYTHON) -S -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older: make PYTHON=python3.12 …"; exit 1; }
 	@echo "Creating a virtual environment in $(VENV)"
-	@# Python's own `-m venv` answers Ctrl-C with a traceback.
-	@$(PYTHON) -c 'import signal, venv; signal.signal(signal.SIGINT, signal.SIG_DFL); venv.main(["$(VENV)"])'
+	@$(PYTHON) -c '$(AT_CTRL_C) import venv; venv.main(["$(VENV)"])'
 
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing esms-calls and what it needs into $(VENV): one or two minutes, once"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[parquet]'
+	@$(INSTALL) --editable '.[parquet]'
 	@touch $@
 
 # pip reads dependency groups from 25.1 on.
 $(VENV)/installed-dev: pyproject.toml $(VENV)/installed
 	@echo "Installing what the tests need into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --group dev
+	@$(INSTALL) --upgrade 'pip>=25.1'
+	@$(INSTALL) --group dev
 	@touch $@
 
 $(VENV)/installed-bench: pyproject.toml $(VENV)/installed-dev
 	@echo "Installing what the benchmarks need into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	@$(INSTALL) --group bench
 	@touch $@

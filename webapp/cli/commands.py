@@ -79,7 +79,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="esms-calls", prog_name="esms-calls")
 def cli() -> None:
-    """Receive eSMS voice callbacks, keep every call's status in SQL, and fetch the results that never came.
+    """Receive eSMS voice callbacks, store every call's status in SQL, and fetch the results that never came.
 
     \b
     First steps:

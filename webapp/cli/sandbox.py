@@ -1,4 +1,4 @@
-"""The command sandbox: stands in for eSMS on this machine, and places a campaign if asked to."""
+"""The command sandbox: stands in for eSMS on this machine, and can place a campaign of calls."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _DAY = timedelta(days=1)
 _REJECTED_WARNING = LIMIT_BYTES // 2
 _SPOOL_WARNING_SECONDS = 60
-_UNWELL = {"failures", "refused", "died"}
+_BAD_OUTCOMES = {"failures", "refused", "died"}
 
 
 def outcome(run: Mapping[str, Any], now: datetime, lease: timedelta) -> str | None:
@@ -72,7 +72,7 @@ def needs(found: Status, spool: Depth, now: datetime, lease: timedelta, warn: De
         )
     if warning := lookup_share_warning(found.last_day, warn):
         yield warning
-    if last and (ended := outcome(last, now, lease)) in _UNWELL:
+    if last and (ended := outcome(last, now, lease)) in _BAD_OUTCOMES:
         yield f"the last reconcile run ended with {ended}: run `esms-calls reconcile` and read its message."
     if found.overdue and (last is None or last["started_at"] < now - _DAY):
         yield (

@@ -1,6 +1,6 @@
 """Calls as Parquet, for pandas, DuckDB, Spark and the like: the columns of the table, typed, with their comments.
 
-Needs pyarrow, so it is imported only where Parquet is asked for.
+Needs pyarrow, so it is imported only to write Parquet.
 """
 
 from __future__ import annotations

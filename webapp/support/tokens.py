@@ -1,4 +1,4 @@
-"""Secret tokens: whether a given one is accepted, and the ones that are generated and kept in the instance folder."""
+"""Secret tokens: whether a given one is accepted, and those that are generated into the instance folder."""
 
 from __future__ import annotations
 
