@@ -50,7 +50,11 @@ def help_texts() -> str:
 
 
 def _help(name: str, command: click.Command) -> str:
-    with click.Context(command, info_name=f"esms-calls {name}", terminal_width=HELP_WIDTH) as context:
+    # In the group's own context: its settings, such as -h, hold for its commands.
+    with (
+        click.Context(cli, info_name="esms-calls", **cli.context_settings) as parent,
+        click.Context(command, parent=parent, info_name=name, terminal_width=HELP_WIDTH) as context,
+    ):
         return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
 
 
