@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from webapp.callbacks.views import Receiver
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 LONGEST = 8192
 """Bytes of the longest request that is read here; gunicorn reads as many at a time."""
 
@@ -102,18 +103,17 @@ class FastWorker(Worker):
 
     def _answer(self, environ: WSGIEnvironment, connection: Connection) -> bool:
         started: list[Any] = []
-        body = b"".join(self._application(environ, lambda *words: started.extend(words)))  # type: ignore[arg-type]
+        (body,) = self._application(environ, lambda *words: started.extend(words))  # type: ignore[arg-type]
         status, headers = started
         closing = status == HTTPStatus.NOT_FOUND or environ.get("HTTP_CONNECTION", "").lower() == "close"
         last = closing or not self.alive
-        head = [
-            f"HTTP/1.1 {status.value} {status.phrase.upper()}",
-            f"Server: {SERVER}",
-            f"Date: {_date(int(time.time()))}",
-            f"Connection: {'close' if last else 'keep-alive'}",
-            *(f"{name}: {value}" for name, value in headers),
-        ]
-        connection.sendall("\r\n".join([*head, "\r\n"]).encode("latin-1") + body)
+        further = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = (
+            f"HTTP/1.1 {_status_line(status)}\r\nServer: {SERVER}\r\nDate: {_date(int(time.time()))}\r\n"
+            f"Connection: {'close' if last else 'keep-alive'}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n{further}\r\n"
+        )
+        connection.sendall(head.encode("latin-1") + body)
         connection.flush()
         return not last
 
@@ -127,12 +127,14 @@ class FastWorker(Worker):
             )
         except NotFound as error:
             status, words, outcome = error.code, {"error": str(error.description)}, ""
-        seconds = time.perf_counter() - started
-        access.record(environ["REMOTE_ADDR"], "GET", ROUTE, status, seconds, outcome)
-        body = json.dumps(words, separators=(",", ":")).encode() + b"\n"
-        standard = {"Content-Type": "application/json", "Content-Length": str(len(body))}
-        start_response(HTTPStatus(status), [*standard.items(), *headers.items()])
-        return [body]
+        access.record(environ["REMOTE_ADDR"], "GET", ROUTE, status, time.perf_counter() - started, outcome)
+        start_response(status, headers)
+        return [_to_json(words).encode() + b"\n"]
+
+
+@lru_cache
+def _status_line(status: int) -> str:
+    return f"{status} {HTTPStatus(status).phrase.upper()}"
 
 
 @lru_cache(maxsize=1)
