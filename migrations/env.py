@@ -38,7 +38,9 @@ def _run(connection: Any) -> None:
 
 connection = context.config.attributes.get("connection")
 if connection is None:
-    with Database(load_settings().database).transaction() as connection:
+    database = Database(load_settings().database)
+    with database.transaction() as connection:
         _run(connection)
+    database.close()
 else:
     _run(connection)

@@ -52,6 +52,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[SHARED].remove()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest first, so that no worker is left with one of them in the end."""
+    longest = ("tests/system/test_readme.py", "tests/system", "tests/integration")
+    items.sort(key=lambda item: [not item.nodeid.startswith(part) for part in longest])
+
+
 @pytest.fixture(scope="session")
 def shared(pytestconfig: pytest.Config) -> Shared:
     return pytestconfig.stash[SHARED]

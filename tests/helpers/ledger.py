@@ -104,9 +104,12 @@ class Receiver:
 
     def start(self, log: Path | None = None) -> None:
         """Start it, and wait until it serves. What it logs may go to another file than what it prints."""
-        bind = f"127.0.0.1:{self.port}"
         self._process = Program(
-            "serve", "--bind", bind, stdout=self._log, stderr=log, folder=self._folder, environment=self.environment
+            *("serve", "--bind", f"127.0.0.1:{self.port}"),
+            stdout=self._log,
+            stderr=log or self._log,
+            folder=self._folder,
+            environment=self.environment,
         )
         until(self._serves, 30, "the server answers")
 

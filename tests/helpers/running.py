@@ -46,12 +46,12 @@ class Program:
         stderr: Path | None = None,
         folder: Path | None = None,
     ) -> None:
-        """Start it, in a process group of its own. Standard error goes where standard output goes, if that is given."""
+        """Start it, in a process group of its own."""
         self._files = [tempfile.TemporaryFile("w+", encoding="utf-8") for _ in range(3)]  # noqa: SIM115
         self._files[0].write(stdin)
         self._files[0].flush()
         here, out, err = (f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in self._files)
-        files = [here, str(stdout or out), str(stderr or stdout or err)]
+        files = [here, str(stdout or out), str(stderr or err)]
         inherited = {**os.environ, **environment}
         self._process = PROCESSES.Process(
             target=_become, args=(arguments, inherited, str(folder or Path.cwd()), files), daemon=True
@@ -155,7 +155,7 @@ def serving(log: Path, *arguments: str, **environment: str) -> Iterator[str]:
     """The address of a server that runs until the end of the block; all that it prints goes to ``log``."""
     address = f"127.0.0.1:{free_port()}"
     log.write_text("")
-    with Program("serve", "--bind", address, *arguments, stdout=log, environment=environment) as server:
+    with Program("serve", "--bind", address, *arguments, stdout=log, stderr=log, environment=environment) as server:
         wait_until_healthy(f"http://{address}", server)
         yield f"http://{address}"
         server.send_signal(signal.SIGTERM)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 from constants import API_TOKEN, CALLBACK_TOKEN
-from running import COMMAND, free_port, serving, wait_until_healthy
+from running import Program, free_port, serving, wait_until_healthy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -230,14 +228,11 @@ def test_a_body_of_the_api_that_does_not_come_is_answered_in_time(tmp_path: Path
 @ON_SQLITE
 @SET
 @FAST_AND_SLOW
-def test_idle_kept_connections_do_not_delay_the_end(tmp_path: Path, fast_path: str) -> None:
+def test_idle_kept_connections_do_not_delay_the_end(fast_path: str) -> None:
     address = f"127.0.0.1:{free_port()}"
-    with (tmp_path / "log").open("w") as output, ExitStack() as until_done:
-        server = subprocess.Popen(
-            [COMMAND, "serve", "--bind", address, "--workers", "1"],
-            stdout=output,
-            stderr=output,
-            env=os.environ | {"FAST_PATH": fast_path},
+    with ExitStack() as until_done:
+        server = until_done.enter_context(
+            Program("serve", "--bind", address, "--workers", "1", environment={"FAST_PATH": fast_path})
         )
         wait_until_healthy(f"http://{address}", server)
         host, _, port = address.partition(":")
@@ -248,9 +243,6 @@ def test_idle_kept_connections_do_not_delay_the_end(tmp_path: Path, fast_path: s
             assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
         began = time.monotonic()
         server.send_signal(signal.SIGTERM)
-        try:
-            assert server.wait(timeout=10) == 0
-        finally:
-            server.kill()
+        assert server.wait(timeout=10) == 0
         assert time.monotonic() - began < 8
         assert [client.recv(1000) for client in clients] == [b""] * 20

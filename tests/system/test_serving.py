@@ -8,7 +8,6 @@ import re
 import resource
 import signal
 import socket
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from constants import API_TOKEN, CALLBACK_TOKEN
 from ledger import until
 from makers import heard, stored_call, stored_reports
 from outages import silent_server
-from running import COMMAND, free_port, serving, wait_until_healthy
+from running import Program, free_port, serving, wait_until_healthy
 from sqlalchemy import create_engine, make_url, select, text
 
 from webapp.callbacks.request import CallbackRequest
@@ -54,15 +53,8 @@ class Server:
         address = f"127.0.0.1:{free_port()}"
         self.url = f"http://{address}"
         self._log = log
-        with log.open("w") as output:
-            self.process = subprocess.Popen(
-                [COMMAND, "serve", "--bind", address],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=os.environ | environment,
-            )
+        log.write_text("")
+        self.process = Program("serve", "--bind", address, stdout=log, stderr=log, environment=environment)
         wait_until_healthy(self.url, self.process)
 
     @property
@@ -73,12 +65,8 @@ class Server:
 @contextmanager
 def started(log: Path, **environment: str) -> Iterator[Server]:
     server = Server(log, **environment)
-    try:
+    with server.process:
         yield server
-    finally:
-        if server.process.poll() is None:
-            os.killpg(server.process.pid, signal.SIGKILL)
-        server.process.wait()
 
 
 # Beginning and end
@@ -196,7 +184,7 @@ def test_what_a_killed_server_left_in_memory_the_next_one_removes_and_nothing_of
             assert list(counts_of(living).glob("*.db"))
             for server in (living, the_next):
                 folder = counts_of(server)
-                server.process.terminate()
+                server.process.send_signal(signal.SIGTERM)
                 assert server.process.wait(timeout=30) == 0
                 assert not folder.exists()
 

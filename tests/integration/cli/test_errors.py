@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 from makers import change_by_hand
-from running import COMMAND, esms_calls, free_port
+from running import COMMAND, free_port
 
 from webapp.cli.commands import COMMANDS, cli
 
@@ -185,7 +185,7 @@ def test_an_unexpected_error_is_one_line_with_exit_code_1(writer: Writer, databa
 @ON_SQLITE
 @SET
 def test_the_installed_command_is_the_same() -> None:
-    result = esms_calls("register", stdin="a\nb c\n")
+    result = subprocess.run([COMMAND, "register"], input="a\nb c\n", capture_output=True, text=True, check=False)
 
     assert (result.returncode, result.stdout) == (1, "registered 1, already known 0, bad lines 1\n")
     assert result.stderr.splitlines()[0].startswith("line 2: reference_id: must have")

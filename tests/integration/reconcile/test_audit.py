@@ -6,10 +6,8 @@ import csv
 import io
 import json
 import math
-import os
 import re
 import signal
-import subprocess
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +23,7 @@ import requests
 from click.testing import CliRunner, Result
 from constants import API_KEY, API_TOKEN, CALLBACK_TOKEN, SECRET_KEY, SPELLINGS
 from makers import NOW, callback, change_by_hand, lookup, stored_call, stored_reports
-from running import COMMAND, esms_calls, serving
+from running import Program, esms_calls, serving
 from sqlalchemy import select
 
 from webapp.calls.rule import Call, Registration
@@ -776,17 +774,11 @@ def test_when_interrupted_it_finishes_what_is_in_flight_and_reports_what_it_has(
 ) -> None:
     settled(esms, database, 30)
     esms.options = replace(esms.options, latency=0.2)
-    environment = os.environ | {"RECONCILE_CONCURRENCY": "3"}
-    process = subprocess.Popen(
-        [COMMAND, "audit", "--json", "--sample", "20"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    wait_until(lambda: len(esms.lookups) >= 6)
-    process.send_signal(number)
-    shown, words = process.communicate(timeout=30)
+    environment = {"RECONCILE_CONCURRENCY": "3"}
+    with Program("audit", "--json", "--sample", "20", environment=environment) as process:
+        wait_until(lambda: len(esms.lookups) >= 6)
+        process.send_signal(number)
+        shown, words = process.communicate(timeout=30)
 
     told = json.loads(shown)
     done = len(esms.lookups)

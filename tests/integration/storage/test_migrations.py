@@ -291,23 +291,25 @@ def run(*arguments: str, cwd: Path, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_alembic_itself_works_from_a_checkout(empty_database_url: str, tmp_path: Path) -> None:
+def test_alembic_itself_works_from_a_checkout(
+    empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty_database_url)
     # An instance folder of its own, so that a checkout that is in use is left alone.
-    environment = {"DATABASE_URL": empty_database_url, "INSTANCE_DIR": str(tmp_path / "instance")}
+    monkeypatch.setenv("INSTANCE_DIR", str(tmp_path / "instance"))
+    monkeypatch.chdir(ROOT)
+    config = Config(ROOT / "alembic.ini")
 
-    def alembic(*arguments: str) -> str:
-        return run(sys.executable, "-m", "alembic", *arguments, cwd=ROOT, **environment)
-
-    alembic("upgrade", "head")
-    assert "No new upgrade operations detected" in alembic("check")
+    run(sys.executable, "-m", "alembic", "upgrade", "head", cwd=ROOT)
+    assert "No new upgrade operations detected" in run(sys.executable, "-m", "alembic", "check", cwd=ROOT)
     database = Database(empty_database_url)
     database.check()
     fill(database)
-    alembic("downgrade", "base")
+    command.downgrade(config, "base")
     with database.snapshot(limited=False) as connection:
         assert inspect(connection).get_table_names() == ["alembic_version"]
-    alembic("upgrade", "+1")
-    alembic("upgrade", "head")
+    command.upgrade(config, "+1")
+    command.upgrade(config, "head")
     database.check()
     database.close()
 
