@@ -166,7 +166,7 @@ def test_refusals_arrive_though_the_body_was_not_read(tmp_path: Path, fast_path:
 
 @ON_SQLITE
 @SET
-def test_a_wrong_token_is_refused_before_its_body_comes(tmp_path: Path) -> None:
+def test_wrong_token_is_answered_before_its_body_arrives(tmp_path: Path) -> None:
     with serving(tmp_path / "log", "--workers", "1") as url:
         host, _, port = url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=10) as client:
@@ -209,7 +209,7 @@ def test_honest_callbacks_are_answered_beside_large_registrations(tmp_path: Path
 
 @ON_SQLITE
 @SET
-def test_a_body_of_the_api_that_does_not_come_is_answered_in_time(tmp_path: Path) -> None:
+def test_api_body_that_does_not_arrive_is_answered_within_the_deadline(tmp_path: Path) -> None:
     with serving(tmp_path / "log", "--workers", "1") as url:
         host, _, port = url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=60) as client:

@@ -324,7 +324,7 @@ def test_a_full_disk_of_the_database_costs_nothing(
 
 
 @ON_POSTGRESQL
-def test_a_full_disk_of_the_spool_is_told_and_the_spool_takes_again_when_there_is_room(
+def test_full_spool_disk_gives_503_until_there_is_space_again(
     postgres: PostgreSQL, kind: str, tmp_path: Path, random: Random
 ) -> None:
     assert kind == "postgresql"
@@ -370,7 +370,7 @@ def test_a_spool_that_filled_its_disk_by_itself_is_drained_all_the_same(
 
 
 @ON_SQLITE
-def test_where_the_disk_of_database_and_spool_is_full_it_is_told_and_all_goes_on_when_there_is_room(
+def test_full_disk_of_database_and_spool_gives_503_until_there_is_space_again(
     kind: str, tmp_path: Path, random: Random
 ) -> None:
     assert kind == "sqlite"

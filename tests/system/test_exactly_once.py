@@ -214,7 +214,7 @@ def test_a_drain_that_dies_between_two_steps_is_done_again_and_stores_each_once(
 
 
 @pytest.mark.parametrize("place", range(5))
-def test_of_a_batch_the_report_that_the_database_refuses_is_found_and_the_others_are_stored(
+def test_report_that_the_database_refuses_is_found_in_its_batch_and_the_others_are_stored(
     database: Database, tmp_path: Path, place: int
 ) -> None:
     poison = {
@@ -243,7 +243,7 @@ def test_of_a_batch_the_report_that_the_database_refuses_is_found_and_the_others
 
 @pytest.mark.parametrize("query", ["ReferenceId=a&SendStatus=5", "SendStatus=5"])
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_what_was_spooled_because_its_commit_took_too_long_is_stored_once_though_that_commit_comes_after_all(
+def test_report_spooled_because_of_a_slow_commit_is_stored_once_though_that_commit_succeeds(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, query: str
 ) -> None:
     seam = "transaction" if "ReferenceId" in query else "rejection"
@@ -518,9 +518,7 @@ def early_answers(trace: Path, kept_in: str) -> tuple[int, list[str]]:
 
 @TRACED
 @pytest.mark.parametrize("command", ["migrate", "callback-url"])
-def test_the_instance_folder_and_what_is_named_in_it_are_on_the_disk_before_anybody_relies_on_them(
-    tmp_path: Path, command: str
-) -> None:
+def test_instance_folder_and_its_files_are_synced_before_an_answer_relies_on_them(tmp_path: Path, command: str) -> None:
     trace, folder = tmp_path / "trace", tmp_path / "new" / "instance"
     words = [str(STRACE), "-f", "-qq", "-y", "-e", "trace=mkdir,mkdirat,link,linkat,fsync", "-e", "signal=none", "-o"]
     environment = os.environ | {"INSTANCE_DIR": str(folder)}

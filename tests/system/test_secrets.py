@@ -289,7 +289,7 @@ def test_no_secret_is_in_the_words_for_a_setting_that_is_wrong_or_a_database_tha
 
 @ON_SQLITE
 @pytest.mark.usefixtures("environment")
-def test_no_secret_is_in_the_words_for_what_nobody_expected(database: Database) -> None:
+def test_no_secret_is_in_messages_of_unexpected_errors(database: Database) -> None:
     said_by("register", stdin="a", exit_code=0)
     change_by_hand(database, "UPDATE calls SET placed_at = :secret", secret=API_TOKEN)
 
@@ -315,7 +315,7 @@ def test_a_server_whose_database_is_away_shows_no_password(tmp_path: Path) -> No
 
 @ON_SQLITE
 @pytest.mark.usefixtures("environment")
-def test_no_secret_of_a_broken_request_is_told_back(tmp_path: Path) -> None:
+def test_no_secret_of_a_malformed_request_is_echoed(tmp_path: Path) -> None:
     with serving(tmp_path / "log") as server:
         told = {request: ask_raw(server, request) for request in BROKEN_REQUESTS}
 

@@ -94,7 +94,7 @@ def test_a_server_of_nothing_but_a_folder_makes_all_it_needs_and_prints_the_call
 @SET
 @ON_SQLITE
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_connection_that_came_before_the_end_is_answered_whatever_it_asks(
+def test_connection_accepted_before_the_end_is_answered(
     database: Database, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Also when the worker has closed the door meanwhile."""
@@ -116,7 +116,7 @@ def test_a_connection_that_came_before_the_end_is_answered_whatever_it_asks(
 
 @SET
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_server_that_is_ended_keeps_every_report_that_it_answered_200(
+def test_ended_server_has_stored_every_report_it_answered_200(
     database: Database, tmp_path: Path, number: signal.Signals
 ) -> None:
     answered: list[str] = []
@@ -151,7 +151,7 @@ def test_a_server_that_is_ended_keeps_every_report_that_it_answered_200(
 
 
 @ON_SQLITE
-def test_a_server_without_a_spool_tells_of_what_is_left_in_it(settings: Settings, tmp_path: Path) -> None:
+def test_server_with_the_spool_off_warns_of_callbacks_left_in_it(settings: Settings, tmp_path: Path) -> None:
     with serving(tmp_path / "none", SPOOL="off"):
         pass
     left = CallbackRequest(parameters.new_id(), datetime.now(UTC), None, "GET", None, b"ReferenceId=a", b"")
@@ -225,7 +225,7 @@ def test_a_server_starts_though_its_postgresql_is_away_and_uses_it_once_it_is_ba
 
 @ON_POSTGRESQL
 @SET
-def test_whoever_reads_a_call_with_very_many_reports_keeps_nobody_waiting(tmp_path: Path, database: Database) -> None:
+def test_reading_a_call_with_very_many_reports_delays_no_other_request(tmp_path: Path, database: Database) -> None:
     many = (
         "INSERT INTO status_reports (id, reference_id, source, received_at, effect, payload) SELECT "
         "gen_random_uuid(), 'a', 'callback', now(), 'duplicate', '{}' FROM generate_series(1, 30000)"
@@ -254,7 +254,7 @@ def test_whoever_reads_a_call_with_very_many_reports_keeps_nobody_waiting(tmp_pa
 
 @ON_POSTGRESQL
 @SET
-def test_a_server_starts_though_its_database_falls_silent_and_stores_what_came_once_it_speaks(
+def test_server_starts_beside_a_silent_database_and_stores_callbacks_once_it_answers(
     tmp_path: Path, database: Database
 ) -> None:
     with (
@@ -281,7 +281,7 @@ def test_a_server_starts_though_its_database_falls_silent_and_stores_what_came_o
 
 @ON_POSTGRESQL
 @SET
-def test_a_database_that_comes_back_at_another_migration_is_not_used_before_it_is_migrated(
+def test_database_that_returns_at_another_migration_is_not_used_until_migrated(
     tmp_path: Path, database: Database
 ) -> None:
     def be_at(migration: str) -> None:
@@ -430,7 +430,7 @@ def test_workers_that_get_reports_of_one_call_from_many_clients_end_in_their_fol
 
 @ON_SQLITE
 @pytest.mark.usefixtures("settings")
-def test_a_log_that_nobody_reads_any_more_keeps_nothing_waiting_and_tells_how_much_of_it_is_lost(
+def test_unread_log_pipe_delays_no_answer_and_counts_its_lost_lines(
     tmp_path: Path,
 ) -> None:
     os.mkfifo(tmp_path / "log")

@@ -138,7 +138,7 @@ def locked(database: Database) -> Iterator[None]:
         yield
 
 
-def test_a_report_is_stored_and_told_with_its_effect(receiver: Ingest, database: Database, spool: Spool) -> None:
+def test_report_is_stored_and_answered_with_its_effect(receiver: Ingest, database: Database, spool: Spool) -> None:
     first, second = arrival("ReferenceId=A&SendStatus=7"), arrival("", b"ReferenceId=a&SendStatus=5", method="POST")
 
     assert [receiver.receive(one) for one in (first, second)] == [Accepted("progressed", "a"), Accepted("settled", "a")]
@@ -338,7 +338,7 @@ def test_a_spool_that_cannot_be_used_is_unavailable(database: Database, tmp_path
 
 
 @ON_POSTGRESQL
-def test_a_report_whose_commit_comes_after_all_counts_once(database: Database, spool: Spool) -> None:
+def test_report_whose_late_commit_succeeds_counts_once(database: Database, spool: Spool) -> None:
     change_by_hand(
         database,
         "CREATE FUNCTION slowly() RETURNS trigger AS 'BEGIN PERFORM pg_sleep(1); RETURN new; END' LANGUAGE plpgsql",
@@ -378,7 +378,7 @@ def test_what_an_earlier_process_left_is_stored_from_the_start(database: Databas
 
 
 @ON_SQLITE
-def test_the_drain_gives_way_after_each_that_it_reads(
+def test_drain_lets_other_greenlets_run_after_each_callback(
     receiver: Ingest, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool.append([arrival(f"ReferenceId={number}") for number in range(3)])
@@ -405,7 +405,7 @@ def test_of_two_on_one_spool_one_drains(database: Database, spool: Spool, tmp_pa
     assert stored_call(database, "a").report_count == len(stored_reports(database, "a")) == 300
 
 
-def test_a_drain_without_its_database_or_its_file_says_so_and_keeps_all(database: Database, spool: Spool) -> None:
+def test_drain_without_database_or_spool_file_raises_and_loses_nothing(database: Database, spool: Spool) -> None:
     spool.append([arrival("ReferenceId=a")])
     with intake_of(database, spool) as receiver:
         with locked(database), pytest.raises(Unavailable):
@@ -438,9 +438,7 @@ def test_one_that_is_kept_already_for_another_reason_does_not_hold_up_the_drain(
 
 
 @ON_POSTGRESQL
-def test_the_drain_goes_on_behind_a_call_that_somebody_keeps_locked_and_stores_it_later(
-    database: Database, spool: Spool
-) -> None:
+def test_drain_skips_a_locked_call_and_stores_it_later(database: Database, spool: Spool) -> None:
     with intake_of(database, spool, timedelta(seconds=1)) as receiver:
         receiver.receive(arrival("ReferenceId=locked"))
         spool.append([arrival(f"ReferenceId={'locked' if number == 7 else number}") for number in range(20)])
@@ -456,9 +454,7 @@ def test_the_drain_goes_on_behind_a_call_that_somebody_keeps_locked_and_stores_i
 
 
 @ON_POSTGRESQL
-def test_many_reports_of_a_locked_call_keep_the_others_in_the_spool_and_new_ones_waiting_no_longer_than_one(
-    database: Database, spool: Spool
-) -> None:
+def test_many_reports_of_a_locked_call_delay_others_no_longer_than_one_does(database: Database, spool: Spool) -> None:
     names = ["locked" if number % 5 else str(number) for number in range(50)]
     with intake_of(database, spool, timedelta(seconds=1)) as receiver:
         receiver.receive(arrival("ReferenceId=locked"))
@@ -592,7 +588,7 @@ def test_the_same_report_is_read_out_of_an_arrival_and_out_of_what_was_kept_of_i
 # What people are shown
 
 
-def test_an_arrival_is_shown_as_it_came_and_with_what_it_says() -> None:
+def test_spooled_request_is_shown_as_received_with_its_fields() -> None:
     one = arrival("ReferenceId=A&Price=450&Ivr=007", b"\xff", content_type="text/plain", method="POST")
     shown = as_json(one)
 

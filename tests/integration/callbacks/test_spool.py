@@ -65,7 +65,7 @@ def spool(folder: Path) -> Iterator[Spool]:
 # What goes in and out
 
 
-def test_arrivals_come_out_oldest_first_as_they_went_in(spool: Spool) -> None:
+def test_requests_are_read_back_unchanged_oldest_first(spool: Spool) -> None:
     some = arrivals(5)
     some[2] = CallbackRequest(
         some[2].id, some[2].received_at, None, "GET", None, b"", b"", "body: ended before it was whole"
@@ -97,7 +97,7 @@ def test_the_same_id_again_is_left_as_it_is(spool: Spool) -> None:
     assert [found.query for found in contents(spool)] == [b"n=1", b"n=2"]
 
 
-def test_the_depth_tells_how_many_wait_and_for_how_long(spool: Spool) -> None:
+def test_depth_has_the_number_and_the_age_of_spooled_requests(spool: Spool) -> None:
     spool.append(arrivals(3, size=10_000))
 
     depth = spool.depth()
@@ -117,7 +117,7 @@ def test_asking_a_spool_that_was_never_needed_makes_nothing(spool: Spool, folder
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=300), st.binary(max_size=300)), max_size=4))
-def test_whatever_bytes_came_are_given_back(said: list[tuple[bytes, bytes]]) -> None:
+def test_any_bytes_are_read_back_unchanged(said: list[tuple[bytes, bytes]]) -> None:
     some = [replace(arrival(number), query=query, body=body) for number, (query, body) in enumerate(said)]
     with TemporaryDirectory(dir="/dev/shm") as name:
         spool = Spool(Path(name), LIMIT)
@@ -129,7 +129,7 @@ def test_whatever_bytes_came_are_given_back(said: list[tuple[bytes, bytes]]) -> 
 # Its files
 
 
-def test_nobody_else_may_read_what_waits(spool: Spool, folder: Path) -> None:
+def test_spool_files_are_readable_for_their_user_alone(spool: Spool, folder: Path) -> None:
     before = os.umask(0)
     try:
         spool.append(arrivals(2))
@@ -141,7 +141,7 @@ def test_nobody_else_may_read_what_waits(spool: Spool, folder: Path) -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_spool_is_dropped_unless_something_came_after_the_last_that_was_stored(spool: Spool, folder: Path) -> None:
+def test_drained_spool_is_removed_unless_a_request_arrived_meanwhile(spool: Spool, folder: Path) -> None:
     some = arrivals(3)
     spool.append(some)
     spool.drop(some[1].id)
@@ -154,7 +154,7 @@ def test_a_spool_is_dropped_unless_something_came_after_the_last_that_was_stored
 
 
 @pytest.mark.parametrize("step", range(4))
-def test_whoever_has_a_spool_open_that_another_dropped_halfway_and_died_begins_anew(
+def test_process_with_an_open_spool_that_a_dying_one_removed_begins_a_new_file(
     spool: Spool, folder: Path, step: int
 ) -> None:
     first, second = arrivals(2)
@@ -205,7 +205,7 @@ def uses(spool: Spool) -> list[Callable[[], object]]:
     ]
 
 
-def test_a_file_in_place_of_the_folder_is_told(spool: Spool, folder: Path) -> None:
+def test_file_in_place_of_the_spool_folder_is_an_error_that_names_it(spool: Spool, folder: Path) -> None:
     folder.touch()
 
     with pytest.raises(SpoolError, match=r"spool\.db: .*instance"):
@@ -213,7 +213,7 @@ def test_a_file_in_place_of_the_folder_is_told(spool: Spool, folder: Path) -> No
     assert spool.depth() == Depth()
 
 
-def test_a_folder_in_place_of_the_file_is_told_by_every_use(spool: Spool, folder: Path) -> None:
+def test_folder_in_place_of_the_spool_file_is_an_error_of_every_method(spool: Spool, folder: Path) -> None:
     (folder / "spool.db").mkdir(parents=True)
 
     for use in uses(spool):
@@ -221,7 +221,7 @@ def test_a_folder_in_place_of_the_file_is_told_by_every_use(spool: Spool, folder
             use()
 
 
-def test_a_lock_that_cannot_be_had_is_told_by_every_use(spool: Spool, folder: Path) -> None:
+def test_lock_that_is_not_released_is_an_error_of_every_method(spool: Spool, folder: Path) -> None:
     spool.append([arrival()])
     (folder / "spool.drain").mkdir()
     with pytest.raises(SpoolError, match=r"spool\.drain"), spool.draining():
@@ -236,7 +236,7 @@ def test_a_lock_that_cannot_be_had_is_told_by_every_use(spool: Spool, folder: Pa
 
 
 @pytest.mark.parametrize("why", ["may not be entered", "has a name that is too long", "is a link to itself"])
-def test_a_folder_of_which_nobody_can_tell_what_is_in_it_is_told_by_every_use(
+def test_unreadable_spool_folder_is_an_error_of_every_method(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     folder = tmp_path / ("x" * 300 if "long" in why else "instance")
@@ -324,7 +324,7 @@ def rewrite_for_ever(folder: Path) -> None:
         spool.remove([one.id for one in some])
 
 
-def test_the_depth_is_told_of_one_moment_while_others_write_all_the_time(spool: Spool, folder: Path) -> None:
+def test_depth_is_of_one_moment_while_other_processes_write(spool: Spool, folder: Path) -> None:
     spool.append(arrivals(5))
     process = PROCESSES.Process(target=rewrite_for_ever, args=(folder,))
     process.start()
@@ -338,7 +338,7 @@ def test_the_depth_is_told_of_one_moment_while_others_write_all_the_time(spool: 
     assert seen == {5, 45}
 
 
-def test_threads_take_turns(spool: Spool) -> None:
+def test_threads_use_the_spool_one_after_the_other(spool: Spool) -> None:
     some = arrivals(40)
     threads = [threading.Thread(target=spool.append, args=(some[place::4],)) for place in range(4)]
     for thread in threads:
@@ -361,7 +361,7 @@ def hold(folder: Path, held: Connection) -> None:
             held.poll(60)
 
 
-def test_a_process_that_is_killed_while_it_has_the_locks_keeps_nobody_out(spool: Spool, folder: Path) -> None:
+def test_killed_process_releases_the_spool_locks(spool: Spool, folder: Path) -> None:
     some = arrivals(2)
     spool.append(some[:1])
     here, there = PROCESSES.Pipe()
@@ -384,7 +384,7 @@ def test_a_process_that_is_killed_while_it_has_the_locks_keeps_nobody_out(spool:
         assert mine
 
 
-def test_a_process_that_is_stopped_while_it_has_the_locks_holds_nobody_up_for_long(spool: Spool, folder: Path) -> None:
+def test_stopped_process_with_the_locks_delays_others_only_briefly(spool: Spool, folder: Path) -> None:
     spool.append(arrivals(3))
     before = spool.depth()
     here, there = PROCESSES.Pipe()
@@ -544,7 +544,7 @@ def test_a_file_system_that_does_not_last_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["on a disk", "tab\t", "back\\slash", "line\n", "#1", "\\040", "\r", "đ\xa0ĩ", "\udcff"]
 )
-def test_a_mounted_folder_is_found_by_whatever_name_it_has(tmp_path: Path, name: str) -> None:
+def test_mounted_folder_is_recognised_by_any_name(tmp_path: Path, name: str) -> None:
     escaped = re.sub(r"[ \t\n#\\]", lambda found: f"\\{ord(found[0]):03o}", name)
     mountinfo = tmp_path / "mountinfo"
     mountinfo.write_bytes(

@@ -114,7 +114,7 @@ def post(client: FlaskClient, body: io.IOBase, length: int | None) -> TestRespon
         pytest.param({"method": "GET", "data": DOCUMENTED}, id="GET with a form"),
     ],
 )
-def test_a_report_is_stored_as_eSMS_said_it_in_whatever_form_it_comes(  # noqa: N802
+def test_report_is_stored_as_eSMS_said_it_in_every_form(  # noqa: N802
     client: FlaskClient, database: Database, reader: Reader, request_of: dict[str, Any]
 ) -> None:
     answer = client.open(URL, **request_of)
@@ -171,9 +171,7 @@ def test_the_answer_says_what_the_report_did(
     assert call["reports"][-1]["effect"] == effect
 
 
-def test_the_body_counts_before_the_query_and_what_it_leaves_blank_comes_from_there(
-    client: FlaskClient, reader: Reader
-) -> None:
+def test_body_counts_before_the_query_which_fills_its_blanks(client: FlaskClient, reader: Reader) -> None:
     template = f"{URL}?ReferenceId=&CallDuration=7&CallStatus=NO ANSWER&Ivr=&Price=&SentResult=&CID=&SendStatus="
     body = {"ReferenceId": " A ", "CallStatus": "ANSWERED", "CallDuration": " ", "SendStatus": "5"}
 
@@ -396,7 +394,7 @@ def test_what_this_program_fails_to_take_is_kept_for_the_day_it_does_not(
         "/esms",
     ],
 )
-def test_a_wrong_token_gets_the_same_404_whatever_was_sent(client: FlaskClient, database: Database, path: str) -> None:
+def test_wrong_token_gets_the_same_404_for_every_request(client: FlaskClient, database: Database, path: str) -> None:
     (expected,) = client.get("/esms/callback/some-other-wrong-token").iter_encoded()
 
     for method in ("GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "FOO"):
@@ -416,7 +414,7 @@ def test_every_one_of_several_tokens_works_and_no_other(settings: Settings, data
     assert len(rows(database, status_reports)) == 2
 
 
-def test_a_token_may_come_percent_encoded(client: FlaskClient) -> None:
+def test_token_may_be_percent_encoded(client: FlaskClient) -> None:
     encoded = "".join(f"%{ord(character):02x}" for character in CALLBACK_TOKEN)
 
     assert client.get(f"/esms/callback/{encoded}?ReferenceId=a").status_code == 200
@@ -563,7 +561,7 @@ def test_a_sqlite_whose_file_was_deleted_under_the_server_gets_a_503(unspooled: 
         (1, None, "127.0.0.1"),
     ],
 )
-def test_forwarded_addresses_are_believed_of_so_many_proxies_as_are_trusted(
+def test_forwarded_addresses_count_for_the_trusted_number_of_proxies(
     settings: Settings, database: Database, trusted_proxies: int, header: str | None, expected: str
 ) -> None:
     headers = {"X-Forwarded-For": header} if header else {}
@@ -657,7 +655,7 @@ def test_no_bytes_cause_an_error_of_the_server_and_every_answer_is_true(
 # Over a real server
 
 
-def test_tokens_that_come_back_in_parameters_are_not_kept(client: FlaskClient, database: Database) -> None:
+def test_tokens_in_parameters_are_not_stored(client: FlaskClient, database: Database) -> None:
     told = quote(f"https://calls.example.vn{URL}?ReferenceId=", safe="")
     client.get(f"{URL}?ReferenceId=a&Ivr={CALLBACK_TOKEN}&Url={told}")
     client.post(URL, data={"ReferenceId": "a", "Url": URL})
@@ -685,7 +683,7 @@ def in_digits(words: str, *, every: int = 1, upper: bool = False, times: int = 1
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("upper", [False, True])
 @pytest.mark.parametrize("every", [1, 2, 7, 27])
-def test_tokens_that_come_back_percent_encoded_are_not_kept(
+def test_percent_encoded_tokens_are_not_stored(
     client: FlaskClient, database: Database, every: int, times: int, *, upper: bool
 ) -> None:
     told = in_digits(CALLBACK_TOKEN, every=every, upper=upper, times=times)
@@ -763,7 +761,7 @@ def test_a_query_that_is_not_encoded_is_taken_and_what_is_no_request_is_refused_
 @pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("locked", [False, True])
 @pytest.mark.parametrize("length", [b"Content-Length: 99\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n63\r\n"])
-def test_a_body_that_does_not_come_is_answered_in_time_and_kept(
+def test_body_that_does_not_arrive_is_answered_within_the_deadline_and_kept(
     database: Database, tmp_path: Path, length: bytes, *, locked: bool
 ) -> None:
     head = b"POST " + URL.encode() + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + length
@@ -785,7 +783,7 @@ def test_a_body_that_does_not_come_is_answered_in_time_and_kept(
 
 @ON_SQLITE
 @pytest.mark.usefixtures("settings")
-def test_of_a_body_in_chunks_that_breaks_off_all_that_came_is_kept(database: Database, tmp_path: Path) -> None:
+def test_received_part_of_a_chunked_body_that_breaks_off_is_kept(database: Database, tmp_path: Path) -> None:
     head = b"POST " + URL.encode() + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     came = b"ReferenceId=a&x=".ljust(2500, b"x") + b"&CallDuration=1"
     first = b"%x\r\n%b\r\n" % (len(came), came)

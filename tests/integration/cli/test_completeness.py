@@ -180,7 +180,7 @@ def test_the_ledger_counts_only_what_is_wanted(writer: Writer, database: Databas
         )
 
 
-def test_the_sums_match_whatever_somebody_wrote_into_a_row(database: Database) -> None:
+def test_sums_match_for_any_values_in_a_row(database: Database) -> None:
     rows = [
         (settled_at, settled_by, gave_up_at)
         for settled_at in ("NULL", "'2026-11-23T10:00:00.000000Z'")
@@ -208,7 +208,7 @@ def test_the_grace_ends_for_the_ledger_when_reconcile_asks(writer: Writer, datab
     assert (then.missing_within_grace, then.missing_beyond_grace) == (0, 1)
 
 
-def test_a_callback_that_came_after_all_was_not_lost(writer: Writer, database: Database) -> None:
+def test_late_callback_does_not_count_as_lost(writer: Writer, database: Database) -> None:
     writer.record([lookup("lost", 1, call_status="BUSY"), lookup("late", 1, call_status="BUSY")], NOW)
     writer.record([callback("lost", 2, send_status=7), callback("late", 2, call_status="BUSY")], NOW)
     writer.record([callback("came", 1, call_status="BUSY"), lookup("came", 2, call_status="BUSY")], NOW)

@@ -118,7 +118,7 @@ def test_an_export_as_parquet_of_no_calls_has_the_columns_all_the_same(tmp_path:
 
 @ON_SQLITE
 @SET
-def test_an_export_as_parquet_to_standard_output_comes_group_by_group(
+def test_parquet_export_to_standard_output_is_written_group_by_group(
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parquet, "_ROW_GROUP", 1100)
@@ -160,7 +160,7 @@ def test_without_pyarrow_an_export_as_parquet_says_how_to_get_it(
 
 @ON_SQLITE
 @SET
-def test_an_export_is_utf_8_whatever_the_locale(writer: Writer) -> None:
+def test_export_is_utf_8_in_every_locale(writer: Writer) -> None:
     some_calls(writer)
 
     result = subprocess.run(

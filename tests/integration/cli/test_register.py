@@ -71,7 +71,7 @@ def test_register_of_nothing_is_done() -> None:
 
 
 @SET
-def test_register_says_how_far_it_came_when_the_database_goes_away(
+def test_register_prints_its_counts_when_the_database_goes_away(
     database: Database, reader: Reader, tmp_path: Path
 ) -> None:
     fifo = tmp_path / "calls.csv"
@@ -105,7 +105,7 @@ def interruptible() -> Iterator[None]:
 @pytest.mark.usefixtures("interruptible")
 @ON_SQLITE
 @SET
-def test_register_that_is_interrupted_says_how_far_it_came(reader: Reader) -> None:
+def test_interrupted_register_prints_its_counts(reader: Reader) -> None:
     with subprocess.Popen(
         [COMMAND, "register"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as registering:

@@ -158,7 +158,7 @@ def test_shares_of_lost_doubled_and_late_calls_are_honoured() -> None:
     assert fates["late"] == pytest.approx(0.3 * 1800, abs=80)
 
 
-def test_every_form_of_identity_that_was_seen_comes() -> None:
+def test_every_seen_form_of_identity_is_used() -> None:
     """Most are lower-case GUIDs."""
     with Sandbox() as sandbox:
         smsids = [call.smsid for call in sandbox.place(1000)]
@@ -182,7 +182,7 @@ def test_all_outcomes_come() -> None:
 # Callbacks
 
 
-def test_callbacks_come_in_the_published_form_and_order(receiver: Receiver) -> None:
+def test_callbacks_have_the_published_form_and_order(receiver: Receiver) -> None:
     """Names, order, spelling and decimals as in the published example."""
     with Sandbox() as sandbox:
         sandbox.place(60, callback_url=receiver.url)
@@ -518,7 +518,7 @@ def test_closing_ends_what_would_last_for_ever(fault: str) -> None:
             answer.result(timeout=20).json()
 
 
-def test_an_answer_that_never_comes(shared: Sandbox, call: PlacedCall) -> None:
+def test_answer_that_never_arrives(shared: Sandbox, call: PlacedCall) -> None:
     """The client gives up first."""
     shared.faults[call.reference_id.lower()] = "hang"
     query = {**KEYS, "ReferenceId": call.reference_id}

@@ -185,7 +185,7 @@ def test_a_time_of_a_controlled_clock_is_a_time(database: Database) -> None:
         assert connection.scalar(select(calls.c.settled_at)) == datetime(2026, 11, 23, 10, tzinfo=UTC)
 
 
-def test_a_value_of_which_no_column_is_made_is_a_bug_that_is_told(database: Database) -> None:
+def test_value_of_an_unknown_type_raises_a_type_error(database: Database) -> None:
     rows = [call(1, price=1.5)]
     with pytest.raises(TypeError, match="no column holds a float"), database.transaction() as connection:
         bulk.insert_absent(connection, calls, rows)

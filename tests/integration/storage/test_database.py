@@ -66,7 +66,7 @@ USES: dict[str, Any] = {"write": write, "ask": ask, "read": read}
 
 
 @on_sqlite
-def test_sqlite_writes_ahead_syncs_every_commit_and_waits_for_its_turn(database: Database) -> None:
+def test_sqlite_uses_wal_full_sync_and_a_busy_timeout(database: Database) -> None:
     def pragmas(connection: Connection) -> list[Any]:
         return [connection.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous", "busy_timeout")]
 
@@ -86,7 +86,7 @@ def test_a_writing_transaction_on_sqlite_locks_at_its_beginning(database: Databa
 
 
 @on_postgresql
-def test_postgresql_speaks_utc_and_waits_for_a_lock_only_so_long(database: Database) -> None:
+def test_postgresql_session_has_utc_and_a_lock_timeout(database: Database) -> None:
     for setting, value in {"TimeZone": "UTC", "lock_timeout": "10s"}.items():
         assert write(database, scalar(f"SHOW {setting}")) == value
         with database.snapshot(limited=False) as connection:
@@ -94,7 +94,7 @@ def test_postgresql_speaks_utc_and_waits_for_a_lock_only_so_long(database: Datab
 
 
 @on_postgresql
-def test_who_reads_sees_one_moment_and_cannot_write(database: Database) -> None:
+def test_snapshot_is_repeatable_and_read_only(database: Database) -> None:
     with database.snapshot(limited=False) as connection:
         assert connection.scalar(text("SHOW transaction_isolation")) == "repeatable read"
     with pytest.raises(Unavailable, match="read-only"), database.snapshot(limited=False) as connection:
@@ -222,7 +222,7 @@ def test_a_database_whose_folder_is_missing_is_unavailable(tmp_path: Path) -> No
                 use()
 
 
-def test_a_folder_that_cannot_be_made_is_told_as_unavailable(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         connected(f"sqlite:///{tmp_path}/file/folder/calls.db") as database,
@@ -275,7 +275,7 @@ def test_a_file_that_cannot_be_written_is_unavailable() -> None:
         folder.chmod(0o700)
 
 
-def test_a_server_that_is_not_there_is_unavailable_and_the_password_is_not_told() -> None:
+def test_absent_server_is_unavailable_and_the_password_is_not_shown() -> None:
     url = make_url("postgresql+psycopg://user@127.0.0.1/calls").set(port=free_port(), password=PASSWORD)
     with connected(url.render_as_string(hide_password=False), patience=SHORT) as database:
         for use in (*every_use(database), database.migrate, database.check):
@@ -285,7 +285,7 @@ def test_a_server_that_is_not_there_is_unavailable_and_the_password_is_not_told(
         assert database.name == f"postgresql+psycopg://user:***@127.0.0.1:{url.port}/calls"
 
 
-def test_a_password_in_the_query_of_the_url_is_not_told_either() -> None:
+def test_password_in_the_query_of_the_url_is_not_shown() -> None:
     url = f"postgresql+psycopg:///calls?user=me&host=127.0.0.1&port={free_port()}&password=s3cr3t"
     with connected(url, patience=SHORT) as database:
         with pytest.raises(Unavailable) as caught:
@@ -314,7 +314,7 @@ def guarded(postgresql: str) -> Iterator[str]:
     engine.dispose()
 
 
-def test_a_wrong_password_is_unavailable_and_is_not_told(guarded: str) -> None:
+def test_wrong_password_is_unavailable_and_is_not_shown(guarded: str) -> None:
     url = make_url(guarded).set(password=PASSWORD).render_as_string(hide_password=False)
     with connected(url, patience=SHORT) as database:
         for use in (*every_use(database), database.migrate, database.check):
@@ -356,7 +356,7 @@ def test_a_database_at_another_migration_is_named_with_the_one_that_is_needed(da
         database.check()
 
 
-def test_migrating_tells_where_it_came_from_and_may_be_repeated(empty_database_url: str) -> None:
+def test_migrate_returns_the_revision_before_and_can_be_repeated(empty_database_url: str) -> None:
     with connected(empty_database_url) as database:
         assert database.migrate() == (None, newest_migration())
         assert database.migrate() == (newest_migration(), newest_migration())
@@ -466,7 +466,7 @@ def test_of_two_transactions_that_lock_each_other_out_both_succeed(database: Dat
 # Waiting
 
 
-def test_whoever_waits_too_long_for_a_lock_is_told_and_nothing_is_harmed(database: Database) -> None:
+def test_wait_for_a_lock_ends_with_an_error_and_nothing_is_written(database: Database) -> None:
     report = callback("a", call_status="BUSY")
     Writer(database).record([report], NOW)
     later = callback("a", 1, call_status="BUSY")
@@ -484,7 +484,7 @@ def test_whoever_waits_too_long_for_a_lock_is_told_and_nothing_is_harmed(databas
         assert Writer(hasty).record([later], NOW) == ["duplicate"]
 
 
-def test_whoever_waits_too_long_for_a_connection_is_told(empty_database_url: str) -> None:
+def test_wait_for_a_connection_ends_with_an_error(empty_database_url: str) -> None:
     with connected(empty_database_url, patience=SHORT, connections=1) as database:
 
         def meanwhile(_connection: Connection) -> None:
@@ -570,7 +570,7 @@ def test_a_connection_that_fell_silent_meanwhile_is_left_in_time(database: Datab
         assert USES[use](limited, scalar("SELECT 1")) == 1
 
 
-def test_whether_it_can_be_read_is_told_while_somebody_writes(database: Database) -> None:
+def test_check_without_writes_succeeds_while_another_writes(database: Database) -> None:
     def meanwhile(connection: Connection) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
         with connected(url_of(database), patience=timedelta(seconds=0.3)) as another:

@@ -63,7 +63,7 @@ def test_progress_is_a_bar_on_a_terminal_and_output_stays_clean(writer: Writer) 
 
 @ON_SQLITE
 @SET
-def test_json_comes_out_in_one_line_on_a_terminal_and_a_table_below_a_bar(writer: Writer) -> None:
+def test_on_a_terminal_json_is_one_line_and_a_table_stands_below_the_bar(writer: Writer) -> None:
     writer.register([Registration(reference_id=f"a-{number}") for number in range(30)], NOW)
     writer.record([callback(f"a{number}", 1, call_status="BUSY") for number in range(30)], NOW)
     printed = []

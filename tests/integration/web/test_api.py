@@ -99,7 +99,7 @@ def api(client: FlaskClient) -> Api:
         {"Cookie": f"token={API_TOKEN}"},
     ],
 )
-def test_without_the_bearer_token_nothing_is_told_or_taken(
+def test_without_the_bearer_token_nothing_is_shown_or_stored(
     client: FlaskClient, reader: Reader, headers: dict[str, str]
 ) -> None:
     asked = [
@@ -415,7 +415,7 @@ def many(api: Api) -> Api:
     return api
 
 
-def test_calls_are_filtered_by_every_parameter_and_come_newest_placed_first(many: Api) -> None:
+def test_calls_are_filtered_by_every_parameter_newest_placed_first(many: Api) -> None:
     expected = {
         "": "edcba",
         "status=ANSWERED": "a",

@@ -117,9 +117,7 @@ def test_a_database_at_another_migration_is_not_ready(client: FlaskClient, datab
     assert_not_ready(client, "0000", "esms-calls migrate")
 
 
-def test_a_database_that_somebody_else_keeps_locked_is_not_ready(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locked_database_is_not_ready(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(application, "PATIENCE", application.PATIENCE / 10)
     engine = create_engine(settings.database)
     with app_on(settings) as client, engine.begin() as connection:
@@ -164,7 +162,7 @@ def test_a_postgresql_that_cannot_be_reached_is_not_ready_and_its_password_not_s
 
 
 @ON_SQLITE
-def test_requests_and_callbacks_are_counted_by_what_became_of_them(client: FlaskClient) -> None:
+def test_requests_and_callbacks_are_counted_by_their_result(client: FlaskClient) -> None:
     before = counts(client.get("/metrics").text)
 
     client.get(f"{URL}?ReferenceId=a&SendStatus=5")
@@ -204,9 +202,7 @@ def test_callbacks_that_the_database_could_not_take_are_counted(settings: Settin
 
 
 @ON_SQLITE
-def test_what_waits_in_the_spool_is_told_though_somebody_keeps_every_lock_of_it(
-    settings: Settings, client: FlaskClient
-) -> None:
+def test_spool_depth_is_shown_while_another_process_holds_its_locks(settings: Settings, client: FlaskClient) -> None:
     spool = Spool(settings.instance_dir, settings.spool_limit)
     spool.append([CallbackRequest(parameters.new_id(), datetime.now(UTC), None, "GET", None, b"ReferenceId=a", b"")])
     spool.close()
@@ -224,7 +220,7 @@ def test_what_waits_in_the_spool_is_told_though_somebody_keeps_every_lock_of_it(
 
 
 @pytest.mark.parametrize("full_from", ["the start", "the first worker"])
-def test_a_process_that_has_no_room_for_its_counts_serves_all_the_same(full_from: str) -> None:
+def test_process_without_disk_space_for_counts_still_serves(full_from: str) -> None:
     program = """
 import os, sys
 from webapp.support import metrics
@@ -256,7 +252,7 @@ print(metrics.exposition().count(b"esms_http_requests_total{"))
     assert "is not in /metrics: [Errno 28] No space left on device" in told
 
 
-def test_what_a_process_leaves_that_is_killed_while_it_makes_room_for_its_counts_harms_nobody(
+def test_files_of_a_process_killed_while_it_made_its_counts_do_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = """
@@ -273,7 +269,7 @@ from webapp.support import metrics
 
 
 @ON_SQLITE
-def test_nobody_can_add_labels(app: Flask, client: FlaskClient) -> None:
+def test_requests_cannot_add_labels(app: Flask, client: FlaskClient) -> None:
     for number in range(5):
         client.get(f"/forged-{number}")
         client.get(f"/esms/callback/forged-{number}-token")

@@ -93,7 +93,7 @@ def test_a_report_is_final_as_the_contract_says(report: StatusReport, final: boo
 
 
 @pytest.mark.parametrize("source", [callback, lookup])
-def test_a_report_that_is_not_final_changes_nothing_in_a_settled_call_but_that_it_was_heard(source: Any) -> None:
+def test_late_progress_changes_only_the_counts_of_a_settled_call(source: Any) -> None:
     settled = fold_of([callback("a", 1, **ANSWERED, call_duration=7)])
     late = source("a", 2, **SENT, **NOT_ANSWERED, call_duration=9, ivr="1", price=Decimal(1), cid="1", phone="0")
 
@@ -181,7 +181,7 @@ def test_a_report_that_is_not_final_changes_nothing_in_a_settled_call_but_that_i
         ),
     ],
 )
-def test_each_field_is_believed_as_the_contract_says_in_whatever_order_reports_are_written(
+def test_each_field_follows_the_contract_in_every_order_of_writing(
     reports: list[StatusReport], believed: dict[str, Any]
 ) -> None:
     for order in permutations(reports):
@@ -291,7 +291,7 @@ def test_a_conflict_that_esms_left_undecided_is_not_asked_about_again_until_it_w
     assert row.call.next_lookup_at == IN_5_MINUTES
 
 
-def test_whatever_settles_a_call_takes_it_off_the_plan_and_clears_that_it_was_given_up() -> None:
+def test_settling_clears_the_planned_lookup_and_gave_up_at() -> None:
     given_up = replace(fold_of([callback("a", 1, **SENT)]), gave_up_at=at(2), next_lookup_at=LATER)
     settled = schedule.plan(given_up, rule.fold(given_up, callback("a", 3, **DONE)), LATER)
 
@@ -366,7 +366,7 @@ def test_a_missing_call_is_given_up_and_a_conflict_stays_flagged() -> None:
 # Registrations
 
 
-def test_what_was_registered_outranks_reports_whenever_they_come_and_also_when_they_are_folded_anew() -> None:
+def test_registered_values_outrank_reports_also_when_folded_again() -> None:
     words = {"phone": "1", "request_id": "1"}
     early, late = callback("a", 1, phone="0", request_id="0"), callback("a", 9, phone="2", request_id="2", **ANSWERED)
     row = stored(early)
@@ -423,7 +423,7 @@ def test_a_registration_changes_nothing_else() -> None:
         (None, None, at(2), at(2)),
     ],
 )
-def test_a_call_was_placed_when_it_was_registered_so_else_when_it_was_first_heard_of(
+def test_placed_at_is_as_registered_else_the_first_registration_or_report(
     placed_at: datetime | None, registered_at: datetime | None, reported_at: datetime | None, expected: datetime
 ) -> None:
     first_seen = min(moment for moment in (registered_at, reported_at) if moment)

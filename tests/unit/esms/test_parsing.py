@@ -165,7 +165,7 @@ def test_an_identity_is_a_token_without_case_and_space(identity: str, change: An
         pytest.param("SendStatus=5&ReferenceId=", "ReferenceId=a&SendStatus=", FORM, id="query and form together"),
     ],
 )
-def test_a_callback_is_read_in_whatever_form_it_comes(query: str, body: str, kind: str | None) -> None:
+def test_callback_is_read_in_every_form(query: str, body: str, kind: str | None) -> None:
     report = callback(query, body, kind)
 
     assert (report.reference_id, report.said(), report.unread) == ("a", {"send_status": 5}, None)

@@ -196,7 +196,7 @@ def test_a_bad_line_is_named_and_costs_only_itself(line: bytes, words: str | Non
 
 @pytest.mark.parametrize("length", [LONGEST - 1, LONGEST, LONGEST + 1, 2 * LONGEST - 1, 2 * LONGEST, 2 * LONGEST + 1])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\nlast"])
-def test_a_line_is_long_or_not_whatever_the_portions_in_which_it_is_read(length: int, end: bytes) -> None:
+def test_long_line_is_recognised_in_any_portions(length: int, end: bytes) -> None:
     """Only ``note`` is long, which nobody asks for."""
     line = b"a,".ljust(length - len(end[:1]), b"x")
     read = Reading(b"reference_id,note\n" + line + end)

@@ -85,7 +85,7 @@ def test_no_secret_is_shown_be_it_in_a_message_a_parameter_or_an_error(secrets: 
         "/esms/callback/some/token",
     ],
 )
-def test_whatever_stands_where_a_callback_token_would_is_not_shown(url: str) -> None:
+def test_text_in_the_place_of_a_callback_token_is_not_shown(url: str) -> None:
     written = line("Invalid request: %s", url)
 
     assert "some" not in written
@@ -117,7 +117,7 @@ def test_no_parameter_can_forge_a_line(separator: str) -> None:
 
 
 @pytest.mark.parametrize("control", ["\x1b[2J", "\x00", "\x07", "\x08", "\x7f\x9b2J", "\x9d"])
-def test_terminals_are_told_nothing_but_text(control: str) -> None:
+def test_terminals_get_nothing_but_text(control: str) -> None:
     written = line("callback %s.", control)
 
     assert control not in written
@@ -138,7 +138,7 @@ def test_the_further_lines_of_a_traceback_begin_with_a_bar() -> None:
 
 
 @given(message=st.text(), parameter=st.text(st.characters(exclude_categories=())))
-def test_whatever_is_logged_begins_lines_only_as_the_log_does_and_can_be_written(message: str, parameter: str) -> None:
+def test_any_logged_text_stays_within_its_lines(message: str, parameter: str) -> None:
     written = line(message.replace("%", "%%") + "%s", parameter)
 
     first, *further = written.splitlines()
