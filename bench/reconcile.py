@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +41,10 @@ from bench.setting import (
     unless_given,
 )
 from bench.table import Outcome, Row, mebibytes, milliseconds, per_second, whole
-from webapp.storage.claims import Due
+from webapp.storage import claims
+from webapp.storage.claims import Claimed, Due
 from webapp.storage.database import Database
 from webapp.storage.reader import Reader
-from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -322,9 +322,9 @@ def missing(bench: Bench) -> None:
         for number in range(sizes.rounds):
             for where, receiver in (("alone", alone), ("among", among)):
                 with _database(receiver) as database:
-                    claims, counts = _claim_and_count(database)
-                found[f"claim {where}"] += claims
-                found[f"count {where}"] += counts
+                    claim_seconds, count_seconds = _claim_and_count(database)
+                found[f"claim {where}"] += claim_seconds
+                found[f"count {where}"] += count_seconds
             report(f"missing, {DATABASES[kind]}, round {number + 1} of {sizes.rounds}")
         for what in ("claim", "count"):
             name = f"{what}, {sizes.missing:,} missing of {sizes.stored:,} / of as many"
@@ -366,20 +366,30 @@ def _database(receiver: Receiver) -> Iterator[Database]:
 
 def _claim_and_count(database: Database) -> tuple[list[float], list[float]]:
     """Seconds that each of some claims took, and each of as many counts."""
-    writer, reader = Writer(database), Reader(database)
-    claims, counts = [], []
+    reader = Reader(database)
+    claim_seconds, count_seconds = [], []
     for _ in range(_CLAIMS):
         now = database.now()
         due = Due(placed_by=now, due_by=now)
         started = time.perf_counter()
-        claimed = writer.claim(due, _CLAIMED_AT_ONCE, now=now, until=now + _LEASE)
-        claims.append(time.perf_counter() - started)
+        claimed = _claim(database, due, now)
+        claim_seconds.append(time.perf_counter() - started)
         assert len(claimed) == _CLAIMED_AT_ONCE
-        writer.release_claims(dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
+        _release(database, claimed, now)
         started = time.perf_counter()
         reader.due(due, 0)
-        counts.append(time.perf_counter() - started)
-    return claims, counts
+        count_seconds.append(time.perf_counter() - started)
+    return claim_seconds, count_seconds
+
+
+def _claim(database: Database, due: Due, now: datetime) -> list[Claimed]:
+    with database.transaction() as connection:
+        return claims.claim(connection, due, _CLAIMED_AT_ONCE, now=now, until=now + _LEASE)
+
+
+def _release(database: Database, claimed: list[Claimed], now: datetime) -> None:
+    with database.transaction() as connection:
+        claims.release(connection, dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
 
 
 def _plan(database: Database) -> str:
@@ -391,9 +401,9 @@ def _plan(database: Database) -> str:
         executed.append(arguments[2:4])
 
     event.listen(Engine, "before_cursor_execute", keep)
-    claimed = Writer(database).claim(Due(placed_by=now, due_by=now), _CLAIMED_AT_ONCE, now=now, until=now + _LEASE)
+    claimed = _claim(database, Due(placed_by=now, due_by=now), now)
     event.remove(Engine, "before_cursor_execute", keep)
-    Writer(database).release_claims(dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
+    _release(database, claimed, now)
     engine = create_engine(database.url)
     explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN (ANALYZE, COSTS OFF, BUFFERS OFF) "
     lines: list[str] = []

@@ -26,7 +26,7 @@ from webapp.esms.client import Client
 from webapp.esms.sandbox.calls import normalised
 from webapp.esms.sandbox.options import Options
 from webapp.esms.sandbox.service import Sandbox
-from webapp.reconcile.run import Clock, Reconciler, due_at
+from webapp.reconcile.run import Reconciler, due_at
 from webapp.storage.models import Base, calls, reconcile_runs
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
@@ -140,12 +140,12 @@ def change(database: Database, reference_id: str, **values: Any) -> None:
         connection.execute(statement)
 
 
-def let_its_time_come(database: Database, reference_id: str) -> None:
+def make_due(database: Database, reference_id: str) -> None:
     change(database, reference_id, next_lookup_at=datetime.now(UTC))
 
 
 def missing(esms: Sandbox, database: Database, count: int, *, ago: timedelta = HOUR) -> list[str]:
-    """Calls that ended without a callback; all placed so long ago, each a second after the one before."""
+    """Calls that ended without a callback; placed that long ago, each a second after the one before."""
     now = datetime.now(UTC)
     reference_ids = [normalised(call.reference_id) for call in esms.place(count)]
     placed = [
@@ -157,17 +157,17 @@ def missing(esms: Sandbox, database: Database, count: int, *, ago: timedelta = H
 
 
 def in_conflict(esms: Sandbox, database: Database, count: int, *, ago: timedelta = HOUR) -> list[str]:
-    """Such calls with two final callbacks that disagree, and whose time has come."""
+    """Such calls with two final callbacks that disagree, and that are due."""
     reference_ids = missing(esms, database, count, ago=ago)
     now = datetime.now(UTC)
     for reference_id in reference_ids:
-        told = [
+        reports = [
             callback(reference_id, received_at=now - ago / 2, call_status="BUSY"),
             callback(reference_id, received_at=now - ago / 3, call_status="REJECTED"),
         ]
-        Writer(database).record(told, now)
+        Writer(database).record(reports, now)
         assert stored_call(database, reference_id).conflict
-        let_its_time_come(database, reference_id)
+        make_due(database, reference_id)
     return reference_ids
 
 
@@ -189,14 +189,14 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def is_about(moment: datetime | None, pause: timedelta, began: datetime) -> bool:
-    """Whether a look-up was planned, since the run began, so long ahead, give or take 10 %."""
+    """Whether a look-up was planned, since the run began, that far ahead, give or take 10 %."""
     return moment is not None and began + 0.9 * pause <= moment <= datetime.now(UTC) + 1.1 * pause
 
 
 def reconciler(database: Database) -> Reconciler:
     settings = load_settings()
     client = Client(settings.esms_api_url, API_KEY, SECRET_KEY, settings.esms_timeout)
-    return Reconciler(Writer(database), Reader(database), client, settings, Clock(database.now))
+    return Reconciler(database, client, settings)
 
 
 def most_in_a_second(esms: Sandbox) -> int:
@@ -204,6 +204,6 @@ def most_in_a_second(esms: Sandbox) -> int:
     return most_within(1.0, [lookup.at for lookup in esms.lookups])
 
 
-def most_within(seconds: float, moments: list[float]) -> int:
-    """How many of them lie within so many seconds, wherever these begin."""
-    return max(sum(first <= moment < first + seconds for moment in moments) for first in moments)
+def most_within(seconds: float, times: list[float]) -> int:
+    """How many of these times lie within that many seconds, wherever these begin."""
+    return max(sum(first <= one < first + seconds for one in times) for first in times)

@@ -1,4 +1,4 @@
-"""``reconcile --watch``, a service: it goes on through outages, tells that it lives, and ends when it is told to."""
+"""``reconcile --watch``, a service: it runs through outages, reports that it is working, and ends on a signal."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 import requests
+from lookups import pause_lookups
 from outages import postgresql_of_ones_own
 from reconciling import ON_SQLITE, asked, claimed, counts, missing, rows, runs, wait_until
 from running import COMMAND, Program, free_port
 
-from webapp.reconcile import service
-from webapp.reconcile.service import Heartbeat, health
+from webapp.reconcile import watch
+from webapp.reconcile.run import Progress
+from webapp.reconcile.watch import DatabaseChange, Watch, Watchdog, health_endpoint
 from webapp.storage.database import Database
+from webapp.storage.errors import Unavailable
+from webapp.storage.filters import EVERY_CALL
 from webapp.storage.models import calls
-from webapp.storage.writer import Writer
+from webapp.storage.runs import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,10 +63,10 @@ def all_settled(database: Database) -> bool:
 
 
 class Systemd:
-    """A socket on which a service tells how it is."""
+    """A socket to which a service sends its states."""
 
     def __init__(self, address: str) -> None:
-        self.said: list[str] = []
+        self.states: list[str] = []
         self._line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._line.bind("\0" + address[1:] if address.startswith("@") else address)
         self._thread = threading.Thread(target=self._listen)
@@ -68,7 +74,7 @@ class Systemd:
 
     def _listen(self) -> None:
         while words := self._line.recv(1000):
-            self.said.append(words.decode())
+            self.states.append(words.decode())
 
     def close(self) -> None:
         self._line.shutdown(socket.SHUT_RDWR)
@@ -91,10 +97,10 @@ def systemd(address: str) -> Iterator[Systemd]:
 def test_it_asks_about_calls_as_they_become_due_and_writes_no_run_where_nothing_is(
     esms: Sandbox, database: Database, reconcile: Command, tmp_path: Path
 ) -> None:
-    with systemd(str(tmp_path / "notify")) as told:
+    with systemd(str(tmp_path / "notify")) as manager:
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
         with reconcile.beside("--watch", "--every", "1s", **environment) as process:
-            wait_until(lambda: told.said.count("WATCHDOG=1") >= 12)
+            wait_until(lambda: manager.states.count("WATCHDOG=1") >= 12)
             assert rows(database, calls) == []
             assert runs(database) == []
             reference_ids = missing(esms, database, 3)
@@ -112,7 +118,7 @@ def test_it_ends_with_0_within_seconds_whatever_it_is_doing(
     reference_ids = [] if doing == "rest" else missing(esms, database, 30)
     esms.options = replace(esms.options, latency=0.3)
     if doing == "pause":
-        Writer(database).slow_down(3600, halve=False)
+        pause_lookups(database, 3600)
     port = free_port()
     with reconcile.beside("--watch", "--health-port", str(port), RECONCILE_CONCURRENCY="2") as process:
         wait_until(lambda: is_healthy(port))
@@ -138,38 +144,39 @@ def is_healthy(port: int) -> bool:
 # What may happen to it
 
 
-def test_it_goes_on_when_esms_was_down(esms: Sandbox, database: Database, reconcile: Command) -> None:
-    missing(esms, database, 50)
+@ON_SQLITE
+def test_while_esms_does_not_answer_it_waits_at_least_a_minute(
+    esms: Sandbox, database: Database, reconcile: Command
+) -> None:
+    missing(esms, database, 100)
     esms.answer_all_with("reset")
     with reconcile.beside("--watch", "--every", "1s") as process:
-        wait_until(lambda: len(runs(database)) >= 2 and runs(database)[1])
-        esms.answer_all_with(None)
-        wait_until(lambda: all_settled(database))
-        said = stop(process, reconcile)
+        wait_until(lambda: runs(database) == ["failures"])
+        asked_by_then = len(esms.lookups)
+        time.sleep(3)
+        assert runs(database) == ["failures"]
+        shown = stop(process, reconcile)
 
-    assert "eSMS gives no sign of life (unreachable" in said
-    assert all(call["lookup_count"] == 1 for call in rows(database, calls))
+    assert 30 <= len(esms.lookups) == asked_by_then <= 60
+    assert "eSMS does not answer (unreachable" in shown
 
 
 @ON_SQLITE
-def test_few_calls_too_are_asked_about_as_soon_as_esms_is_back(
-    esms: Sandbox, database: Database, reconcile: Command
-) -> None:
-    """Were they charged with failing, they would wait for five minutes and more."""
+def test_few_failures_are_no_reason_to_wait_for_longer(esms: Sandbox, database: Database, reconcile: Command) -> None:
     missing(esms, database, 3)
     esms.answer_all_with("reset")
     with reconcile.beside("--watch", "--every", "1s") as process:
-        wait_until(lambda: len(runs(database)) >= 2 and runs(database)[1])
-        assert {(call["lookup_count"], call["next_lookup_at"]) for call in rows(database, calls)} == {(0, None)}
+        wait_until(lambda: runs(database) == ["failures"])
         esms.answer_all_with(None)
-        wait_until(lambda: all_settled(database))
-        said = stop(process, reconcile)
+        missing(esms, database, 3)
+        wait_until(lambda: runs(database) == ["failures", "done"])
+        stop(process, reconcile)
 
-    assert "eSMS gives no sign of life (unreachable 3 times)" in said
+    assert len(esms.lookups) == 6
 
 
 @ON_SQLITE
-def test_it_starts_while_the_database_is_away_or_not_migrated_and_comes_back_from_every_outage(
+def test_it_starts_while_the_database_is_away_or_not_migrated_and_goes_on_after_every_outage(
     esms: Sandbox, reconcile: Command, server: PostgreSQL
 ) -> None:
     url = server.new_database()
@@ -230,12 +237,12 @@ def test_it_goes_on_where_its_summaries_cannot_be_written(esms: Sandbox, databas
     assert (process.returncode, said) == (0, "")
 
 
-# How it tells that it lives
+# How it reports that it is working
 
 
 @pytest.mark.parametrize("address", ["{folder}/notify", "@esms-calls-test-{process}"])
 @ON_SQLITE
-def test_systemd_is_told_that_it_is_ready_alive_and_ending(
+def test_systemd_is_notified_that_it_is_ready_working_and_stopping(
     esms: Sandbox, database: Database, reconcile: Command, tmp_path: Path, address: str
 ) -> None:
     """Also while a run takes long."""
@@ -243,17 +250,17 @@ def test_systemd_is_told_that_it_is_ready_alive_and_ending(
     missing(esms, database, 200)
     esms.options = replace(esms.options, latency=0.3)
     environment = {"NOTIFY_SOCKET": where, "WATCHDOG_USEC": "1000000", "RECONCILE_CONCURRENCY": "2"}
-    with systemd(where) as told, reconcile.beside("--watch", **environment) as process:
+    with systemd(where) as manager, reconcile.beside("--watch", **environment) as process:
         begun = time.monotonic()
-        wait_until(lambda: told.said.count("WATCHDOG=1") >= 5)
+        wait_until(lambda: manager.states.count("WATCHDOG=1") >= 5)
         assert time.monotonic() - begun < SOON
         assert not all_settled(database)
         stop(process, reconcile)
-        wait_until(lambda: "STOPPING=1" in told.said)
+        wait_until(lambda: "STOPPING=1" in manager.states)
 
-    assert told.said[0] == "READY=1"
-    assert told.said[-1] == "STOPPING=1"
-    assert set(told.said) == {"READY=1", "WATCHDOG=1", "STOPPING=1"}
+    assert manager.states[0] == "READY=1"
+    assert manager.states[-1] == "STOPPING=1"
+    assert set(manager.states) == {"READY=1", "WATCHDOG=1", "STOPPING=1"}
 
 
 @ON_SQLITE
@@ -275,7 +282,7 @@ class FakeTime:
         return self.now
 
 
-class NeverStop(threading.Event):
+class FakeStop(threading.Event):
     """Waiting for it takes no time but that of the fake clock."""
 
     def __init__(self, clock: FakeTime) -> None:
@@ -287,54 +294,105 @@ class NeverStop(threading.Event):
         assert timeout is not None
         self.waits.append(timeout)
         self._clock.now += timeout
-        return False
+        return self.is_set()
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     clock = FakeTime()
-    monkeypatch.setattr(service, "time", clock)
+    monkeypatch.setattr(watch, "time", clock)
     return clock
 
 
 @pytest.mark.parametrize(("watchdog", "every"), [("", 5.0), ("4000000", 2.0), ("60000000", 5.0), ("soon", 5.0)])
-def test_while_it_rests_it_gives_a_sign_of_life_in_half_the_time_that_systemd_waits(
+def test_while_it_waits_it_pings_systemd_twice_in_the_time_that_systemd_waits(
     clock: FakeTime, monkeypatch: pytest.MonkeyPatch, watchdog: str, every: float
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", watchdog)
-    heart, stop = Heartbeat(), NeverStop(clock)
-    told: list[str] = []
-    monkeypatch.setattr(heart, "tell", told.append)
+    service, stop = Watchdog(), FakeStop(clock)
+    states: list[str] = []
+    monkeypatch.setattr(service, "notify", states.append)
 
-    heart.rest(61, stop)
+    service.sleep(timedelta(seconds=61), stop)
 
     assert clock.now == 61
     assert max(stop.waits) == every
-    assert len(told) == -(-61 // every)
+    assert len(states) == -(-61 // every)
 
 
-def test_it_is_healthy_until_it_gave_no_sign_of_life_for_five_minutes(clock: FakeTime) -> None:
-    heart, port = Heartbeat(), free_port()
-    with health(port, heart):
+def test_it_is_healthy_until_there_was_no_ping_for_five_minutes(clock: FakeTime) -> None:
+    watchdog, port = Watchdog(), free_port()
+    with health_endpoint(port, watchdog):
         answers = []
         for seconds in (0, 299, 301):
             clock.now = seconds
             answer = requests.get(f"http://127.0.0.1:{port}/healthz?x=1", timeout=5)
             answers.append((answer.status_code, answer.text))
-        heart.beat()
+        watchdog.ping()
         assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5).status_code == 200
         assert requests.get(f"http://127.0.0.1:{port}/", timeout=5).status_code == 404
 
     assert answers == [(200, "ok\n"), (200, "ok\n"), (503, "hangs\n")]
 
 
-def test_a_socket_that_is_not_there_is_no_trouble(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_socket_that_does_not_exist_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
 
-    Heartbeat().tell("READY=1")
+    Watchdog().notify("READY=1")
 
 
-# How it is asked for
+# How long it waits between two runs
+
+
+def progress(ended: Any = None) -> Progress:
+    run = Run(id=UUID(int=1), started_at=datetime.now(UTC), host="here")
+    return Progress(run=run, due=1, ended=ended)
+
+
+@pytest.mark.parametrize(
+    ("happens", "every", "pause"),
+    [
+        (None, 1, 1),
+        (None, 300, 300),
+        (progress(), 1, 1),
+        (progress("no answer"), 1, 60),
+        (progress("refused"), 1, 60),
+        (progress("no answer"), 300, 300),
+        (Unavailable("it is away"), 1, 1),
+        (Unavailable("it is away"), 300, 30),
+    ],
+)
+def test_it_waits_longer_while_esms_is_down_and_not_long_while_the_database_is(
+    clock: FakeTime,
+    monkeypatch: pytest.MonkeyPatch,
+    happens: Progress | Unavailable | None,
+    every: int,
+    pause: float,
+) -> None:
+    stop, steps = FakeStop(clock), iter([happens])
+
+    def run_once(*_: object) -> Progress | None:
+        step = next(steps, "the end")
+        if isinstance(step, Unavailable):
+            raise step
+        if step == "the end":
+            stop.set()
+            return None
+        return step  # type: ignore[return-value]
+
+    monkeypatch.setattr(Watch, "_run", run_once)
+    service = Watch(None, None, None, Watchdog())  # type: ignore[arg-type]
+
+    events = list(service.runs(grace=None, within=EVERY_CALL, every=timedelta(seconds=every), stop=stop))
+
+    assert clock.now == pause
+    expected: list[object] = [] if happens is None else [happens]
+    if isinstance(happens, Unavailable):
+        expected = [DatabaseChange("it is away"), DatabaseChange(None)]
+    assert events == expected
+
+
+# Its options
 
 
 @pytest.mark.parametrize(

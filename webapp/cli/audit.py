@@ -1,4 +1,4 @@
-"""The command audit: reads its options, has eSMS asked, and shows what that proves."""
+"""The command audit: reads its options, runs the audit, and shows its findings and what they prove."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from webapp.cli.options import Time
 from webapp.cli.output import printable
 from webapp.cli.signals import stop_at_signals
 from webapp.esms.lookup import LOOKUP_FIELDS
-from webapp.reconcile.audit import NAMED_FAILURES, Audit, Auditor, Sample
+from webapp.reconcile.audit import Auditor
 from webapp.storage.errors import Unavailable
 from webapp.storage.filters import CallFilter
 from webapp.support.progress import progress
@@ -27,16 +27,18 @@ from webapp.support.progress import progress
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from webapp.reconcile.findings import Audit
+    from webapp.reconcile.sampling import Sample
     from webapp.support.progress import ShowProgress
 
 _SHOWN = 50
 _LONGEST_TRANSACTION = timedelta(minutes=2)
 _LARGEST_SEED = 2**53 - 1
-"""The largest whole number that every reader of JSON takes as it is."""
-_CANNOT_CONFIRM = "not price, not cid, and no value that eSMS or the store leaves unsaid"
+"""The largest whole number that every reader of JSON keeps exactly."""
+_CANNOT_CONFIRM = "not price, not cid, and no value that eSMS or the store leaves empty"
 
 
-# click's ParamType is generic only of late.
+# click's ParamType is generic only from 8.3 on.
 class _SampleSize(click.ParamType):  # type: ignore[type-arg]
     """An option such as 1000, or 0.5%."""
 
@@ -58,22 +60,24 @@ class _SampleSize(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--unregistered",
     is_flag=True,
-    help="Only calls that nobody registered: all that is known of them came by callback.",
+    help="Only calls that were never registered: everything known of them came by callback.",
 )
 @click.option(
     "--sample",
     type=_SampleSize(),
     metavar="N|SHARE%",
-    help="Ask about so many of them, or that share (rounded up), drawn at random.  [default: all]",
+    help="Ask about this many of them, or this share (rounded up), drawn at random.  [default: all]",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, _LARGEST_SEED),
     metavar="N",
-    help="With --sample: draw the same calls as with this seed before.  [default: any; it is printed]",
+    help="With --sample: draw the calls that this seed draws.  [default: a random seed, which is printed]",
 )
-@click.option("--fix", is_flag=True, help="Fold eSMS's answers in, so that they correct and confirm the calls.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object; words on stderr.")
+@click.option(
+    "--fix", is_flag=True, help="Store eSMS's answers as reports, so that they correct and confirm the calls."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object; messages go to stderr.")
 def audit(
     *,
     since: datetime | None,
@@ -87,29 +91,30 @@ def audit(
 ) -> None:
     """Ask eSMS (GetSendStatus) about settled calls, and report where the store disagrees.
 
-    eSMS signs no callback, so this alone shows whether what is stored is true: it finds forged and mistaken callbacks,
-    and later results that were lost. GetSendStatus can confirm call_status, call_duration, ivr, send_status and
-    sent_result; not price, not cid, and no value that eSMS or the store leaves unsaid.
+    eSMS signs no callback, so only an audit shows whether what is stored is true. It finds forged and mistaken
+    callbacks, and later results that were lost. GetSendStatus can confirm call_status, call_duration, ivr, send_status
+    and sent_result. It cannot confirm price and cid, nor a value that eSMS or the store leaves empty.
 
-    Every settled call in the range is asked about, however old. One that eSMS says is not over disagrees in
-    send_status. One that eSMS does not know (104, 105) is a finding of its own: it is forged, or too old for eSMS. A
-    call about which a report comes meanwhile is asked about once more; if that happens again, or if eSMS has nothing to
-    say about its end, it is undecided.
+    Every settled call in the range is asked about, however old it is. If eSMS says that a call is not over, the call
+    disagrees in send_status. If eSMS does not know a call (104, 105), the call is listed as unknown: it is forged, or
+    too old for eSMS. If a report about a call arrives while eSMS is asked, the call is asked about once more. If that
+    happens again, or if eSMS does not say how the call ended, the call is undecided.
 
-    A --sample also tells how large the share of disagreeing calls can be among all calls in the range that eSMS knows
-    (Clopper and Pearson's upper bound at 95 % confidence); unknown, undecided and failed ones are left out of it.
+    A --sample also shows how large the share of disagreeing calls can be among all calls in the range that eSMS knows
+    (Clopper and Pearson's upper bound at 95 % confidence). Unknown, undecided and failed calls are left out of it.
 
     Without --fix no call and no report is written. With it the answers are stored as reports, which correct calls that
-    disagree and confirm those that agree. A call that eSMS does not know, or says is not over, stays as it is.
+    disagree and confirm calls that agree. A call that eSMS does not know, or says is not over, stays as it is.
 
-    All look-ups share one pace with reconcile (RECONCILE_RATE). Ctrl-C and SIGTERM let it finish what is in flight and
-    report what it has. Needs ESMS_API_KEY and ESMS_SECRET_KEY.
+    All look-ups share one rate with reconcile (RECONCILE_RATE). After 30 look-ups in a row without an answer the audit
+    ends. Ctrl-C and SIGTERM end it once the look-ups in flight have their answers. It then shows what it has found.
+    Needs ESMS_API_KEY and ESMS_SECRET_KEY.
 
     \b
     Exit codes:
       0  eSMS knows every call that was to be asked about, and none disagrees
       1  some disagree (also where --fix put them right), are unknown or
-         undecided, look-ups failed, or the audit was cut short
+         undecided, look-ups failed, or the audit ended early
       2  usage or settings
       3  eSMS refuses the account; the message says what to do
       4  the database cannot be reached
@@ -121,40 +126,39 @@ def audit(
     )
     seed = secrets.randbelow(2**32) if seed is None else seed
     with open_context(at_most=_LONGEST_TRANSACTION) as context:
-        fix_at = context.database.now if fix else None
-        auditor = Auditor(context.writer, context.reader, client_of(context.settings), context.settings, fix_at)
+        auditor = Auditor(context.database, client_of(context.settings), context.settings, fix=fix)
         try:
-            with stop_at_signals() as stop, progress("audit", None) as tell:
-                found = auditor.run(wanted, sample, seed, stop=stop, watch=_teller(tell))
+            with stop_at_signals() as stop, progress("audit", None) as show:
+                found = auditor.run(wanted, sample, seed, stop=stop, watch=_shows_progress(show))
         except Unavailable:
             if auditor.audit.asked:
-                _show(auditor.audit, fix=fix, as_json=as_json)
+                _show(auditor.audit, context.settings.esms_api_url, fix=fix, as_json=as_json)
             raise
-        _show(found, fix=fix, as_json=as_json)
+        _show(found, context.settings.esms_api_url, fix=fix, as_json=as_json)
     sys.exit(REFUSED if found.cut_short == "refused" else DONE if found.clean else PROBLEM)
 
 
-def _teller(tell: ShowProgress) -> Callable[[Audit], None]:
+def _shows_progress(show: ShowProgress) -> Callable[[Audit], None]:
     def watch(audit: Audit) -> None:
         if not audit.asked and audit.drawn_from < audit.population and audit.seed is not None:
-            tell(audit.drawn_from, "calls read, to draw from", audit.population)
+            show(audit.drawn_from, "calls read, to draw from", audit.population)
         else:
             findings = f"{len(audit.disagreeing)} disagree, {len(audit.unknown)} unknown, {audit.failed} failed"
-            tell(audit.asked, f"calls asked about, {findings}", audit.wanted)
+            show(audit.asked, f"calls asked about, {findings}", audit.wanted)
 
     return watch
 
 
-def _show(audit: Audit, *, fix: bool, as_json: bool) -> None:
+def _show(audit: Audit, url: str, *, fix: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_as_json(audit, fix=fix)))
     elif audit.wanted:
         _show_disagreeing(audit, fix=fix)
         _show_calls("unknown to eSMS (code 104 or 105): forged, or too old for it", audit.unknown)
-        _show_calls("undecided: eSMS has nothing to say about their end, or they changed meanwhile", audit.undecided)
+        _show_calls("undecided: eSMS does not say how they ended, or they changed while it was asked", audit.undecided)
     for line in _sentences(audit, fix=fix):
         click.echo(line, err=as_json)
-    for line in _trouble(audit):
+    for line in _trouble(audit, url):
         click.echo(line, err=as_json or line.startswith("Error: "))
 
 
@@ -174,7 +178,7 @@ def _as_json(audit: Audit, *, fix: bool) -> dict[str, Any]:
         "unknown": audit.unknown,
         "undecided": audit.undecided,
         "failed": audit.failed,
-        "failures": dict(audit.failures),
+        "failures": dict(audit.failures.counts),
         "unasked": audit.unasked,
         "cut_short": audit.cut_short,
         "bound": audit.bound,
@@ -185,7 +189,7 @@ def _as_json(audit: Audit, *, fix: bool) -> dict[str, Any]:
 
 
 def _show_disagreeing(audit: Audit, *, fix: bool) -> None:
-    """One line a call; the columns are as wide as they must be, so that every id can be copied."""
+    """One line for each call; columns are as wide as their widest value, so that every id can be copied."""
     if not audit.disagreeing:
         return
     rows = [("reference id", "field", "stored", "eSMS says", *(["effect"] if fix else []))]
@@ -217,7 +221,7 @@ def _show_rest(of_all: int, shown: int) -> None:
 
 
 def _sentences(audit: Audit, *, fix: bool) -> Iterator[str]:
-    """What was done and found, and what that proves."""
+    """What was asked, what was found, and what that proves."""
     if not audit.population:
         yield "No call in this range is settled: there is nothing to ask about."
         return
@@ -234,20 +238,20 @@ def _sentences(audit: Audit, *, fix: bool) -> Iterator[str]:
     yield _estimate(audit)
     if fix and audit.disagreeing:
         right = sum(one.put_right for one in audit.disagreeing)
-        yield f"Folded in: of {len(audit.disagreeing)} calls that disagreed, {right} say now what eSMS says."
+        yield f"Stored: of {len(audit.disagreeing)} calls that disagreed, {right} now say what eSMS says."
 
 
 def _estimate(audit: Audit) -> str:
     """What is known of the calls that were not asked about."""
     again = "" if audit.seed is None else f" (--seed {audit.seed} draws them again)"
     if audit.bound is not None:
-        left_out = "; what is unknown, undecided or failed is left out of that" if audit.checked < audit.asked else ""
+        left_out = "; unknown, undecided and failed calls are left out" if audit.checked < audit.asked else ""
         share = f"at most {_percent(audit.bound)} of the {audit.population} calls disagree"
         return f"A random sample of {audit.checked}{again}: with 95 % confidence {share}{left_out}."
     if audit.sampled:
-        return f"Nothing is known of the share of disagreeing calls: eSMS could not say of any{again}."
+        return f"Nothing is known about the share of disagreeing calls: no answer confirmed or contradicted one{again}."
     if audit.unasked:
-        return "Nothing is estimated for the others: those asked about are no random sample."
+        return "Nothing is estimated for the other calls: those asked about are not a random sample."
     return "Every settled call in the range was asked about: nothing is estimated."
 
 
@@ -259,17 +263,18 @@ def _percent(share: float) -> str:
     return f"{-(-percent * step // 1) / step:.{digits}f} %"
 
 
-def _trouble(audit: Audit) -> Iterator[str]:
+def _trouble(audit: Audit, url: str) -> Iterator[str]:
     """What kept the audit from asking about every call, and what to do."""
-    for code, number in sorted(audit.failures.items()):
-        named = ", ".join(printable(name) for name, failed in audit.failed_calls if failed == code)
+    for code, number in sorted(audit.failures.counts.items()):
+        named = audit.failures.named(code)
         yield f"failed with {printable(code)}: {number}. {lookup_words.what_failed(code)}".rstrip()
-        yield f"  {named}" + (f" and {number - NAMED_FAILURES} more" if number > NAMED_FAILURES else "")
-    if audit.slowed:
-        yield lookup_words.slowed(audit.slowed)
+        rest = f" and {number - len(named)} more" if number > len(named) else ""
+        yield f"  {', '.join(map(printable, named))}{rest}"
+    if audit.slowed_down:
+        yield lookup_words.slowed_down(audit.slowed_down)
     if audit.refused_code:
         yield lookup_words.refused(audit.refused_code)
-    if audit.cut_short == "down":
-        yield lookup_words.down(audit.unheard)
+    if audit.cut_short == "no answer":
+        yield lookup_words.no_answer(audit.unanswered, url)
     if audit.unasked:
         yield f"not asked about: {audit.unasked}, because {lookup_words.why(audit.cut_short)}"

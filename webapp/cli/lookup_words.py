@@ -1,8 +1,9 @@
-"""What reconcile and audit say about look-ups that failed, were too fast, or could not leave; and what to do."""
+"""What reconcile and audit say about look-ups that failed, were rate-limited, or did not leave; and what to do."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from webapp.esms import lookup as esms_lookup
 
@@ -10,10 +11,9 @@ if TYPE_CHECKING:
     from collections import Counter
 
 _REASONS = {
-    "database": "the database went away",
+    "database": "the database cannot be reached",
     "refused": "eSMS refuses the account",
-    "down": "eSMS gives no sign of life",
-    "too fast": "eSMS keeps saying that we ask too fast",
+    "no answer": "eSMS does not answer",
 }
 
 
@@ -23,29 +23,33 @@ def why(ended: str | None) -> str:
 
 
 def refused(code: str) -> str:
-    """That eSMS refuses the account, by this code of its."""
+    """That eSMS refuses the account with this code."""
     return f"Error: eSMS refuses the account (code {code}): {esms_lookup.ACCOUNT_REFUSED[code]}."
 
 
-def down(unheard: Counter[str]) -> str:
-    """That eSMS is down, by how the last look-ups failed."""
-    how = ", ".join(f"{code} {number} times" for code, number in unheard.most_common())
-    return f"Error: eSMS gives no sign of life ({how}): it is down, or the network or ESMS_API_URL is wrong."
-
-
-def slowed(times: int) -> str:
-    """That eSMS wanted to be asked more slowly."""
+def no_answer(unanswered: Counter[str], url: str) -> str:
+    """That eSMS does not answer: the codes of the look-ups since its last answer, and the host that was asked."""
+    codes = ", ".join(f"{code} {number}" for code, number in unanswered.most_common())
     return (
-        f"eSMS said {times} times that we ask too fast (code 160, HTTP 429 or 503): the pace was halved "
-        "for some minutes. If that happens often, lower RECONCILE_RATE."
+        f"Error: eSMS does not answer ({codes}; {urlsplit(url).hostname}): it is down, or this machine cannot reach "
+        "it. Check the network and ESMS_API_URL."
+    )
+
+
+def slowed_down(times: int) -> str:
+    """That eSMS wants to be asked more slowly."""
+    return (
+        f"look-ups rate-limited by eSMS (code 160, HTTP 429 or 503): {times}. The rate was halved, and recovers within "
+        "minutes. If this happens often, lower RECONCILE_RATE."
     )
 
 
 def what_failed(code: str) -> str:
-    """What a person can do about a look-up that failed so."""
+    """What look-ups with this code failed of, and what to do."""
     return {
-        "timeout": "No whole answer came within ESMS_TIMEOUT.",
-        "unreachable": "No connection, or it broke: check the network and ESMS_API_URL.",
-        "unreadable": "The answer is none of GetSendStatus: check ESMS_API_URL.",
-        "wrong-reference": "eSMS answered about another call.",
-    }.get(code, "" if code.startswith("http-") else "eSMS's table of error codes tells what that means.")
+        esms_lookup.TIMEOUT: "No whole answer came within ESMS_TIMEOUT.",
+        esms_lookup.UNREACHABLE: "There was no connection, or it broke: check the network and ESMS_API_URL.",
+        esms_lookup.UNREADABLE: "The answer is not one of GetSendStatus: check ESMS_API_URL.",
+        esms_lookup.WRONG_REFERENCE: "eSMS answered about another call.",
+        esms_lookup.TOO_FAST: "eSMS still rate-limited these look-ups when they were repeated: lower RECONCILE_RATE.",
+    }.get(code, "" if code.startswith("http-") else "eSMS's table of error codes says what this means.")

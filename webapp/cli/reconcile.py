@@ -1,10 +1,11 @@
-"""The command reconcile: reads its options, runs, and shows what came of it."""
+"""The command reconcile: reads its options, runs, and shows the results."""
 
 from __future__ import annotations
 
 import json
 import socket
 import sys
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING
 import click
 
 from webapp.cli import lookup_words, status_text
-from webapp.cli import watch as watching
 from webapp.cli.context import CliContext, client_of, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM, REFUSED
 from webapp.cli.options import Duration, Time
@@ -20,10 +20,12 @@ from webapp.cli.output import printable
 from webapp.cli.signals import stop_at_signals
 from webapp.cli.tables import print_table
 from webapp.esms import parameters
-from webapp.reconcile.run import Clock, Progress, Reconciler, due_at
+from webapp.reconcile.run import Progress, Reconciler, due_at
+from webapp.reconcile.watch import LONGEST_DATABASE_PAUSE, DatabaseChange, Watch, Watchdog, health_endpoint
 from webapp.storage.filters import CallFilter
 from webapp.storage.types import plain
 from webapp.support.progress import progress as show_progress
+from webapp.support.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _SHOWN_REFERENCES = 20
 _LONGEST_TRANSACTION = timedelta(minutes=2)
+_EVERY = timedelta(seconds=60)
 
 
 def _reference_ids(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -46,10 +49,9 @@ def _reference_ids(_: click.Context, __: click.Parameter, given: tuple[str, ...]
 @click.option(
     "--older-than",
     type=Duration(),
-    help="Ask about missing calls that were placed at least so long ago, such as 0s, 10m or 2h.  "
-    "[default: RECONCILE_GRACE]",
+    help="Ask about missing calls that were placed at least this long ago: 0s, 10m or 2h.  [default: RECONCILE_GRACE]",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Ask about so many calls at most.")
+@click.option("--limit", type=click.IntRange(min=1), help="Ask about this many calls at most.")
 @click.option("--campaign", metavar="NAME", help="Only calls of this campaign.")
 @click.option("--since", type=Time(), help="Only calls placed at this time or later, such as 2026-11-23.")
 @click.option("--until", type=Time(), help="Only calls placed before this time.")
@@ -59,18 +61,18 @@ def _reference_ids(_: click.Context, __: click.Parameter, given: tuple[str, ...]
     multiple=True,
     callback=_reference_ids,
     metavar="ID",
-    help="Only this call, if it is due; repeatable, without case.",
+    help="Only this call, if it is due; may be repeated; upper and lower case are the same.",
 )
-@click.option("--retry-given-up", is_flag=True, help="First take up again the calls that were given up: due at once.")
-@click.option("--dry-run", is_flag=True, help="Only say how many calls are due, and which; ask and write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object; failures on stderr.")
-@click.option("--watch", is_flag=True, help="Go on for ever: a service, for those who have no timer.")
+@click.option("--retry-given-up", is_flag=True, help="First make all calls that were given up due again.")
+@click.option("--dry-run", is_flag=True, help="Only show how many calls are due, and which. Asks and writes nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object; failures go to stderr.")
+@click.option("--watch", "as_service", is_flag=True, help="Run again and again, as a service.")
 @click.option("--every", type=Duration(), help="With --watch: the pause between two runs.  [default: 60s]")
 @click.option(
     "--health-port",
     type=click.IntRange(1, 65535),
     metavar="PORT",
-    help="With --watch: answer 200 at http://127.0.0.1:PORT/healthz while it is alive.",
+    help="With --watch: answer 200 at http://127.0.0.1:PORT/healthz while the service is working.",
 )
 def reconcile(
     *,
@@ -83,59 +85,92 @@ def reconcile(
     retry_given_up: bool,
     dry_run: bool,
     as_json: bool,
-    watch: bool,
+    as_service: bool,
     every: timedelta | None,
     health_port: int | None,
 ) -> None:
     """Ask eSMS (GetSendStatus) about every call whose result never came, and about calls in conflict.
 
-    Calls never asked about come first, then the longest due. Safe to run twice, on one machine or ten: all runs on
-    one database share the work and the pace (RECONCILE_RATE). When eSMS says that we ask too fast, the pace is
-    halved, and recovers within minutes; when eSMS is down, the run ends and leaves its calls due as they were.
-    Ctrl-C and SIGTERM let it finish what is in flight. Needs ESMS_API_KEY and ESMS_SECRET_KEY.
+    Calls that were never asked about come first, then those that have been due the longest. Several runs, on one
+    machine or on many, share the calls and one rate (RECONCILE_RATE). When eSMS rate-limits look-ups, the rate is
+    halved and recovers within minutes. A call that stays open is asked about again after 5 minutes, doubling up to
+    6 hours, or up to 30 minutes where no answer came. After 30 look-ups in a row without an answer the run ends.
+    Ctrl-C and SIGTERM end it once the look-ups in flight have their answers. Needs ESMS_API_KEY and ESMS_SECRET_KEY.
 
     \b
     Exit codes:
       0  done; calls that are pending, not found or given up are normal
-      1  some look-ups failed, or the run was cut short:
-         what is left is asked again when its time comes
+      1  some look-ups failed, or the run ended early:
+         what is left is asked about when it is due
       2  usage or settings
       3  eSMS refuses the account; the message says what to do
       4  the database cannot be reached
 
-    With --watch it goes on until SIGTERM or Ctrl-C (exit code 0), also while the database or eSMS are away, and tells
-    systemd (NOTIFY_SOCKET) that it is ready and alive.
+    With --watch it runs until SIGTERM or Ctrl-C (exit code 0), also while the database or eSMS cannot be reached, and
+    notifies systemd (NOTIFY_SOCKET) that it is ready and working.
     """  # noqa: D301 - click wants the control character
-    if (every is not None or health_port) and not watch:
+    if (every is not None or health_port) and not as_service:
         raise click.UsageError("--every and --health-port go with --watch.")
-    if watch and (dry_run or retry_given_up or limit):
+    if as_service and (dry_run or retry_given_up or limit):
         raise click.UsageError("--watch does not go with --dry-run, --retry-given-up or --limit.")
     if every is not None and not every:
         raise click.UsageError("--every must be at least 1s.")
     within = CallFilter(campaign=campaign, since=since, until=until, reference_ids=reference_ids)
-    with open_context(migrated=not watch, writes=not dry_run, at_most=_LONGEST_TRANSACTION) as context:
-        clock = Clock(context.database.now)
-
-        def due() -> Due:
-            return due_at(clock.now(), context.settings, grace=older_than, within=within)
-
+    with open_context(migrated=not as_service, writes=not dry_run, at_most=_LONGEST_TRANSACTION) as context:
+        if as_service:
+            _serve(context, older_than, within, every or _EVERY, health_port, as_json=as_json)
+            return
+        due = due_at(context.database.now(), context.settings, grace=older_than, within=within)
         if dry_run:
-            _show_due(context, due(), limit, retry_given_up=retry_given_up, as_json=as_json)
+            _show_due(context, due, limit, retry_given_up=retry_given_up, as_json=as_json)
             return
-        client_of(context.settings)
-        if watch:
-
-            def show(progress: Progress) -> None:
-                _show_run(context, progress, as_json=as_json)
-
-            watching.watch(context, clock, due, every, health_port, show)
-            return
+        client = client_of(context.settings)
         if retry_given_up:
-            revived = context.writer.reopen(within, clock.now())
-            click.echo(f"taken up again: {revived} calls that were given up", err=as_json)
-        progress = _run(context, clock, due(), limit)
+            reopened = context.writer.reopen(within, context.database.now())
+            click.echo(f"due again: {reopened} calls that were given up", err=as_json)
+            due = due_at(context.database.now(), context.settings, grace=older_than, within=within)
+        reconciler = Reconciler(context.database, client, context.settings)
+        with stop_at_signals() as stop, show_progress("asking eSMS", None) as show:
+            progress = reconciler.run(due, limit=limit, stop=stop, watch=_shows_progress(show))
         _show_run(context, progress, as_json=as_json)
     sys.exit({"done": DONE, "refused": REFUSED}.get(str(progress.run.outcome or "done"), PROBLEM))
+
+
+def _serve(
+    context: CliContext,
+    grace: timedelta | None,
+    within: CallFilter,
+    every: timedelta,
+    health_port: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Run until SIGTERM or SIGINT, and print what happens. Output that cannot be written (a full disk) is lost."""
+    client, watchdog = client_of(context.settings), Watchdog()
+    with stop_at_signals() as stop, ExitStack() as stack:
+        try:
+            stack.enter_context(health_endpoint(health_port, watchdog))
+        except OSError as error:
+            message = f"cannot listen on 127.0.0.1:{health_port} ({error.strerror}): choose another --health-port."
+            raise click.ClickException(message) from None
+        watchdog.notify("READY=1")
+        watch = Watch(context.database, client, context.settings, watchdog)
+        for event in watch.runs(grace=grace, within=within, every=every, stop=stop):
+            with suppress(OSError):
+                if isinstance(event, DatabaseChange):
+                    _show_database_change(context, event)
+                else:
+                    _show_run(context, event, as_json=as_json)
+                sys.stdout.flush()
+        watchdog.notify("STOPPING=1")
+
+
+def _show_database_change(context: CliContext, change: DatabaseChange) -> None:
+    words = "The database can be used again."
+    if change.problem:
+        pause = f"{LONGEST_DATABASE_PAUSE.seconds} s"
+        words = f"The database cannot be used: {change.problem}\nTrying again at least every {pause}."
+    click.echo(redact(words, context.settings.secrets()), err=True)
 
 
 def _show_due(context: CliContext, due: Due, limit: int | None, *, retry_given_up: bool, as_json: bool) -> None:
@@ -149,7 +184,7 @@ def _show_due(context: CliContext, due: Due, limit: int | None, *, retry_given_u
         return
     click.echo(f"due: {number}; nothing was asked")
     if given_up:
-        click.echo(f"  of these given up, to be taken up again: {given_up}")
+        click.echo(f"  of these given up, and due again: {given_up}")
     _echo_some(first, number)
 
 
@@ -160,17 +195,11 @@ def _echo_some(reference_ids: list[str], of_all: int, *, err: bool = False) -> N
         click.echo(f"  and {of_all - len(reference_ids)} more", err=err)
 
 
-def _run(context: CliContext, clock: Clock, due: Due, limit: int | None) -> Progress:
-    reconciler = Reconciler(context.writer, context.reader, client_of(context.settings), context.settings, clock)
-    with stop_at_signals() as stop, show_progress("asking eSMS", None) as tell:
-        return reconciler.run(due, limit=limit, stop=stop, watch=_teller(tell))
-
-
-def _teller(tell: ShowProgress) -> Callable[[Progress], None]:
+def _shows_progress(show: ShowProgress) -> Callable[[Progress], None]:
     def watch(progress: Progress) -> None:
         run = progress.run
-        asked = f"settled {run.settled}, pending {run.pending + run.not_found}, failed {run.failed}"
-        tell(run.checked, f"calls, {asked}, {progress.pace:.1f} a second", progress.due)
+        counts = f"settled {run.settled}, pending {run.pending + run.not_found}, failed {run.failed}"
+        show(run.checked, f"calls, {counts}, {progress.lookups_per_second:.1f} a second", progress.due)
 
     return watch
 
@@ -181,8 +210,8 @@ def _show_run(context: CliContext, progress: Progress, *, as_json: bool) -> None
     columns = {name: plain(value) for name, value in asdict(run).items()}
     if as_json:
         click.echo(json.dumps(columns | {"seconds": round(seconds, 3)}))
-    if progress.other_at_work:
-        words = f"Another run is at work on all of the {progress.due} due calls: nothing to do here."
+    if progress.all_claimed_by_others:
+        words = f"Nothing to do: another run has claimed all of the {progress.due} calls that are due."
         click.echo(words, err=as_json)
     elif not as_json:
         names = ("outcome", "checked", "settled", "pending", "not_found", "failed", "gave_up")
@@ -190,28 +219,25 @@ def _show_run(context: CliContext, progress: Progress, *, as_json: bool) -> None
             "Reconcile", [(name.replace("_", " "), columns[name]) for name in names] + [("seconds", f"{seconds:.1f}")]
         )
         if not progress.due:
-            click.echo("Nothing was due: eSMS is to be asked about no such call now.")
-    for code, number in sorted(progress.failures.items()):
-        often = f"failed with {printable(code)}: {number}; what is still open is asked again when due."
-        click.echo(f"{often} {lookup_words.what_failed(code)}", err=as_json)
-        _echo_some([reference for reference, failed in progress.failed_calls if failed == code], number, err=as_json)
-    if progress.slowed:
-        click.echo(lookup_words.slowed(progress.slowed), err=as_json)
+            click.echo("No call to ask about now.")
+    for code, number in sorted(progress.failures.counts.items()):
+        words = f"failed with {printable(code)}: {number}; calls that stay open are asked about again when due."
+        click.echo(f"{words} {lookup_words.what_failed(code)}".rstrip(), err=as_json)
+        _echo_some(progress.failures.named(code), number, err=as_json)
+    if progress.slowed_down:
+        click.echo(lookup_words.slowed_down(progress.slowed_down), err=as_json)
     if progress.refused_code:
         click.echo(lookup_words.refused(progress.refused_code), err=True)
-    if progress.ended == "down":
-        click.echo(f"{lookup_words.down(progress.unheard)} No attempt is charged to a call.", err=True)
+    if progress.ended == "no answer":
+        click.echo(lookup_words.no_answer(progress.unanswered, context.settings.esms_api_url), err=True)
     if progress.unasked:
-        reason = lookup_words.why(progress.ended)
-        click.echo(
-            f"not asked about: {progress.unasked}, because {reason}; due as before: the next run asks about them",
-            err=as_json,
-        )
+        words = f"not asked about: {progress.unasked}, because {lookup_words.why(progress.ended)}; they stay due"
+        click.echo(words, err=as_json)
     _show_share(context, as_json=as_json)
 
 
 def _show_share(context: CliContext, *, as_json: bool) -> None:
-    """Tell how many calls had to be asked about of late: look-ups hide that callbacks no longer come."""
+    """How many calls were settled by lookups in the last day: a high share means that callbacks do not come."""
     share = context.reader.lookup_share(datetime.now(UTC))
     click.echo(f"settled by lookup in the last 24 hours: {status_text.lookup_share_in_words(share)}", err=as_json)
     if warning := status_text.lookup_share_warning(share, context.settings.lookup_share_warn):

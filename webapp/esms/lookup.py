@@ -1,7 +1,6 @@
-"""eSMS's dialect, and nowhere else: its parameter names, spellings, codes and quirks, turned into StatusReports.
+"""Reads the answers of eSMS's GetSendStatus: their codes, what these mean, and the status report in them.
 
-Knows nothing of Flask and the database. Facts are marked *documented* (the provider's pages), *seen* (in examples on
-those pages) or *assumed*.
+Facts are marked *documented* (the provider's pages), *seen* (in examples on those pages) or *assumed*.
 """
 
 from __future__ import annotations
@@ -34,6 +33,9 @@ ACCOUNT_REFUSED = {
     "143": "the account is not active, or locked: ask eSMS",
 }
 TOO_FAST = "160"
+"""*documented*: over the limit of requests a second."""
+TIMEOUT, UNREACHABLE, UNREADABLE, WRONG_REFERENCE = "timeout", "unreachable", "unreadable", "wrong-reference"
+"""Codes of our own, for what is no code of eSMS."""
 LOOKUP_FIELDS = ("call_status", "call_duration", "ivr", "send_status", "sent_result")
 """What GetSendStatus can say about a call: *documented*; no price and no cid."""
 _CODES = ("CodeResponse", "CodeResult")
@@ -42,28 +44,39 @@ _CODES = ("CodeResponse", "CodeResult")
 
 @dataclass(frozen=True, slots=True)
 class LookupAnswer:
-    """What came of asking GetSendStatus about one call.
+    """What one look-up (GetSendStatus) about one call brought.
 
-    ``code`` is eSMS's code, or http-500 and the like, timeout, unreachable, unreadable, wrong-reference. ``heard``
-    tells whether eSMS itself answered, be it nonsense. A report comes with the codes 100 and 99 only.
-    ``retry_after`` is for how many seconds eSMS wants to be left alone (*assumed*: as HTTP has it).
+    ``code`` is eSMS's code, or http-500 and the like, timeout, unreachable, unreadable, wrong-reference. A report comes
+    with the codes 100 and 99 only. ``retry_after_seconds``: how long eSMS wants no request (*assumed*: as HTTP has it).
     """
 
     reference_id: str
     code: str
     report: StatusReport | None = None
-    heard: bool = True
-    retry_after: float | None = None
+    retry_after_seconds: float | None = None
 
     @property
-    def too_fast(self) -> bool:
-        """Whether eSMS wants to be asked more slowly. *documented*: 160; *assumed*: HTTP's ways to say it."""
+    def answered(self) -> bool:
+        """Whether eSMS answered at all. Not: no connection, a time-out, an HTTP 5xx."""
+        return self.code not in {TIMEOUT, UNREACHABLE} and not self.code.startswith("http-5")
+
+    @property
+    def rate_limited(self) -> bool:
+        """Whether eSMS wants to be asked more slowly. *documented*: 160; *assumed*: HTTP's 429 and 503."""
         return self.code in {TOO_FAST, "http-429", "http-503"}
 
     @property
-    def no_sign_of_life(self) -> bool:
-        """Whether it may be that eSMS is down."""
-        return self.code in {"unreachable", "timeout"} or self.code.startswith("http-5")
+    def refused(self) -> bool:
+        """Whether eSMS refuses the account, so that every other look-up would be refused as well."""
+        return self.code in ACCOUNT_REFUSED
+
+    @property
+    def permits_giving_up(self) -> bool:
+        """Whether a call past RECONCILE_GIVE_UP is given up on this answer: it is from eSMS, and not final.
+
+        Codes that we do not know and unreadable answers are such an answer. An HTTP error, a redirect and 160 are none.
+        """
+        return self.answered and not self.code.startswith("http-") and self.code != TOO_FAST and self.kind != "final"
 
     @property
     def kind(self) -> Literal["final", "pending", "not_found", "failed"]:
@@ -74,7 +87,7 @@ class LookupAnswer:
 
 
 def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received_at: datetime) -> LookupAnswer:
-    """The answer that GetSendStatus gave about ``reference_id``; whatever came, an Answer.
+    """The answer that GetSendStatus gave about ``reference_id``, from the body of its HTTP response; never raises.
 
     *documented*: the code is CodeResponse in a success and CodeResult in a failure; types are unreliable; no price, no
     cid. *assumed*: a BOM and an absent ReferenceId are harmless.
@@ -85,7 +98,7 @@ def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received
         about = parameters.first("ReferenceId")
         of_all = code in ACCOUNT_REFUSED or code == TOO_FAST
         if about is not None and not of_all and _identity_or_none(about) != reference_id:
-            return LookupAnswer(reference_id, "wrong-reference")
+            return LookupAnswer(reference_id, WRONG_REFERENCE)
         if code not in {ACCEPTED, BLOCKED}:
             return LookupAnswer(reference_id, code)
         report = _report(
@@ -99,4 +112,4 @@ def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received
         )
         return LookupAnswer(reference_id, code, report)
     except (Unreadable, ValueError, RecursionError):
-        return LookupAnswer(reference_id, "unreadable")
+        return LookupAnswer(reference_id, UNREADABLE)

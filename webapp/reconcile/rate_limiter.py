@@ -1,4 +1,7 @@
-"""Whose turn it is: the moments at which this run's look-ups leave, so that all runs together keep the rate."""
+"""Lets look-ups leave one by one, so that all runs together keep RECONCILE_RATE.
+
+Each look-up leaves in a slot of its own. Slots are reserved in the database, which all runs share, a few at a time.
+"""
 
 from __future__ import annotations
 
@@ -8,90 +11,95 @@ from collections import deque
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from webapp.calls.pace import SLACK
+from webapp.storage import lookup_rate
+from webapp.storage.lookup_rate import SLACK
+from webapp.storage.retry import retrying
 
 if TYPE_CHECKING:
-    from webapp.storage.writer import Writer
+    from webapp.storage.database import Database
 
-_LATE_SECONDS = (SLACK - 1) / 3
-"""A look-up that cannot leave so soon after its moment leaves at a later one: together they must keep the rate."""
-
+_LONGEST_DELAY_SECONDS = (SLACK - 1) / 3
+"""A look-up that misses its slot by more leaves in a later one: the distances between slots are what keeps the rate."""
 _LONGEST_LEAD_SECONDS = 5.0
 
 
 class RateLimiter:
-    """The moments at which look-ups may leave, reserved in the database a few at a time, used by many threads."""
+    """The slots in which the look-ups of one run leave; used by many threads."""
 
-    def __init__(self, writer: Writer, rate: int, at_once: int) -> None:
-        """``rate`` is look-ups a second; reserve nothing yet."""
-        self._writer = writer
+    def __init__(self, database: Database, rate: int, batch: int) -> None:
+        """``rate`` is look-ups a second of all runs together; ``batch`` is how many slots one transaction reserves."""
+        self._database = database
         self._rate = rate
-        self._at_once = at_once
-        self._moments: deque[float] = deque()
-        self._pace_number = 0
-        self._took_seconds = 0.0
+        self._batch = batch
+        self._slots: deque[float] = deque()
+        self._slowdowns = 0
+        self._reserved_in_seconds = 0.0
         self._changed = threading.Condition()
         self._reserving = threading.Lock()
         self._closed = False
 
     def wait(self) -> bool:
-        """Return when a look-up may leave; False once all is over. Raises ``database.Unavailable``."""
+        """Return True when a look-up may leave, False once this is closed. Raises ``Unavailable``."""
         while not self._closed:
             with self._changed:
-                number, moment = self._pace_number, self._next()
-            if moment is None:
+                slot, slowdowns = self._next_slot(), self._slowdowns
+            if slot is None:
                 self._reserve()
-            elif self._reached(moment, number):
+            elif self._sleep_until(slot, slowdowns):
                 return True
         return False
 
-    def _next(self) -> float | None:
-        """The first moment that is not over."""
-        over = time.monotonic() - _LATE_SECONDS
-        while self._moments:
-            moment = self._moments.popleft()
-            if moment > over:
-                return moment
-        return None
-
-    def _reached(self, moment: float, number: int) -> bool:
-        """Wait for it; False if it is void meanwhile, or was missed."""
-        with self._changed:
-
-            def void() -> bool:
-                return self._closed or self._pace_number != number
-
-            self._changed.wait_for(void, timeout=moment - time.monotonic())
-            return not void() and time.monotonic() - moment < _LATE_SECONDS
-
-    def _reserve(self) -> None:
-        with self._reserving:
-            if self._moments or self._closed:
-                return
-
-            # Moments that are over before the transaction is were of no use, and so would be all others after them.
-            lead = timedelta(seconds=min(self._took_seconds, _LONGEST_LEAD_SECONDS))
-
-            number = self._pace_number
-            found = self._writer.reserve_slots(self._at_once, self._rate, lead=lead, after_slowdown=1)
-            moments = [found.read_at + (slot - found.now).total_seconds() for slot in found.slots]
-            self._took_seconds = max(time.monotonic() - found.read_at, self._took_seconds / 2)
-            with self._changed:
-                if number == self._pace_number:
-                    self._moments.extend(moments)
-
     def slow_down(self, pause_seconds: float | None, *, halve: bool) -> None:
-        """Halve the pace, or pause, for all runs; what was reserved at the old pace is void."""
-        self._writer.slow_down(pause_seconds, halve=halve)
+        """Halve the rate, or pause, for all runs; slots that this run has reserved before are void."""
+        self._slow_down(pause_seconds, halve=halve)
         self._void()
 
     def close(self) -> None:
-        """Let nobody wait any longer."""
+        """Let no look-up leave any more; threads that wait for a slot return."""
         self._closed = True
         self._void()
 
+    def _next_slot(self) -> float | None:
+        """The first slot that is not over; None if more have to be reserved."""
+        over = time.monotonic() - _LONGEST_DELAY_SECONDS
+        while self._slots:
+            slot = self._slots.popleft()
+            if slot > over:
+                return slot
+        return None
+
+    def _sleep_until(self, slot: float, slowdowns: int) -> bool:
+        """Sleep until the slot; False if it was void by then, or missed."""
+        with self._changed:
+            while self._slowdowns == slowdowns and (left := slot - time.monotonic()) > 0:
+                self._changed.wait(left)
+            return self._slowdowns == slowdowns and time.monotonic() - slot < _LONGEST_DELAY_SECONDS
+
+    def _reserve(self) -> None:
+        with self._reserving:
+            if self._slots or self._closed:
+                return
+            begun_at, slowdowns = time.monotonic(), self._slowdowns
+            slots = self._reserve_slots()
+            self._reserved_in_seconds = max(time.monotonic() - begun_at, self._reserved_in_seconds / 2)
+            with self._changed:
+                if slowdowns == self._slowdowns:
+                    self._slots.extend(slots)
+
+    @retrying
+    def _reserve_slots(self) -> list[float]:
+        # A slot that is over before its transaction is cannot be used, so the first one is as far ahead as that takes.
+        lead = timedelta(seconds=min(self._reserved_in_seconds, _LONGEST_LEAD_SECONDS))
+        with self._database.transaction() as connection:
+            return lookup_rate.reserve_slots(connection, self._batch, rate=self._rate, lead=lead)
+
+    @retrying
+    def _slow_down(self, pause_seconds: float | None, *, halve: bool) -> None:
+        with self._database.transaction() as connection:
+            lookup_rate.slow_down(connection, pause_seconds, halve=halve)
+
     def _void(self) -> None:
         with self._changed:
-            self._moments.clear()
-            self._pace_number += 1
+            self._slots.clear()
+            self._slowdowns += 1
             self._changed.notify_all()

@@ -1,6 +1,6 @@
-"""The reconcile run: asks eSMS about every call that is due, politely, and lets the rule decide on each answer.
+"""The reconcile run: asks eSMS about every call that is due, and stores each answer.
 
-Calls are claimed a few at a time, so that many runs share the work; no transaction is open while eSMS is being asked.
+Calls are claimed a few at a time, so that many runs share the work; no transaction is open while eSMS is asked.
 """
 
 from __future__ import annotations
@@ -10,56 +10,56 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from webapp.esms import parameters
+from webapp.reconcile.clock import DatabaseClock
 from webapp.reconcile.dispatcher import Dispatcher, Ending
+from webapp.reconcile.failures import Failures
+from webapp.reconcile.rate_limiter import RateLimiter
+from webapp.storage import claims, runs
 from webapp.storage.claims import Claimed, Due
 from webapp.storage.errors import Unavailable
 from webapp.storage.filters import EVERY_CALL, CallFilter
+from webapp.storage.reader import Reader
+from webapp.storage.retry import retrying
 from webapp.storage.runs import Run
+from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime, timedelta
     from threading import Event
 
     from webapp.esms.client import Client
     from webapp.esms.lookup import LookupAnswer
-    from webapp.storage.reader import Reader
+    from webapp.storage.database import Database
     from webapp.storage.runs import Outcome
-    from webapp.storage.writer import Writer
     from webapp.support.settings import Settings
 
 _SAVE_SECONDS = 2.0
-_CLOCK_SECONDS = 10.0
-_SLOW_SECONDS = 0.5
-"""A reading of the clock that took longer may be as much behind, and is not told on."""
 _LEASE_TIMEOUTS = 3
-"""A lease lasts so many times ESMS_TIMEOUT: who runs this may count on it, also where that is a second."""
-NAMED_FAILURES = 20
-"""So many calls are named for each way in which look-ups failed."""
+"""Length of a lease in ESMS_TIMEOUT: a short time-out means short leases."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """What a run has done so far; given to whoever watches. ``pace`` is look-ups a second so far."""
+    """What a run has done so far."""
 
     run: Run
     due: int
-    failures: Counter[str] = field(default_factory=Counter)
-    failed_calls: list[tuple[str, str]] = field(default_factory=list)
-    pace: float = 0.0
+    failures: Failures = field(default_factory=Failures)
+    lookups_per_second: float = 0.0
     refused_code: str | None = None
     ended: Ending | None = None
-    unheard: Counter[str] = field(default_factory=Counter)
-    slowed: int = 0
+    unanswered: Counter[str] = field(default_factory=Counter)
+    slowed_down: int = 0
     unasked: int = 0
-    other_at_work: bool = False
+    all_claimed_by_others: bool = False
 
 
 def lease_of(settings: Settings) -> timedelta:
-    """For how long a claim holds, and how long after a run's last sign of life it is taken for dead."""
+    """How long a claim holds; a run that was not seen for longer has died."""
     return _LEASE_TIMEOUTS * settings.esms_timeout
 
 
@@ -76,185 +76,142 @@ def due_at(
     )
 
 
-class Clock:
-    """The database's clock, which counts for all machines; asked now and then, and told on by this machine's own."""
-
-    def __init__(self, read: Callable[[], datetime]) -> None:
-        """``read`` asks the database."""
-        self._read = read
-        self._read_at = float("-inf")
-        self._was: datetime
-
-    def now(self) -> datetime:
-        """The time, never ahead of the database's; raises ``database.Unavailable``."""
-        asked_at = time.monotonic()
-        if asked_at - self._read_at > _CLOCK_SECONDS:
-            was, read_at = self._read(), time.monotonic()
-            if read_at - asked_at > _SLOW_SECONDS:
-                return was
-            self._was, self._read_at = was, read_at
-        return self._was + timedelta(seconds=time.monotonic() - self._read_at)
+def rate_limiter_of(database: Database, settings: Settings) -> RateLimiter:
+    """The rate limiter of one run, as the settings say."""
+    batch = max(1, min(settings.reconcile_concurrency // 2, settings.reconcile_rate // 4))
+    return RateLimiter(database, settings.reconcile_rate, batch)
 
 
 class _Claims(NamedTuple):
-    """Calls that this run may ask about until then, in monotonic seconds; ``elsewhere``: from the order's other end."""
+    """Calls that this run may ask about until then, in seconds of ``time.monotonic``."""
 
     calls: list[Claimed]
-    until: float
-    elsewhere: bool
-
-
-_NONE = _Claims([], 0.0, elsewhere=False)
+    lease_until: float
 
 
 class Reconciler:
     """One run."""
 
-    def __init__(
-        self,
-        writer: Writer,
-        reader: Reader,
-        client: Client,
-        settings: Settings,
-        clock: Clock,
-        *,
-        silence_is_outage: bool = False,
-    ) -> None:
-        """Prepare; nothing is asked yet.
-
-        With ``silence_is_outage`` look-ups without a sign of life are charged to no call, however few they are, if all
-        of the run are such: for whoever soon runs again.
-        """
-        self._writer = writer
-        self._reader = reader
+    def __init__(self, database: Database, client: Client, settings: Settings) -> None:
+        """Prepare; nothing is asked yet."""
+        self._database = database
+        self._writer = Writer(database)
+        self._reader = Reader(database)
         self._client = client
         self._settings = settings
-        self._clock = clock
-        self._silence_is_outage = silence_is_outage
+        self._clock = DatabaseClock(database)
         self._lease = lease_of(settings)
-        self._claims: dict[str, datetime] = {}
+        self._leases: dict[str, datetime] = {}
         self._verifying: set[str] = set()
-        self._abandoned: Run | None = None
-        self._handed_in = 0
+        self._unclosed_run: Run | None = None
+        self._claimed = 0
         self._all_claimed = False
         self._saved_at = time.monotonic()
-        self._kept_at = 0.0
+        self._renewed_at = 0.0
 
     def run(self, due: Due, *, limit: int | None, stop: Event, watch: Callable[[Progress], None]) -> Progress:
-        """Ask about every call that is due, once; ``stop`` lets it finish what is in flight and end.
+        """Ask about every call that is due, once, or about ``limit`` of them; ``watch`` gets the progress as it goes.
 
-        Raises ``database.Unavailable``; claimed calls are then free again when their lease is over.
+        ``stop`` ends the run once the look-ups in flight have their answers. Raises ``Unavailable``; then the claimed
+        calls are free again when their lease is over, or after ``close_broken_run``.
         """
         number, _ = self._reader.due(due, 0)
         number = number if limit is None else min(number, limit)
-        now = self._clock.now()
-        progress = Progress(run=Run(id=parameters.new_id(), started_at=now, host=socket.gethostname()), due=number)
+        run = Run(id=parameters.new_id(), started_at=self._clock.now(), host=socket.gethostname())
+        progress = Progress(run=run, due=number)
         try:
-            with Dispatcher(self._client, self._writer, self._settings) as dispatcher:
-                first = self._claim(dispatcher, due, limit)
+            rate_limiter = rate_limiter_of(self._database, self._settings)
+            with Dispatcher(self._client, rate_limiter, self._settings) as dispatcher:
+                first = self._claim(due, dispatcher.capacity, limit)
                 if number and not first.calls:
-                    progress.other_at_work = True
+                    progress.all_claimed_by_others = True
                     return progress
-                self._writer.start_run(progress.run, lease=self._lease)
-                due = self._hand_in(dispatcher, due, first)
-                self._work(dispatcher, due, limit, progress, stop, watch)
-                self._finish(progress, _outcome(progress, interrupted=stop.is_set()))
+                self._start(run)
+                self._work(dispatcher, due, first, limit, progress, stop, watch)
+                self._finish(dispatcher, due, limit, progress, interrupted=stop.is_set())
+                watch(progress)
         except BaseException:
-            # Nothing is on its way to eSMS any more: what is given back may be asked about by others at once.
-            self._abandoned = replace(progress.run, outcome="died")
+            # No look-up is in flight any more, so other runs may ask about these calls at once.
+            self._unclosed_run = replace(progress.run, outcome="died")
             with suppress(Unavailable):
-                self.abandon()
+                self.close_broken_run()
             raise
         return progress
 
-    def abandon(self) -> None:
-        """After the run was broken off: close it, and give back its calls; once the database is there."""
-        if self._abandoned:
+    def close_broken_run(self) -> None:
+        """After ``run`` raised: record that the run died, and release its calls. Raises ``Unavailable``."""
+        if self._unclosed_run:
             self._release()
-            self._writer.save_run(replace(self._abandoned, finished_at=self._clock.now()))
-            self._abandoned = None
-
-    def _release(self) -> None:
-        if self._claims:
-            self._writer.release_claims(self._claims)
-            self._claims.clear()
-
-    def _finish(self, progress: Progress, outcome: Outcome) -> None:
-        now = self._clock.now()
-        progress.run = replace(progress.run, finished_at=now, seen_at=now, outcome=outcome)
-        self._writer.save_run(progress.run)
+            self._save(replace(self._unclosed_run, finished_at=self._clock.now()))
+            self._unclosed_run = None
 
     def _work(
         self,
         dispatcher: Dispatcher,
         due: Due,
+        claimed: _Claims,
         limit: int | None,
         progress: Progress,
         stop: Event,
         watch: Callable[[Progress], None],
     ) -> None:
-        begun_at, all_due = time.monotonic(), due
+        """Claim, ask and conclude, until no call is left to ask about or the run has to end."""
+        begun_at = time.monotonic()
+        due = self._ask(dispatcher, due, claimed)
         while not (dispatcher.idle and (self._all_claimed or dispatcher.ended or stop.is_set())):
             if stop.is_set():
                 dispatcher.close()
-            elif not dispatcher.ended:
-                due = self._hand_in(dispatcher, due, self._claim(dispatcher, due, limit))
+            else:
+                due = self._ask(dispatcher, due, self._claim(due, dispatcher.capacity, limit))
             self._conclude(dispatcher.answers(), progress)
-            self._show_life(dispatcher, progress)
-            progress.slowed = dispatcher.slowed
-            progress.pace = progress.run.checked / (time.monotonic() - begun_at)
+            self._save_now_and_then(dispatcher, progress)
+            progress.slowed_down = dispatcher.slowed_down
+            progress.lookups_per_second = progress.run.checked / (time.monotonic() - begun_at)
             watch(progress)
-        self._conclude(dispatcher.failures(silence_is_outage=self._silence_is_outage), progress)
-        watch(progress)
-        progress.ended, progress.refused_code = dispatcher.ended, dispatcher.refused_code
-        progress.unheard = dispatcher.unheard
-        self._release()
-        if dispatcher.ended or stop.is_set():
-            left_due, _ = self._reader.due(all_due, 0)
-            progress.unasked = left_due if limit is None else min(left_due, limit - progress.run.checked)
 
-    def _claim(self, dispatcher: Dispatcher, due: Due, limit: int | None) -> _Claims:
-        """Claim calls, as far as there is room."""
-        capacity = dispatcher.capacity if limit is None else min(dispatcher.capacity, limit - self._handed_in)
+    def _claim(self, due: Due, capacity: int, limit: int | None) -> _Claims:
+        """Claim as many calls as there is capacity for, and no more than ``limit`` in the whole run."""
+        if limit is not None:
+            self._all_claimed |= self._claimed >= limit
+            capacity = min(capacity, limit - self._claimed)
         if self._all_claimed or not capacity:
-            self._all_claimed |= limit == self._handed_in
-            return _NONE
+            return _Claims([], 0.0)
         here, now = time.monotonic(), self._clock.now()
-        until, elsewhere = now + self._lease, dispatcher.doubtful
-        claimed = self._writer.claim(due, capacity, now=now, until=until, elsewhere=elsewhere)
-        self._all_claimed = not claimed
-        self._handed_in += len(claimed)
-        self._claims.update(dict.fromkeys((call.reference_id for call in claimed), until))
-        return _Claims(claimed, here + self._lease.total_seconds(), elsewhere)
+        until = now + self._lease
+        found = self._claim_due(due, capacity, now, until)
+        self._all_claimed = not found
+        self._claimed += len(found)
+        self._leases.update(dict.fromkeys((call.reference_id for call in found), until))
+        return _Claims(found, here + self._lease.total_seconds())
 
-    def _hand_in(self, dispatcher: Dispatcher, due: Due, claims: _Claims) -> Due:
-        """Have eSMS asked about these calls; what is still due then."""
-        dispatcher.ask((call.reference_id for call in claims.calls), claims.until)
-        confirming = [call for call in claims.calls if call.verifying]
-        self._verifying.update(call.reference_id for call in confirming)
-        if not confirming or claims.elsewhere:
+    def _ask(self, dispatcher: Dispatcher, due: Due, claimed: _Claims) -> Due:
+        """Have eSMS asked about these calls; what is due after them."""
+        dispatcher.ask((call.reference_id for call in claimed.calls), claimed.lease_until)
+        verifying = [call for call in claimed.calls if call.verifying]
+        self._verifying.update(call.reference_id for call in verifying)
+        if not verifying:
             return due
-        return replace(due, verify_since=max(call.placed_at for call in confirming))
+        # They are claimed in the order of placed_at: the next claim need not read again those that are confirmed.
+        return replace(due, verify_since=max(call.placed_at for call in verifying))
 
-    def _show_life(self, dispatcher: Dispatcher, progress: Progress) -> None:
-        """Now and then write what was done so far, and keep what is in hand: a run that is killed leaves its traces."""
+    def _save_now_and_then(self, dispatcher: Dispatcher, progress: Progress) -> None:
+        """Save the run's counts, and renew its leases: if it is killed, other runs see when it was last seen."""
         here, often = time.monotonic(), self._lease.total_seconds() / 6
         if here - self._saved_at < min(_SAVE_SECONDS, often):
             return
         self._saved_at = here
         progress.run = replace(progress.run, seen_at=self._clock.now())
-        self._writer.save_run(progress.run)
-        if here - self._kept_at > often and (in_hand := dispatcher.in_hand):
+        self._save(progress.run)
+        if here - self._renewed_at > often and (unconcluded := dispatcher.unconcluded):
             until = self._clock.now() + self._lease
-            kept = self._writer.renew_claims(
-                {reference_id: self._claims[reference_id] for reference_id in in_hand}, until
-            )
-            self._claims.update(dict.fromkeys(kept, until))
-            dispatcher.lose(set(in_hand) - kept)
-            dispatcher.keep(here + self._lease.total_seconds())
-            self._kept_at = here
+            renewed = self._renew({name: self._leases[name] for name in unconcluded}, until)
+            self._leases.update(dict.fromkeys(renewed, until))
+            dispatcher.drop(set(unconcluded) - renewed)
+            dispatcher.renew(renewed, here + self._lease.total_seconds())
+            self._renewed_at = here
 
     def _conclude(self, answers: list[LookupAnswer], progress: Progress) -> None:
+        """Store the answers, and count them."""
         if not answers:
             return
         give_up = self._settings.reconcile_give_up
@@ -262,7 +219,7 @@ class Reconciler:
         conclusions = self._writer.conclude(answers, self._clock.now(), give_up=give_up, verifying=verifying)
         self._verifying -= verifying
         for answer in answers:
-            self._claims.pop(answer.reference_id, None)
+            self._leases.pop(answer.reference_id, None)
         counts = Counter(conclusions)
         run = progress.run
         progress.run = replace(
@@ -276,9 +233,54 @@ class Reconciler:
         )
         for answer, conclusion in zip(answers, conclusions, strict=True):
             if conclusion == "failed":
-                progress.failures[answer.code] += 1
-                if progress.failures[answer.code] <= NAMED_FAILURES:
-                    progress.failed_calls.append((answer.reference_id, answer.code))
+                progress.failures.note(answer.reference_id, answer.code)
+
+    def _finish(
+        self, dispatcher: Dispatcher, due: Due, limit: int | None, progress: Progress, *, interrupted: bool
+    ) -> None:
+        """Release what was not asked about, and record how the run ended."""
+        progress.ended, progress.refused_code = dispatcher.ended, dispatcher.refused_code
+        progress.unanswered = dispatcher.unanswered
+        self._release()
+        if dispatcher.ended or interrupted:
+            left, _ = self._reader.due(due, 0)
+            progress.unasked = left if limit is None else min(left, limit - progress.run.checked)
+        now = self._clock.now()
+        outcome = _outcome(progress, interrupted=interrupted)
+        progress.run = replace(progress.run, finished_at=now, seen_at=now, outcome=outcome)
+        self._save(progress.run)
+
+    # One transaction each
+
+    @retrying
+    def _start(self, run: Run) -> None:
+        with self._database.transaction() as connection:
+            runs.start_run(connection, run, lease=self._lease)
+
+    @retrying
+    def _save(self, run: Run) -> None:
+        with self._database.transaction() as connection:
+            runs.save_run(connection, run)
+
+    @retrying
+    def _claim_due(self, due: Due, limit: int, now: datetime, until: datetime) -> list[Claimed]:
+        with self._database.transaction() as connection:
+            return claims.claim(connection, due, limit, now=now, until=until)
+
+    @retrying
+    def _renew(self, leases: dict[str, datetime], until: datetime) -> set[str]:
+        with self._database.transaction() as connection:
+            return claims.renew(connection, leases, until)
+
+    @retrying
+    def _release_leases(self) -> None:
+        with self._database.transaction() as connection:
+            claims.release(connection, self._leases)
+
+    def _release(self) -> None:
+        if self._leases:
+            self._release_leases()
+            self._leases.clear()
 
 
 def _outcome(progress: Progress, *, interrupted: bool) -> Outcome:

@@ -18,7 +18,7 @@ from webapp.calls import rule, schedule
 from webapp.calls.report import StatusReport
 from webapp.calls.rule import Call, Registration
 from webapp.esms.finality import is_final
-from webapp.storage import bulk, claims, lookup_rate, rejected, runs
+from webapp.storage import bulk, rejected
 from webapp.storage.errors import TransactionLost
 from webapp.storage.models import calls, status_reports
 from webapp.storage.retry import retrying
@@ -33,11 +33,9 @@ if TYPE_CHECKING:
 
     from webapp.calls.report import Effect
     from webapp.esms.lookup import LookupAnswer
-    from webapp.storage.claims import Claimed, Due
     from webapp.storage.database import Database
     from webapp.storage.filters import CallFilter
     from webapp.storage.rejected import Rejected
-    from webapp.storage.runs import Run
 
 Conclusion = Literal["settled", "pending", "not_found", "failed", "gave_up"]
 
@@ -120,48 +118,6 @@ class Writer:
             locked.write(claimed_until=None)
         return conclusions
 
-    @retrying
-    def claim(self, due: Due, limit: int, *, now: datetime, until: datetime, elsewhere: bool = False) -> list[Claimed]:
-        """Claim up to ``limit`` due calls until then; see ``claims.claim``."""
-        with self._database.transaction() as connection:
-            return claims.claim(connection, due, limit, now=now, until=until, elsewhere=elsewhere)
-
-    @retrying
-    def renew_claims(self, held: Mapping[str, datetime], until: datetime) -> set[str]:
-        """Claim calls for longer; see ``claims.renew``."""
-        with self._database.transaction() as connection:
-            return claims.renew(connection, held, until)
-
-    @retrying
-    def release_claims(self, held: Mapping[str, datetime]) -> None:
-        """Release claimed calls; see ``claims.release``."""
-        with self._database.transaction() as connection:
-            claims.release(connection, held)
-
-    @retrying
-    def start_run(self, run: Run, *, lease: timedelta) -> None:
-        """Write a run's row; see ``runs.start_run``."""
-        with self._database.transaction() as connection:
-            runs.start_run(connection, run, lease=lease)
-
-    @retrying
-    def save_run(self, run: Run) -> None:
-        """Write a run's row as it now is."""
-        with self._database.transaction() as connection:
-            runs.save_run(connection, run)
-
-    @retrying
-    def reserve_slots(self, wanted: int, rate: int, *, lead: timedelta, after_slowdown: int) -> lookup_rate.Slots:
-        """Reserve slots for look-ups; see ``lookup_rate.reserve``."""
-        with self._database.transaction() as connection:
-            return lookup_rate.reserve(connection, wanted, rate, lead=lead, after_slowdown=after_slowdown)
-
-    @retrying
-    def slow_down(self, pause_seconds: float | None, *, halve: bool) -> None:
-        """Slow look-ups down; see ``lookup_rate.slow_down``."""
-        with self._database.transaction() as connection:
-            lookup_rate.slow_down(connection, pause_seconds, halve=halve)
-
     def reopen(self, wanted: CallFilter, now: datetime) -> int:
         """Plan new look-ups, due at once, of calls that were given up; how many."""
         reopened = 0
@@ -176,7 +132,7 @@ class Writer:
         with self._database.transaction() as connection:
             locked = _LockedCalls(connection, now)
             locked.read(list(connection.scalars(given_up)), lock=True)
-            locked.calls = {name: schedule.revive(call, now) for name, call in locked.calls.items()}
+            locked.calls = {name: schedule.reopen(call, now) for name, call in locked.calls.items()}
             locked.write()
         return len(locked.calls)
 
@@ -241,14 +197,9 @@ class _LockedCalls:
         self.calls = dict(self._before)
 
     def skip_stored(self, reports: Sequence[StatusReport]) -> None:
-        """Read the effects of those reports that are stored already; ``fold`` skips them.
-
-        A report is stored together with its call. So a call that is absent has none.
-        """
-        ids = [report.id for report in reports if report.reference_id in self._before]
-        if not ids:
-            return
-        rows = self._connection.execute(_effects(self._connection.dialect.name), bulk.values(self._connection, ids))
+        """Read the effects of those reports that are stored already; ``fold`` skips them."""
+        query = _effects(self._connection.dialect.name)
+        rows = self._connection.execute(query, bulk.values(self._connection, [report.id for report in reports]))
         self.effects = {row.id: row.effect for row in rows}
 
     def fold(self, report: StatusReport) -> None:
@@ -274,9 +225,11 @@ class _LockedCalls:
             self.fold(answer.report)
         spread = random.uniform(0.9, 1.1)  # noqa: S311
         folded = self.calls[answer.reference_id]
-        after = schedule.charge(before, folded, answer.code, self._now, spread=spread, verifying=verifying)
-        open_still = not after.settled or after.conflict or verifying
-        if open_still and answer.heard and answer.kind != "final" and after.placed_at <= self._now - give_up:
+        after = schedule.charge(
+            before, folded, answer.code, self._now, answered=answer.answered, spread=spread, verifying=verifying
+        )
+        still_open = not after.settled or after.conflict or verifying
+        if still_open and answer.permits_giving_up and after.placed_at <= self._now - give_up:
             after = schedule.give_up(after, self._now)
         self.calls[answer.reference_id] = after
         if after.gave_up_at and not before.gave_up_at:

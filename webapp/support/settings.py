@@ -158,7 +158,10 @@ class Settings(BaseSettings):
     )  # type: ignore[assignment]
     reconcile_rate: int = Field(10, ge=1, le=1000, description="Look-ups per second, at most, of all runs together.")
     reconcile_concurrency: int = Field(
-        8, ge=1, le=256, description="Look-ups in flight at the same time, at most, of one run."
+        8,
+        ge=1,
+        le=256,
+        description="Look-ups in flight at the same time, at most, of one run; above 60 it has no effect.",
     )
     verify: Verify = Field(
         "conflicts",

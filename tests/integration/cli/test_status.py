@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from lookups import start_run
 from makers import NOW, at, callback, change_by_hand, lookup
 
 from webapp.calls.rule import Registration
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 from commands import SET, database_away, done, rejected, run, spooled
 
 
-def finished_run(writer: Writer, outcome: Any, ago: timedelta = timedelta(hours=1)) -> object:
+def finished_run(database: Database, outcome: Any, ago: timedelta = timedelta(hours=1)) -> object:
     started_at = datetime.now(UTC) - ago
     run = Run(id=parameters.new_id(), started_at=started_at, host="here", outcome=outcome)
-    writer.start_run(replace(run, finished_at=started_at if outcome else None), lease=timedelta(minutes=1))
+    start_run(database, replace(run, finished_at=started_at if outcome else None), lease=timedelta(minutes=1))
     return started_at
 
 
@@ -60,17 +61,17 @@ def almost_full(writer: Writer, database: Database) -> None:
             lambda writer, _: give_up(writer),
             ["given up (gave_up_at): 1", "Ask eSMS's support", "esms-calls reconcile --retry-given-up"],
         ),
-        (lambda writer, _: finished_run(writer, "failures"), ["ended with failures", "run `esms-calls reconcile`"]),
-        (lambda writer, _: finished_run(writer, "refused"), ["ended with refused", "run `esms-calls reconcile`"]),
-        (lambda writer, _: finished_run(writer, "died"), ["ended with died", "run `esms-calls reconcile`"]),
+        (lambda _, database: finished_run(database, "failures"), ["ended with failures", "run `esms-calls reconcile`"]),
+        (lambda _, database: finished_run(database, "refused"), ["ended with refused", "run `esms-calls reconcile`"]),
+        (lambda _, database: finished_run(database, "died"), ["ended with died", "run `esms-calls reconcile`"]),
         (
             lambda writer, _: placed(writer, timedelta(minutes=11)),
             ["calls overdue: 1", "Have a timer run `esms-calls reconcile`"],
         ),
         (
-            lambda writer, _: (
+            lambda writer, database: (
                 placed(writer, timedelta(minutes=11)),
-                finished_run(writer, "done", timedelta(hours=25)),
+                finished_run(database, "done", timedelta(hours=25)),
             ),
             ["calls overdue: 1", "Have a timer run `esms-calls reconcile`"],
         ),
@@ -97,13 +98,19 @@ def test_status_says_what_needs_a_person_and_what_to_do_with_exit_code_1(
 @pytest.mark.parametrize(
     "happen",
     [
-        lambda _: None,
-        lambda writer: placed(writer, timedelta(minutes=9)),
-        lambda writer: (placed(writer, timedelta(minutes=11)), finished_run(writer, "done", timedelta(hours=23))),
-        lambda writer: (placed(writer, timedelta(minutes=11)), finished_run(writer, "interrupted")),
-        lambda writer: (finished_run(writer, "refused", timedelta(hours=2)), finished_run(writer, "done")),
-        lambda writer: (finished_run(writer, "died", timedelta(hours=2)), finished_run(writer, None, timedelta(0))),
-        lambda writer: writer.record(
+        lambda *_: None,
+        lambda writer, _: placed(writer, timedelta(minutes=9)),
+        lambda writer, database: (
+            placed(writer, timedelta(minutes=11)),
+            finished_run(database, "done", timedelta(hours=23)),
+        ),
+        lambda writer, database: (placed(writer, timedelta(minutes=11)), finished_run(database, "interrupted")),
+        lambda _, database: (finished_run(database, "refused", timedelta(hours=2)), finished_run(database, "done")),
+        lambda _, database: (
+            finished_run(database, "died", timedelta(hours=2)),
+            finished_run(database, None, timedelta(0)),
+        ),
+        lambda writer, _: writer.record(
             [callback("a", second, call_status=status) for second, status in enumerate(["BUSY", "ANSWERED"])],
             datetime.now(UTC),
         ),
@@ -111,8 +118,10 @@ def test_status_says_what_needs_a_person_and_what_to_do_with_exit_code_1(
     ids=["nothing", "in grace", "ran today", "interrupted", "well again", "under way", "conflict"],
 )
 @SET
-def test_status_is_done_when_nothing_needs_a_person(writer: Writer, happen: Callable[[Writer], object]) -> None:
-    happen(writer)
+def test_status_is_done_when_nothing_needs_a_person(
+    writer: Writer, database: Database, happen: Callable[[Writer, Database], object]
+) -> None:
+    happen(writer, database)
 
     assert json.loads(done("status", "--json"))["needs"] == []
     assert "!" not in done("status")
@@ -127,11 +136,11 @@ def test_status_goes_by_the_grace_that_is_set(writer: Writer, monkeypatch: pytes
 
 
 @SET
-def test_status_shows_the_same_counts_to_people_and_programs(writer: Writer) -> None:
+def test_status_shows_the_same_counts_to_people_and_programs(writer: Writer, database: Database) -> None:
     writer.register([Registration(reference_id="missing", placed_at=at(0))], NOW)
     writer.record([callback("a", 1, call_status="BUSY"), callback("c", 2, call_status="BUSY")], NOW)
     writer.record([lookup("b", 3, call_status="BUSY"), callback("c", 4, call_status="ANSWERED")], NOW)
-    finished_run(writer, "interrupted")
+    finished_run(database, "interrupted")
 
     shown, as_json = run("status"), json.loads(run("status", "--json").stdout)
 

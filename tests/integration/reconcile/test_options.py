@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from reconciling import (
     everything,
     in_conflict,
     is_about,
-    let_its_time_come,
+    make_due,
     missing,
     rows,
     runs,
@@ -50,10 +51,10 @@ def settled(esms: Sandbox, database: Database, count: int, *, registered: bool, 
     else:
         reference_ids = [call.reference_id.lower() for call in esms.place(count)]
     for reference_id in reference_ids:
-        told = callback(
+        final = callback(
             reference_id, received_at=now - ago + MINUTE, call_status=esms.calls[reference_id].lookup_status
         )
-        Writer(database).record([told], now)
+        Writer(database).record([final], now)
     return reference_ids
 
 
@@ -120,7 +121,7 @@ def test_calls_that_were_given_up_are_asked_about_again_where_that_is_wanted(
     result = reconcile("--json", "--retry-given-up")
 
     assert len(esms.lookups) == before + 3
-    assert "taken up again: 3 calls that were given up" in result.stderr
+    assert "due again: 3 calls that were given up" in result.stderr
     assert result.exit_code == 0
     assert counts(result.stdout) == {"checked": 3, "gave_up" if fault else "settled": 3}
     for call in rows(database, calls):
@@ -128,7 +129,7 @@ def test_calls_that_were_given_up_are_asked_about_again_where_that_is_wanted(
 
 
 @ON_SQLITE
-def test_only_some_of_those_given_up_may_be_wanted_and_a_dry_run_counts_them_and_takes_up_none(
+def test_only_some_of_those_given_up_may_be_wanted_and_a_dry_run_counts_them_and_changes_none(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
     one, *others = given_up(esms, database, reconcile, 3)
@@ -140,7 +141,7 @@ def test_only_some_of_those_given_up_may_be_wanted_and_a_dry_run_counts_them_and
     shown = reconcile("--dry-run", "--retry-given-up").stdout.splitlines()
     narrowed = reconcile("--dry-run", "--retry-given-up", "--campaign", "june", "--json").stdout
 
-    assert shown[:2] == ["due: 5; nothing was asked", "  of these given up, to be taken up again: 3"]
+    assert shown[:2] == ["due: 5; nothing was asked", "  of these given up, and due again: 3"]
     assert (json.loads(narrowed)["due"], everything(database)) == (1, before)
     assert counts(reconcile("--retry-given-up", "--campaign", "june", "--json").stdout) == {"checked": 1, "settled": 1}
     assert stored_call(database, one).settled
@@ -209,7 +210,7 @@ def test_a_call_that_could_not_be_confirmed_is_asked_about_later_and_not_again_i
 
     esms.faults = {}
     for reference_id in broken:
-        let_its_time_come(database, reference_id)
+        make_due(database, reference_id)
     assert counts(reconcile("--json", VERIFY="all").stdout) == {"checked": 10, "settled": 10}
     assert [call["next_lookup_at"] for call in rows(database, calls)] == [None] * 30
 
@@ -218,7 +219,7 @@ def test_a_call_that_could_not_be_confirmed_is_asked_about_later_and_not_again_i
 def test_calls_placed_at_the_same_moment_are_all_confirmed(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
-    """How far a run came is told by when calls were placed: here that tells nothing."""
+    """A run narrows its claims by placed_at, which is the same for all of them here."""
     reference_ids = settled(esms, database, 60, registered=False)
     moment = datetime.now(UTC) - HOUR
     for reference_id in reference_ids:
@@ -239,13 +240,13 @@ class FakeTime:
         return self.now
 
 
-def test_where_no_terminal_is_a_line_every_ten_seconds_tells_pace_and_time_left(
+def test_without_a_terminal_a_line_every_ten_seconds_shows_rate_and_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = FakeTime()
     monkeypatch.setattr(terminal, "time", clock)
-    with terminal.progress("asking eSMS", None) as tell:
-        watch = reconcile._teller(tell)  # noqa: SLF001 - what a run calls
+    with terminal.progress("asking eSMS", None) as show:
+        watch = reconcile._shows_progress(show)  # noqa: SLF001 - what a run calls
         for second in range(1, 26):
             clock.now = float(second)
             run = Run(
@@ -258,7 +259,7 @@ def test_where_no_terminal_is_a_line_every_ten_seconds_tells_pace_and_time_left(
                 not_found=1,
                 failed=second - 1,
             )
-            watch(Progress(run=run, due=400, pace=4.0))
+            watch(Progress(run=run, due=400, lookups_per_second=4.0))
 
     assert capsys.readouterr().err.splitlines() == [
         "asking eSMS: 40 of 400 calls, settled 20, pending 11, failed 9, 4.0 a second, 0:01:30 left",
@@ -268,23 +269,22 @@ def test_where_no_terminal_is_a_line_every_ten_seconds_tells_pace_and_time_left(
 
 
 @ON_SQLITE
-def test_the_summary_tells_what_slowed_it_what_was_not_asked_about_and_why(
+def test_the_summary_says_what_slowed_it_down_what_was_not_asked_about_and_why(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
     """In JSON on standard error, so that standard output is one object."""
-    missing(esms, database, 3)
-    esms.answer_all_with("160")
+    limited, *others = missing(esms, database, 80)
+    esms.faults = dict.fromkeys(others, "reset") | {limited: "160"}
+    as_json, plain = (reconcile(*options, RECONCILE_CONCURRENCY="1") for options in (["--json"], []))
 
-    plain, as_json = reconcile(), reconcile("--json")
-
-    said = as_json.stderr.splitlines()
-    slowed = next(line for line in said if line.startswith("eSMS said "))
-    assert slowed.endswith("If that happens often, lower RECONCILE_RATE.")
-    unasked = (
-        "not asked about: 3, because eSMS keeps saying that we ask too fast; "
-        "due as before: the next run asks about them"
-    )
-    assert unasked in said
-    assert unasked in plain.stdout.splitlines()
+    shown = as_json.stderr.splitlines()
+    assert (
+        "look-ups rate-limited by eSMS (code 160, HTTP 429 or 503): 4. The rate was halved, and recovers within "
+        "minutes. If this happens often, lower RECONCILE_RATE."
+    ) in shown
+    assert "because eSMS does not answer; they stay due" in plain.stdout
+    unasked = re.compile("not asked about: [0-9]+, because eSMS does not answer; they stay due")
+    assert any(map(unasked.fullmatch, shown))
+    assert "not asked about" not in as_json.stdout
     assert json.loads(as_json.stdout)["outcome"] == "failures"
     assert runs(database) == ["failures", "failures"]

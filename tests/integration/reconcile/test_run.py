@@ -1,4 +1,4 @@
-"""Reconcile runs, over real HTTP against the stand-in for eSMS: whatever it answers, every call gets its turn.
+"""Reconcile runs, over real HTTP against the sandbox of eSMS: whatever it answers, every call is asked about.
 
 After each test all that was printed, logged and stored is searched for keys, tokens and passwords.
 """
@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import pytest
 from constants import API_KEY, SECRET_KEY
+from lookups import claim
 from makers import callback, stored_call, stored_reports
 from peers import ANSWERS, Peer, peer
 from reconciling import (
@@ -40,7 +41,7 @@ from reconciling import (
     everything,
     in_conflict,
     is_about,
-    let_its_time_come,
+    make_due,
     missing,
     reconciler,
     rows,
@@ -54,6 +55,7 @@ from sqlalchemy import text
 from webapp.esms.client import Client
 from webapp.esms.sandbox import faults
 from webapp.reconcile import run as reconcile_run
+from webapp.reconcile.failures import NAMED_FAILURES
 from webapp.storage.database import Database
 from webapp.storage.errors import Unavailable
 from webapp.storage.models import calls, reconcile_runs
@@ -70,7 +72,7 @@ if TYPE_CHECKING:
 
 REFUSING = ("101", "140", "143")
 FAULTS = [fault for fault in ANSWERS if fault not in {*REFUSING, "160", "later", "later-date"}]
-"""The faults that are an answer about one call, and not about the account or the pace."""
+"""The faults that are an answer about one call, and not about the account or the rate."""
 
 
 def named_failures(shown: str) -> dict[str, list[str]]:
@@ -88,7 +90,7 @@ def named_failures(shown: str) -> dict[str, list[str]]:
     return named
 
 
-# What comes of each call
+# What becomes of each call
 
 
 def test_a_fault_is_the_failed_look_up_of_one_call_and_never_the_end_of_the_run(
@@ -133,7 +135,7 @@ def test_of_many_failures_the_first_are_named_and_the_others_counted(
 
     assert (result.exit_code, counts(result.stdout)) == (1, {"checked": 22, "failed": 22})
     *named, last = named_failures(result.stderr)["http-500"]
-    assert len(named) == reconcile_run.NAMED_FAILURES
+    assert len(named) == NAMED_FAILURES
     assert set(named) <= set(reference_ids)
     assert last == "and 2 more"
 
@@ -257,8 +259,7 @@ def test_a_limit_is_how_many_calls_are_asked_about_be_it_in_vain(
     result = reconcile("--limit", "3", RECONCILE_CONCURRENCY=concurrency)
 
     assert result.exit_code == code
-    tries = 3 if fault else 1
-    assert Counter(asked(esms)) == dict.fromkeys(reference_ids[:3], tries)
+    assert Counter(asked(esms)) == dict.fromkeys(reference_ids[:3], 1)
     assert (due(database), claimed(database)) == (reference_ids[3:], [])
 
 
@@ -309,31 +310,30 @@ def test_calls_never_asked_about_come_first_and_then_the_longest_due(
     assert asked(esms) == [old, young, two, three, conflict, one]
 
 
-def test_a_call_that_fails_every_time_keeps_no_other_from_its_turn(
-    esms: Sandbox, database: Database, reconcile: Command
-) -> None:
+def test_a_call_that_fails_every_time_delays_no_other(esms: Sandbox, database: Database, reconcile: Command) -> None:
     broken, *others = missing(esms, database, 3)
     esms.faults = {broken: "reset"} | dict.fromkeys(others, "not-final")
 
     for _ in range(6):
         reconcile("--limit", "1")
-        let_its_time_come(database, asked(esms)[-1])
+        make_due(database, asked(esms)[-1])
 
     assert asked(esms) == [broken, *others, broken, *others]
 
 
-def test_an_open_call_is_asked_about_again_after_5_minutes_doubling_up_to_6_hours(
+def test_an_open_call_is_asked_about_again_after_5_minutes_doubling_up_to_6_hours_or_30_minutes_after_no_answer(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
-    reference_ids = missing(esms, database, 4)
-    esms.faults = dict(zip(reference_ids, ["not-final", "105", "http-500", "unknown-code"], strict=True))
+    reference_ids = missing(esms, database, 5)
+    esms.faults = dict(zip(reference_ids, ["not-final", "105", "redirect", "unknown-code", "http-500"], strict=True))
 
     for times, minutes in enumerate([5, 10, 20, 40, 80, 160, 320, 360, 360], start=1):
         began = datetime.now(UTC)
         reconcile()
         for reference_id in reference_ids:
             call = stored_call(database, reference_id)
-            assert is_about(call.next_lookup_at, minutes * MINUTE, began)
+            pause = min(minutes, 30) if call.last_lookup_code == "http-500" else minutes
+            assert is_about(call.next_lookup_at, pause * MINUTE, began)
             assert call.lookup_count == times
             change(database, reference_id, next_lookup_at=began)
     assert len(esms.lookups) == times * len(reference_ids)
@@ -352,7 +352,7 @@ def test_what_is_not_due_yet_is_not_asked_about(esms: Sandbox, database: Databas
 def test_a_call_is_given_up_once_esms_answers_after_all_that_time_and_does_not_decide(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
-    """Where no answer came it is asked about again; a call in conflict stays flagged, and is left alone."""
+    """Where no answer came, or an HTTP error, it is asked about again. A call in conflict stays flagged."""
     lost = missing(esms, database, len(FAULTS), ago=GIVE_UP + MINUTE)
     torn = in_conflict(esms, database, len(FAULTS), ago=GIVE_UP + MINUTE)
     esms.faults = dict(zip([*lost, *torn], [*FAULTS, *FAULTS], strict=True))
@@ -360,16 +360,19 @@ def test_a_call_is_given_up_once_esms_answers_after_all_that_time_and_does_not_d
 
     summary = counts(reconcile("--json").stdout)
 
-    undecided = [fault for fault in FAULTS if ANSWERS[fault][1] and ANSWERS[fault][2] != "final"]
+    final = [fault for fault in FAULTS if ANSWERS[fault][2] == "final"]
+    later = [fault for fault in FAULTS if ANSWERS[fault][0].startswith("http-") or not ANSWERS[fault][1]]
+    undecided = [fault for fault in FAULTS if fault not in {*final, *later}]
+    assert {"unknown-code", "garbage", "huge", "wrong-reference", "104", "not-final"} <= set(undecided)
     assert summary["gave_up"] == len(undecided)
     for reference_id, fault in esms.faults.items():
         call = stored_call(database, reference_id)
         assert (call.gave_up_at is not None) == (reference_id in lost and fault in undecided)
         assert call.conflict == (reference_id in torn and ANSWERS[fault][2] != "final")
-        if ANSWERS[fault][1]:
-            assert call.next_lookup_at is None
-        else:
+        if fault in later:
             assert is_about(call.next_lookup_at, 5 * MINUTE, began)
+        else:
+            assert call.next_lookup_at is None
     assert due(database) == []
 
 
@@ -412,7 +415,7 @@ def test_a_conflict_that_esms_leaves_open_is_asked_about_again(
         assert is_about(call.next_lookup_at, 5 * MINUTE, began)
 
 
-# The pace
+# The rate
 
 
 @ON_SQLITE
@@ -425,7 +428,9 @@ def test_look_ups_keep_to_the_rate(esms: Sandbox, database: Database, reconcile:
 
 
 @ON_SQLITE
-def test_so_many_look_ups_are_under_way_at_a_time(esms: Sandbox, database: Database, reconcile: Command) -> None:
+def test_as_many_look_ups_are_in_flight_as_the_setting_says(
+    esms: Sandbox, database: Database, reconcile: Command
+) -> None:
     missing(esms, database, 6)
     esms.options = replace(esms.options, latency=0.15)
 
@@ -445,40 +450,44 @@ def test_code_160_slows_the_run_down_and_charges_nothing(esms: Sandbox, database
 
     assert (result.exit_code, counts(result.stdout)) == (0, {"checked": 7, "settled": 7})
     codes = [lookup.code for lookup in esms.lookups]
-    assert f"eSMS said {codes.count('160')} times that we ask too fast" in result.stderr
+    assert f"look-ups rate-limited by eSMS (code 160, HTTP 429 or 503): {codes.count('160')}." in result.stderr
     times = [lookup.at for lookup in esms.lookups]
     assert times[-1] - times[-2] > 1.5 * (times[1] - times[0])
     assert {stored_call(database, reference_id).lookup_count for reference_id in reference_ids} == {1}
 
 
+@pytest.mark.parametrize("fault", ["160", "http-429", "http-503"])
 @ON_SQLITE
-def test_a_call_that_meets_code_160_again_and_again_keeps_no_other_from_its_turn(
-    esms: Sandbox, database: Database, reconcile: Command
+def test_a_rate_limited_call_is_asked_about_three_times_more_in_the_run_and_then_charged_once(
+    esms: Sandbox, database: Database, reconcile: Command, fault: str
 ) -> None:
-    first, *others = missing(esms, database, 3)
-    esms.faults = {first: "160"}
+    answered, limited, *others = missing(esms, database, 4)
+    esms.faults = {limited: fault}
+    began = datetime.now(UTC)
 
     result = reconcile(RECONCILE_CONCURRENCY="1")
 
-    assert set(others) <= set(asked(esms)[:5])
     assert result.exit_code == 1
-    assert due(database) == [first]
+    assert Counter(asked(esms)) == {answered: 1, limited: 4, **dict.fromkeys(others, 1)}
+    assert set(others) <= set(asked(esms)[:5])
+    call = stored_call(database, limited)
+    assert (call.lookup_count, call.last_lookup_code) == (1, fault)
+    assert is_about(call.next_lookup_at, 5 * MINUTE, began)
 
 
 @ON_SQLITE
-def test_a_run_that_is_always_too_fast_ends_and_all_is_due_as_before(
+def test_where_every_look_up_is_rate_limited_each_call_is_charged_and_the_run_goes_on(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
     reference_ids = missing(esms, database, 3)
     esms.answer_all_with("160")
-    before = rows(database, calls)
 
-    result = reconcile()
+    result = reconcile("--json")
 
-    assert result.exit_code == 1
-    assert "not asked about: 3, because eSMS keeps saying that we ask too fast; due as before" in result.stdout
-    assert (due(database), runs(database)) == (reference_ids, ["failures"])
-    assert rows(database, calls) == before
+    assert (result.exit_code, counts(result.stdout)) == (1, {"checked": 3, "failed": 3})
+    assert Counter(asked(esms)) == dict.fromkeys(reference_ids, 4)
+    assert "failed with 160: 3; " in result.stderr
+    assert (due(database), claimed(database), runs(database)) == ([], [], ["failures"])
 
 
 # How a run may end
@@ -502,7 +511,7 @@ def test_a_run_that_is_interrupted_finishes_what_is_in_flight_and_leaves_the_res
     assert counts(summary) == {"checked": done, "settled": done}
     assert sorted(asked(esms)) == sorted(reference_ids[:done])
     assert (due(database), claimed(database)) == (reference_ids[done:], [])
-    assert f"not asked about: {12 - done}, because the run was interrupted; due as before" in explanation
+    assert f"not asked about: {12 - done}, because the run was interrupted; they stay due" in explanation
 
 
 @ON_SQLITE
@@ -512,14 +521,15 @@ def test_a_run_can_be_interrupted_while_it_pauses(
     reconcile: Command,  # noqa: ARG001 - it searches for secrets
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reference_ids = missing(esms, database, 4)
+    monkeypatch.setenv("RECONCILE_CONCURRENCY", "1")
+    first, *reference_ids = missing(esms, database, 5)
     in_a_minute = {"Retry-After": "60"}
     monkeypatch.setitem(faults.FAULTS, "later", lambda handler, _: handler.send(b"", status=503, **in_a_minute))
-    esms.answer_all_with("later")
+    esms.faults = dict.fromkeys(reference_ids, "later")
     stop, began = Event(), time.monotonic()
 
     def watch(progress: Progress) -> None:
-        if progress.slowed:
+        if progress.slowed_down:
             stop.set()
 
     progress = reconciler(database).run(due_now(), limit=None, stop=stop, watch=watch)
@@ -527,6 +537,7 @@ def test_a_run_can_be_interrupted_while_it_pauses(
     assert time.monotonic() - began < 30
     assert (progress.run.outcome, progress.unasked, runs(database)) == ("interrupted", 4, ["interrupted"])
     assert (due(database), claimed(database)) == (reference_ids, [])
+    assert stored_call(database, first).settled
 
 
 @ON_SQLITE
@@ -576,7 +587,7 @@ def test_a_refused_account_stops_the_run_at_once_with_3_and_charges_no_call(
 
     assert (result.exit_code, counts(result.stdout)) == (3, {})
     assert f"code {code}" in result.stderr
-    assert "not asked about: 10, because eSMS refuses the account; due as before" in result.stderr
+    assert "not asked about: 10, because eSMS refuses the account; they stay due" in result.stderr
     assert len(esms.lookups) <= 4
     assert (rows(database, calls), due(database), runs(database)) == (before, reference_ids, ["refused"])
 
@@ -636,7 +647,7 @@ def test_a_database_that_goes_away_in_mid_run_ends_it_and_nothing_is_lost(
         run = threads.submit(work, due_now(), limit=None, stop=Event(), watch=lambda _: None)
         wait_until(lambda: len(esms.lookups) == 2)
         with pytest.raises(Unavailable):
-            keep_out_everybody(database, run.result)
+            with_calls_locked(database, run.result)
     impatient.close()
 
     assert (due(database), sorted(claimed(database))) == (reference_ids, sorted(reference_ids))
@@ -647,8 +658,8 @@ def test_a_database_that_goes_away_in_mid_run_ends_it_and_nothing_is_lost(
     assert counts(reconcile("--json").stdout) == {"checked": 2, "settled": 2}
 
 
-def keep_out_everybody(database: Database, until: Callable[[], object]) -> None:
-    """Let nobody write calls while ``until`` does its work."""
+def with_calls_locked(database: Database, until: Callable[[], object]) -> None:
+    """Keep the calls locked while ``until`` runs."""
 
     def work(connection: Any) -> None:
         if not database.is_sqlite:
@@ -697,12 +708,12 @@ def test_two_runs_share_the_work_and_no_call_is_asked_about_twice(
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_a_run_that_finds_another_at_all_its_work_records_nothing_and_ends_with_0(
+def test_a_run_whose_calls_are_all_claimed_by_another_records_nothing_and_ends_with_0(
     esms: Sandbox, database: Database, reconcile: Command, arguments: list[str]
 ) -> None:
     missing(esms, database, 3)
     now = datetime.now(UTC)
-    Writer(database).claim(due_now(), 3, now=now, until=now + MINUTE)
+    claim(database, due_now(), 3, now=now, until=now + MINUTE)
     before = everything(database)
 
     result = reconcile(*arguments)
@@ -710,8 +721,8 @@ def test_a_run_that_finds_another_at_all_its_work_records_nothing_and_ends_with_
     assert result.exit_code == 0
     if arguments:
         assert counts(result.stdout) == {}
-    said = result.stderr if arguments else result.stdout
-    assert "Another run is at work on all of the 3 due calls" in said
+    shown = result.stderr if arguments else result.stdout
+    assert "another run has claimed all of the 3 calls that are due" in shown
     assert (everything(database), asked(esms)) == (before, [])
 
 
@@ -724,7 +735,7 @@ def test_what_a_run_that_was_killed_had_claimed_is_asked_about_when_its_lease_is
         wait_until(lambda: esms.lookups)
         process.kill()
     esms.faults = {}
-    assert "Another run is at work" in reconcile().stdout
+    assert "another run has claimed all of the 1 calls" in reconcile().stdout
     (lease,) = [call["claimed_until"] for call in rows(database, calls)]
     assert timedelta(0) < lease - datetime.now(UTC) < MINUTE
 
@@ -739,7 +750,7 @@ def test_a_call_that_another_run_claimed_since_is_left_to_it(
     reconcile: Command,  # noqa: ARG001 - it searches for secrets
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One that eSMS wants to be asked about later waits for its next turn, which may come after its lease."""
+    """A call that is to be asked about again after a pause waits for it, which may be longer than its lease."""
     monkeypatch.setenv("ESMS_TIMEOUT", "1s")
     monkeypatch.setattr(reconcile_run, "_LEASE_TIMEOUTS", 2.5)
     (reference_id,) = missing(esms, database, 1)
@@ -747,9 +758,9 @@ def test_a_call_that_another_run_claimed_since_is_left_to_it(
     taken: list[Claimed] = []
 
     def watch(progress: Progress) -> None:
-        while progress.slowed and not taken:
+        while progress.slowed_down and not taken:
             now = datetime.now(UTC)
-            taken.extend(Writer(database).claim(due_now(), 1, now=now, until=now + MINUTE))
+            taken.extend(claim(database, due_now(), 1, now=now, until=now + MINUTE))
             time.sleep(0.05)
 
     reconciler(database).run(due_now(), limit=None, stop=Event(), watch=watch)
@@ -767,9 +778,9 @@ def test_no_transaction_is_open_while_esms_is_asked(esms: Sandbox, database: Dat
     with reconcile.beside(ESMS_TIMEOUT="20s") as process:
         wait_until(lambda: len(esms.lookups) == 2)
         now = datetime.now(UTC)
-        told = [callback(reference_id, received_at=now, call_status="BUSY") for reference_id in reference_ids]
-        effects = Writer(impatient).record(told, now)
-        in_transaction = is_anybody_in_a_transaction(database)
+        reports = [callback(reference_id, received_at=now, call_status="BUSY") for reference_id in reference_ids]
+        effects = Writer(impatient).record(reports, now)
+        in_transaction = is_a_transaction_open(database)
         still_asking = time.monotonic() < esms.lookups[0].at + 2.9
         code, _, _ = reconcile.end(process)
     impatient.close()
@@ -782,7 +793,7 @@ def test_no_transaction_is_open_while_esms_is_asked(esms: Sandbox, database: Dat
         assert (call.call_status, call.settled_by) == (esms.calls[reference_id].lookup_status, "callback")
 
 
-def is_anybody_in_a_transaction(database: Database) -> bool:
+def is_a_transaction_open(database: Database) -> bool:
     """Whether any process holds one open, be it only for reading."""
     if database.is_sqlite:
         with closing(sqlite3.connect(str(database.url.database))) as connection:

@@ -1,4 +1,4 @@
-"""Many reconcile runs on one database: they share work and pace, and what one leaves behind another takes up."""
+"""Many reconcile runs on one database: they share calls and rate, and settle what a killed run has left."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
+import lookups
 import pytest
 from makers import callback, change_by_hand, stored_call, stored_reports
 from reconciling import (
@@ -39,7 +40,10 @@ from sql import write
 
 from webapp.esms.client import Client
 from webapp.reconcile import run as reconcile_run
-from webapp.reconcile.run import Clock, Reconciler, lease_of
+from webapp.reconcile.clock import DatabaseClock
+from webapp.reconcile.run import Reconciler, lease_of
+from webapp.storage import claims
+from webapp.storage import runs as runs_of_storage
 from webapp.storage.errors import Unavailable
 from webapp.storage.models import calls, reconcile_runs
 from webapp.storage.runs import Run
@@ -48,6 +52,7 @@ from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:
     from reconciling import Command
+    from sqlalchemy.engine import Connection
 
     from webapp.esms.lookup import LookupAnswer
     from webapp.esms.sandbox.service import Sandbox
@@ -70,7 +75,7 @@ def let_the_lease_be_over(database: Database) -> None:
         change(database, reference_id, claimed_until=datetime.now(UTC))
 
 
-# The work and the pace
+# The calls and the rate
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -98,7 +103,7 @@ def test_runs_share_the_calls_and_the_rate_and_none_is_asked_about_twice(
 # What a killed run leaves
 
 
-def test_what_a_killed_run_held_up_is_little_and_another_run_settles_everything(
+def test_a_killed_run_leaves_few_calls_claimed_and_another_run_settles_everything(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
     reference_ids = missing(esms, database, 30)
@@ -107,50 +112,50 @@ def test_what_a_killed_run_held_up_is_little_and_another_run_settles_everything(
         wait_until(lambda: len(esms.lookups) >= 9)
         process.kill()
         process.wait()
-    held_up, before = claimed(database), settled(database)
+    left_claimed, before = claimed(database), settled(database)
     leases = [call["claimed_until"] for call in rows(database, calls) if call["claimed_until"]]
 
     first = counts(reconcile("--json").stdout)
 
-    assert 1 <= len(held_up) <= 2 * 3
+    assert 1 <= len(left_claimed) <= 2 * 3
     assert max(leases) - datetime.now(UTC) <= lease_of(load_settings())
-    assert before + first["settled"] + len(held_up) == 30
-    assert sorted(claimed(database)) == sorted(held_up)
+    assert before + first["settled"] + len(left_claimed) == 30
+    assert sorted(claimed(database)) == sorted(left_claimed)
     assert runs(database) == [None, "done"]
 
     let_the_lease_be_over(database)
     second = counts(reconcile("--json").stdout)
 
-    assert (second["settled"], settled(database)) == (len(held_up), 30)
+    assert (second["settled"], settled(database)) == (len(left_claimed), 30)
     assert runs(database) == ["died", "done", "done"]
     assert esms.overlaps == []
     times = Counter(asked(esms))
     assert times.keys() == set(reference_ids)
     assert max(times.values()) <= 2
-    assert {reference_id for reference_id in times if times[reference_id] == 2} <= set(held_up)
+    assert {reference_id for reference_id in times if times[reference_id] == 2} <= set(left_claimed)
 
 
 @ON_SQLITE
 def test_no_look_up_leaves_before_the_run_is_recorded(
     esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be killed at any moment, and then its row is all that tells of it."""
+    """It may be killed at any moment, and then its row is all that is known of it."""
     missing(esms, database, 8)
-    start_run, asked_before = Writer.start_run, []
+    start_run, asked_before = runs_of_storage.start_run, []
 
-    def start_late(self: Writer, run: Run, *, lease: timedelta) -> None:
+    def start_late(connection: Connection, run: Run, *, lease: timedelta) -> None:
         time.sleep(0.3)
         asked_before.extend(asked(esms))
-        start_run(self, run, lease=lease)
+        start_run(connection, run, lease=lease)
 
-    monkeypatch.setattr(Writer, "start_run", start_late)
+    monkeypatch.setattr(runs_of_storage, "start_run", start_late)
     progress = reconciler(database).run(due_now(), limit=None, stop=Event(), watch=lambda _: None)
 
     assert (progress.run.settled, runs(database), asked_before) == (8, ["done"], [])
 
 
 @ON_SQLITE
-def test_what_a_killed_run_held_up_is_free_three_timeouts_later(
+def test_calls_that_a_killed_run_has_claimed_are_free_three_timeouts_later(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
     missing(esms, database, 8)
@@ -161,7 +166,7 @@ def test_what_a_killed_run_held_up_is_free_three_timeouts_later(
         process.wait()
     killed_at = time.monotonic()
 
-    assert "Another run is at work" in reconcile().stdout
+    assert "another run has claimed all of the 8 calls" in reconcile().stdout
     lease = lease_of(load_settings()).total_seconds()
     time.sleep(max(0, killed_at + lease - time.monotonic()))
 
@@ -169,19 +174,17 @@ def test_what_a_killed_run_held_up_is_free_three_timeouts_later(
     assert runs(database) == ["died", "done"]
 
 
-def test_a_run_is_closed_as_died_only_once_it_gave_no_sign_of_life_for_a_lease(
-    writer: Writer, database: Database
-) -> None:
+def test_a_run_is_closed_as_died_only_once_it_was_not_seen_for_a_lease(database: Database) -> None:
     now = datetime.now(UTC).replace(microsecond=0)
     silent = Run(id=UUID(int=1), started_at=now - HOUR, seen_at=now - MINUTE, host="a")
     never_seen = Run(id=UUID(int=2), started_at=now - MINUTE, host="a")
     alive = Run(id=UUID(int=3), started_at=now - HOUR, seen_at=now - MINUTE + timedelta(seconds=2), host="a")
     ended = Run(id=UUID(int=4), started_at=now - HOUR, finished_at=now - HOUR, outcome="done", host="a")
     for run in (silent, never_seen, alive, ended):
-        writer.start_run(run, lease=10 * HOUR)
+        lookups.start_run(database, run, lease=10 * HOUR)
     lease = MINUTE - timedelta(seconds=1)
 
-    writer.start_run(Run(id=UUID(int=5), started_at=now, host="a"), lease=lease)
+    lookups.start_run(database, Run(id=UUID(int=5), started_at=now, host="a"), lease=lease)
 
     outcomes = {run["id"]: (run["outcome"], run["finished_at"]) for run in rows(database, reconcile_runs)}
     assert outcomes == {
@@ -194,7 +197,7 @@ def test_a_run_is_closed_as_died_only_once_it_gave_no_sign_of_life_for_a_lease(
 
 
 @ON_SQLITE
-def test_a_run_shows_every_two_seconds_that_it_lives_and_keeps_its_calls(
+def test_a_run_saves_every_two_seconds_that_it_was_seen_and_renews_its_leases(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
     """Also where it gets no answer all the while."""
@@ -216,7 +219,7 @@ def test_a_run_shows_every_two_seconds_that_it_lives_and_keeps_its_calls(
     assert len(kept - {None}) >= 2
 
 
-# Whose time is over
+# After the end of a lease
 
 
 def test_a_run_that_was_stopped_past_its_lease_asks_no_more_about_calls_that_others_have_since(
@@ -228,21 +231,24 @@ def test_a_run_that_was_stopped_past_its_lease_asks_no_more_about_calls_that_oth
         wait_until(lambda: len(esms.lookups) >= 4)
         time.sleep(0.3)  # so that it is asking, and holds no lock
         stopped.send_signal(signal.SIGSTOP)
-        held_up = claimed(database)
-        assert 2 <= len(held_up) <= 4
+        left_claimed = claimed(database)
+        assert 2 <= len(left_claimed) <= 4
         leases = [call["claimed_until"] for call in rows(database, calls) if call["claimed_until"]]
         esms.options = replace(esms.options, latency=0)
-        assert counts(reconcile("--json").stdout) == {"checked": 10 - 2 - len(held_up), "settled": 8 - len(held_up)}
+        assert counts(reconcile("--json").stdout) == {
+            "checked": 10 - 2 - len(left_claimed),
+            "settled": 8 - len(left_claimed),
+        }
         time.sleep(max(0.0, (max(leases) - datetime.now(UTC)).total_seconds() + 0.1))
         esms.options = replace(esms.options, latency=0.8)
         with reconcile.beside("--json", RECONCILE_CONCURRENCY="8") as other:
             before = len(esms.lookups)
-            wait_until(lambda: len(esms.lookups) >= before + len(held_up))
+            wait_until(lambda: len(esms.lookups) >= before + len(left_claimed))
             stopped.send_signal(signal.SIGCONT)
             code, summary, _ = reconcile.end(other)
         stopped.wait(timeout=20)
 
-    assert (code, counts(summary)["settled"]) == (0, len(held_up))
+    assert (code, counts(summary)["settled"]) == (0, len(left_claimed))
     assert esms.overlaps == []
     assert (settled(database), claimed(database)) == (10, [])
     times = Counter(asked(esms))
@@ -256,7 +262,7 @@ def test_a_look_up_whose_answer_might_come_after_the_lease_does_not_leave(
 ) -> None:
     """The lease lasts for as long as ESMS_TIMEOUT here: another run may have the call before the answer is there."""
     monkeypatch.setattr(reconcile_run, "_LEASE_TIMEOUTS", 1)
-    monkeypatch.setattr(Reconciler, "_show_life", lambda *_: None)  # which would prolong it
+    monkeypatch.setattr(Reconciler, "_save_now_and_then", lambda *_: None)  # which would renew it
     (reference_id,) = missing(esms, database, 1)
 
     progress = reconciler(database).run(due_now(), limit=None, stop=Event(), watch=lambda _: None)
@@ -281,46 +287,46 @@ def test_answers_that_take_nearly_as_long_as_esms_timeout_are_waited_for_and_no_
 def test_calls_that_turn_out_to_be_another_runs_are_not_asked_about(
     esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They wait for their turn while the run wants to keep them, and cannot."""
+    """They wait for a slot while the run tries to renew their leases."""
     monkeypatch.setattr(reconcile_run, "_SAVE_SECONDS", 0.1)
-    monkeypatch.setattr(Writer, "renew_claims", lambda *_: set())
+    monkeypatch.setattr(claims, "renew", lambda *_: set())
     missing(esms, database, 3)
-    Writer(database).slow_down(3, halve=False)
+    lookups.pause_lookups(database, 3)
 
     progress = reconciler(database).run(due_now(), limit=None, stop=Event(), watch=lambda _: None)
 
     assert (asked(esms), progress.run.checked) == ([], 0)
 
 
-def test_a_run_that_breaks_off_gives_its_calls_back_once_nothing_is_on_its_way_any_more(
+def test_a_run_that_breaks_off_releases_its_calls_once_no_look_up_is_in_flight(
     esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or another run would ask about the same calls at the same time."""
     monkeypatch.setenv("RECONCILE_CONCURRENCY", "4")
     reference_ids = missing(esms, database, 12)
     esms.options = replace(esms.options, latency=0.4)
-    release, look_up = Writer.release_claims, Client.look_up
-    on_their_way: set[str] = set()
+    release, look_up = claims.release, Client.look_up
+    in_flight: set[str] = set()
     at_release: list[int] = []
 
     def counted(client: Client, reference_id: str) -> LookupAnswer:
-        on_their_way.add(reference_id)
+        in_flight.add(reference_id)
         try:
             return look_up(client, reference_id)
         finally:
-            on_their_way.discard(reference_id)
+            in_flight.discard(reference_id)
 
     def conclude(*_: object, **__: object) -> NoReturn:
-        wait_until(lambda: on_their_way)
+        wait_until(lambda: in_flight)
         raise Unavailable("gone")
 
-    def watched(writer: Writer, claims: dict[str, datetime]) -> None:
-        at_release.append(len(on_their_way))
-        release(writer, claims)
+    def watched(connection: Connection, leases: dict[str, datetime]) -> None:
+        at_release.append(len(in_flight))
+        release(connection, leases)
 
     monkeypatch.setattr(Client, "look_up", counted)
     monkeypatch.setattr(Writer, "conclude", conclude)
-    monkeypatch.setattr(Writer, "release_claims", watched)
+    monkeypatch.setattr(claims, "release", watched)
     with pytest.raises(Unavailable):
         reconciler(database).run(due_now(), limit=None, stop=Event(), watch=lambda _: None)
 
@@ -338,7 +344,7 @@ def test_a_run_that_breaks_off_gives_its_calls_back_once_nothing_is_on_its_way_a
 def test_a_machine_whose_clock_is_wrong_goes_by_the_databases(
     esms: Sandbox, database: Database, reconcile: Command, monkeypatch: pytest.MonkeyPatch, minutes: int
 ) -> None:
-    """Only when a report was received is told by the receiver's clock."""
+    """Only received_at of a report is by the receiver's clock."""
     begun = datetime.now(UTC)
     due, not_due, failing = missing(esms, database, 3, ago=5 * MINUTE)
     change(database, due, placed_at=begun - 10 * MINUTE - timedelta(seconds=5))
@@ -352,15 +358,15 @@ def test_a_machine_whose_clock_is_wrong_goes_by_the_databases(
         def now(cls, tz: Any = None) -> Wrong:
             return cls.fromtimestamp(time.time() + 60 * minutes, tz)
 
-    for name in ("lookup", "database", "store", "reconcile", "commands.reconciling"):
+    for name in ("esms.client", "storage.database", "cli.reconcile"):
         monkeypatch.setattr(f"webapp.{name}.datetime", Wrong)
-    claim = Writer.claim
+    claim = claims.claim
 
     def watched(*arguments: Any, **words: Any) -> Any:
         until.append(words["until"])
         return claim(*arguments, **words)
 
-    monkeypatch.setattr(Writer, "claim", watched)
+    monkeypatch.setattr(claims, "claim", watched)
 
     result = reconcile("--json")
 
@@ -375,28 +381,31 @@ def test_a_machine_whose_clock_is_wrong_goes_by_the_databases(
     assert all(begun <= moment - lease <= datetime.now(UTC) for moment in until)
 
 
-def test_the_clock_is_told_on_for_ten_seconds_unless_its_reading_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_databases_clock_is_read_again_after_ten_seconds_or_if_a_reading_took_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     here, reading, took = [100.0], datetime(2026, 11, 23, tzinfo=UTC), [0.0]
     read: list[float] = []
-    monkeypatch.setattr("webapp.reconcile.run.time.monotonic", lambda: here[0])
+    monkeypatch.setattr("webapp.reconcile.clock.time.monotonic", lambda: here[0])
 
-    def clock() -> datetime:
-        read.append(here[0])
-        here[0] += took[0]
-        return reading + timedelta(seconds=here[0] - took[0])
+    class FakeDatabase:
+        def now(self) -> datetime:
+            read.append(here[0])
+            here[0] += took[0]
+            return reading + timedelta(seconds=here[0] - took[0])
 
-    told = Clock(clock)
-    assert told.now() == reading + timedelta(seconds=100)
+    clock = DatabaseClock(FakeDatabase())  # type: ignore[arg-type]
+    assert clock.now() == reading + timedelta(seconds=100)
     here[0] = 109.0
-    assert (told.now(), len(read)) == (reading + timedelta(seconds=109), 1)
+    assert (clock.now(), len(read)) == (reading + timedelta(seconds=109), 1)
     here[0], took[0] = 110.5, 30.0
-    assert told.now() == reading + timedelta(seconds=110.5)
+    assert clock.now() == reading + timedelta(seconds=110.5)
     took[0] = 0.0
-    assert told.now() == reading + timedelta(seconds=140.5)
+    assert clock.now() == reading + timedelta(seconds=140.5)
     assert len(read) == 3
 
 
-# What callbacks bring meanwhile
+# Callbacks that come meanwhile
 
 
 @pytest.mark.parametrize("effect_of_look_up", ["confirmed", "corrected"])
@@ -445,7 +454,7 @@ def test_a_callback_that_settles_the_call_in_the_middle_of_a_look_up_that_fails_
     assert len(stored_reports(database, reference_id)) == 1
 
 
-# Which calls have their turn first
+# The order
 
 
 def test_calls_never_asked_about_come_first_however_long_others_are_due(

@@ -1,4 +1,4 @@
-"""Which calls a run takes for itself, in which order, and at what cost: on the store, with times of the test's own."""
+"""Which calls a run claims, in which order, and at what cost; the test sets the times."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import lookups
 import pytest
 from makers import NOW, answer, at, callback, change_by_hand, lookup, stored_call
 from reconciling import rows
@@ -43,56 +44,59 @@ def due_at(
     )
 
 
-def claim(writer: Writer, seconds: float, limit: int = 100, **which: Any) -> list[str]:
+def claim(database: Database, seconds: float, limit: int = 100, **which: Any) -> list[str]:
     """The calls that a run takes then, for a minute."""
     until = at(seconds + MINUTE)
-    return [call.reference_id for call in writer.claim(due_at(seconds, **which), limit, now=at(seconds), until=until)]
+    return [
+        call.reference_id
+        for call in lookups.claim(database, due_at(seconds, **which), limit, now=at(seconds), until=until)
+    ]
 
 
 def register(writer: Writer, placed: dict[str, float], **words: Any) -> None:
-    told = [Registration(reference_id=name, placed_at=at(seconds), **words) for name, seconds in placed.items()]
-    writer.register(told, NOW)
+    placed_calls = [Registration(reference_id=name, placed_at=at(seconds), **words) for name, seconds in placed.items()]
+    writer.register(placed_calls, NOW)
 
 
 def fail(writer: Writer, seconds: float, names: Sequence[str], *, verifying: Sequence[str] = ()) -> None:
-    answers = [LookupAnswer(name, "timeout", heard=False) for name in names]
+    answers = [LookupAnswer(name, "timeout") for name in names]
     writer.conclude(answers, at(seconds), give_up=GIVE_UP, verifying=verifying)
 
 
-# Everyone has a turn
+# The order
 
 
-def test_a_thousand_calls_that_fail_every_time_keep_no_other_from_its_turn(writer: Writer) -> None:
+def test_a_thousand_calls_that_fail_every_time_delay_no_other(writer: Writer, database: Database) -> None:
     broken = [f"broken-{number:03}" for number in range(1000)]
     register(writer, dict.fromkeys(broken, -DAY))
     fail(writer, -DAY, broken)
     register(writer, {"asked-once": -DAY})
     fail(writer, -HOUR, ["asked-once"])
 
-    turns: list[list[str]] = []
-    for turn in range(11):
-        register(writer, {f"new-{turn}": turn - HOUR})
-        turns.append(claim(writer, turn, 100))
-        fail(writer, turn, [name for name in turns[-1] if not name.startswith("new")])
+    claims: list[list[str]] = []
+    for number in range(11):
+        register(writer, {f"new-{number}": number - HOUR})
+        claims.append(claim(database, number, 100))
+        fail(writer, number, [name for name in claims[-1] if not name.startswith("new")])
 
-    assert [turn[0] for turn in turns] == [f"new-{number}" for number in range(11)]
-    assert "asked-once" in turns[10]
-    assert sum(name in turn for turn in turns for name in broken) == 1000
+    assert [names[0] for names in claims] == [f"new-{number}" for number in range(11)]
+    assert "asked-once" in claims[10]
+    assert sum(name in names for names in claims for name in broken) == 1000
 
 
-def test_a_conflict_that_was_never_asked_about_goes_before_all_that_were(writer: Writer) -> None:
+def test_a_conflict_that_was_never_asked_about_goes_before_all_that_were(writer: Writer, database: Database) -> None:
     register(writer, {"asked": -DAY, "new": -HOUR})
     fail(writer, -DAY, ["asked"])
     writer.record([callback("torn", 0, call_status="BUSY"), callback("torn", 1, call_status="ANSWERED")], NOW)
 
-    assert claim(writer, 301) == ["new", "torn", "asked"]
+    assert claim(database, 301) == ["new", "torn", "asked"]
 
 
-def test_a_call_that_is_to_be_placed_yet_waits_for_its_grace(writer: Writer) -> None:
+def test_a_call_that_is_to_be_placed_yet_waits_for_its_grace(writer: Writer, database: Database) -> None:
     register(writer, {"future": HOUR})
 
-    assert claim(writer, HOUR + 599) == []
-    assert claim(writer, HOUR + 600) == ["future"]
+    assert claim(database, HOUR + 599) == []
+    assert claim(database, HOUR + 600) == ["future"]
 
 
 def test_a_call_inserted_by_plain_sql_waits_for_its_grace_and_goes_before_those_asked_about(
@@ -103,8 +107,8 @@ def test_a_call_inserted_by_plain_sql_waits_for_its_grace_and_goes_before_those_
     register(writer, {"asked": placed - DAY})
     fail(writer, placed - DAY, ["asked"])
 
-    assert claim(writer, placed + 599) == ["asked"]
-    assert claim(writer, placed + 700) == ["by-hand", "asked"]
+    assert claim(database, placed + 599) == ["asked"]
+    assert claim(database, placed + 700) == ["by-hand", "asked"]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def test_a_call_inserted_by_plain_sql_waits_for_its_grace_and_goes_before_those_
     ],
 )
 def test_a_run_may_be_narrowed_to_some_calls(
-    writer: Writer, reader: Reader, within: CallFilter, expected: list[str]
+    writer: Writer, database: Database, reader: Reader, within: CallFilter, expected: list[str]
 ) -> None:
     register(writer, {"a1": -2 * HOUR, "a2": -HOUR}, campaign="a")
     register(writer, {"b1": -2 * HOUR, "b2": -HOUR}, campaign="b")
@@ -129,7 +133,7 @@ def test_a_run_may_be_narrowed_to_some_calls(
 
     assert reader.due(due, 10)[0] == len(expected)
     assert reader.any_due(due) == bool(expected)
-    assert sorted(claim(writer, 0, within=within)) == expected
+    assert sorted(claim(database, 0, within=within)) == expected
 
 
 # Calls that are settled, to be confirmed
@@ -141,8 +145,8 @@ def settle_some(writer: Writer) -> None:
     for name, seconds in {"unregistered": -3 * HOUR, "registered": -2 * HOUR, "too-old": -4 * DAY}.items():
         writer.record([callback(name, seconds, call_status="BUSY")], at(seconds))
     writer.record([lookup("confirmed", -HOUR, call_status="BUSY")], NOW)
-    told = [callback("torn", -HOUR, call_status="BUSY"), callback("torn", -HOUR + 1, call_status="ANSWERED")]
-    writer.record(told, at(-HOUR))
+    reports = [callback("torn", -HOUR, call_status="BUSY"), callback("torn", -HOUR + 1, call_status="ANSWERED")]
+    writer.record(reports, at(-HOUR))
 
 
 @pytest.mark.parametrize(
@@ -155,28 +159,28 @@ def settle_some(writer: Writer) -> None:
     ],
 )
 def test_which_settled_calls_are_asked_about_is_a_setting_and_missing_ones_come_first(
-    writer: Writer, reader: Reader, verify: Verify, expected: list[str]
+    writer: Writer, database: Database, reader: Reader, verify: Verify, expected: list[str]
 ) -> None:
     settle_some(writer)
 
     assert reader.due(due_at(0, verify=verify), 100) == (len(expected), expected)
-    assert [name for _ in range(6) for name in claim(writer, 0, limit=1, verify=verify)] == expected
+    assert [name for _ in range(6) for name in claim(database, 0, limit=1, verify=verify)] == expected
 
 
 def test_a_call_that_failed_to_be_confirmed_is_due_again_when_its_time_comes_and_not_before(
     writer: Writer, database: Database
 ) -> None:
     writer.record([callback("a", -HOUR, call_status="BUSY")], at(-HOUR))
-    assert claim(writer, 0, verify="all") == ["a"]
+    assert claim(database, 0, verify="all") == ["a"]
     fail(writer, 0, ["a"], verifying=["a"])
 
     planned = stored_call(database, "a").next_lookup_at
     assert planned is not None
     seconds = (planned - NOW).total_seconds()
     assert 270 <= seconds <= 330
-    assert claim(writer, seconds - 1, verify="all") == []
-    assert claim(writer, seconds, verify="conflicts") == []
-    assert claim(writer, seconds, verify="all") == ["a"]
+    assert claim(database, seconds - 1, verify="all") == []
+    assert claim(database, seconds, verify="conflicts") == []
+    assert claim(database, seconds, verify="all") == ["a"]
 
 
 @pytest.mark.parametrize("status", ["BUSY", "ANSWERED"])
@@ -185,7 +189,7 @@ def test_a_call_is_asked_about_until_esms_decides(writer: Writer, database: Data
     fail(writer, 0, ["a"], verifying=["a"])
     undecided = LookupAnswer("a", "105")
     writer.conclude([undecided], at(HOUR), give_up=GIVE_UP, verifying=["a"])
-    assert claim(writer, 2 * HOUR, verify="all") == ["a"]
+    assert claim(database, 2 * HOUR, verify="all") == ["a"]
 
     decided = answer(lookup("a", 2 * HOUR, call_status=status))
     writer.conclude([decided], at(2 * HOUR), give_up=GIVE_UP, verifying=["a"])
@@ -193,16 +197,16 @@ def test_a_call_is_asked_about_until_esms_decides(writer: Writer, database: Data
     call = stored_call(database, "a")
     assert (call.call_status, call.next_lookup_at, call.lookup_count, call.conflict) == (status, None, 3, False)
     assert call.confirmed_at == at(2 * HOUR)
-    assert claim(writer, 100 * HOUR, verify="all") == []
+    assert claim(database, 100 * HOUR, verify="all") == []
 
 
-def test_a_call_that_esms_never_confirms_is_left_alone_in_the_end_and_stays_settled(
+def test_a_call_that_esms_never_confirms_is_not_asked_about_for_ever_and_stays_settled(
     writer: Writer, reader: Reader, database: Database
 ) -> None:
     writer.record([callback("a", -71 * HOUR, call_status="BUSY")], at(-71 * HOUR))
     fail(writer, 0, ["a"], verifying=["a"])
 
-    assert claim(writer, HOUR + 1, verify="all") == []
+    assert claim(database, HOUR + 1, verify="all") == []
     assert reader.due(due_at(HOUR + 1, verify="all"), 0) == (0, [])
 
     writer.conclude([LookupAnswer("a", "105")], at(2 * HOUR), give_up=GIVE_UP, verifying=["a"])
@@ -210,29 +214,33 @@ def test_a_call_that_esms_never_confirms_is_left_alone_in_the_end_and_stays_sett
     assert (call.settled, call.gave_up_at, call.next_lookup_at) == (True, None, None)
 
 
-def test_a_callback_that_settles_a_call_which_was_looked_up_before_lets_it_be_confirmed(writer: Writer) -> None:
+def test_a_callback_that_settles_a_call_which_was_looked_up_before_lets_it_be_confirmed(
+    writer: Writer, database: Database
+) -> None:
     """It may have been asked about in vain many times."""
     register(writer, {"a": -HOUR})
     fail(writer, -HOUR + 601, ["a"])
     writer.record([callback("a", 0, call_status="BUSY")], NOW)
 
-    assert claim(writer, 0, verify="all") == ["a"]
+    assert claim(database, 0, verify="all") == ["a"]
 
 
-def test_calls_are_confirmed_in_the_order_of_their_placing_whatever_was_tried_before(writer: Writer) -> None:
-    """A run remembers how far it came by when calls were placed: none may be passed over."""
+def test_calls_are_confirmed_in_the_order_of_their_placing_whatever_was_tried_before(
+    writer: Writer, database: Database
+) -> None:
+    """A run narrows its claims by the placed_at of those before: none may be skipped."""
     names = [f"call-{number}" for number in range(6)]
     for number, name in enumerate(names):
         writer.record([callback(name, number - HOUR, call_status="BUSY")], NOW)
     fail(writer, 0, names[:2], verifying=names[:2])
 
-    assert [claim(writer, HOUR, limit=2, verify="all") for _ in range(4)] == [names[:2], names[2:4], names[4:], []]
+    assert [claim(database, HOUR, limit=2, verify="all") for _ in range(4)] == [names[:2], names[2:4], names[4:], []]
 
 
 # Calls that were given up
 
 
-def test_calls_that_were_given_up_can_be_taken_up_again_and_are_due_at_once(
+def test_calls_that_were_given_up_can_be_reopened_and_are_due_at_once(
     writer: Writer, database: Database, reader: Reader
 ) -> None:
     for campaign in ("a", "b"):
@@ -242,7 +250,7 @@ def test_calls_that_were_given_up_can_be_taken_up_again_and_are_due_at_once(
     assert {call["gave_up_at"] for call in rows(database, calls)} == {None}  # no answer: asked again
     writer.conclude([LookupAnswer(name, "105") for name in names[:-1]], NOW, give_up=GIVE_UP)
     assert reader.given_up(CallFilter()) == 5
-    assert claim(writer, DAY) == names[-1:]
+    assert claim(database, DAY) == names[-1:]
 
     within = CallFilter(campaign="a")
     assert reader.given_up(within) == 3
@@ -251,7 +259,7 @@ def test_calls_that_were_given_up_can_be_taken_up_again_and_are_due_at_once(
     assert reader.given_up(CallFilter()) == 2
     call = stored_call(database, "a0")
     assert (call.gave_up_at, call.next_lookup_at, call.lookup_count) == (None, at(DAY + HOUR), 2)
-    assert sorted(claim(writer, DAY + HOUR)) == ["a0", "a1", "a2", names[-1]]
+    assert sorted(claim(database, DAY + HOUR)) == ["a0", "a1", "a2", names[-1]]
 
     writer.conclude([LookupAnswer("a0", "105")], at(DAY + HOUR), give_up=GIVE_UP)
     fail(writer, DAY + HOUR, ["a1"])
@@ -262,7 +270,7 @@ def test_calls_that_were_given_up_can_be_taken_up_again_and_are_due_at_once(
     assert 270 <= (again.next_lookup_at - at(DAY + HOUR)).total_seconds() <= 330
 
 
-def test_more_calls_than_one_transaction_takes_are_taken_up_again(writer: Writer, reader: Reader) -> None:
+def test_more_calls_than_one_transaction_takes_are_reopened(writer: Writer, reader: Reader) -> None:
     names = [f"call-{number}" for number in range(2100)]
     register(writer, dict.fromkeys(names, -100 * HOUR))
     writer.conclude([LookupAnswer(name, "105") for name in names], NOW, give_up=GIVE_UP)
@@ -292,7 +300,7 @@ def plans_of(database: Database) -> Iterator[list[str]]:
         event.remove(database._write_engine, "before_cursor_execute", look)  # noqa: SLF001
 
 
-def test_claiming_reads_the_indexes_of_what_is_due_and_never_all_calls(writer: Writer, database: Database) -> None:
+def test_claiming_reads_the_indexes_of_what_is_due_and_never_all_calls(database: Database) -> None:
     """However many calls are settled."""
     numbers = (
         "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 30000)"
@@ -310,7 +318,7 @@ def test_claiming_reads_the_indexes_of_what_is_due_and_never_all_calls(writer: W
     change_by_hand(database, "ANALYZE calls")
 
     with plans_of(database) as plans:
-        claimed = writer.claim(due_at(0), 700, now=NOW, until=at(MINUTE))
+        claimed = lookups.claim(database, due_at(0), 700, now=NOW, until=at(MINUTE))
 
     assert len(claimed) == 600
     never, _, others, _ = plans

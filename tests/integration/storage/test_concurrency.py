@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from lookups import claim, release
 from makers import NOW, answer, at, callback, fold_of, heard, lookup, stored_call, stored_reports
 from running import PROCESSES
 from servers import fresh_database
@@ -229,30 +230,28 @@ def test_no_two_claimers_get_the_same_call_and_none_is_left_behind(database: Dat
     Writer(database).register([Registration(reference_id=name, placed_at=at(0)) for name in names], NOW)
 
     def claim_some(one: Database) -> list[str]:
-        writer = Writer(one)
-        return [call.reference_id for _ in range(8) for call in writer.claim(due, 5, now=at(600), until=at(700))]
+        return [call.reference_id for _ in range(8) for call in claim(one, due, 5, now=at(600), until=at(700))]
 
     with others(database, 4) as found:
         shares = at_once(*[partial(claim_some, one) for one in found])
 
-    left = Writer(database).claim(due, 1000, now=at(600), until=at(700))
+    left = claim(database, due, 1000, now=at(600), until=at(700))
     claimed = [*(name for share in shares for name in share), *(call.reference_id for call in left)]
     assert len(claimed) == len(set(claimed))
     assert set(claimed) == names
 
 
-def test_claiming_and_releasing_while_callbacks_come_locks_nobody_out(database: Database) -> None:
+def test_claiming_and_releasing_while_callbacks_come_locks_no_one_out(database: Database) -> None:
     names = [f"call-{number}" for number in range(30)]
     due = Due(placed_by=at(600), due_by=at(600))
     Writer(database).register([Registration(reference_id=name, placed_at=at(0)) for name in names], NOW)
     reports = [callback(name, second, send_status=7) for name in names for second in range(8)]
 
     def claim_and_release(one: Database) -> None:
-        writer = Writer(one)
         for _ in range(30):
-            claimed = writer.claim(due, 20, now=at(600), until=at(700))
+            claimed = claim(one, due, 20, now=at(600), until=at(700))
             names_backwards = sorted((call.reference_id for call in claimed), reverse=True)
-            writer.release_claims(dict.fromkeys(names_backwards, at(700)))
+            release(one, dict.fromkeys(names_backwards, at(700)))
 
     with others(database, 4) as found:
         at_once(
@@ -263,7 +262,7 @@ def test_claiming_and_releasing_while_callbacks_come_locks_nobody_out(database: 
         )
 
     assert_every_report_counts_once(database, reports)
-    assert len(Writer(database).claim(due, 100, now=at(600), until=at(700))) == 30
+    assert len(claim(database, due, 100, now=at(600), until=at(700))) == 30
 
 
 def test_a_call_is_folded_anew_while_reports_of_it_come(database: Database) -> None:

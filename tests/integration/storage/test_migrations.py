@@ -17,6 +17,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from lookups import pause_lookups, start_run
 from makers import NOW, callback, change_by_hand, stored_call, stored_reports
 from sql import write
 from sqlalchemy import inspect, text
@@ -63,8 +64,8 @@ def fill(database: Database) -> None:
     writer = Writer(database)
     writer.record([callback("a", 1, call_status="BUSY"), callback("b", 2, call_status="ANSWERED")], NOW)
     writer.register([Registration(reference_id="a", phone="849", campaign="tet")], NOW)
-    writer.start_run(Run(id=parameters.new_id(), started_at=NOW, host="here"), lease=timedelta(minutes=1))
-    writer.slow_down(0, halve=False)
+    start_run(database, Run(id=parameters.new_id(), started_at=NOW, host="here"), lease=timedelta(minutes=1))
+    pause_lookups(database, 0)
     usual = {"remote_addr": None, "method": "GET", "content_type": None, "payload": "{}", "reason": "is missing"}
     writer.reject(Rejected(id=parameters.new_id(), received_at=NOW, **usual))  # type: ignore[arg-type]
 

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from lookups import start_run
 from makers import NOW, answer, at, callback, change_by_hand, lookup
 from sqlalchemy import Engine, event
 
@@ -243,19 +244,19 @@ def test_an_export_that_is_dropped_half_way_gives_its_connection_back(writer: Wr
 # Counts
 
 
-def test_the_status_counts_every_call_where_it_belongs(writer: Writer, reader: Reader) -> None:
+def test_the_status_counts_every_call_where_it_belongs(writer: Writer, database: Database, reader: Reader) -> None:
     a_little_of_everything(writer)
     writer.reject(a_rejected(1, "one"))
     again = a_rejected(2, "two")
     writer.reject(again)
     writer.replay_rejected(callback("busy", 32, id=again.id, call_status="BUSY"), NOW)
     run = Run(id=parameters.new_id(), started_at=at(5), host="here", outcome="done", checked=3)
-    writer.start_run(
-        replace(run, id=parameters.new_id(), started_at=at(1), outcome="refused"), lease=timedelta(minutes=1)
+    start_run(
+        database, replace(run, id=parameters.new_id(), started_at=at(1), outcome="refused"), lease=timedelta(minutes=1)
     )
-    writer.start_run(run, lease=timedelta(minutes=1))
-    writer.start_run(
-        replace(run, id=parameters.new_id(), started_at=at(4), outcome="failures"), lease=timedelta(minutes=1)
+    start_run(database, run, lease=timedelta(minutes=1))
+    start_run(
+        database, replace(run, id=parameters.new_id(), started_at=at(4), outcome="failures"), lease=timedelta(minutes=1)
     )
 
     status = reader.status(Due(placed_by=at(5), due_by=at(5)))

@@ -316,22 +316,22 @@ def test_a_progress_report_plans_nothing() -> None:
 def test_an_open_call_is_asked_about_again_after_5_minutes_doubling_up_to_6_hours(spread: float) -> None:
     call = Call(reference_id="a", placed_at=NOW)
     for minutes in (5, 10, 20, 40, 80, 160, 320, 360, 360, *[360] * 1100):
-        call = schedule.charge(call, call, "timeout", LATER, spread=spread)
+        call = schedule.charge(call, call, "105", LATER, answered=True, spread=spread)
         assert call.next_lookup_at == LATER + timedelta(minutes=minutes) * spread
-    assert (call.lookup_count, call.last_lookup_code) == (1109, "timeout")
+    assert (call.lookup_count, call.last_lookup_code) == (1109, "105")
 
 
 def test_a_call_that_a_lookup_settled_is_charged_and_not_asked_about_again() -> None:
     before = replace(Call(reference_id="a", placed_at=NOW), lookup_count=2)
     settled = schedule.plan(before, rule.fold(before, lookup("a", 1, **DONE)), LATER)
-    charged = schedule.charge(before, settled, "100", LATER, spread=1)
+    charged = schedule.charge(before, settled, "100", LATER, answered=True, spread=1)
 
     assert (charged.lookup_count, charged.last_lookup_code, charged.next_lookup_at) == (3, "100", None)
 
 
 def test_a_given_up_call_is_charged_and_not_asked_about_again() -> None:
     call = replace(Call(reference_id="a", placed_at=NOW), gave_up_at=NOW)
-    charged = schedule.charge(call, call, "104", LATER, spread=1)
+    charged = schedule.charge(call, call, "104", LATER, answered=True, spread=1)
 
     assert (charged.lookup_count, charged.next_lookup_at) == (1, None)
 
@@ -341,7 +341,7 @@ def test_the_doubling_starts_anew_with_a_conflict_and_the_count_does_not() -> No
     row.call = replace(row.call, lookup_count=5, lookup_backoff=5)
     row.take(callback("a", 2, **NOT_ANSWERED))
     for minutes in (5, 10):
-        row.call = schedule.charge(row.call, row.call, "http-500", LATER, spread=1)
+        row.call = schedule.charge(row.call, row.call, "http-500", LATER, answered=True, spread=1)
         assert row.call.next_lookup_at == LATER + timedelta(minutes=minutes)
     assert row.call.lookup_count == 7
 
@@ -350,7 +350,7 @@ def test_a_lookup_after_which_an_older_callback_disagrees_leaves_the_5_minutes_o
     row = stored(callback("a", 3, **NOT_ANSWERED))
     before = row.call
     row.take(lookup("a", 2, **ANSWERED))
-    charged = schedule.charge(before, row.call, "100", LATER, spread=1.1)
+    charged = schedule.charge(before, row.call, "100", LATER, answered=True, spread=1.1)
 
     assert (charged.conflict, charged.next_lookup_at, charged.lookup_backoff) == (True, IN_5_MINUTES, 0)
 

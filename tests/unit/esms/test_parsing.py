@@ -114,7 +114,7 @@ def test_the_published_answers_are_read() -> None:
     finished = lookup(samples.FINISHED_CALL.text.encode(), "505139d7-54f8-48a9-88fa-9460a78731dd")
     refused = lookup(samples.WRONG_KEYS.text.encode())
 
-    assert (finished.code, finished.kind, finished.heard) == ("100", "final", True)
+    assert (finished.code, finished.kind, finished.answered) == ("100", "final", True)
     assert finished.report is not None
     assert finished.report.said() == {
         "call_status": "ANSWERED",
@@ -274,7 +274,7 @@ def test_a_multipart_form_is_read_to_the_byte() -> None:
 def test_an_answer_is_read_however_it_is_put(content: Any, code: str, kind: str) -> None:
     answer = lookup(content)
 
-    assert (answer.reference_id, answer.code, answer.kind, answer.heard) == ("a", code, kind, True)
+    assert (answer.reference_id, answer.code, answer.kind, answer.answered) == ("a", code, kind, True)
     assert (answer.report is not None) == (code in {"100", "99"})
 
 

@@ -1,0 +1,142 @@
+"""Limits an HTTP exchange as a whole: when its time is over, its connection is cut.
+
+A timeout of ``requests`` and urllib3 is for each read, so an answer that drips in byte by byte has no limit at all. One
+for the whole exchange was declined (psf/requests#3099, "overall timeout"); with it, this file can go.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Self
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Deadline:
+    """The time until which one exchange may last; a ``with`` block that cuts its connection then."""
+
+    def __init__(self, seconds: float) -> None:
+        """The time starts to run here."""
+        self._at = time.monotonic() + seconds
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+        self._connection: socket.socket | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self._at
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._timer.join()
+        self._close()
+
+    def watch(self, connected: Any) -> None:
+        """Cut this socket when the time is over. By a duplicate: TLS and ``http.client`` detach or close their own."""
+        self._close()
+        self._connection = socket.socket(fileno=os.dup(connected.fileno()))
+        if self.passed:
+            self._cut()
+
+    def _cut(self) -> None:
+        if self._connection is not None:
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
+class DeadlineSession(requests.Session):
+    """A session that makes one request at a time, each inside ``with session.deadline(seconds):``."""
+
+    def __init__(self) -> None:
+        """Connect to nothing yet."""
+        super().__init__()
+        self._adapter = _Adapter()
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, self._adapter)
+
+    @contextmanager
+    def deadline(self, seconds: float) -> Iterator[Deadline]:
+        """Limit the one request of this block: name resolution, connection, TLS handshake and answer together.
+
+        When the time is over the request fails with any error of the socket; ``passed`` is True then.
+        """
+        with Deadline(seconds) as deadline:
+            self._adapter.deadline = deadline
+            yield deadline
+
+
+# The deadline goes the way of the request: the adapter has it, gives it to the pool, and the pool to the connection.
+
+
+class _Adapter(HTTPAdapter):
+    deadline: Deadline
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **options)
+        pool.deadline = self.deadline
+        return pool
+
+
+class _Connection:
+    """Has its socket watched from before the TLS handshake to the last byte."""
+
+    sock: Any
+    deadline: Deadline
+
+    def _new_conn(self) -> Any:
+        connected = super()._new_conn()  # type: ignore[misc]
+        self.deadline.watch(connected)
+        return connected
+
+    def request(self, *args: Any, **options: Any) -> None:
+        if self.sock is not None:
+            self.deadline.watch(self.sock)
+        super().request(*args, **options)  # type: ignore[misc]
+
+
+class _HTTPConnection(_Connection, HTTPConnection):
+    pass
+
+
+class _HTTPSConnection(_Connection, HTTPSConnection):
+    pass
+
+
+class _Pool:
+    deadline: Deadline
+
+    def _get_conn(self, *args: Any, **options: Any) -> Any:
+        connection = super()._get_conn(*args, **options)  # type: ignore[misc]
+        connection.deadline = self.deadline
+        return connection
+
+
+class _HTTPPool(_Pool, HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(_Pool, HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
