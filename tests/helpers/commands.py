@@ -82,7 +82,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
         if condition():
             return
         time.sleep(0.02)
-    raise AssertionError("it did not come so far")
+    raise AssertionError("it did not happen in time")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The server as a process: how it starts and ends, and that neither idle peers nor many clients cost a report."""
+"""The server as a process: it starts, it ends, and idle or many clients cost no report."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def started(log: Path, **environment: str) -> Iterator[Server]:
 # Beginning and end
 
 
-def test_a_server_of_nothing_but_a_folder_makes_all_it_needs_and_prints_the_callback_url_that_works(
+def test_a_server_started_in_an_empty_folder_prints_a_callback_url_that_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("DATABASE_URL", "CALLBACK_TOKEN", "API_TOKEN", "INSTANCE_DIR"):
@@ -97,7 +97,7 @@ def test_a_server_of_nothing_but_a_folder_makes_all_it_needs_and_prints_the_call
 def test_connection_accepted_before_the_end_is_answered(
     database: Database, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Also when the worker has closed the door meanwhile."""
+    """Also when the worker has closed its listening socket meanwhile."""
     requested = [f"GET {URL}?ReferenceId=a", f"POST {URL}?ReferenceId=b", "GET /healthz"]
     rest = "HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     with started(tmp_path / "log") as server, ExitStack() as until_done:
@@ -169,7 +169,7 @@ def test_server_with_the_spool_off_warns_of_callbacks_left_in_it(settings: Setti
 
 @ON_SQLITE
 @SET
-def test_what_a_killed_server_left_in_memory_the_next_one_removes_and_nothing_of_one_that_lives(tmp_path: Path) -> None:
+def test_the_next_server_removes_the_metrics_files_of_a_killed_one_and_of_no_other(tmp_path: Path) -> None:
     def counts_of(server: Server) -> Path:
         environment = Path(f"/proc/{server.process.pid}/environ").read_bytes()
         return Path(re.findall(rb"PROMETHEUS_MULTIPROC_DIR=([^\0]+)", environment)[0].decode())
@@ -189,7 +189,7 @@ def test_what_a_killed_server_left_in_memory_the_next_one_removes_and_nothing_of
                 assert not folder.exists()
 
 
-def test_a_server_starts_though_its_postgresql_is_away_and_uses_it_once_it_is_back_and_migrated(
+def test_a_server_starts_without_its_postgresql_and_uses_it_once_it_is_back_and_migrated(
     postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -322,12 +322,12 @@ HALVES = [
 
 
 PAST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-"""A request whose sender never closes its side, though it is answered."""
+"""A request whose sender never closes its side of the connection."""
 
 
 @contextmanager
 def connected(url: str, *sent: bytes) -> Iterator[list[socket.socket]]:
-    """Connections on each of which so much was sent, and no more."""
+    """Connections on each of which only these bytes were sent."""
     with ExitStack() as lines:
         host, _, port = url.removeprefix("http://").partition(":")
         found = [lines.enter_context(socket.create_connection((host, int(port)))) for _ in sent]
@@ -337,7 +337,7 @@ def connected(url: str, *sent: bytes) -> Iterator[list[socket.socket]]:
 
 
 def send_for(seconds: float, url: str) -> tuple[set[int], float]:
-    """Send callbacks for so long; the answers' statuses, and the longest time that one took."""
+    """Send callbacks for some seconds; the statuses of the answers, and the longest time that one took."""
     statuses, slowest, end = set(), 0.0, time.monotonic() + seconds
     while (began := time.monotonic()) < end:
         statuses.add(requests.get(f"{url}{URL}?ReferenceId=a&SendStatus=5", timeout=QUICK_SECONDS).status_code)
@@ -381,7 +381,7 @@ def many_files() -> Iterator[None]:
 
 @ON_SQLITE
 @SET
-def test_connections_that_are_dropped_for_their_silence_do_not_hold_up_callbacks(tmp_path: Path) -> None:
+def test_silent_connections_that_are_closed_do_not_hold_up_callbacks(tmp_path: Path) -> None:
     with serving(tmp_path / "log") as server, connected(server, *HALVES * 10):
         statuses, slowest = send_for(13, server)
 

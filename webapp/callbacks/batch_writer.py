@@ -41,24 +41,17 @@ class Pending(Generic[Item, Result]):
     abandoned: bool = False
 
 
-class Batch(Generic[Item]):
+class Batch(Generic[Item, Result]):
     """Items to be written in one transaction."""
 
-    def __init__(self, items: Sequence[Item] = ()) -> None:
-        """A batch of fixed items."""
+    def __init__(self, items: Sequence[Item] = (), queue: deque[Pending[Item, Result]] | None = None) -> None:
+        """A batch of these items, and with a queue of what is pending there when the batch is collected."""
         self.items = list(items)
+        self.pending: list[Pending[Item, Result]] = []
+        self._queue = queue
 
     def collect(self) -> None:
         """Add what is pending. Call it in the open transaction: what arrived during the wait for it is added."""
-
-
-class _PendingBatch(Batch[Item], Generic[Item, Result]):
-    def __init__(self, queue: deque[Pending[Item, Result]]) -> None:
-        super().__init__()
-        self._queue = queue
-        self.pending: list[Pending[Item, Result]] = []
-
-    def collect(self) -> None:
         while self._queue and len(self.pending) < BATCH_SIZE:
             pending = self._queue.popleft()
             if not pending.abandoned:
@@ -80,7 +73,7 @@ class BatchWriter(ABC, Generic[Item, Result]):
         self._thread: threading.Thread | None = None
 
     @abstractmethod
-    def write_batch(self, batch: Batch[Item]) -> Sequence[Result]:
+    def write_batch(self, batch: Batch[Item, Result]) -> Sequence[Result]:
         """Collect the batch and write it in one transaction; one result for each item, in their order."""
 
     def write(self, item: Item, seconds: float) -> Result:
@@ -113,7 +106,7 @@ class BatchWriter(ABC, Generic[Item, Result]):
                 self._write_next_batch()
 
     def _write_next_batch(self) -> None:
-        batch = _PendingBatch(self._queue)
+        batch = Batch(queue=self._queue)
         try:
             results = self.write_batch(batch)
         except Exception as error:  # noqa: BLE001 - the senders of these items get it

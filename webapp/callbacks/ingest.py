@@ -105,7 +105,7 @@ class _SpoolWriter(BatchWriter[CallbackRequest, None]):
         super().__init__()
         self._spool = spool
 
-    def write_batch(self, batch: Batch[CallbackRequest]) -> Sequence[None]:
+    def write_batch(self, batch: Batch[CallbackRequest, None]) -> Sequence[None]:
         batch.collect()
         if batch.items:
             self._spool.append(batch.items)

@@ -50,7 +50,7 @@ class CallbackStore(BatchWriter[ParsedCallback, Outcome]):
         self.last_success = 0.0
         """When the newest transaction began that stored reports, by the monotonic clock."""
 
-    def write_batch(self, batch: Batch[ParsedCallback]) -> Sequence[Outcome]:
+    def write_batch(self, batch: Batch[ParsedCallback, Outcome]) -> Sequence[Outcome]:
         """Store a batch; raises Unavailable, with nothing stored.
 
         A report that the database refuses fails the whole transaction. It is found by halving, and rejected.
@@ -63,7 +63,7 @@ class CallbackStore(BatchWriter[ParsedCallback, Outcome]):
             return self._store_in_halves(batch.items, error)
 
     @retrying
-    def _store_together(self, batch: Batch[ParsedCallback]) -> Sequence[Outcome]:
+    def _store_together(self, batch: Batch[ParsedCallback, Outcome]) -> Sequence[Outcome]:
         began = time.monotonic()
         with self._database.transaction() as connection:
             batch.collect()

@@ -197,9 +197,14 @@ class _LockedCalls:
         self.calls = dict(self._before)
 
     def skip_stored(self, reports: Sequence[StatusReport]) -> None:
-        """Read the effects of those reports that are stored already; ``fold`` skips them."""
-        query = _effects(self._connection.dialect.name)
-        rows = self._connection.execute(query, bulk.values(self._connection, [report.id for report in reports]))
+        """Read the effects of those reports that are stored already; ``fold`` skips them.
+
+        A report is stored together with its call. So a call that is absent has none.
+        """
+        ids = [report.id for report in reports if report.reference_id in self._before]
+        if not ids:
+            return
+        rows = self._connection.execute(_effects(self._connection.dialect.name), bulk.values(self._connection, ids))
         self.effects = {row.id: row.effect for row in rows}
 
     def fold(self, report: StatusReport) -> None:

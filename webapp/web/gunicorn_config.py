@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 _settings = load_settings()
 _MOST_CONNECTIONS, _OTHER_FILES = 5000, 100
-"""Of a worker; more than reports may wait there, so that beyond these the answer is 503, and not silence."""
+"""Per worker; more than may be pending in the batch writer, so that too many callbacks are answered 503."""
 
 
 def _connections() -> int:
-    """As many as a worker may have open files for, as ``serve`` has raised their number."""
+    """As many as the limit of open files allows, which ``serve`` has raised."""
     files_at_most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MOST_CONNECTIONS if files_at_most < 0 else max(1, min(_MOST_CONNECTIONS, files_at_most - _OTHER_FILES))
 
@@ -36,11 +36,11 @@ logger_class = "webapp.web.gunicorn_config.Log"
 worker_connections = _connections()
 timeout = 60
 graceful_timeout = 25
-keepalive = 15  # also how long a connection may take over a request's head: idle ones cost little, and not for ever
+keepalive = 15  # seconds for the head of a request, too
 backlog = 2048
 limit_request_line = 8190
 control_socket_disable = True
-forwarded_allow_ips = ""  # TRUSTED_PROXIES alone says whose headers are believed
+forwarded_allow_ips = ""  # only TRUSTED_PROXIES says whose X-Forwarded headers count
 worker_tmp_dir = str(files.MEMORY)
 logconfig_dict = {
     "version": 1,
@@ -56,25 +56,25 @@ logconfig_dict = {
 
 
 class Log(Logger):  # type: ignore[misc]
-    """Writes no access log: the application does, without paths; gunicorn's would show the callback token."""
+    """Writes no access log: the application does. gunicorn's would show the callback token in the path."""
 
     def access(self, *_request: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 gunicorn_parser.install()
 
 
 def post_worker_init(worker: AnyWorker) -> None:
-    """See whether the database is there, and begin to drain what an earlier process left in the spool."""
+    """Check the database, and drain what an earlier process left in the spool."""
     worker.app.wsgi().extensions["ingest"].start()
 
 
 def child_exit(_server: Arbiter, worker: AnyWorker) -> None:
-    """Let the metrics know that a worker is gone; what it counted stays."""
+    """Drop the gauges of a worker that ended; its counts stay."""
     multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
 
 
 def on_exit(_server: Arbiter) -> None:
-    """Leave no metrics behind."""
+    """Remove the metrics files."""
     shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)

@@ -1,7 +1,7 @@
 """The gunicorn worker: gevent's, with limits on what one connection may cost all others.
 
 After each answer the worker yields to the event loop, so that other connections are served. Answers that refuse a
-request close the connection without reading its body. Idle connections close when the worker is told to end.
+request close the connection without reading its body. Idle connections close when the worker ends (SIGTERM).
 """
 
 from __future__ import annotations

@@ -55,13 +55,13 @@ def until(condition: Callable[[], object], *, seconds: float = 15) -> None:
         if condition():
             return
         time.sleep(0.02)
-    raise AssertionError("it did not come so far")
+    raise AssertionError("it did not happen in time")
 
 
-# Arrivals
+# Outcomes
 
 
-def arrival(query: str, body: bytes = b"", **words: Any) -> CallbackRequest:
+def request(query: str, body: bytes = b"", **words: Any) -> CallbackRequest:
     usual: dict[str, Any] = {"method": "GET", "content_type": None, "remote_addr": "203.0.113.7"}
     return CallbackRequest(
         id=parameters.new_id(), received_at=datetime.now(UTC), query=query.encode(), body=body, **usual | words
@@ -82,10 +82,10 @@ def drain(receiver: Ingest) -> list[int]:
 
 
 @contextmanager
-def intake_of(
+def ingest_on(
     database: Database | str, spool: Spool | None, answer_within: timedelta = WITHIN, **options: Any
 ) -> Iterator[Ingest]:
-    """An intake with connections of its own, as a receiver has it."""
+    """An ingest with connections of its own, as the server has it."""
     url = database if isinstance(database, str) else database.url.render_as_string(hide_password=False)
     mine = Database(url, patience=answer_within * 0.3, transaction_limit=answer_within, **options)
     found = Ingest(mine, spool, answer_within)
@@ -97,7 +97,7 @@ def intake_of(
 
 @pytest.fixture
 def receiver(database: Database, spool: Spool) -> Iterator[Ingest]:
-    with intake_of(database, spool) as found:
+    with ingest_on(database, spool) as found:
         yield found
 
 
@@ -106,27 +106,27 @@ def kept(database: Database) -> list[Any]:
         return list(connection.execute(select(rejected_callbacks).order_by(rejected_callbacks.c.first_at)))
 
 
-def together(take: Callable[[CallbackRequest], Any], *arrivals: CallbackRequest) -> list[Any]:
-    """What each is told, all of them asking at once."""
+def together(take: Callable[[CallbackRequest], Any], *requests: CallbackRequest) -> list[Any]:
+    """The outcomes of requests that arrive at once."""
     told: dict[int, Any] = {}
 
     def ask(place: int) -> None:
         try:
-            told[place] = take(arrivals[place])
+            told[place] = take(requests[place])
         except Unavailable as problem:
             told[place] = problem
 
-    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(arrivals))]
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(requests))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    return [told[place] for place in range(len(arrivals))]
+    return [told[place] for place in range(len(requests))]
 
 
 @contextmanager
 def locked(database: Database) -> Iterator[None]:
-    """Somebody else has the lock that storing needs."""
+    """Another process has the lock that storing needs."""
     if database.is_sqlite:
         with closing(sqlite3.connect(str(database.url.database), isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -139,7 +139,7 @@ def locked(database: Database) -> Iterator[None]:
 
 
 def test_report_is_stored_and_answered_with_its_effect(receiver: Ingest, database: Database, spool: Spool) -> None:
-    first, second = arrival("ReferenceId=A&SendStatus=7"), arrival("", b"ReferenceId=a&SendStatus=5", method="POST")
+    first, second = request("ReferenceId=A&SendStatus=7"), request("", b"ReferenceId=a&SendStatus=5", method="POST")
 
     assert [receiver.receive(one) for one in (first, second)] == [Accepted("progressed", "a"), Accepted("settled", "a")]
 
@@ -149,9 +149,9 @@ def test_report_is_stored_and_answered_with_its_effect(receiver: Ingest, databas
     assert spool.depth().reports == 0
 
 
-def test_what_cannot_be_read_is_refused_with_its_reason_and_kept(receiver: Ingest, database: Database) -> None:
-    one = arrival("SendStatus=5", content_type="text/\0x")
-    cut = arrival("ReferenceId=a", b"CallDuration=1", problem="body: ended before it was whole")
+def test_an_unreadable_callback_is_rejected_with_its_reason(receiver: Ingest, database: Database) -> None:
+    one = request("SendStatus=5", content_type="text/\0x")
+    cut = request("ReferenceId=a", b"CallDuration=1", problem="body: ended before it was whole")
 
     assert receiver.receive(one) == NotAccepted("ReferenceId: is missing")
     assert receiver.receive(cut) == NotAccepted("body: ended before it was whole")
@@ -172,11 +172,11 @@ def test_several_reports_of_one_call_in_one_batch_end_in_their_fold(receiver: In
         "CallStatus=ANSWERED&SendStatus=5",
         "Price=450&SendStatus=5",
     ]
-    arrivals = [
-        arrival(f"ReferenceId={name}&{words}&CID={number}") for number in range(8) for name in "ab" for words in said
+    requests = [
+        request(f"ReferenceId={name}&{words}&CID={number}") for number in range(8) for name in "ab" for words in said
     ]
 
-    told = together(receiver.receive, *arrivals)
+    told = together(receiver.receive, *requests)
 
     assert {type(one) for one in told} == {Accepted}
     for name in "ab":
@@ -187,18 +187,18 @@ def test_several_reports_of_one_call_in_one_batch_end_in_their_fold(receiver: In
 
 
 @pytest.mark.parametrize("place", range(4))
-def test_a_report_that_the_database_refuses_is_found_and_kept_and_its_neighbours_are_stored(
+def test_a_report_that_the_database_refuses_is_rejected_and_the_others_of_its_batch_are_stored(
     receiver: Ingest, database: Database, place: int
 ) -> None:
     change_by_hand(database, POISON[database.is_sqlite])
-    arrivals = [arrival(f"ReferenceId={'poison' if place == number else f'n{number}'}") for number in range(4)]
+    requests = [request(f"ReferenceId={'poison' if place == number else f'n{number}'}") for number in range(4)]
 
     with locked(database):
-        blocker = threading.Thread(target=receiver.receive, args=(arrival("ReferenceId=first"),))
+        blocker = threading.Thread(target=receiver.receive, args=(request("ReferenceId=first"),))
         blocker.start()
         time.sleep(0.1)
         told: list[Any] = []
-        asking = threading.Thread(target=lambda: told.extend(together(receiver.receive, *arrivals)))
+        asking = threading.Thread(target=lambda: told.extend(together(receiver.receive, *requests)))
         asking.start()
         time.sleep(0.2)
     for thread in (blocker, asking):
@@ -206,10 +206,10 @@ def test_a_report_that_the_database_refuses_is_found_and_kept_and_its_neighbours
 
     refused = NotAccepted("The database refuses a value of this report")
     assert told == [refused if place == number else Accepted("progressed", f"n{number}") for number in range(4)]
-    assert [row.id for row in kept(database)] == [arrivals[place].id]
+    assert [row.id for row in kept(database)] == [requests[place].id]
 
 
-# The database is away
+# The database is down
 
 
 def lock(database: Database) -> Any:
@@ -224,15 +224,15 @@ def tables_gone(database: Database) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("away", [lock, tables_gone], ids=["locked", "a table is gone"])
-def test_while_the_database_is_away_reports_are_spooled_in_time_and_then_stored(
+def test_while_the_database_is_down_reports_are_spooled_in_time_and_then_stored(
     receiver: Ingest, database: Database, spool: Spool, away: Callable[[Database], Any]
 ) -> None:
-    assert receiver.receive(arrival("ReferenceId=before")) == Accepted("progressed", "before")
-    arrivals = [arrival(f"ReferenceId=a&Ivr={number}") for number in range(6)]
-    unreadable = arrival("Ivr=1")
+    assert receiver.receive(request("ReferenceId=before")) == Accepted("progressed", "before")
+    requests = [request(f"ReferenceId=a&Ivr={number}") for number in range(6)]
+    unreadable = request("Ivr=1")
 
     with away(database):
-        for one in (*arrivals[:2], unreadable, *arrivals[2:]):
+        for one in (*requests[:2], unreadable, *requests[2:]):
             began = time.monotonic()
             told = receiver.receive(one)
             assert (
@@ -241,25 +241,25 @@ def test_while_the_database_is_away_reports_are_spooled_in_time_and_then_stored(
                 else told == Accepted("spooled", "a")
             )
             assert time.monotonic() - began < IN_TIME_SECONDS
-        assert together(receiver.receive, *arrivals) == [Accepted("spooled", "a")] * 6, "the same ones, once more"
+        assert together(receiver.receive, *requests) == [Accepted("spooled", "a")] * 6, "the same ones, once more"
         # What cannot be read may have found its place already, where it is not that table that is gone.
         assert spool.depth().reports in {6, 7}
 
     until(lambda: spool.depth().reports == 0)
-    assert receiver.receive(arrival("ReferenceId=after")) == Accepted("progressed", "after")
-    assert [one.id for one in stored_reports(database, "a")] == [one.id for one in arrivals]
+    assert receiver.receive(request("ReferenceId=after")) == Accepted("progressed", "after")
+    assert [one.id for one in stored_reports(database, "a")] == [one.id for one in requests]
     assert [(row.id, row.count) for row in kept(database)] == [(unreadable.id, 1)]
 
 
-def test_a_database_that_was_never_there_spools(tmp_path: Path, spool: Spool) -> None:
-    with intake_of(f"sqlite:///{tmp_path}/nowhere/calls.db", spool) as receiver:
-        assert receiver.receive(arrival("ReferenceId=a")) == Accepted("spooled", "a")
+def test_without_a_database_reports_are_spooled(tmp_path: Path, spool: Spool) -> None:
+    with ingest_on(f"sqlite:///{tmp_path}/nowhere/calls.db", spool) as receiver:
+        assert receiver.receive(request("ReferenceId=a")) == Accepted("spooled", "a")
     assert spool.depth().reports == 1
 
 
 @contextmanager
 def says_nothing() -> Iterator[str]:
-    """URL of a PostgreSQL that takes every connection, and never says a word."""
+    """URL of a PostgreSQL that accepts every connection, and never answers."""
     lines = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -280,10 +280,10 @@ def says_nothing() -> Iterator[str]:
 
 
 def test_a_database_that_hangs_costs_no_more_than_the_time_to_answer(spool: Spool) -> None:
-    with says_nothing() as url, intake_of(url, spool) as receiver:
+    with says_nothing() as url, ingest_on(url, spool) as receiver:
         began = time.monotonic()
         assert (
-            together(receiver.receive, *[arrival("ReferenceId=a") for _ in range(5)]) == [Accepted("spooled", "a")] * 5
+            together(receiver.receive, *[request("ReferenceId=a") for _ in range(5)]) == [Accepted("spooled", "a")] * 5
         )
         assert time.monotonic() - began < IN_TIME_SECONDS
 
@@ -293,36 +293,34 @@ def test_a_database_that_hangs_costs_no_more_than_the_time_to_answer(spool: Spoo
 def seconds_to_spool(receiver: Ingest) -> float:
     """How long it takes to answer one more report so."""
     began = time.monotonic()
-    assert receiver.receive(arrival("ReferenceId=a")) == Accepted("spooled", "a")
+    assert receiver.receive(request("ReferenceId=a")) == Accepted("spooled", "a")
     return time.monotonic() - began
 
 
 def test_without_a_spool_it_is_unavailable_in_time(database: Database) -> None:
-    with intake_of(database, None) as receiver:
+    with ingest_on(database, None) as receiver:
         receiver.start()
         with locked(database):
             for query in ("ReferenceId=a", "x=1"):
                 began = time.monotonic()
                 with pytest.raises(Unavailable, match="the spool is off"):
-                    receiver.receive(arrival(query))
+                    receiver.receive(request(query))
                 assert time.monotonic() - began < IN_TIME_SECONDS
         assert receiver.drain is None
-        assert receiver.receive(arrival("ReferenceId=a")) == Accepted("progressed", "a")
+        assert receiver.receive(request("ReferenceId=a")) == Accepted("progressed", "a")
 
 
-def test_where_the_spool_is_full_too_it_is_unavailable_and_what_was_taken_is_stored(
-    database: Database, tmp_path: Path
-) -> None:
+def test_with_a_full_spool_it_is_unavailable_and_what_was_spooled_is_stored(database: Database, tmp_path: Path) -> None:
     spool = Spool(tmp_path / "instance", 1 << 16)
-    with intake_of(database, spool) as receiver:
+    with ingest_on(database, spool) as receiver:
         with locked(database):
             taken = [f"a{number}" for number in range(4)]
             for name in taken:
-                assert receiver.receive(arrival(f"ReferenceId={name}", b"x" * 9000)) == Accepted("spooled", name)
+                assert receiver.receive(request(f"ReferenceId={name}", b"x" * 9000)) == Accepted("spooled", name)
             with pytest.raises(Unavailable, match=r"neither the database nor the spool .* SPOOL_LIMIT"):
-                receiver.receive(arrival("ReferenceId=b", b"x" * 40_000))
+                receiver.receive(request("ReferenceId=b", b"x" * 40_000))
         until(lambda: spool.depth().reports == 0)
-        assert receiver.receive(arrival("ReferenceId=b", b"x" * 40_000)) == Accepted("progressed", "b")
+        assert receiver.receive(request("ReferenceId=b", b"x" * 40_000)) == Accepted("progressed", "b")
     assert [len(stored_reports(database, name)) for name in taken] == [1] * 4
 
 
@@ -330,11 +328,11 @@ def test_where_the_spool_is_full_too_it_is_unavailable_and_what_was_taken_is_sto
 def test_a_spool_that_cannot_be_used_is_unavailable(database: Database, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
-        intake_of(database, Spool(tmp_path / "file", LIMIT)) as receiver,
+        ingest_on(database, Spool(tmp_path / "file", LIMIT)) as receiver,
         locked(database),
         pytest.raises(Unavailable, match=r"neither the database nor the spool can take a report: .*spool\.db"),
     ):
-        receiver.receive(arrival("ReferenceId=a"))
+        receiver.receive(request("ReferenceId=a"))
 
 
 @ON_POSTGRESQL
@@ -346,9 +344,9 @@ def test_report_whose_late_commit_succeeds_counts_once(database: Database, spool
     change_by_hand(
         database, "CREATE TRIGGER slow BEFORE INSERT ON status_reports FOR EACH ROW EXECUTE FUNCTION slowly()"
     )
-    one = arrival("ReferenceId=a&SendStatus=5")
+    one = request("ReferenceId=a&SendStatus=5")
 
-    with intake_of(database, spool) as receiver:
+    with ingest_on(database, spool) as receiver:
         assert receiver.receive(one) == Accepted("spooled", "a")
         until(lambda: spool.depth().reports == 0)
         time.sleep(1.2)
@@ -361,15 +359,15 @@ def test_report_whose_late_commit_succeeds_counts_once(database: Database, spool
 
 
 def test_what_an_earlier_process_left_is_stored_from_the_start(database: Database, spool: Spool) -> None:
-    arrivals = [arrival(f"ReferenceId=a&Ivr={number}") for number in range(450)]
-    spool.append(arrivals)
+    requests = [request(f"ReferenceId=a&Ivr={number}") for number in range(450)]
+    spool.append(requests)
 
-    with intake_of(database, spool) as receiver:
+    with ingest_on(database, spool) as receiver:
         assert drain(receiver) == [200, 400, 450]
-    assert [one.id for one in stored_reports(database, "a")] == [one.id for one in arrivals]
+    assert [one.id for one in stored_reports(database, "a")] == [one.id for one in requests]
 
-    spool.append(late := [arrival("ReferenceId=b"), arrival("x=1")])
-    with intake_of(database, spool) as receiver:
+    spool.append(late := [request("ReferenceId=b"), request("x=1")])
+    with ingest_on(database, spool) as receiver:
         receiver.start()
         receiver.start()
         until(lambda: spool.depth().reports == 0)
@@ -381,7 +379,7 @@ def test_what_an_earlier_process_left_is_stored_from_the_start(database: Databas
 def test_drain_lets_other_greenlets_run_after_each_callback(
     receiver: Ingest, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spool.append([arrival(f"ReferenceId={number}") for number in range(3)])
+    spool.append([request(f"ReferenceId={number}") for number in range(3)])
     steps: list[object] = []
 
     def read(*kept: Any) -> report.StatusReport:
@@ -396,9 +394,9 @@ def test_drain_lets_other_greenlets_run_after_each_callback(
     assert steps == ["read", 0] * 3
 
 
-def test_of_two_on_one_spool_one_drains(database: Database, spool: Spool, tmp_path: Path) -> None:
-    spool.append([arrival(f"ReferenceId=a&Ivr={number}") for number in range(300)])
-    with intake_of(database, spool) as one, intake_of(database, Spool(tmp_path / "instance", LIMIT)) as other:
+def test_one_process_drains_at_a_time(database: Database, spool: Spool, tmp_path: Path) -> None:
+    spool.append([request(f"ReferenceId=a&Ivr={number}") for number in range(300)])
+    with ingest_on(database, spool) as one, ingest_on(database, Spool(tmp_path / "instance", LIMIT)) as other:
         assert one.drain
         assert [drain(other) for _ in one.drain.run()] == [[], []]
 
@@ -406,8 +404,8 @@ def test_of_two_on_one_spool_one_drains(database: Database, spool: Spool, tmp_pa
 
 
 def test_drain_without_database_or_spool_file_raises_and_loses_nothing(database: Database, spool: Spool) -> None:
-    spool.append([arrival("ReferenceId=a")])
-    with intake_of(database, spool) as receiver:
+    spool.append([request("ReferenceId=a")])
+    with ingest_on(database, spool) as receiver:
         with locked(database), pytest.raises(Unavailable):
             drain(receiver)
         assert spool.depth().reports == 1
@@ -415,11 +413,11 @@ def test_drain_without_database_or_spool_file_raises_and_loses_nothing(database:
     assert stored_call(database, "a").report_count == 1
 
 
-def test_one_that_is_kept_already_for_another_reason_does_not_hold_up_the_drain(
+def test_a_callback_that_was_rejected_before_for_another_reason_does_not_stop_the_drain(
     receiver: Ingest, database: Database, writer: Writer, spool: Spool
 ) -> None:
-    """A process died between the commit and the removal, and what follows it words the reason otherwise."""
-    one, next_one = arrival("x=1"), arrival("ReferenceId=a")
+    """A process died between the commit and the removal, and a newer version words the reason otherwise."""
+    one, next_one = request("x=1"), request("ReferenceId=a")
     words: dict[str, Any] = {
         "payload": "{}",
         "reason": "in other words",
@@ -439,11 +437,11 @@ def test_one_that_is_kept_already_for_another_reason_does_not_hold_up_the_drain(
 
 @ON_POSTGRESQL
 def test_drain_skips_a_locked_call_and_stores_it_later(database: Database, spool: Spool) -> None:
-    with intake_of(database, spool, timedelta(seconds=1)) as receiver:
-        receiver.receive(arrival("ReferenceId=locked"))
-        spool.append([arrival(f"ReferenceId={'locked' if number == 7 else number}") for number in range(20)])
-        with create_engine(database.url, poolclass=NullPool).begin() as somebody:
-            somebody.execute(text("SELECT 1 FROM calls WHERE reference_id = 'locked' FOR UPDATE"))
+    with ingest_on(database, spool, timedelta(seconds=1)) as receiver:
+        receiver.receive(request("ReferenceId=locked"))
+        spool.append([request(f"ReferenceId={'locked' if number == 7 else number}") for number in range(20)])
+        with create_engine(database.url, poolclass=NullPool).begin() as another:
+            another.execute(text("SELECT 1 FROM calls WHERE reference_id = 'locked' FOR UPDATE"))
             drain(receiver)
             assert [one.query for _, one in spool.oldest(9)] == [b"ReferenceId=locked"]
         assert stored_call(database, "19").report_count == 1
@@ -456,16 +454,16 @@ def test_drain_skips_a_locked_call_and_stores_it_later(database: Database, spool
 @ON_POSTGRESQL
 def test_many_reports_of_a_locked_call_delay_others_no_longer_than_one_does(database: Database, spool: Spool) -> None:
     names = ["locked" if number % 5 else str(number) for number in range(50)]
-    with intake_of(database, spool, timedelta(seconds=1)) as receiver:
-        receiver.receive(arrival("ReferenceId=locked"))
-        spool.append([arrival(f"ReferenceId={name}") for name in names])
-        with create_engine(database.url, poolclass=NullPool).begin() as somebody:
-            somebody.execute(text("SELECT 1 FROM calls WHERE reference_id = 'locked' FOR UPDATE"))
+    with ingest_on(database, spool, timedelta(seconds=1)) as receiver:
+        receiver.receive(request("ReferenceId=locked"))
+        spool.append([request(f"ReferenceId={name}") for name in names])
+        with create_engine(database.url, poolclass=NullPool).begin() as another:
+            another.execute(text("SELECT 1 FROM calls WHERE reference_id = 'locked' FOR UPDATE"))
             receiver._breaker.open("as a report of that call opens it")  # noqa: SLF001
             began = time.monotonic()
             drain(receiver)
             assert time.monotonic() - began < 20, "and not 40"
-            assert receiver.receive(arrival("ReferenceId=new")) == Accepted("progressed", "new")
+            assert receiver.receive(request("ReferenceId=new")) == Accepted("progressed", "new")
         assert {one.query for _, one in spool.oldest(99)} == {b"ReferenceId=locked"}
         drain(receiver)
 
@@ -481,36 +479,36 @@ def waiting(spool: Spool) -> list[bytes]:
 
 
 @pytest.mark.parametrize("place", range(4))
-def test_a_report_that_is_refused_alone_again_and_again_is_kept_among_the_rejected(
+def test_a_report_that_the_database_refuses_again_and_again_is_rejected(
     receiver: Ingest, database: Database, spool: Spool, place: int
 ) -> None:
     refuse(database, "poison")
-    arrivals = [arrival(f"ReferenceId={'poison' if place == number else f'n{number}'}") for number in range(4)]
-    spool.append(arrivals)
+    requests = [request(f"ReferenceId={'poison' if place == number else f'n{number}'}") for number in range(4)]
+    spool.append(requests)
 
     drain(receiver)
-    assert waiting(spool) == [arrivals[place].query]
+    assert waiting(spool) == [requests[place].query]
     assert kept(database) == [], "once is not enough"
     if place == 3:
         drain(receiver)
         assert kept(database) == [], "nothing was stored after it was refused"
-        spool.append([arrival("ReferenceId=later")])
+        spool.append([request("ReferenceId=later")])
         drain(receiver)
     drain(receiver)
 
     assert spool.depth().reports == 0
     (row,) = kept(database)
-    assert (row.id, row.first_at) == (arrivals[place].id, arrivals[place].received_at)
+    assert (row.id, row.first_at) == (requests[place].id, requests[place].received_at)
     assert row.reason == "The database refuses a value of this report"
     assert [len(stored_reports(database, f"n{number}")) for number in range(4) if number != place] == [1, 1, 1]
 
 
-def test_where_a_trigger_refuses_every_report_all_stay_in_the_spool_until_it_does_not(
+def test_while_a_trigger_refuses_every_report_all_stay_in_the_spool(
     receiver: Ingest, database: Database, spool: Spool
 ) -> None:
     refuse(database, "%")
-    spool.append([arrival(f"ReferenceId={name}") for name in "abc"])
-    spool.append([arrival("x=1")])
+    spool.append([request(f"ReferenceId={name}") for name in "abc"])
+    spool.append([request("x=1")])
 
     for _ in range(3):
         drain(receiver)
@@ -523,14 +521,14 @@ def test_where_a_trigger_refuses_every_report_all_stay_in_the_spool_until_it_doe
     assert [len(stored_reports(database, name)) for name in "abc"] == [1, 1, 1]
 
 
-def test_where_it_cannot_be_kept_among_the_rejected_either_it_stays_and_holds_up_no_other(
+def test_a_refused_report_that_cannot_be_rejected_either_stays_in_the_spool_and_delays_no_other(
     receiver: Ingest, database: Database, spool: Spool
 ) -> None:
     refuse(database, "poison")
     change_by_hand(database, "ALTER TABLE rejected_callbacks RENAME TO gone")
     for name in "abc":
-        spool.append([arrival("ReferenceId=poison")] if name == "a" else [])
-        spool.append([arrival(f"ReferenceId={name}")])
+        spool.append([request("ReferenceId=poison")] if name == "a" else [])
+        spool.append([request(f"ReferenceId={name}")])
         drain(receiver)
         assert waiting(spool) == [b"ReferenceId=poison"]
     change_by_hand(database, "ALTER TABLE gone RENAME TO rejected_callbacks")
@@ -539,16 +537,16 @@ def test_where_it_cannot_be_kept_among_the_rejected_either_it_stays_and_holds_up
     assert [len(kept(database)), spool.depth().reports] == [1, 0]
 
 
-def test_running_out_of_memory_says_nothing_of_a_report(
+def test_running_out_of_memory_rejects_no_report(
     receiver: Ingest, database: Database, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(esms_callback, "parse_callback", out_of_memory)
         with pytest.raises(MemoryError):
-            receiver.receive(arrival("ReferenceId=a"))
+            receiver.receive(request("ReferenceId=a"))
         patch.undo()
         patch.setattr(rule, "fold", out_of_memory)
-        assert receiver.receive(arrival("ReferenceId=b")) == Accepted("spooled", "b")
+        assert receiver.receive(request("ReferenceId=b")) == Accepted("spooled", "b")
 
     until(lambda: spool.depth().reports == 0)
     assert kept(database) == []
@@ -562,8 +560,8 @@ def out_of_memory(*_: object, **__: object) -> None:
 # What was kept
 
 
-def test_the_same_report_is_read_out_of_an_arrival_and_out_of_what_was_kept_of_it_among_the_rejected() -> None:
-    one = arrival("ReferenceId=A&Price=450", b'{"Ivr": "007", "Note": "\xff"}', content_type="application/json")
+def test_a_request_and_its_rejected_row_are_parsed_to_the_same_report() -> None:
+    one = request("ReferenceId=A&Price=450", b'{"Ivr": "007", "Note": "\xff"}', content_type="application/json")
     among_the_rejected: dict[str, Any] = {
         "id": one.id,
         "received_at": one.received_at,
@@ -589,11 +587,11 @@ def test_the_same_report_is_read_out_of_an_arrival_and_out_of_what_was_kept_of_i
 
 
 def test_spooled_request_is_shown_as_received_with_its_fields() -> None:
-    one = arrival("ReferenceId=A&Price=450&Ivr=007", b"\xff", content_type="text/plain", method="POST")
+    one = request("ReferenceId=A&Price=450&Ivr=007", b"\xff", content_type="text/plain", method="POST")
     shown = as_json(one)
 
     assert (shown["id"], shown["query"], shown["body"]) == (str(one.id), "ReferenceId=A&Price=450&Ivr=007", "\\xff")
     assert (shown["reference_id"], shown["said"], shown["reason"]) == ("a", {"price": "450.0000", "ivr": "007"}, None)
     assert datetime.fromisoformat(shown["received_at"]) == one.received_at
-    assert as_json(arrival("x=1"))["reason"] == "ReferenceId: is missing"
-    assert as_json(arrival("x=1"))["said"] == {}
+    assert as_json(request("x=1"))["reason"] == "ReferenceId: is missing"
+    assert as_json(request("x=1"))["said"] == {}

@@ -1,4 +1,4 @@
-"""The spool: what it takes, gives back and lets go of, who has it to himself, and what it makes of a damaged file."""
+"""The spool: what goes in comes out, processes share it, and a corrupt file is replaced."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ LIMIT = 1 << 20
 PAGE = 4096
 
 
-def arrival(number: int = 0, *, query: bytes = b"", body: bytes = b"") -> CallbackRequest:
+def request(number: int = 0, *, query: bytes = b"", body: bytes = b"") -> CallbackRequest:
     return CallbackRequest(
         parameters.new_id(), at(number), "203.0.113.7", "POST", "text/plain", query or b"n=%d" % number, body
     )
 
 
-def arrivals(number: int, *, size: int = 0) -> list[CallbackRequest]:
-    return [arrival(place, body=b"x" * size) for place in range(number)]
+def requests(number: int, *, size: int = 0) -> list[CallbackRequest]:
+    return [request(place, body=b"x" * size) for place in range(number)]
 
 
 def contents(spool: Spool) -> list[CallbackRequest]:
@@ -66,7 +66,7 @@ def spool(folder: Path) -> Iterator[Spool]:
 
 
 def test_requests_are_read_back_unchanged_oldest_first(spool: Spool) -> None:
-    some = arrivals(5)
+    some = requests(5)
     some[2] = CallbackRequest(
         some[2].id, some[2].received_at, None, "GET", None, b"", b"", "body: ended before it was whole"
     )
@@ -80,7 +80,7 @@ def test_requests_are_read_back_unchanged_oldest_first(spool: Spool) -> None:
 
 
 def test_what_is_removed_is_gone_and_the_rest_stays(spool: Spool) -> None:
-    some = arrivals(5)
+    some = requests(5)
     spool.append(some)
 
     spool.remove([some[0].id, some[3].id, parameters.new_id()])
@@ -90,15 +90,15 @@ def test_what_is_removed_is_gone_and_the_rest_stays(spool: Spool) -> None:
 
 
 def test_the_same_id_again_is_left_as_it_is(spool: Spool) -> None:
-    first = arrival(1)
+    first = request(1)
     spool.append([first])
-    spool.append([replace(first, query=b"other"), arrival(2)])
+    spool.append([replace(first, query=b"other"), request(2)])
 
     assert [found.query for found in contents(spool)] == [b"n=1", b"n=2"]
 
 
 def test_depth_has_the_number_and_the_age_of_spooled_requests(spool: Spool) -> None:
-    spool.append(arrivals(3, size=10_000))
+    spool.append(requests(3, size=10_000))
 
     depth = spool.depth()
 
@@ -107,7 +107,7 @@ def test_depth_has_the_number_and_the_age_of_spooled_requests(spool: Spool) -> N
     assert 30_000 < depth.size < 70_000
 
 
-def test_asking_a_spool_that_was_never_needed_makes_nothing(spool: Spool, folder: Path) -> None:
+def test_reading_a_spool_that_was_never_needed_makes_no_file(spool: Spool, folder: Path) -> None:
     assert (spool.depth(), contents(spool)) == (Depth(), [])
     with spool.draining() as mine:
         assert not mine
@@ -118,7 +118,7 @@ def test_asking_a_spool_that_was_never_needed_makes_nothing(spool: Spool, folder
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.binary(max_size=300), st.binary(max_size=300)), max_size=4))
 def test_any_bytes_are_read_back_unchanged(said: list[tuple[bytes, bytes]]) -> None:
-    some = [replace(arrival(number), query=query, body=body) for number, (query, body) in enumerate(said)]
+    some = [replace(request(number), query=query, body=body) for number, (query, body) in enumerate(said)]
     with TemporaryDirectory(dir="/dev/shm") as name:
         spool = Spool(Path(name), LIMIT)
         spool.append(some)
@@ -132,7 +132,7 @@ def test_any_bytes_are_read_back_unchanged(said: list[tuple[bytes, bytes]]) -> N
 def test_spool_files_are_readable_for_their_user_alone(spool: Spool, folder: Path) -> None:
     before = os.umask(0)
     try:
-        spool.append(arrivals(2))
+        spool.append(requests(2))
         modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir() if file.stat().st_size}
     finally:
         os.umask(before)
@@ -142,7 +142,7 @@ def test_spool_files_are_readable_for_their_user_alone(spool: Spool, folder: Pat
 
 
 def test_drained_spool_is_removed_unless_a_request_arrived_meanwhile(spool: Spool, folder: Path) -> None:
-    some = arrivals(3)
+    some = requests(3)
     spool.append(some)
     spool.drop(some[1].id)
     assert contents(spool) == some
@@ -157,7 +157,7 @@ def test_drained_spool_is_removed_unless_a_request_arrived_meanwhile(spool: Spoo
 def test_process_with_an_open_spool_that_a_dying_one_removed_begins_a_new_file(
     spool: Spool, folder: Path, step: int
 ) -> None:
-    first, second = arrivals(2)
+    first, second = requests(2)
     spool.append([first])
 
     process = PROCESSES.Process(target=drop_and_die, args=(folder, first, step))
@@ -187,18 +187,18 @@ def drop_and_die(folder: Path, last: CallbackRequest, step: int) -> None:
 
 
 def test_a_folder_that_is_gone_is_made_again(spool: Spool, folder: Path, tmp_path: Path) -> None:
-    spool.append(arrivals(2))
+    spool.append(requests(2))
     folder.rename(tmp_path / "gone")
 
     assert spool.depth() == Depth()
-    some = arrivals(3)
+    some = requests(3)
     spool.append(some)
     assert contents(spool) == some
 
 
 def uses(spool: Spool) -> list[Callable[[], object]]:
     return [
-        lambda: spool.append([arrival()]),
+        lambda: spool.append([request()]),
         lambda: spool.oldest(1),
         lambda: spool.remove([parameters.new_id()]),
         spool.depth,
@@ -209,7 +209,7 @@ def test_file_in_place_of_the_spool_folder_is_an_error_that_names_it(spool: Spoo
     folder.touch()
 
     with pytest.raises(SpoolError, match=r"spool\.db: .*instance"):
-        spool.append([arrival()])
+        spool.append([request()])
     assert spool.depth() == Depth()
 
 
@@ -222,7 +222,7 @@ def test_folder_in_place_of_the_spool_file_is_an_error_of_every_method(spool: Sp
 
 
 def test_lock_that_is_not_released_is_an_error_of_every_method(spool: Spool, folder: Path) -> None:
-    spool.append([arrival()])
+    spool.append([request()])
     (folder / "spool.drain").mkdir()
     with pytest.raises(SpoolError, match=r"spool\.drain"), spool.draining():
         pass
@@ -266,7 +266,7 @@ def fill(spool: Spool) -> list[CallbackRequest]:
     taken: list[CallbackRequest] = []
     try:
         while len(taken) < 1000:
-            one = arrival(len(taken), body=b"x" * 3000)
+            one = request(len(taken), body=b"x" * 3000)
             spool.append([one])
             taken.append(one)
     except SpoolError as error:
@@ -274,7 +274,7 @@ def fill(spool: Spool) -> list[CallbackRequest]:
     return taken
 
 
-def test_a_spool_is_full_by_the_pages_in_use_and_takes_again_once_it_is_drained(spool: Spool, folder: Path) -> None:
+def test_a_spool_is_full_by_the_pages_in_use_and_accepts_again_once_it_is_drained(spool: Spool, folder: Path) -> None:
     taken = fill(spool)
     assert LIMIT * 0.9 < spool.depth().size <= LIMIT
     assert contents(spool) == taken
@@ -287,9 +287,9 @@ def test_a_spool_is_full_by_the_pages_in_use_and_takes_again_once_it_is_drained(
     assert len(fill(spool)) == len(taken)
 
 
-def test_what_does_not_fit_is_refused_as_a_whole(spool: Spool) -> None:
+def test_requests_that_do_not_fit_together_are_refused_together(spool: Spool) -> None:
     with pytest.raises(SpoolError, match="SPOOL_LIMIT"):
-        spool.append(arrivals(20, size=60_000))
+        spool.append(requests(20, size=60_000))
     assert contents(spool) == []
 
 
@@ -299,7 +299,7 @@ def test_what_does_not_fit_is_refused_as_a_whole(spool: Spool) -> None:
 def append_many(folder: Path, name: int) -> None:
     spool = Spool(folder, LIMIT)
     for number in range(20):
-        spool.append([arrival(query=b"%d %d" % (name, number))])
+        spool.append([request(query=b"%d %d" % (name, number))])
 
 
 def test_several_processes_share_a_spool_and_nothing_is_lost(spool: Spool, folder: Path) -> None:
@@ -319,13 +319,13 @@ def test_several_processes_share_a_spool_and_nothing_is_lost(spool: Spool, folde
 def rewrite_for_ever(folder: Path) -> None:
     spool = Spool(folder, LIMIT)
     while True:
-        some = arrivals(40, size=9000)
+        some = requests(40, size=9000)
         spool.append(some)
         spool.remove([one.id for one in some])
 
 
 def test_depth_is_of_one_moment_while_other_processes_write(spool: Spool, folder: Path) -> None:
-    spool.append(arrivals(5))
+    spool.append(requests(5))
     process = PROCESSES.Process(target=rewrite_for_ever, args=(folder,))
     process.start()
     seen: set[int] = set()
@@ -339,7 +339,7 @@ def test_depth_is_of_one_moment_while_other_processes_write(spool: Spool, folder
 
 
 def test_threads_use_the_spool_one_after_the_other(spool: Spool) -> None:
-    some = arrivals(40)
+    some = requests(40)
     threads = [threading.Thread(target=spool.append, args=(some[place::4],)) for place in range(4)]
     for thread in threads:
         thread.start()
@@ -350,7 +350,7 @@ def test_threads_use_the_spool_one_after_the_other(spool: Spool) -> None:
 
 
 def hold(folder: Path, held: Connection) -> None:
-    """Have every lock there is, in the middle of a transaction, until somebody puts an end to it."""
+    """Hold all locks, in the middle of a transaction, until the process is killed."""
     with (folder / "spool.lock").open("ab") as lock, (folder / "spool.drain").open("ab") as drain:
         for file in (lock, drain):
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -362,7 +362,7 @@ def hold(folder: Path, held: Connection) -> None:
 
 
 def test_killed_process_releases_the_spool_locks(spool: Spool, folder: Path) -> None:
-    some = arrivals(2)
+    some = requests(2)
     spool.append(some[:1])
     here, there = PROCESSES.Pipe()
     process = PROCESSES.Process(target=hold, args=(folder, there))
@@ -385,7 +385,7 @@ def test_killed_process_releases_the_spool_locks(spool: Spool, folder: Path) -> 
 
 
 def test_stopped_process_with_the_locks_delays_others_only_briefly(spool: Spool, folder: Path) -> None:
-    spool.append(arrivals(3))
+    spool.append(requests(3))
     before = spool.depth()
     here, there = PROCESSES.Pipe()
     process = PROCESSES.Process(target=hold, args=(folder, there))
@@ -412,11 +412,11 @@ def test_stopped_process_with_the_locks_delays_others_only_briefly(spool: Spool,
 
 
 def test_only_one_drains_at_a_time(spool: Spool, folder: Path) -> None:
-    spool.append([arrival()])
+    spool.append([request()])
     other = Spool(folder, LIMIT)
     with spool.draining() as mine, other.draining() as theirs:
         assert (mine, theirs) == (True, False)
-        other.append([arrival()])
+        other.append([request()])
     with other.draining() as theirs:
         assert theirs
     other.close()
@@ -435,7 +435,7 @@ def overwrite(path: Path, start: int, length: int) -> None:
 def test_a_corrupt_file_is_set_aside_and_the_rows_that_sqlite_reads_are_kept(
     spool: Spool, folder: Path, caplog: pytest.LogCaptureFixture, where: str
 ) -> None:
-    some = arrivals(60, size=1500)
+    some = requests(60, size=1500)
     spool.append(some)
     spool.close()
     file = folder / "spool.db"
@@ -451,7 +451,7 @@ def test_a_corrupt_file_is_set_aside_and_the_rows_that_sqlite_reads_are_kept(
         overwrite(file, start, length)
     damaged = file.read_bytes()
 
-    late = arrival(99)
+    late = request(99)
     spool.append([late])
     found = contents(spool)
 
@@ -474,8 +474,8 @@ def test_a_corrupt_file_is_set_aside_and_the_rows_that_sqlite_reads_are_kept(
         "remote_addr = CAST(x'ff' AS TEXT)",
     ],
 )
-def test_a_row_that_makes_no_sense_does_not_hold_up_the_others(spool: Spool, folder: Path, damage: str) -> None:
-    some = arrivals(5)
+def test_a_row_that_makes_no_sense_costs_only_itself(spool: Spool, folder: Path, damage: str) -> None:
+    some = requests(5)
     spool.append(some)
     with closing(sqlite3.connect(folder / "spool.db")) as other, other:
         other.execute(f"UPDATE arrivals SET {damage} WHERE position = 1")  # noqa: S608 - of our own
@@ -491,7 +491,7 @@ def test_an_empty_file_is_an_empty_spool(spool: Spool, folder: Path) -> None:
     (folder / "spool.db").touch()
 
     assert spool.depth().reports == 0
-    spool.append([one := arrival()])
+    spool.append([one := request()])
     assert contents(spool) == [one]
 
 
@@ -508,7 +508,7 @@ def test_a_process_that_has_the_file_open_notices_that_it_was_set_aside(spool: S
     here, there = PROCESSES.Pipe()
     process = PROCESSES.Process(target=append_when_told, args=(folder, there))
     process.start()
-    some = arrivals(4)
+    some = requests(4)
 
     def theirs(one: CallbackRequest) -> None:
         here.send(one)

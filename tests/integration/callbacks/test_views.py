@@ -1,4 +1,4 @@
-"""The callback URL: what it takes, what it answers, what is in the database then, and what it refuses."""
+"""The CallbackUrl: which requests are stored, what is answered, what the rows are then, and what is refused."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ def serving(settings: Settings, **changes: Any) -> Iterator[FlaskClient]:
 
 
 def announced_as(length: int | None) -> dict[str, Any]:
-    """What a server tells of a body: its length, or that it came in chunks."""
+    """What a server says about a body: its length, or that it comes in chunks."""
     return {"wsgi.input_terminated": True} if length is None else {"CONTENT_LENGTH": str(length)}
 
 
 def post(client: FlaskClient, body: io.IOBase, length: int | None) -> TestResponse:
-    """Hand over a body as a server does."""
+    """Post a body as a server passes it on."""
     return client.post(URL, environ_overrides={"wsgi.input": body, **announced_as(length)})
 
 
@@ -207,7 +207,7 @@ def test_a_value_that_cannot_be_read_costs_only_itself(client: FlaskClient, data
     assert json.loads(report["payload"])["Ivr"] == "\0"
 
 
-def test_bytes_that_are_no_text_are_stored_all_the_same(client: FlaskClient, database: Database) -> None:
+def test_bytes_that_are_no_text_are_stored(client: FlaskClient, database: Database) -> None:
     answer = client.post(f"{URL}?ReferenceId=a", data=b"Note=\xff\x00%00%ff", content_type="text/x")
 
     assert answer.status_code == 200
@@ -221,7 +221,7 @@ def test_prices_are_stored_exactly(client: FlaskClient, database: Database) -> N
     assert rows(database, calls)[0]["price"] == Decimal("9999999999.9999")
 
 
-def test_a_body_of_exactly_64_kib_is_taken(client: FlaskClient, database: Database) -> None:
+def test_a_body_of_exactly_64_kib_is_stored(client: FlaskClient, database: Database) -> None:
     body = b"ReferenceId=a&x=".ljust(esms_callback.BODY_LIMIT, b"x")
 
     for length in (len(body), None):
@@ -251,7 +251,7 @@ def test_a_body_of_exactly_64_kib_is_taken(client: FlaskClient, database: Databa
         ("ReferenceId=a", b"x" * (esms_callback.BODY_LIMIT + 1), "text/plain", "body: is over 64 KiB"),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_name_and_kept(
+def test_an_unreadable_callback_gets_a_400_that_names_the_parameter_and_is_kept(
     client: FlaskClient, database: Database, query: str, body: bytes, kind: str | None, reason: str
 ) -> None:
     answer = client.post(f"{URL}?{query}", data=body, content_type=kind)
@@ -292,7 +292,7 @@ class Endless(io.RawIOBase):
 
 
 @pytest.mark.parametrize("length", [100_000_000, None], ids=["declared", "chunked"])
-def test_a_body_over_the_limit_is_refused_before_it_is_read_whole(
+def test_a_body_over_the_limit_is_rejected_before_it_is_read_whole(
     client: FlaskClient, database: Database, length: int | None
 ) -> None:
     body = Endless()
@@ -323,7 +323,7 @@ class Broken(io.RawIOBase):
         return len(part)
 
 
-def test_a_body_that_was_cut_is_kept_and_taken_for_no_report(client: FlaskClient, database: Database) -> None:
+def test_a_body_that_was_cut_is_rejected(client: FlaskClient, database: Database) -> None:
     """Its last value would be another than eSMS said: 1 second instead of 125."""
     cut = b"ReferenceId=a&SendStatus=5&CallDuration=1"
 
@@ -346,7 +346,7 @@ def test_a_body_that_was_cut_is_kept_and_taken_for_no_report(client: FlaskClient
     [RuntimeError("a bug"), IntegrityError("INSERT", {}, Exception("NOT NULL"))],
     ids=["bug", "refused value"],
 )
-def test_what_this_program_fails_to_take_is_kept_for_the_day_it_does_not(
+def test_a_callback_that_a_bug_keeps_from_being_stored_is_rejected_and_kept(
     client: FlaskClient,
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
@@ -444,7 +444,7 @@ def unspooled(settings: Settings) -> Iterator[FlaskClient]:
 
 @contextmanager
 def locked(settings: Settings) -> Iterator[None]:
-    """Somebody else holds the lock that writing needs."""
+    """Another process holds the lock that writing needs."""
     if settings.is_embedded:
         with closing(sqlite3.connect(str(make_url(settings.database).database), isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -622,7 +622,7 @@ methods = st.sampled_from(["GET", "GET", "POST", "POST", "POST", "HEAD", "PUT", 
 
 @examples(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(method=methods, query=queries_, body=bodies, kind=kinds, missing=st.sampled_from([None, 0, 0, 0, 1]))
-def test_no_bytes_cause_an_error_of_the_server_and_every_answer_is_true(
+def test_no_bytes_cause_a_server_error_and_every_answer_matches_the_rows(
     app: Flask, database: Database, method: str, query: bytes, body: bytes, kind: str, missing: int | None
 ) -> None:
     def counts() -> tuple[int, int]:
@@ -670,7 +670,7 @@ def test_tokens_in_parameters_are_not_stored(client: FlaskClient, database: Data
 
 
 def in_digits(words: str, *, every: int = 1, upper: bool = False, times: int = 1) -> str:
-    """Every so many characters percent-encoded; the percent signs of that again, so many times in all."""
+    """Every n-th character percent-encoded, and the percent signs of that again, ``times`` in all."""
     digits = "02X" if upper else "02x"
     percent = "%" + "25" * (times - 1)
     return "".join(
@@ -719,7 +719,7 @@ def ask_raw(address: str, request: bytes, *, end: bool = False) -> tuple[bytes, 
 
 @ON_SQLITE
 @pytest.mark.usefixtures("settings")
-def test_a_query_that_is_not_encoded_is_taken_and_what_is_no_request_is_refused_without_a_word_of_it(
+def test_a_query_that_is_not_encoded_is_read_and_a_malformed_request_is_not_echoed(
     database: Database, tmp_path: Path
 ) -> None:
     end = b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -754,7 +754,7 @@ def test_a_query_that_is_not_encoded_is_taken_and_what_is_no_request_is_refused_
     assert json.loads(reports[1]["payload"])["Note"] == "điện"
     assert json.loads(reports[2]["payload"])["Note"].encode("utf-8", "surrogateescape") == b"\xff\x7f"
     assert rows(database, rejected_callbacks) == []
-    assert log.read_text().count(CALLBACK_TOKEN) == 1, "where the CallbackUrl is told"
+    assert log.read_text().count(CALLBACK_TOKEN) == 1, "where the CallbackUrl is printed"
 
 
 @ON_SQLITE

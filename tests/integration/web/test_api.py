@@ -1,4 +1,4 @@
-"""The JSON API: who may ask, what registering takes and refuses, one call, and pages of many."""
+"""The JSON API: tokens, registering, one call, and pages of many."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ MEBIBYTE = 1024 * 1024
 
 
 class Api:
-    """Asks with the token."""
+    """A client that sends the token."""
 
     def __init__(self, client: FlaskClient) -> None:
-        """Ask through ``client``."""
+        """Send through ``client``."""
         self._client = client
         self._headers = {"Authorization": f"Bearer {API_TOKEN}"}
 
@@ -166,7 +166,7 @@ def test_a_call_known_only_from_its_callback_counts_as_registered_and_stays_sett
     assert changed == {"campaign", "registered_at", "updated_at"}
 
 
-def test_newer_words_replace_older_ones_and_blank_ones_replace_nothing(api: Api) -> None:
+def test_newer_values_replace_older_ones_and_blank_ones_replace_nothing(api: Api) -> None:
     api.register({"reference_id": "a", "phone": "0901", "campaign": "may", "request_id": "r1"})
     first = api.call("a")["registered_at"]
 
@@ -221,9 +221,7 @@ def test_times_without_a_zone_are_in_the_configured_one_and_shown_with_z(api: Ap
         ([], "reference_id"),
     ],
 )
-def test_one_bad_item_refuses_the_whole_list_and_its_place_is_named(
-    api: Api, reader: Reader, item: Any, place: str
-) -> None:
+def test_one_bad_item_refuses_the_whole_list_with_its_place(api: Api, reader: Reader, item: Any, place: str) -> None:
     listed = [{"reference_id": "x"}, {"reference_id": "y"}, {"reference_id": "z"}, item]
 
     status, answer = api.register(listed)
@@ -266,7 +264,7 @@ def test_text_has_200_characters_at_most(api: Api, length: int) -> None:
     assert set(answers.values()) == {201 if length == 200 else 400}
 
 
-def test_10000_calls_are_taken_at_once_and_no_more(api: Api, reader: Reader) -> None:
+def test_a_list_has_10000_calls_at_most(api: Api, reader: Reader) -> None:
     items = [{"reference_id": f"call-{number}"} for number in range(10_001)]
 
     status, answer = api.register(items)
@@ -321,7 +319,7 @@ def test_a_body_that_cannot_be_read_to_its_end_is_refused(client: FlaskClient, r
 
 
 @pytest.mark.parametrize("number", [0, 1, 200, 201])
-def test_a_call_made_into_json_in_portions_is_as_one_that_is_made_at_once(
+def test_json_written_in_portions_is_as_json_written_at_once(
     api: Api, writer: Writer, reader: Reader, app: Flask, client: FlaskClient, number: int
 ) -> None:
     api.register({"reference_id": "a"})
@@ -386,7 +384,7 @@ def test_an_unknown_call_is_404(api: Api) -> None:
         "~!@$^*()[]{}|\\'\"<>;",
     ],
 )
-def test_any_identity_can_be_asked_for(api: Api, reference_id: str) -> None:
+def test_any_reference_id_can_be_in_the_path(api: Api, reference_id: str) -> None:
     api.callback(f"ReferenceId={quote(reference_id, safe='')}")
 
     assert api.call(quote(reference_id, safe=""))["reference_id"] == reference_id
@@ -517,7 +515,7 @@ def test_a_page_that_ends_with_the_last_call_has_no_next(many: Api) -> None:
     assert many.get("?limit=4")[1]["next"] is not None
 
 
-def test_a_database_that_is_away_gets_a_503(api: Api, database: Database) -> None:
+def test_without_a_database_the_api_answers_503(api: Api, database: Database) -> None:
     with database.transaction() as connection:
         connection.execute(text("DROP TABLE calls"))
 
@@ -543,7 +541,7 @@ items = st.dictionaries(
 
 @examples(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.one_of(items, st.lists(items, max_size=4), json_values).map(json.dumps).map(str.encode) | st.binary())
-def test_no_body_causes_an_error_of_the_server(app: Flask, reader: Reader, body: bytes) -> None:
+def test_no_body_causes_a_server_error(app: Flask, reader: Reader, body: bytes) -> None:
     before = reader.count()
 
     status, answer = Api(app.test_client()).register_raw(body)
@@ -563,7 +561,7 @@ arguments = st.dictionaries(
 
 @examples(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(said=arguments, raw=st.binary(max_size=20))
-def test_no_query_causes_an_error_of_the_server(app: Flask, said: dict[str, str], raw: bytes) -> None:
+def test_no_query_causes_a_server_error(app: Flask, said: dict[str, str], raw: bytes) -> None:
     query = "&".join([*(f"{name}={quote(value)}" for name, value in said.items()), quote(raw)])
 
     status, answer = Api(app.test_client()).get(f"?{query}")

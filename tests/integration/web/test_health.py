@@ -1,4 +1,4 @@
-"""What those see who watch over the server: alive, ready, and what it counted."""
+"""The routes for monitoring: alive, ready, and the counts."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_requests_and_callbacks_are_counted_by_their_result(client: FlaskClient)
 
 
 @ON_SQLITE
-def test_callbacks_that_the_database_could_not_take_are_counted(settings: Settings, tmp_path: Path) -> None:
+def test_callbacks_that_were_not_stored_are_counted(settings: Settings, tmp_path: Path) -> None:
     with app_on(settings, database_url=f"sqlite:///{tmp_path}/missing/calls.db", spool=False) as client:
         before = counts(client.get("/metrics").text)
         client.get(f"{URL}?ReferenceId=a")

@@ -35,7 +35,7 @@ class TenTimes(BatchWriter[int, int]):
         self.results: dict[int, object] = {}
         self._senders: list[threading.Thread] = []
 
-    def write_batch(self, batch: Batch[int]) -> list[int]:
+    def write_batch(self, batch: Batch[int, int]) -> list[int]:
         batch.collect()
         self.written.append(list(batch.items))
         self.begun.set()
@@ -165,7 +165,7 @@ class Opening(BatchWriter[int, int]):
         self.go_on = threading.Event()
         self._fails = fails
 
-    def write_batch(self, batch: Batch[int]) -> list[int]:
+    def write_batch(self, batch: Batch[int, int]) -> list[int]:
         self.waits.set()
         assert self.go_on.wait(20)
         if self._fails:

@@ -1,4 +1,4 @@
-"""Log lines: they show no secret, and nobody can forge one."""
+"""Log lines: they show no secret, and no sender can forge one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("secret", SHOWN_NOWHERE)
-def test_no_secret_is_shown_be_it_in_a_message_a_parameter_or_an_error(secrets: tuple[str, ...], secret: str) -> None:
+def test_no_secret_is_shown_in_a_message_a_parameter_or_an_error(secrets: tuple[str, ...], secret: str) -> None:
     formatter = Formatter(secrets)
     digits = "".join(f"%{byte:02x}" for byte in secret.encode())
     for spelling in (secret, quote(secret, safe=""), digits, quote(digits, safe="")):
@@ -92,7 +92,7 @@ def test_text_in_the_place_of_a_callback_token_is_not_shown(url: str) -> None:
     assert "/esms/callback/***" in written
 
 
-def test_a_longer_secret_that_begins_with_a_shorter_one_is_left_out_whole(
+def test_a_longer_secret_that_begins_with_a_shorter_one_is_redacted_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -167,7 +167,7 @@ def test_everything_goes_to_standard_error_without_secrets(
     assert err.count("\n") == 1
 
 
-def test_a_process_that_logs_already_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_has_a_log_handler_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     handler = logging.NullHandler()
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
 
