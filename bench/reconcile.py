@@ -370,7 +370,7 @@ def _claim_and_count(database: Database) -> tuple[list[float], list[float]]:
     claim_seconds, count_seconds = [], []
     for _ in range(_CLAIMS):
         now = database.now()
-        due = Due(placed_by=now, due_by=now)
+        due = Due(placed_until=now, due_until=now)
         started = time.perf_counter()
         claimed = _claim(database, due, now)
         claim_seconds.append(time.perf_counter() - started)
@@ -401,7 +401,7 @@ def _plan(database: Database) -> str:
         executed.append(arguments[2:4])
 
     event.listen(Engine, "before_cursor_execute", keep)
-    claimed = _claim(database, Due(placed_by=now, due_by=now), now)
+    claimed = _claim(database, Due(placed_until=now, due_until=now), now)
     event.remove(Engine, "before_cursor_execute", keep)
     _release(database, claimed, now)
     engine = create_engine(database.url)

@@ -22,9 +22,9 @@ from webapp.web.proxies import behind_proxies
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE = timedelta(seconds=3)
+API_PATIENCE = timedelta(seconds=3)
 """How long a request of the API waits for the database."""
-LONGEST = timedelta(seconds=30)
+API_TRANSACTION_LIMIT = timedelta(seconds=30)
 """How long the database may take over a request of the API, as a whole."""
 
 
@@ -34,7 +34,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     callback_tokens, api_tokens = settings.callback_tokens(), settings.api_tokens()
     log.configure(settings.secrets())
     redact = redactor(settings.secrets())
-    database = Database(settings.database, patience=PATIENCE, transaction_limit=LONGEST)
+    database = Database(settings.database, patience=API_PATIENCE, transaction_limit=API_TRANSACTION_LIMIT)
     spool = Spool(settings.instance_dir.resolve(), settings.spool_limit) if settings.spool else None
     ingest = _ingest(settings, spool, redact)
     receiver = views.Receiver(ingest, callback_tokens, redact)

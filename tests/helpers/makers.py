@@ -16,7 +16,7 @@ from webapp.esms import lookup as esms_lookup
 from webapp.esms import parameters
 from webapp.esms.finality import is_final
 from webapp.storage.models import calls, status_reports
-from webapp.storage.writer import report_of
+from webapp.storage.writer import report_from_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,7 +91,7 @@ def stored_reports(database: Database, reference_id: str) -> list[StatusReport]:
     query = select(*columns).where(status_reports.c.reference_id == reference_id)
     in_order = query.order_by(status_reports.c.received_at, status_reports.c.id)
     with database.snapshot(limited=False) as connection:
-        return [report_of(row._mapping) for row in connection.execute(in_order)]  # noqa: SLF001
+        return [report_from_row(row._mapping) for row in connection.execute(in_order)]  # noqa: SLF001
 
 
 def change_by_hand(database: Database, statement: str, **values: Any) -> None:

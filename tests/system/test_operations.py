@@ -71,7 +71,7 @@ def test_the_cronjob_is_as_kubernetes_wants_it() -> None:
 def test_operations_knows_every_line_of_status(reader: Reader) -> None:
     now = datetime.now(UTC)
     spool = Depth(reports=1, oldest_at=now - timedelta(hours=1), size=1)
-    found = reader.status(Due(placed_by=now, due_by=now))
+    found = reader.status(Due(placed_until=now, due_until=now))
     lines = [name.strip() for name, _ in status_text.as_rows(found, spool, now, timedelta(minutes=1))]
     assert [line for line in lines if f"`{line}`" not in OPERATIONS] == []
 

@@ -22,11 +22,11 @@ class CircuitBreaker:
         with self._lock:
             was_open, self.is_open = self.is_open, self._can_open
         if not was_open:
-            log.error("the database does not take reports (%s)", problem)
+            log.error("the database is unavailable, callbacks go to the spool (%s)", problem)
 
     def close(self) -> None:
         """Note that the database takes reports."""
         with self._lock:
             was_open, self.is_open = self.is_open, False
         if was_open:
-            log.warning("the database takes reports again")
+            log.warning("the database is available again, callbacks go there")

@@ -115,7 +115,7 @@ class Drain:
         if complete:
             self._suspects.clear()
             if last:
-                self._spool.drop(last)
+                self._spool.delete_if_drained(last)
 
     def _parse(self, request: CallbackRequest) -> ParsedCallback:
         """Parse, and give the event loop back: some bodies take milliseconds."""

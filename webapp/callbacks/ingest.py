@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from webapp.callbacks.parsing import ParsedCallback
     from webapp.callbacks.spool import Spool
-    from webapp.callbacks.store import Outcome
+    from webapp.callbacks.store import StoreResult
     from webapp.storage.database import Database
 
-_SHARE = 0.4
+_DATABASE_SHARE = 0.4
 """Part of ANSWER_WITHIN for the database, and again for the spool. The rest is for everything else."""
 
 
@@ -49,12 +49,12 @@ class Ingest:
         self._spool_writer = _SpoolWriter(spool) if spool else None
         self.drain = Drain(spool, database, self._store, self._breaker, redact) if spool else None
 
-    def receive(self, request: CallbackRequest, seconds_spent: float = 0.0) -> Outcome:
+    def receive(self, request: CallbackRequest, seconds_spent: float = 0.0) -> StoreResult:
         """The outcome of a callback, once it is durable; raises Unavailable if neither place takes it in time.
 
         ``seconds_spent`` is how long ago the request began to come.
         """
-        seconds = max(0.0, self.answer_seconds - seconds_spent) * _SHARE
+        seconds = max(0.0, self.answer_seconds - seconds_spent) * _DATABASE_SHARE
         callback = parsing.parse(request, self._redact)
         if not self._breaker.is_open:
             try:
@@ -84,7 +84,7 @@ class Ingest:
         if self._spool:
             self._spool.close()
 
-    def _spool_callback(self, callback: ParsedCallback, seconds: float) -> Outcome:
+    def _spool_callback(self, callback: ParsedCallback, seconds: float) -> StoreResult:
         if self._spool_writer is None or self.drain is None:
             raise Unavailable(f"{self._database.name} cannot take reports now, and the spool is off")
         try:

@@ -34,14 +34,14 @@ class ParsedCallback:
 def parse(request: CallbackRequest, redact: Callable[[str], str]) -> ParsedCallback:
     """Read the report in a request. Whatever goes wrong becomes the reason: the request must not be lost."""
     try:
-        return ParsedCallback(request, report_of(request, redact))
+        return ParsedCallback(request, report_from_request(request, redact))
     except MemoryError:
         raise  # The request is not the cause.
     except Exception as error:  # noqa: BLE001 - a bug in the parser must not lose the request
         return ParsedCallback(request, None, reason_for(error))
 
 
-def report_of(stored: CallbackRequest | Rejected, redact: Callable[[str], str] = str) -> StatusReport:
+def report_from_request(stored: CallbackRequest | Rejected, redact: Callable[[str], str] = str) -> StatusReport:
     """The report in a request that was stored.
 
     Raises Unreadable, also for a request that was cut: its last value may be another than eSMS sent. Raises ValueError
@@ -70,7 +70,7 @@ def reason_for(error: Exception) -> str:
         return str(error)
     if isinstance(error, DataError | IntegrityError | WriteFailed):
         return "The database refuses a value of this report"
-    log.error("a callback could not be stored; this is a bug", exc_info=error)
+    log.error("a callback could not be read or stored; this is a bug", exc_info=error)
     return "This server could not read it"
 
 

@@ -139,7 +139,7 @@ class Spool:
             connection.executemany("DELETE FROM arrivals WHERE id = ?", [(str(identifier),) for identifier in ids])
 
     @_replacing_a_corrupt_file
-    def drop(self, last: UUID) -> None:
+    def delete_if_drained(self, last: UUID) -> None:
         """Give the file's space back to the disk, if nothing came after that request.
 
         A disk that the spool has filled has no space for removing, so that request may still be in it.
@@ -269,7 +269,7 @@ class Spool:
             log.critical("%d callbacks could be read out of the corrupt spool, and are in the new one.", number)
 
 
-def fleeting(folder: Path, mountinfo: Path = _MOUNTINFO) -> str | None:
+def ephemeral_filesystem(folder: Path, mountinfo: Path = _MOUNTINFO) -> str | None:
     """The kind of file system that the folder lies on, if it is one that may not outlast this machine or container."""
     try:
         mounts = [line.split(b" ") for line in mountinfo.read_bytes().split(b"\n") if line]

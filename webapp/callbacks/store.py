@@ -36,10 +36,10 @@ class NotAccepted:
     reason: str
 
 
-Outcome = Accepted | NotAccepted
+StoreResult = Accepted | NotAccepted
 
 
-class CallbackStore(BatchWriter[ParsedCallback, Outcome]):
+class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
     """Stores callbacks, each batch in one transaction."""
 
     def __init__(self, database: Database) -> None:
@@ -50,7 +50,7 @@ class CallbackStore(BatchWriter[ParsedCallback, Outcome]):
         self.last_success = 0.0
         """When the newest transaction began that stored reports, by the monotonic clock."""
 
-    def write_batch(self, batch: Batch[ParsedCallback, Outcome]) -> Sequence[Outcome]:
+    def write_batch(self, batch: Batch[ParsedCallback, StoreResult]) -> Sequence[StoreResult]:
         """Store a batch; raises Unavailable, with nothing stored.
 
         A report that the database refuses fails the whole transaction. It is found by halving, and rejected.
@@ -63,7 +63,7 @@ class CallbackStore(BatchWriter[ParsedCallback, Outcome]):
             return self._store_in_halves(batch.items, error)
 
     @retrying
-    def _store_together(self, batch: Batch[ParsedCallback, Outcome]) -> Sequence[Outcome]:
+    def _store_together(self, batch: Batch[ParsedCallback, StoreResult]) -> Sequence[StoreResult]:
         began = time.monotonic()
         with self._database.transaction() as connection:
             batch.collect()
@@ -79,7 +79,7 @@ class CallbackStore(BatchWriter[ParsedCallback, Outcome]):
             for callback in batch.items
         ]
 
-    def _store_in_halves(self, callbacks: list[ParsedCallback], error: Exception) -> Sequence[Outcome]:
+    def _store_in_halves(self, callbacks: list[ParsedCallback], error: Exception) -> Sequence[StoreResult]:
         if len(callbacks) <= 1:
             if not callbacks or callbacks[0].report is None:
                 raise error

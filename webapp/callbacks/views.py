@@ -67,10 +67,10 @@ class Receiver:
             callback = read_request(environ, self._ingest.answer_seconds * _BODY_SHARE, self._redact)
             outcome = self._ingest.receive(callback, time.monotonic() - started)
         except Unavailable as problem:
-            log.error("answered 503: %s", problem)  # noqa: TRY400 - the message says all
+            log.error("callback answered 503: %s", problem)  # noqa: TRY400 - the message says all
             return _unavailable()
         except Exception:
-            log.exception("answered 503; this is a bug")
+            log.exception("callback answered 503; this is a bug")
             return _unavailable()
         if isinstance(outcome, NotAccepted):
             log.warning("callback rejected: %s", outcome.reason)

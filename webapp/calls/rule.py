@@ -142,7 +142,7 @@ def _without_reports(call: Call, history: list[StatusReport]) -> Call:
     )
 
 
-def effect(before: Call, report: StatusReport, after: Call) -> Effect:  # noqa: PLR0911 - a list of seven
+def effect(before: Call, report: StatusReport, after: Call) -> Effect:  # noqa: PLR0911 - a list of eight
     """What storing the report did: the first that fits."""
     changed = _changed(before, after)
     if after.settled and not before.settled:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 CONFLICT_PAUSE = timedelta(minutes=5)
 """From a new conflict to its first look-up."""
 FIRST_PAUSE = timedelta(minutes=5)
-LONGEST_PAUSE = timedelta(hours=6)
-LONGEST_PAUSE_WITHOUT_ANSWER = timedelta(minutes=30)
+LONGEST_BACKOFF = timedelta(hours=6)
+LONGEST_BACKOFF_WITHOUT_ANSWER = timedelta(minutes=30)
 """eSMS was down, or the network: that says nothing about the call, so it is asked about soon."""
 
 
@@ -51,7 +51,7 @@ def charge(
     newly_in_conflict = after.conflict and not before.conflict
     if decided or newly_in_conflict or after.gave_up_at:
         return after
-    pause, backoff = _pause(after.lookup_backoff, LONGEST_PAUSE if answered else LONGEST_PAUSE_WITHOUT_ANSWER)
+    pause, backoff = _pause(after.lookup_backoff, LONGEST_BACKOFF if answered else LONGEST_BACKOFF_WITHOUT_ANSWER)
     return replace(after, next_lookup_at=now + pause * spread, lookup_backoff=backoff)
 
 

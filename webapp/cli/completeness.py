@@ -98,8 +98,8 @@ def completeness(
         say_how_to_end(expect)
     wanted = CallFilter(since=since, until=until, campaign=campaign)
     with open_context(writes=False) as context:
-        placed_by = due_at(datetime.now(UTC), context.settings).placed_by
-        with ledger(context.database, wanted, placed_by) as book:
+        placed_until = due_at(datetime.now(UTC), context.settings).placed_until
+        with ledger(context.database, wanted, placed_until) as book:
             if by:
                 _show_groups(by, _groups(book, by, context), as_json=as_json)
                 sys.exit(DONE)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from webapp.esms.client import Client
 
-PATIENCE = timedelta(seconds=30)
+CLI_PATIENCE = timedelta(seconds=30)
 """How long a command waits for the database."""
 
 
@@ -36,7 +36,7 @@ class CliContext:
 
 @contextmanager
 def open_context(
-    *, migrated: bool = True, writes: bool = True, patience: timedelta = PATIENCE, at_most: timedelta | None = None
+    *, migrated: bool = True, writes: bool = True, patience: timedelta = CLI_PATIENCE, at_most: timedelta | None = None
 ) -> Iterator[CliContext]:
     """A context that is closed in the end.
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import click
 from sqlalchemy.exc import DataError, IntegrityError
 
-from webapp.callbacks.parsing import report_of
+from webapp.callbacks.parsing import report_from_request
 from webapp.cli.context import CliContext, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import Time
@@ -57,7 +57,7 @@ def _replay_rejected(context: CliContext, since: datetime | None) -> None:
     redact = redactor(context.settings.secrets())
     for rejected in context.reader.rejected(since):
         try:
-            report = report_of(rejected, redact)
+            report = report_from_request(rejected, redact)
             effect = context.writer.replay_rejected(report, datetime.now(UTC))
         except (ValueError, parameters.Unreadable, DataError, IntegrityError, WriteFailed):
             unreadable += 1

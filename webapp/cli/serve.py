@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from webapp.callbacks.spool import SpoolError, fleeting
+from webapp.callbacks.spool import SpoolError, ephemeral_filesystem
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.output import hint
 from webapp.storage.errors import NotMigrated, Unavailable
@@ -94,7 +94,7 @@ def _warn_about_the_spool(settings: Settings) -> None:
             "eSMS sends each five times more, and then never again."
         )
         _warn_about_spooled_callbacks(spool_of(settings))
-    elif kind := fleeting(settings.instance_dir.resolve()):
+    elif kind := ephemeral_filesystem(settings.instance_dir.resolve()):
         hint(
             f"Warning: INSTANCE_DIR ({settings.instance_dir.resolve()}) lies on {kind}, which may not last: "
             "set it to a folder on a lasting disk or volume, or set SPOOL=off."

@@ -1,8 +1,4 @@
-"""eSMS's dialect, and nowhere else: its parameter names, spellings, codes and quirks, turned into StatusReports.
-
-Knows nothing of Flask and the database. Facts are marked *documented* (the provider's pages), *seen* (in examples on
-those pages) or *assumed*.
-"""
+"""Reads a request to the CallbackUrl: query string, form, JSON object or multipart form."""
 
 from __future__ import annotations
 
@@ -15,7 +11,15 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 from werkzeug.http import parse_options_header
 
-from webapp.esms.parameters import _BOM, Parameters, Unreadable, _read_identity, _read_object, _report, storable_json
+from webapp.esms.parameters import (
+    BOM,
+    Parameters,
+    Unreadable,
+    build_report,
+    read_identity,
+    read_json_object,
+    storable_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,8 +82,8 @@ def parse_callback(
         # One look at all of them together: hardly any callback holds a secret.
         if redact(parameters.as_json()) != parameters.as_json():
             parameters = Parameters((redact(name), _redacted(value, redact)) for name, value in pairs)
-        reference_id, unread = _read_identity(parameters)
-        return _report(
+        reference_id, unread = read_identity(parameters)
+        return build_report(
             parameters,
             reference_id,
             unread,
@@ -103,12 +107,12 @@ def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
 
 
 def _read_body(body: bytes, content_type: str | None) -> list[tuple[str, Any]]:
-    content = body.removeprefix(_BOM).strip()
+    content = body.removeprefix(BOM).strip()
     kind = (content_type or "").partition(";")[0].lower()
     if not content:
         return []
     if content.startswith(b"{") or "json" in kind:
-        return _limited(_read_object(content))
+        return _limited(read_json_object(content))
     if kind.lstrip().startswith("multipart/"):
         return _read_multipart(body, content_type or "")
     return _read_form(content, "body")

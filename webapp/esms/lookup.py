@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from webapp.calls.report import StatusReport
+from webapp.esms.finality import NUMBER_BLOCKED
 from webapp.esms.parameters import (
-    _BOM,
+    BOM,
     Parameters,
     Unreadable,
-    _identity_or_none,
-    _plain,
-    _read_object,
-    _report,
+    build_report,
+    identity_or_none,
+    plain_text,
+    read_json_object,
     read_text,
 )
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 ACCEPTED = "100"
-BLOCKED = "99"
 UNKNOWN_CALL = frozenset({"104", "105"})
 ACCOUNT_REFUSED = {
     "101": "the ApiKey or SecretKey is wrong: check ESMS_API_KEY and ESMS_SECRET_KEY",
@@ -93,15 +93,17 @@ def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received
     cid. *assumed*: a BOM and an absent ReferenceId are harmless.
     """
     try:
-        parameters = Parameters(_read_object(content.removeprefix(_BOM).strip()))
-        code = read_text(_plain(next((said for name in _CODES if (said := parameters.first(name)) is not None), None)))
+        parameters = Parameters(read_json_object(content.removeprefix(BOM).strip()))
+        code = read_text(
+            plain_text(next((said for name in _CODES if (said := parameters.first(name)) is not None), None))
+        )
         about = parameters.first("ReferenceId")
         of_all = code in ACCOUNT_REFUSED or code == TOO_FAST
-        if about is not None and not of_all and _identity_or_none(about) != reference_id:
+        if about is not None and not of_all and identity_or_none(about) != reference_id:
             return LookupAnswer(reference_id, WRONG_REFERENCE)
-        if code not in {ACCEPTED, BLOCKED}:
+        if code not in {ACCEPTED, NUMBER_BLOCKED}:
             return LookupAnswer(reference_id, code)
-        report = _report(
+        report = build_report(
             parameters,
             reference_id,
             [],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 TEXT_LIMIT = 200
 IDENTITY_LIMIT = 128
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _LARGEST_INTEGER = 2_147_483_647
 _LARGEST_SMALL = 32_767
 _LARGEST_PRICE = Decimal("9999999999.9999")
@@ -157,7 +157,7 @@ def storable_json(value: Any) -> str:
     return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", _to_json(value))
 
 
-def _plain(value: Any) -> str:
+def plain_text(value: Any) -> str:
     """A parameter's value as stripped text; raises ValueError for booleans, objects and lists."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError  # noqa: TRY004
@@ -173,7 +173,7 @@ def _read_fields(parameters: Parameters) -> tuple[dict[str, Any], list[str]]:
         if value is None:
             continue
         try:
-            meant = read(_plain(value))
+            meant = read(plain_text(value))
         except ValueError:
             unread.append(theirs)
         else:
@@ -182,12 +182,12 @@ def _read_fields(parameters: Parameters) -> tuple[dict[str, Any], list[str]]:
     return fields, unread
 
 
-def _read_identity(parameters: Parameters) -> tuple[str, list[str]]:
+def read_identity(parameters: Parameters) -> tuple[str, list[str]]:
     """The call's identity, and the identity parameters that cannot be read; raises Unreadable if none can."""
     said: list[str] = []
     unread: list[str] = []
     for name in _IDENTITIES:
-        values = {_identity_or_none(value) for value in parameters.all(name)}
+        values = {identity_or_none(value) for value in parameters.all(name)}
         if len(values) > 1:
             raise Unreadable(f"{name}: is given twice, with different values")
         for value in values:
@@ -198,14 +198,16 @@ def _read_identity(parameters: Parameters) -> tuple[str, list[str]]:
     return said[0], unread
 
 
-def _identity_or_none(value: Any) -> str | None:
+def identity_or_none(value: Any) -> str | None:
+    """The identity in its stored form; None if the value is none."""
     try:
-        return normalise_identity(_plain(value))
+        return normalise_identity(plain_text(value))
     except ValueError:
         return None
 
 
-def _report(parameters: Parameters, reference_id: str, unread: list[str], **origin: Any) -> StatusReport:
+def build_report(parameters: Parameters, reference_id: str, unread: list[str], **origin: Any) -> StatusReport:
+    """The report that the parameters say; ``unread`` names identity parameters that cannot be read."""
     fields, unread_fields = _read_fields(parameters)
     return StatusReport(
         reference_id=reference_id,
@@ -225,7 +227,7 @@ class _Object(list[tuple[str, Any]]):
     """A JSON object with all of its pairs, repeated names included."""
 
 
-def _read_object(content: bytes) -> list[tuple[str, Any]]:
+def read_json_object(content: bytes) -> list[tuple[str, Any]]:
     """The pairs of a JSON object; raises Unreadable. Numbers with a point stay text, so that no digit is lost."""
     try:
         pairs = json.loads(

@@ -27,7 +27,7 @@ class InvalidRegistration(Exception):
 def read_registration(item: Any, zone: ZoneInfo) -> Registration:
     """An object of the API; raises InvalidRegistration. Blank values and null count as absent."""
     if not isinstance(item, dict):
-        raise InvalidRegistration("reference_id: is missing, because this is not an object.")
+        raise InvalidRegistration("reference_id: is missing: each call must be a JSON object.")
     unknown = sorted(item.keys() - set(FIELDS))
     if unknown:
         raise InvalidRegistration(f"{unknown[0]!r:.60}: is not a field; there are {', '.join(FIELDS)}.")

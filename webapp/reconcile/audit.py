@@ -62,7 +62,7 @@ class Auditor:
         """
         begun_at, audit = time.monotonic(), self.audit
         try:
-            audit.population = audit.wanted = self._reader.settled_count(wanted)
+            audit.population = audit.wanted = self._reader.count(wanted)
             if sample is None:
                 self._calls = self._all_calls(wanted)
             else:
@@ -80,7 +80,7 @@ class Auditor:
 
     def _calls_to_draw_from(self, wanted: CallFilter, stop: Event, watch: Callable[[Audit], None]) -> Iterator[str]:
         """All calls, in one transaction that only reads; ends early on ``stop``."""
-        for reference_id in self._reader.settled(wanted):
+        for reference_id in self._reader.ids(wanted):
             self.audit.drawn_from += 1
             if self.audit.drawn_from % _PORTION == 0:
                 watch(self.audit)
@@ -91,7 +91,7 @@ class Auditor:
     def _all_calls(self, wanted: CallFilter) -> Iterator[str]:
         """All calls, each portion in a transaction of its own: it may take days to ask about them."""
         last = ""
-        while portion := self._reader.settled_after(wanted, last, _PORTION):
+        while portion := self._reader.ids_after(wanted, last, _PORTION):
             yield from portion
             last = portion[-1]
 

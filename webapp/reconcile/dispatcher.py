@@ -120,7 +120,7 @@ class Dispatcher:
         """These calls' leases last until then."""
         self._leases.update(dict.fromkeys(reference_ids, lease_until))
 
-    def drop(self, reference_ids: Iterable[str]) -> None:
+    def abandon(self, reference_ids: Iterable[str]) -> None:
         """Ask no more about these calls: other runs have claimed them."""
         self._leases.update(dict.fromkeys(reference_ids, float("-inf")))
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from webapp.esms.client import Client
     from webapp.esms.lookup import LookupAnswer
     from webapp.storage.database import Database
-    from webapp.storage.runs import Outcome
+    from webapp.storage.runs import RunOutcome
     from webapp.support.settings import Settings
 
 _SAVE_SECONDS = 2.0
@@ -68,8 +68,8 @@ def due_at(
 ) -> Due:
     """The calls that are due now; ``grace`` is how long a callback may take, if not as the settings say."""
     return Due(
-        placed_by=now - (settings.reconcile_grace if grace is None else grace),
-        due_by=now,
+        placed_until=now - (settings.reconcile_grace if grace is None else grace),
+        due_until=now,
         verify=settings.verify,
         verify_since=now - settings.reconcile_give_up,
         within=within,
@@ -206,7 +206,7 @@ class Reconciler:
             until = self._clock.now() + self._lease
             renewed = self._renew({name: self._leases[name] for name in unconcluded}, until)
             self._leases.update(dict.fromkeys(renewed, until))
-            dispatcher.drop(set(unconcluded) - renewed)
+            dispatcher.abandon(set(unconcluded) - renewed)
             dispatcher.renew(renewed, here + self._lease.total_seconds())
             self._renewed_at = here
 
@@ -283,7 +283,7 @@ class Reconciler:
             self._leases.clear()
 
 
-def _outcome(progress: Progress, *, interrupted: bool) -> Outcome:
+def _outcome(progress: Progress, *, interrupted: bool) -> RunOutcome:
     if progress.ended == "refused":
         return "refused"
     if interrupted and progress.unasked:

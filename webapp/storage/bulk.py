@@ -39,10 +39,10 @@ def update(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any
 def _execute(connection: Connection, statement: str, rows: Sequence[Mapping[str, Any]]) -> int:
     parameters: Any
     if connection.dialect.name == "postgresql":
-        plain = [{name: value for name, value in _plain_row(row).items() if value is not None} for row in rows]
+        plain = [{name: value for name, value in _encoded_row(row).items() if value is not None} for row in rows]
         parameters = (json.dumps(plain, ensure_ascii=False),)
     else:
-        parameters = [tuple(_plain_row(row).values()) for row in rows]
+        parameters = [tuple(_encoded_row(row).values()) for row in rows]
     return connection.exec_driver_sql(statement, parameters).rowcount
 
 
@@ -57,11 +57,11 @@ _AS_TEXT: dict[type, Callable[[Any], str | None]] = {
 }
 
 
-def _plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value if type(value) in _PLAIN else _plain(value) for name, value in row.items()}
+def _encoded_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value if type(value) in _PLAIN else _encoded(value) for name, value in row.items()}
 
 
-def _plain(value: Any) -> Any:
+def _encoded(value: Any) -> Any:
     """A value as JSON and SQLite take it; the database casts the text to the column's type."""
     kind = type(value)
     # The exact type first, for speed; a fake clock may return a subclass of datetime.
@@ -116,4 +116,4 @@ def values(connection: Connection, of: Collection[Any]) -> dict[str, Any]:
     """The parameter of such a statement."""
     if connection.dialect.name == "postgresql":
         return {"values": list(of)}
-    return {"values": json.dumps([value if type(value) in _PLAIN else _plain(value) for value in of])}
+    return {"values": json.dumps([value if type(value) in _PLAIN else _encoded(value) for value in of])}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 
-LONGEST_DUE = func.coalesce(calls.c.next_lookup_at, calls.c.placed_at)
+DUE_SINCE = func.coalesce(calls.c.next_lookup_at, calls.c.placed_at)
 """The order in which calls are asked about that were asked about before."""
 
 _RUNS_AT_ONCE = 4
@@ -36,8 +36,8 @@ class Due:
     With ``verify`` also settled ones that no lookup has confirmed, placed at ``verify_since`` or later.
     """
 
-    placed_by: datetime
-    due_by: datetime
+    placed_until: datetime
+    due_until: datetime
     verify: Verify = "conflicts"
     verify_since: datetime | None = None
     within: CallFilter = EVERY_CALL
@@ -67,8 +67,8 @@ def due_parts(due: Due) -> list[ColumnElement[bool]]:
 
 def _open_parts(due: Due) -> list[ColumnElement[bool]]:
     """Open calls in three parts, each of them in an index that has the longest due first."""
-    missing = and_(is_missing(), calls.c.placed_at <= due.placed_by)
-    planned_by_now = calls.c.next_lookup_at <= due.due_by
+    missing = and_(is_missing(), calls.c.placed_at <= due.placed_until)
+    planned_by_now = calls.c.next_lookup_at <= due.due_until
     parts = [and_(missing, calls.c.next_lookup_at.is_(None)), and_(missing, planned_by_now)]
     return parts if due.verify == "off" else [*parts, and_(calls.c.conflict, planned_by_now)]
 
@@ -76,7 +76,7 @@ def _open_parts(due: Due) -> list[ColumnElement[bool]]:
 def _to_confirm(due: Due) -> ColumnElement[bool]:
     """Settled calls that no lookup has confirmed; each is asked about until eSMS decides or the call is too old."""
     may_be_asked = or_(
-        and_(calls.c.next_lookup_at.is_(None), calls.c.lookup_backoff == 0), calls.c.next_lookup_at <= due.due_by
+        and_(calls.c.next_lookup_at.is_(None), calls.c.lookup_backoff == 0), calls.c.next_lookup_at <= due.due_until
     )
     return and_(
         calls.c.settled_at.is_not(None),
@@ -94,7 +94,7 @@ class _Group:
 
     parts: list[ColumnElement[bool]]
     order: tuple[ColumnElement[Any], ...]
-    sort_key: ColumnElement[Any] = LONGEST_DUE
+    sort_key: ColumnElement[Any] = DUE_SINCE
     """Sorts the calls of all parts together."""
     verifying: bool = False
 

@@ -57,11 +57,11 @@ class Counts:
 class Ledger:
     """Counts the calls of one moment; see ``ledger``. Every method can be called again."""
 
-    def __init__(self, connection: Connection, wanted: CallFilter, placed_by: datetime) -> None:
+    def __init__(self, connection: Connection, wanted: CallFilter, placed_until: datetime) -> None:
         """Count the ``wanted`` calls; the callback of those placed by ``placed_by`` is overdue."""
         self._connection = connection
         self._wanted = wanted.conditions()
-        self._columns = _columns(placed_by)
+        self._columns = _columns(placed_until)
 
     def whole(self) -> Counts:
         """All calls together: one pass over them."""
@@ -136,21 +136,21 @@ class Ledger:
 
 
 @contextmanager
-def ledger(database: Database, wanted: CallFilter, placed_by: datetime) -> Iterator[Ledger]:
-    """The ledger of this moment, for as long as the block lasts; raises ``database.Unavailable``."""
+def ledger(database: Database, wanted: CallFilter, placed_until: datetime) -> Iterator[Ledger]:
+    """The ledger of this moment, for as long as the block lasts; raises ``errors.Unavailable``."""
     with database.snapshot(limited=False) as connection:
-        yield Ledger(connection, wanted, placed_by)
+        yield Ledger(connection, wanted, placed_until)
 
 
 def _without_punctuation(reference_id: str) -> str:
     return reference_id.encode().translate(None, _PUNCTUATION).decode()
 
 
-def _columns(placed_by: datetime) -> list[ColumnElement[int]]:
+def _columns(placed_until: datetime) -> list[ColumnElement[int]]:
     """The fields of ``Counts``. Of the first five conditions exactly one holds, whatever the row holds."""
     settled = calls.c.settled_at.is_not(None)
     by_lookup = and_(settled, calls.c.settled_by.is_not_distinct_from("lookup"))
-    due = calls.c.placed_at <= placed_by
+    due = calls.c.placed_at <= placed_until
     conditions = {
         "settled_by_callback": and_(settled, calls.c.settled_by.is_distinct_from("lookup")),
         "settled_by_lookup": by_lookup,

@@ -25,7 +25,7 @@ SLACK = 1.03
 SMALLEST_SHARE = 1 / 32
 RECOVERY = timedelta(minutes=2)
 """From a share of 0 to the full rate."""
-LONGEST_PAUSE = timedelta(hours=1)
+LONGEST_RETRY_AFTER = timedelta(hours=1)
 """A longer ``Retry-After`` counts as this; a next slot further ahead was written by a clock that was wrong."""
 _SLOW_SHARE = 1 / 4
 """Below it slots are reserved one by one: they are far apart, and those that become void are lost to all runs."""
@@ -48,7 +48,7 @@ class LookupRate:
     def reserve(self, now: datetime, count: int, rate: int) -> tuple[LookupRate, list[datetime]]:
         """Take the next ``count`` slots, in each of which one look-up may leave; ``rate`` is look-ups a second."""
         distance = timedelta(seconds=SLACK / (rate * self.share_at(now)))
-        first = min(max(self.next_slot_at, now), now + LONGEST_PAUSE)
+        first = min(max(self.next_slot_at, now), now + LONGEST_RETRY_AFTER)
         after = replace(self, next_slot_at=first + count * distance)
         return after, [first + place * distance for place in range(count)]
 
@@ -81,7 +81,7 @@ def slow_down(connection: Connection, pause_seconds: float | None, *, halve: boo
     if halve:
         current = current.halved(now)
     if pause_seconds is not None:
-        current = current.paused(now + timedelta(seconds=min(pause_seconds, LONGEST_PAUSE.total_seconds())))
+        current = current.paused(now + timedelta(seconds=min(pause_seconds, LONGEST_RETRY_AFTER.total_seconds())))
     _save(connection, current)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import and_, func, select, tuple_, union
 
 from webapp.calls.rule import Call
 from webapp.storage import bulk
-from webapp.storage.claims import LONGEST_DUE, Due, due_parts, is_due
+from webapp.storage.claims import DUE_SINCE, Due, due_parts, is_due
 from webapp.storage.filters import EVERY_CALL, CallFilter, is_missing
 from webapp.storage.models import calls, reconcile_runs, rejected_callbacks, status_reports
 from webapp.storage.rejected import Rejected
@@ -77,7 +77,7 @@ class Status:
 
 
 class Reader:
-    """Reads one database. Every method raises ``database.Unavailable`` if it is away."""
+    """Reads one database. Every method raises ``errors.Unavailable`` if it is away."""
 
     def __init__(self, database: Database) -> None:
         """Read from ``database``."""
@@ -124,7 +124,7 @@ class Reader:
                 yield _plain_row(row)
 
     def count(self, wanted: CallFilter = EVERY_CALL) -> int:
-        """How many these calls are."""
+        """The number of these calls."""
         query = select(func.count()).select_from(calls).where(*wanted.conditions())
         with self._database.snapshot(limited=False) as connection:
             return connection.scalar(query) or 0
@@ -135,14 +135,8 @@ class Reader:
             query = select(*_CALL_COLUMNS).where(bulk.is_one_of(connection, calls.c.reference_id, reference_ids))
             return {row["reference_id"]: Call(**row) for row in connection.execute(query).mappings()}
 
-    def settled_count(self, wanted: CallFilter) -> int:
-        """How many settled calls there are."""
-        query = select(func.count()).select_from(calls).where(*wanted.conditions())
-        with self._database.snapshot() as connection:
-            return connection.scalar(query) or 0
-
-    def settled(self, wanted: CallFilter) -> Iterator[str]:
-        """The ids of settled calls, in any order, streamed: to be read at once, for a transaction is open meanwhile."""
+    def ids(self, wanted: CallFilter) -> Iterator[str]:
+        """The ids of these calls, in any order, streamed. Read them at once: a transaction is open meanwhile."""
         query = select(calls.c.reference_id).where(*wanted.conditions())
         with (
             self._database.snapshot(limited=False) as connection,
@@ -150,8 +144,8 @@ class Reader:
         ):
             yield from rows.scalars()
 
-    def settled_after(self, wanted: CallFilter, last: str, limit: int) -> list[str]:
-        """The ids of the next settled calls after this one, in order."""
+    def ids_after(self, wanted: CallFilter, last: str, limit: int) -> list[str]:
+        """The ids of the next of these calls after this one, in order."""
         query = select(calls.c.reference_id).where(*wanted.conditions(), calls.c.reference_id > last)
         in_order = query.order_by(calls.c.reference_id).limit(limit)
         with self._database.snapshot() as connection:
@@ -160,7 +154,7 @@ class Reader:
     def due(self, due: Due, at_most: int) -> tuple[int, list[str]]:
         """How many calls are due, and the first of them in the order of look-ups."""
         to_be_confirmed = and_(calls.c.settled_at.is_not(None), ~calls.c.conflict)
-        in_order = (to_be_confirmed, and_(~to_be_confirmed, calls.c.lookup_count > 0), LONGEST_DUE)
+        in_order = (to_be_confirmed, and_(~to_be_confirmed, calls.c.lookup_count > 0), DUE_SINCE)
         first = select(calls.c.reference_id).where(is_due(due)).order_by(*in_order)
         counts = [select(func.count()).select_from(calls).where(part).scalar_subquery() for part in due_parts(due)]
         numbers = select(*counts)
@@ -199,7 +193,7 @@ class Reader:
             return Status(
                 **found,
                 given_up_calls=_first_given_up(connection) if found["given_up"] else [],
-                last_day=_lookup_share(connection, due.due_by),
+                last_day=_lookup_share(connection, due.due_until),
                 last_run=_last_run(connection),
             )
 

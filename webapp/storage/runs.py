@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-Outcome = Literal["done", "failures", "refused", "interrupted", "died"]
+RunOutcome = Literal["done", "failures", "refused", "interrupted", "died"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Run:
     started_at: datetime
     host: str
     finished_at: datetime | None = None
-    outcome: Outcome | None = None
+    outcome: RunOutcome | None = None
     checked: int = 0
     settled: int = 0
     pending: int = 0

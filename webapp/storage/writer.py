@@ -284,7 +284,7 @@ class _LockedCalls:
         self._history |= {name: [] for name in reference_ids}
         query = _histories(self._connection.dialect.name)
         for row in self._connection.execute(query, bulk.values(self._connection, reference_ids)):
-            self._history[row.reference_id].append(report_of(row._mapping))  # noqa: SLF001
+            self._history[row.reference_id].append(report_from_row(row._mapping))  # noqa: SLF001
 
 
 # Statements are built once for each dialect: building costs several times what executing does.
@@ -311,7 +311,7 @@ def _histories(dialect: str) -> Select[Any]:
     return select(*_REPORT_COLUMNS).where(bulk.is_one_of_values(status_reports.c.reference_id, dialect))
 
 
-def report_of(row: Mapping[Any, Any]) -> StatusReport:
+def report_from_row(row: Mapping[Any, Any]) -> StatusReport:
     """The report that a row of ``status_reports`` holds."""
     final = is_final(send_status=row["send_status"], call_status=row["call_status"], lookup_code=row["lookup_code"])
     return StatusReport(**row, final=final)

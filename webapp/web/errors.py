@@ -33,11 +33,11 @@ def _http_error(error: HTTPException) -> ResponseReturnValue:
 
 
 def _no_database(error: Unavailable) -> ResponseReturnValue:
-    _log.error("answered 503: %s", error)
+    _log.error("request answered 503: %s", error)
     words = "The database cannot be used now; try again later."
     return {"error": words}, 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
 
 
 def _unexpected(error: Exception) -> ResponseReturnValue:
     _log.error("answered 500; this is a bug", exc_info=error)
-    return {"error": "An unexpected error happened; the server's log says which."}, 500
+    return {"error": "Internal error; see the server's log."}, 500

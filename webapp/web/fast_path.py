@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from webapp.callbacks.views import Receiver
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
-LONGEST = 8192
+LONGEST_REQUEST_BYTES = 8192
 """Bytes of the longest request that is read here; gunicorn reads as many at a time."""
 
 _LINE = re.compile(rf"GET ({CALLBACK_PATH}[A-Za-z0-9._~-]+)(?:\?([!\"$-~]*))? HTTP/1\.1")
@@ -90,7 +90,7 @@ class FastWorker(Worker):
         """Answer the next request; False if it was the last one, or none came."""
         self.expect_request(connection)
         try:
-            content = connection.recv(LONGEST)
+            content = connection.recv(LONGEST_REQUEST_BYTES)
         except TimeoutError:
             return False
         usual = read(content, address[0] if isinstance(address, tuple) else "", self.cfg)

@@ -19,7 +19,7 @@ from sqlalchemy import NullPool, create_engine, select, text
 
 from webapp.callbacks import parsing
 from webapp.callbacks.ingest import Ingest
-from webapp.callbacks.parsing import as_json, report_of
+from webapp.callbacks.parsing import as_json, report_from_request
 from webapp.callbacks.request import CallbackRequest
 from webapp.callbacks.spool import Spool
 from webapp.callbacks.store import Accepted, NotAccepted
@@ -384,7 +384,7 @@ def test_drain_lets_other_greenlets_run_after_each_callback(
 
     def read(*kept: Any) -> report.StatusReport:
         steps.append("read")
-        return report_of(*kept)
+        return report_from_request(*kept)
 
     monkeypatch.setattr(parsing, "report_of", read)
     monkeypatch.setattr(time, "sleep", steps.append)
@@ -574,13 +574,17 @@ def test_a_request_and_its_rejected_row_are_parsed_to_the_same_report() -> None:
     whole = Rejected(payload=esms_callback.storable_request(one.query, one.body), **among_the_rejected)
     cut = Rejected(payload=esms_callback.storable_request(one.query, one.body, whole=False), **among_the_rejected)
 
-    assert report_of(whole) == report_of(one)
-    assert (report_of(one).id, report_of(one).reference_id, report_of(one).ivr) == (one.id, "a", "007")
+    assert report_from_request(whole) == report_from_request(one)
+    assert (report_from_request(one).id, report_from_request(one).reference_id, report_from_request(one).ivr) == (
+        one.id,
+        "a",
+        "007",
+    )
     for half in (cut, replace(one, problem="body: ended before it was whole")):
         with pytest.raises(parameters.Unreadable, match="body: "):
-            report_of(half)
+            report_from_request(half)
     with pytest.raises(ValueError, match="no request"):
-        report_of(replace(whole, payload="[]"))
+        report_from_request(replace(whole, payload="[]"))
 
 
 # What people are shown

@@ -25,7 +25,7 @@ from makers import at
 from running import PROCESSES
 
 from webapp.callbacks.request import CallbackRequest
-from webapp.callbacks.spool import Depth, Spool, SpoolError, fleeting
+from webapp.callbacks.spool import Depth, Spool, SpoolError, ephemeral_filesystem
 from webapp.esms import parameters
 
 if TYPE_CHECKING:
@@ -144,10 +144,10 @@ def test_spool_files_are_readable_for_their_user_alone(spool: Spool, folder: Pat
 def test_drained_spool_is_removed_unless_a_request_arrived_meanwhile(spool: Spool, folder: Path) -> None:
     some = requests(3)
     spool.append(some)
-    spool.drop(some[1].id)
+    spool.delete_if_drained(some[1].id)
     assert contents(spool) == some
 
-    spool.drop(some[2].id)
+    spool.delete_if_drained(some[2].id)
     assert not (folder / "spool.db").exists()
     spool.append(some[:1])
     assert contents(spool) == some[:1]
@@ -183,7 +183,7 @@ def drop_and_die(folder: Path, last: CallbackRequest, step: int) -> None:
 
     spool = Spool(folder, LIMIT)
     sys.addaudithook(watch)
-    spool.drop(last.id)
+    spool.delete_if_drained(last.id)
 
 
 def test_a_folder_that_is_gone_is_made_again(spool: Spool, folder: Path, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_unreadable_spool_folder_is_an_error_of_every_method(
     spool = Spool(folder, LIMIT)
 
     others: list[Callable[[], object]] = [
-        lambda: spool.drop(parameters.new_id()),
+        lambda: spool.delete_if_drained(parameters.new_id()),
         lambda: ExitStack().enter_context(spool.draining()),
     ]
     for use in uses(spool) + others:
@@ -532,13 +532,15 @@ def test_a_process_that_has_the_file_open_notices_that_it_was_set_aside(spool: S
 
 
 def test_a_file_system_that_does_not_last_is_named(tmp_path: Path) -> None:
-    assert fleeting(Path("/dev/shm/instance")) == "tmpfs"  # noqa: S108 - only named
-    assert fleeting(Path("/proc/self")) is None
+    assert ephemeral_filesystem(Path("/dev/shm/instance")) == "tmpfs"  # noqa: S108 - only named
+    assert ephemeral_filesystem(Path("/proc/self")) is None
     mounted = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
     root = next(line.split() for line in reversed(mounted.splitlines()) if line.split()[4] == "/")
     kind = root[root.index("-") + 1]
-    assert fleeting(Path("/nowhere/at/all")) == (kind if kind in {"tmpfs", "ramfs", "overlay", "aufs"} else None)
-    assert fleeting(tmp_path) in {None, "tmpfs", "overlay"}
+    assert ephemeral_filesystem(Path("/nowhere/at/all")) == (
+        kind if kind in {"tmpfs", "ramfs", "overlay", "aufs"} else None
+    )
+    assert ephemeral_filesystem(tmp_path) in {None, "tmpfs", "overlay"}
 
 
 @pytest.mark.parametrize(
@@ -552,5 +554,5 @@ def test_mounted_folder_is_recognised_by_any_name(tmp_path: Path, name: str) -> 
         + os.fsencode(f"31 22 0:27 / /srv/{escaped} rw,nosuid shared:3 - tmpfs tmpfs rw\n")
     )
 
-    assert fleeting(Path(f"/srv/{name}/instance"), mountinfo) == "tmpfs"
-    assert fleeting(Path("/srv/another/instance"), mountinfo) is None
+    assert ephemeral_filesystem(Path(f"/srv/{name}/instance"), mountinfo) == "tmpfs"
+    assert ephemeral_filesystem(Path("/srv/another/instance"), mountinfo) is None

@@ -36,8 +36,8 @@ def due_at(
 ) -> Due:
     now = at(seconds)
     return Due(
-        placed_by=at(seconds - grace),
-        due_by=now,
+        placed_until=at(seconds - grace),
+        due_until=now,
         verify=verify,
         verify_since=now - GIVE_UP,
         within=within or CallFilter(),

@@ -226,7 +226,7 @@ def test_calls_registered_by_many_at_the_same_moment_are_counted_once(database: 
 
 def test_no_two_claimers_get_the_same_call_and_none_is_left_behind(database: Database) -> None:
     names = {f"call-{number}" for number in range(120)}
-    due = Due(placed_by=at(600), due_by=at(600))
+    due = Due(placed_until=at(600), due_until=at(600))
     Writer(database).register([Registration(reference_id=name, placed_at=at(0)) for name in names], NOW)
 
     def claim_some(one: Database) -> list[str]:
@@ -243,7 +243,7 @@ def test_no_two_claimers_get_the_same_call_and_none_is_left_behind(database: Dat
 
 def test_claiming_and_releasing_while_callbacks_come_locks_no_one_out(database: Database) -> None:
     names = [f"call-{number}" for number in range(30)]
-    due = Due(placed_by=at(600), due_by=at(600))
+    due = Due(placed_until=at(600), due_until=at(600))
     Writer(database).register([Registration(reference_id=name, placed_at=at(0)) for name in names], NOW)
     reports = [callback(name, second, send_status=7) for name in names for second in range(8)]
 

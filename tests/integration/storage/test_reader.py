@@ -259,7 +259,7 @@ def test_the_status_counts_every_call_where_it_belongs(writer: Writer, database:
         database, replace(run, id=parameters.new_id(), started_at=at(4), outcome="failures"), lease=timedelta(minutes=1)
     )
 
-    status = reader.status(Due(placed_by=at(5), due_by=at(5)))
+    status = reader.status(Due(placed_until=at(5), due_until=at(5)))
 
     assert status.last_run is not None
     assert status == Status(
@@ -282,7 +282,7 @@ def test_the_status_counts_every_call_where_it_belongs(writer: Writer, database:
 
 
 def test_an_empty_database_has_a_status_too(reader: Reader) -> None:
-    status = reader.status(Due(placed_by=NOW, due_by=NOW))
+    status = reader.status(Due(placed_until=NOW, due_until=NOW))
 
     assert (status.calls, status.oldest_missing, status.rejected_bytes, status.last_run) == (0, None, 0, None)
 
@@ -292,7 +292,7 @@ def test_the_first_calls_given_up_are_named_oldest_placed_first(writer: Writer, 
     writer.conclude([LookupAnswer(f"call-{number:02}", "104") for number in range(25)], NOW, give_up=GIVE_UP)
     oldest_first = sorted(range(25), key=lambda number: (-(number // 2), number))
 
-    status = reader.status(Due(placed_by=NOW, due_by=NOW))
+    status = reader.status(Due(placed_until=NOW, due_until=NOW))
 
     assert (status.given_up, status.missing) == (25, 0)
     assert status.given_up_calls == [f"call-{number:02}" for number in oldest_first[:20]]
@@ -322,7 +322,7 @@ def test_the_share_of_lookups_is_of_the_calls_settled_in_the_last_24_hours(write
     assert reader.lookup_share(at(0.000001)) == LookupShare(0, 0)
     assert reader.lookup_share(at(day + 2)) == LookupShare(2, 1)
     assert reader.lookup_share(at(2 * day)).share is None
-    assert reader.status(Due(placed_by=at(0), due_by=at(10))).last_day == LookupShare(3, 1)
+    assert reader.status(Due(placed_until=at(0), due_until=at(10))).last_day == LookupShare(3, 1)
 
 
 def test_the_share_of_lookups_is_read_from_an_index(reader: Reader, database: Database) -> None:
@@ -351,9 +351,12 @@ def test_what_is_due_is_counted_and_named_in_the_order_in_which_it_is_asked_abou
     a_little_of_everything(writer)
     place(writer, {"older": -5})
 
-    assert reader.due(Due(placed_by=at(9), due_by=at(9)), 10) == (2, ["older", "missing"])
-    assert reader.due(Due(placed_by=at(HOUR), due_by=at(HOUR)), 10) == (4, ["older", "missing", "conflict", "asked"])
-    assert reader.due(Due(placed_by=at(HOUR), due_by=at(HOUR)), 0) == (4, [])
+    assert reader.due(Due(placed_until=at(9), due_until=at(9)), 10) == (2, ["older", "missing"])
+    assert reader.due(Due(placed_until=at(HOUR), due_until=at(HOUR)), 10) == (
+        4,
+        ["older", "missing", "conflict", "asked"],
+    )
+    assert reader.due(Due(placed_until=at(HOUR), due_until=at(HOUR)), 0) == (4, [])
 
 
 # What could not be read, and everything

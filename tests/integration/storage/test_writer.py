@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 GIVE_UP = timedelta(hours=72)
 MINUTE = 60
 HOUR = 3600
-ANY_TIME = Due(placed_by=at(1000 * HOUR), due_by=at(1000 * HOUR))
+ANY_TIME = Due(placed_until=at(1000 * HOUR), due_until=at(1000 * HOUR))
 
 
 def count(database: Database, table: Table) -> int:
@@ -603,7 +603,7 @@ def test_what_a_look_up_says_of_a_call_nobody_knew_is_kept(writer: Writer, datab
 
 
 def claim(database: Database, seconds: float, limit: int = 100, *, grace: float = 600) -> list[str]:
-    due = Due(placed_by=at(seconds - grace), due_by=at(seconds))
+    due = Due(placed_until=at(seconds - grace), due_until=at(seconds))
     return [
         call.reference_id for call in lookups.claim(database, due, limit, now=at(seconds), until=at(seconds + MINUTE))
     ]
@@ -704,8 +704,10 @@ def test_rows_that_people_insert_with_only_their_id_are_found(database: Database
     inserted = stored_call(database, "by-hand").placed_at
     day = timedelta(days=1)
 
-    due = Due(placed_by=inserted, due_by=inserted)
-    assert lookups.claim(database, replace(due, placed_by=inserted - day), 5, now=inserted, until=inserted + day) == []
+    due = Due(placed_until=inserted, due_until=inserted)
+    assert (
+        lookups.claim(database, replace(due, placed_until=inserted - day), 5, now=inserted, until=inserted + day) == []
+    )
     (claimed,) = lookups.claim(database, due, 5, now=inserted, until=inserted + day)
     assert claimed.reference_id == "by-hand"
 

@@ -118,7 +118,7 @@ def test_a_database_at_another_migration_is_not_ready(client: FlaskClient, datab
 
 
 def test_locked_database_is_not_ready(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(application, "PATIENCE", application.PATIENCE / 10)
+    monkeypatch.setattr(application, "API_PATIENCE", application.API_PATIENCE / 10)
     engine = create_engine(settings.database)
     with app_on(settings) as client, engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = version_num"))

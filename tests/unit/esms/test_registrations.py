@@ -311,8 +311,8 @@ def test_an_object_is_read_by_its_fields(item: dict[str, Any], expected: Registr
 @pytest.mark.parametrize(
     ("item", "words"),
     [
-        (None, "reference_id: is missing, because this is not an object"),
-        (["a"], "reference_id: is missing, because this is not an object"),
+        (None, "reference_id: is missing: each call must be a JSON object"),
+        (["a"], "reference_id: is missing: each call must be a JSON object"),
         ({}, "reference_id: is missing"),
         ({"reference_id": None}, "reference_id: is missing"),
         ({"reference_id": "a b"}, "reference_id: must have 1 to 128"),

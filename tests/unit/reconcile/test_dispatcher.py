@@ -144,7 +144,7 @@ def test_a_call_whose_answer_might_come_after_its_lease_is_not_asked_about(setti
         dispatcher.ask(["late"], time.monotonic() + 5.5)
         dispatcher.ask(["in time"], time.monotonic() + 8)
         wait_until(lambda: esms.asked)
-        dispatcher.drop(["late"])
+        dispatcher.abandon(["late"])
         assert concluded(dispatcher) == ["in time"]
         assert dispatcher.unconcluded == []
 
@@ -170,7 +170,7 @@ def test_calls_that_are_dropped_while_they_wait_are_not_asked_about(settings: Ca
         dispatcher.ask(calls(4), NO_LEASE)
         wait_until(lambda: len(esms.asked) == 4)
         dispatcher.ask(["dropped", "mine"], NO_LEASE)
-        dispatcher.drop(["dropped"])
+        dispatcher.abandon(["dropped"])
         assert "dropped" not in dispatcher.unconcluded
         esms.may_answer.set()
         assert "mine" in concluded(dispatcher)

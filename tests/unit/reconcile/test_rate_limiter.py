@@ -13,7 +13,7 @@ from makers import NOW
 from webapp.reconcile import rate_limiter
 from webapp.reconcile.rate_limiter import RateLimiter
 from webapp.storage import lookup_rate
-from webapp.storage.lookup_rate import LONGEST_PAUSE, SLACK, LookupRate
+from webapp.storage.lookup_rate import LONGEST_RETRY_AFTER, SLACK, LookupRate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,7 +167,7 @@ def test_a_pause_is_an_hour_at_the_most(clock: FakeTime, seconds: float) -> None
 
     limiter.slow_down(seconds, halve=True)
 
-    assert left(limiter, clock, 1) == pytest.approx([LONGEST_PAUSE.total_seconds()])
+    assert left(limiter, clock, 1) == pytest.approx([LONGEST_RETRY_AFTER.total_seconds()])
 
 
 def test_once_closed_no_look_up_leaves_and_no_slot_is_reserved(clock: FakeTime) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from makers import NOW, at
 
-from webapp.storage.lookup_rate import LONGEST_PAUSE, RECOVERY, SLACK, SMALLEST_SHARE, LookupRate
+from webapp.storage.lookup_rate import LONGEST_RETRY_AFTER, RECOVERY, SLACK, SMALLEST_SHARE, LookupRate
 
 SECOND = timedelta(seconds=1)
 
@@ -69,7 +69,7 @@ def test_the_share_recovers_also_after_a_clock_was_set_back() -> None:
 
     assert current.share_at(at(86399)) < 0.6
     assert current.share_at(NOW) == 1
-    assert current.reserve(NOW, 1, 10)[1] == [NOW + LONGEST_PAUSE]
+    assert current.reserve(NOW, 1, 10)[1] == [NOW + LONGEST_RETRY_AFTER]
 
 
 def test_in_a_pause_there_is_no_slot_and_a_shorter_pause_does_not_end_it() -> None:
@@ -89,8 +89,8 @@ def test_a_next_slot_that_is_too_far_ahead_is_ignored() -> None:
     """Such as one that was written while a clock was wrong."""
     current, slots = LookupRate(next_slot_at=NOW + timedelta(days=365)).reserve(NOW, 1, 10)
 
-    assert slots == [NOW + LONGEST_PAUSE]
-    assert current.next_slot_at == NOW + LONGEST_PAUSE + SECOND * SLACK / 10
+    assert slots == [NOW + LONGEST_RETRY_AFTER]
+    assert current.next_slot_at == NOW + LONGEST_RETRY_AFTER + SECOND * SLACK / 10
 
 
 STEPS = st.lists(
