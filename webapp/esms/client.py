@@ -56,9 +56,9 @@ class Client:
         """What eSMS says about the call now, within the timeout; never raises."""
         session = self._take_session()
         try:
-            with session.deadline(self._timeout_seconds) as deadline:
+            with session.deadline(self._timeout_seconds):
                 answer = self._ask(session, reference_id)
-                return LookupAnswer(reference_id, TIMEOUT) if deadline.passed else answer
+                return LookupAnswer(reference_id, TIMEOUT) if session.deadline_passed else answer
         finally:
             self._idle_sessions.append(session)
 

@@ -312,28 +312,12 @@ def test_a_progress_report_plans_nothing() -> None:
     assert schedule.plan(before, after, LATER) == after
 
 
-@pytest.mark.parametrize("spread", [0.9, 1.0, 1.1])
-def test_an_open_call_is_asked_about_again_after_5_minutes_doubling_up_to_6_hours(spread: float) -> None:
-    call = Call(reference_id="a", placed_at=NOW)
-    for minutes in (5, 10, 20, 40, 80, 160, 320, 360, 360, *[360] * 1100):
-        call = schedule.charge(call, call, "105", LATER, answered=True, spread=spread)
-        assert call.next_lookup_at == LATER + timedelta(minutes=minutes) * spread
-    assert (call.lookup_count, call.last_lookup_code) == (1109, "105")
-
-
 def test_a_call_that_a_lookup_settled_is_charged_and_not_asked_about_again() -> None:
     before = replace(Call(reference_id="a", placed_at=NOW), lookup_count=2)
     settled = schedule.plan(before, rule.fold(before, lookup("a", 1, **DONE)), LATER)
     charged = schedule.charge(before, settled, "100", LATER, answered=True, spread=1)
 
     assert (charged.lookup_count, charged.last_lookup_code, charged.next_lookup_at) == (3, "100", None)
-
-
-def test_a_given_up_call_is_charged_and_not_asked_about_again() -> None:
-    call = replace(Call(reference_id="a", placed_at=NOW), gave_up_at=NOW)
-    charged = schedule.charge(call, call, "104", LATER, answered=True, spread=1)
-
-    assert (charged.lookup_count, charged.next_lookup_at) == (1, None)
 
 
 def test_the_doubling_starts_anew_with_a_conflict_and_the_count_does_not() -> None:

@@ -62,6 +62,14 @@ def test_a_look_up_of_a_call_that_is_settled_by_it_is_counted_and_no_other_plann
     assert (call.lookup_count, call.last_lookup_code, call.next_lookup_at) == (1, "100", None)
 
 
+def test_a_look_up_of_a_call_that_was_given_up_is_counted_and_no_other_planned() -> None:
+    given_up = replace(MISSING, gave_up_at=NOW)
+
+    call = schedule.charge(given_up, given_up, "104", NOW, answered=True, spread=1)
+
+    assert (call.lookup_count, call.next_lookup_at) == (1, None)
+
+
 def test_each_conflict_is_looked_up_in_5_minutes_and_its_pauses_double_anew() -> None:
     before = replace(SETTLED, lookup_backoff=7)
 

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -22,35 +22,44 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Deadline:
-    """The time until which one exchange may last; a ``with`` block that cuts its connection then."""
+class DeadlineSession(requests.Session):
+    """A session that makes one request at a time, each inside ``with session.deadline(seconds):``."""
 
-    def __init__(self, seconds: float) -> None:
-        """The time starts to run here."""
-        self._at = time.monotonic() + seconds
-        self._timer = threading.Timer(seconds, self._cut)
-        self._timer.daemon = True
+    def __init__(self) -> None:
+        """Connect to nothing yet."""
+        super().__init__()
+        self._ends_at = 0.0
         self._connection: socket.socket | None = None
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Adapter(self))
+
+    @contextmanager
+    def deadline(self, seconds: float) -> Iterator[None]:
+        """Limit the one request of this block: name resolution, connection, TLS handshake and answer together.
+
+        When the time is over the request fails with any error of the socket, and ``deadline_passed`` is True.
+        """
+        self._ends_at = time.monotonic() + seconds
+        timer = threading.Timer(seconds, self._cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+            self._forget()
 
     @property
-    def passed(self) -> bool:
-        """Whether the time is over."""
-        return time.monotonic() >= self._at
-
-    def __enter__(self) -> Self:
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._timer.join()
-        self._close()
+    def deadline_passed(self) -> bool:
+        """Whether the time of the block is over."""
+        return time.monotonic() >= self._ends_at
 
     def watch(self, connected: Any) -> None:
         """Cut this socket when the time is over. By a duplicate: TLS and ``http.client`` detach or close their own."""
-        self._close()
+        self._forget()
         self._connection = socket.socket(fileno=os.dup(connected.fileno()))
-        if self.passed:
+        if self.deadline_passed:
             self._cut()
 
     def _cut(self) -> None:
@@ -58,37 +67,18 @@ class Deadline:
             with suppress(OSError):
                 self._connection.shutdown(socket.SHUT_RDWR)
 
-    def _close(self) -> None:
+    def _forget(self) -> None:
         if self._connection is not None:
             self._connection.close()
 
 
-class DeadlineSession(requests.Session):
-    """A session that makes one request at a time, each inside ``with session.deadline(seconds):``."""
-
-    def __init__(self) -> None:
-        """Connect to nothing yet."""
-        super().__init__()
-        self._adapter = _Adapter()
-        for scheme in ("http://", "https://"):
-            self.mount(scheme, self._adapter)
-
-    @contextmanager
-    def deadline(self, seconds: float) -> Iterator[Deadline]:
-        """Limit the one request of this block: name resolution, connection, TLS handshake and answer together.
-
-        When the time is over the request fails with any error of the socket; ``passed`` is True then.
-        """
-        with Deadline(seconds) as deadline:
-            self._adapter.deadline = deadline
-            yield deadline
-
-
-# The deadline goes the way of the request: the adapter has it, gives it to the pool, and the pool to the connection.
+# The session goes the way of the request: the adapter has it, gives it to the pool, and the pool to the connection.
 
 
 class _Adapter(HTTPAdapter):
-    deadline: Deadline
+    def __init__(self, session: DeadlineSession) -> None:
+        super().__init__()
+        self._session = session
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, **options)
@@ -96,7 +86,7 @@ class _Adapter(HTTPAdapter):
 
     def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **options)
-        pool.deadline = self.deadline
+        pool.session = self._session
         return pool
 
 
@@ -104,16 +94,16 @@ class _Connection:
     """Has its socket watched from before the TLS handshake to the last byte."""
 
     sock: Any
-    deadline: Deadline
+    session: DeadlineSession
 
     def _new_conn(self) -> Any:
         connected = super()._new_conn()  # type: ignore[misc]
-        self.deadline.watch(connected)
+        self.session.watch(connected)
         return connected
 
     def request(self, *args: Any, **options: Any) -> None:
         if self.sock is not None:
-            self.deadline.watch(self.sock)
+            self.session.watch(self.sock)
         super().request(*args, **options)  # type: ignore[misc]
 
 
@@ -126,11 +116,11 @@ class _HTTPSConnection(_Connection, HTTPSConnection):
 
 
 class _Pool:
-    deadline: Deadline
+    session: DeadlineSession
 
     def _get_conn(self, *args: Any, **options: Any) -> Any:
         connection = super()._get_conn(*args, **options)  # type: ignore[misc]
-        connection.deadline = self.deadline
+        connection.session = self.session
         return connection
 
 
