@@ -10,9 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 import requests
 
@@ -47,11 +47,14 @@ class Program:
         folder: Path | None = None,
     ) -> None:
         """Start it, in a process group of its own."""
-        self._files = [tempfile.TemporaryFile("w+", encoding="utf-8") for _ in range(3)]  # noqa: SIM115
-        self._files[0].write(stdin)
-        self._files[0].flush()
-        here, out, err = (f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in self._files)
-        files = [here, str(stdout or out), str(stderr or err)]
+        self._files = ExitStack()
+        self._stdout = None if stdout else self._file()
+        self._stderr = None if stderr else self._file()
+        files = [
+            _path(self._file(stdin)) if stdin else os.devnull,
+            str(stdout or _path(self._stdout)),
+            str(stderr or _path(self._stderr)),
+        ]
         inherited = {**os.environ, **environment}
         self._process = PROCESSES.Process(
             target=_become, args=(arguments, inherited, str(folder or Path.cwd()), files), daemon=True
@@ -83,10 +86,7 @@ class Program:
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
         """Wait for its end; standard output and standard error, where no other files were given for these."""
         self.wait(timeout)
-        _, out, err = self._files
-        out.seek(0)
-        err.seek(0)
-        return out.read(), err.read()
+        return _content(self._stdout), _content(self._stderr)
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it runs."""
@@ -97,6 +97,7 @@ class Program:
         """End it at once, with all processes that it has started."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        self._process.kill()  # it may not have become a group yet
         self._process.join()
 
     def __enter__(self) -> Self:
@@ -105,8 +106,24 @@ class Program:
     def __exit__(self, *_: object) -> None:
         if self.returncode is None:
             self.kill()
-        for file in self._files:
-            file.close()
+        self._files.close()
+
+    def _file(self, content: str = "") -> TextIO:
+        file = self._files.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))  # noqa: SIM115
+        file.write(content)
+        file.flush()
+        return file
+
+
+def _path(file: TextIO | None) -> str:
+    return f"/proc/{os.getpid()}/fd/{file.fileno()}" if file else os.devnull
+
+
+def _content(file: TextIO | None) -> str:
+    if file is None:
+        return ""
+    file.seek(0)
+    return file.read()
 
 
 def _become(arguments: tuple[str, ...], environment: dict[str, str], folder: str, files: list[str]) -> None:
