@@ -758,7 +758,9 @@ def test_a_call_that_another_run_claimed_since_is_left_to_it(
     taken: list[Claimed] = []
 
     def watch(progress: Progress) -> None:
+        until = time.monotonic() + 30
         while progress.slowed_down and not taken:
+            assert time.monotonic() < until, "the call is not due any more"
             now = datetime.now(UTC)
             taken.extend(claim(database, due_now(), 1, now=now, until=now + MINUTE))
             time.sleep(0.05)
