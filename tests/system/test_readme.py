@@ -136,7 +136,7 @@ def test_tour_works_as_written(clone: Path, empty_database_url: str) -> None:
         environment["DATABASE_URL"] = empty_database_url
         terminal(clone, "make install && .venv/bin/esms-calls migrate", environment)
     with background(clone, f"exec {serve.commands}", environment) as (server, shown):
-        wait_until_healthy("http://127.0.0.1:8000", server, seconds=180)
+        wait_until_healthy("http://127.0.0.1:8000", server, seconds=600)  # it installs first
         assert_shown(serve.output, shown.read_text())
         with background(clone, sandbox.commands, environment) as (_, progress):
             _wait_for("Answering look-ups", progress)
