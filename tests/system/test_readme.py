@@ -125,6 +125,7 @@ def terminal(clone: Path, commands: str, environment: dict[str, str], *, returnc
     return done.stdout
 
 
+@pytest.mark.timeout(1200)
 def test_tour_works_as_written(clone: Path, empty_database_url: str) -> None:
     shutil.rmtree(clone / "instance", ignore_errors=True)
     environment = {name: value for name, value in os.environ.items() if not OURS.match(name)}
