@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-ATTEMPTS = 5
+ATTEMPTS = 10
 _LONGEST_PAUSE_SECONDS = 0.05
 
 
 def retrying(function: Callable[P, T]) -> Callable[P, T]:
-    """Run ``function``, which opens a transaction, again when it raises TransactionLost: 5 times in all.
+    """Run ``function``, which opens a transaction, again when it raises TransactionLost: 10 times in all.
 
     Nothing of a lost transaction is stored, so the function must change nothing else before it commits.
     """

@@ -85,7 +85,7 @@ class Writer:
         """Register calls; how many are registered now for the first time, and how many had been before."""
         with self._database.transaction() as connection:
             locked = _LockedCalls(connection, now)
-            locked.lock({registration.reference_id: now for registration in registrations})
+            locked.lock_or_insert([registration.reference_id for registration in registrations])
             registered = 0
             for registration in registrations:
                 call = locked.calls[registration.reference_id]
@@ -189,6 +189,20 @@ class _LockedCalls:
                 self._absent.add(reference_id)
                 self.calls[reference_id] = Call(reference_id=reference_id, placed_at=at)
 
+    def lock_or_insert(self, reference_ids: Collection[str]) -> None:
+        """Read and lock the calls; those that are absent are inserted first.
+
+        Their callbacks may come at this moment: with so many calls, a retry would find others inserted each time.
+        """
+        self.read(reference_ids, lock=True)
+        if absent := sorted(set(reference_ids) - self.calls.keys()):
+            new = (Call(reference_id=name, placed_at=self._now) for name in absent)
+            bulk.insert_absent(self._connection, calls, [self._new_row(call) for call in new])
+            self.read(reference_ids, lock=True)
+
+    def _new_row(self, call: Call) -> dict[str, Any]:
+        return _call_values(call) | {"created_at": self._now, "updated_at": self._now}
+
     def read(self, reference_ids: Collection[str], *, lock: bool = False) -> None:
         """Read the calls as they are."""
         query = (_calls_to_lock if lock else _calls_to_read)(self._connection.dialect.name)
@@ -257,10 +271,7 @@ class _LockedCalls:
 
         Raises TransactionLost if another transaction has inserted one of them meanwhile.
         """
-        absent = [
-            _call_values(self.calls[name]) | {"created_at": self._now, "updated_at": self._now}
-            for name in sorted(self._absent)
-        ]
+        absent = [self._new_row(self.calls[name]) for name in sorted(self._absent)]
         changed = [
             _changing_values(call) | {"updated_at": self._now, **columns, "reference_id": name}
             for name, call in self.calls.items()

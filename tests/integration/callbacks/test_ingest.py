@@ -386,7 +386,7 @@ def test_drain_lets_other_greenlets_run_after_each_callback(
         steps.append("read")
         return report_from_request(*kept)
 
-    monkeypatch.setattr(parsing, "report_of", read)
+    monkeypatch.setattr(parsing, "report_from_request", read)
     monkeypatch.setattr(time, "sleep", steps.append)
 
     drain(receiver)

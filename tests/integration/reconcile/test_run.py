@@ -754,7 +754,7 @@ def test_a_call_that_another_run_claimed_since_is_left_to_it(
     monkeypatch.setenv("ESMS_TIMEOUT", "1s")
     monkeypatch.setattr(reconcile_run, "_LEASE_TIMEOUTS", 2.5)
     (reference_id,) = missing(esms, database, 1)
-    esms.faults = {reference_id: "later"}
+    esms.faults = {reference_id: "later-date"}
     taken: list[Claimed] = []
 
     def watch(progress: Progress) -> None:
