@@ -325,3 +325,23 @@ def test_processes_that_migrate_at_the_same_moment_do_one_after_the_other(tmp_pa
             database = Database(url)
             database.check()
             database.close()
+
+
+def test_a_thousand_calls_are_registered_while_their_callbacks_come(database: Database) -> None:
+    names = [f"call-{number:04}" for number in range(1000)]
+    with others(database, 3) as three:
+        registered, *_ = at_once(
+            lambda: Writer(three[0]).register(
+                [Registration(reference_id=name, campaign="june") for name in names], NOW
+            ),
+            *(partial(_record_each, Writer(other), names[place::2]) for place, other in enumerate(three[1:])),
+        )
+
+    assert sum(registered) == 1000
+    assert Reader(database).count(CallFilter(campaign="june")) == 1000
+    assert stored_call(database, names[0]).report_count == stored_call(database, names[-1]).report_count == 1
+
+
+def _record_each(writer: Writer, names: list[str]) -> None:
+    for start in range(0, len(names), 5):
+        writer.record([callback(name, call_status="BUSY") for name in names[start : start + 5]], NOW)
