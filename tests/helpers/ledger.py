@@ -126,7 +126,8 @@ class Receiver:
 
     def workers(self) -> list[int]:
         """The worker processes."""
-        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        assert self._process
+        return self._process.children()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to its first process."""

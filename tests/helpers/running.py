@@ -94,11 +94,20 @@ class Program:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once, with all processes that it has started."""
+        """End it and its children at once; wait until they are dead, because they may hold a port."""
+        children = self.children()
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.kill()  # it may not have become a group yet
         self._process.join()
+        while any(map(_lives, children)):
+            time.sleep(0.01)
+
+    def children(self) -> list[int]:
+        """The processes that it has started."""
+        with suppress(OSError):
+            return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        return []
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +122,14 @@ class Program:
         file.write(content)
         file.flush()
         return file
+
+
+def _lives(pid: int) -> bool:
+    """Whether any thread of it runs: a killed one may still be in a system call, and holds all files meanwhile."""
+    with suppress(OSError):
+        states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return any(state not in "ZX" for state in states)
+    return False
 
 
 def _path(file: TextIO | None) -> str:
