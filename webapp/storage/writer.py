@@ -192,7 +192,7 @@ class _LockedCalls:
     def lock_or_insert(self, reference_ids: Collection[str]) -> None:
         """Read and lock the calls; those that are absent are inserted first.
 
-        Their callbacks may come at this moment: with so many calls, a retry would find others inserted each time.
+        Their callbacks may come at this moment: with a thousand calls, a retry would find others inserted each time.
         """
         self.read(reference_ids, lock=True)
         if absent := sorted(set(reference_ids) - self.calls.keys()):
