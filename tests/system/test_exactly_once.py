@@ -376,7 +376,7 @@ def test_a_connection_that_is_lost_in_a_commit_leaves_no_report_out_and_stores_n
         line.cut(moment, 0)
         until(lambda: spool.depth().reports == 0, 30, "the spool is drained")
 
-    assert line.done >= 2, "while the circuit is open, nothing is committed"
+    assert line.done >= 1, "no commit was cut"
     assert_stored_once(database, arrivals)
     line.close()
     spool.close()

@@ -415,7 +415,7 @@ def test_workers_that_get_reports_of_one_call_from_many_clients_end_in_their_fol
             told.append(answer.json()["result"])
         return told
 
-    with serving(tmp_path / "log", "--workers", "3") as server, ThreadPoolExecutor(12) as clients:
+    with serving(tmp_path / "log", "--workers", "3", ANSWER_WITHIN="60s") as server, ThreadPoolExecutor(12) as clients:
         results = [one for told in clients.map(send, [server] * 12, range(12)) for one in told]
 
     call, reports = stored_call(database, "one"), stored_reports(database, "one")

@@ -22,7 +22,8 @@ class CircuitBreaker:
         with self._lock:
             was_open, self.is_open = self.is_open, self._can_open
         if not was_open:
-            log.error("the database is unavailable, callbacks go to the spool (%s)", problem)
+            meanwhile = "go to the spool" if self._can_open else "are answered 503"
+            log.error("the database is unavailable, callbacks %s (%s)", meanwhile, problem)
 
     def close(self) -> None:
         """Note that the database takes reports."""

@@ -178,7 +178,8 @@ class Dispatcher:
             self._slow_down(answer, finished.left_at)
         if answer.answered:
             self._has_answered = True
-            self.unanswered.clear()
+            if not self.ended:
+                self.unanswered.clear()
         else:
             self.unanswered[answer.code] += 1
         if answer.refused:

@@ -31,6 +31,8 @@ _LOST_TO_ANOTHER = {"40001", "40P01"}
 """PostgreSQL's codes of a transaction that lost to another one."""
 _CAUSED_BY_VALUES = {"09", "20", "21", "27", "2F", "38", "39", "44", "54", "P0"}
 """Classes of PostgreSQL's codes that triggers, functions and limits give, besides those of refused values."""
+_SQLITE_READERS = 4
+"""Connections that read a SQLite file, at most: each may use one of the process's threads for SQLite."""
 
 
 class Database:
@@ -59,7 +61,8 @@ class Database:
         self._transaction_limit = transaction_limit
         self._time_limits = TimeLimits(transaction_limit or patience)
         self._write_engine = self._engine(1 if self.is_sqlite else connections, "BEGIN IMMEDIATE", ping=False)
-        self._read_engine = self._engine(connections, "BEGIN", ping=True)
+        readers = min(connections, _SQLITE_READERS) if self.is_sqlite else connections
+        self._read_engine = self._engine(readers, "BEGIN", ping=True)
 
     @property
     def name(self) -> str:
@@ -72,19 +75,24 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """One transaction that writes; it is committed, durably, when the block ends without an error.
 
-        Raises Unavailable, WriteFailed or TransactionLost, with nothing written. DataError and IntegrityError (the
+        Raises Unavailable, WriteFailed or TransactionLost, with nothing written; but a commit whose answer was lost
+        (Unavailable) may be durable. DataError and IntegrityError (the
         database refuses the values) pass as they are.
         """
         patient_until = time.monotonic() + self._patience.total_seconds()
+        committing = False
         try:
             with self._write_lock(), self._write_engine.connect() as connection, connection.begin():
                 yield connection
+                committing = True
         except (DataError, IntegrityError):
             raise
         except MemoryError as error:
             raise Unavailable(f"{self.name}: this process is out of memory") from error
         except SQLAlchemyError as error:
-            raise self._described(error, may_retry=time.monotonic() < patient_until) from error
+            # A commit whose answer was lost may have succeeded: only its caller can tell whether to do it again.
+            may_retry = not committing and time.monotonic() < patient_until
+            raise self._described(error, may_retry=may_retry) from error
 
     @contextmanager
     def snapshot(self, *, limited: bool = True) -> Iterator[Connection]:

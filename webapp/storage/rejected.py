@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import case, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp.storage import bulk
@@ -96,7 +96,8 @@ def _insert(connection: Connection, rejected: Rejected) -> int:
     )
     later = func.greatest if is_postgresql else func.max
     again = {
-        "count": rejected_callbacks.c.count + 1,
+        # The same id is the same callback: a drain in another process may store it at this moment.
+        "count": rejected_callbacks.c.count + case((rejected_callbacks.c.id == statement.excluded.id, 0), else_=1),
         "replayed_at": None,
         "last_at": later(rejected_callbacks.c.last_at, statement.excluded.last_at),
     }

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from os import PathLike
 
-THREADS = 8
-"""Threads of a process for SQLite: one waits for each lock or disk at most, and others go on."""
+THREADS = 16
+"""Threads of a process for SQLite: more than its connections, so that slow reads never delay writes or the spool."""
 
 
 def connect(path: str | PathLike[str], **options: Any) -> sqlite3.Connection:

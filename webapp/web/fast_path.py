@@ -35,7 +35,7 @@ LONGEST_REQUEST_BYTES = 8192
 
 _LINE = re.compile(rf"GET ({CALLBACK_PATH}[A-Za-z0-9._~-]+)(?:\?([!\"$-~]*))? HTTP/1\.1")
 _HEADER = re.compile(r"([A-Za-z0-9-]+):([\t -~]*)")
-_HOST = re.compile(r"[A-Za-z0-9.-]+(?::[1-9][0-9]{0,4})?")
+_HOST = re.compile(r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*(?::[1-9][0-9]{0,4})?")
 _HOSTS = {"HTTP_HOST", "HTTP_X_FORWARDED_HOST"}
 _UNUSUAL = {
     "HTTP_CONTENT_LENGTH",

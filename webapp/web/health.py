@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,13 +17,16 @@ from webapp.support import metrics
 if TYPE_CHECKING:
     from flask.typing import ResponseReturnValue
 
-    from webapp.callbacks.spool import Spool
+    from webapp.callbacks.spool import Depth, Spool
     from webapp.storage.database import Database
+
+_SAMPLE_SECONDS = 1.0
 
 
 def blueprint(database: Database, spool: Spool | None) -> Blueprint:
     """The routes ``/healthz``, ``/readyz`` and ``/metrics``."""
     health = Blueprint("health", __name__)
+    sampler = _SpoolSampler(spool)
 
     @health.get("/healthz")
     def is_alive() -> ResponseReturnValue:
@@ -37,16 +42,33 @@ def blueprint(database: Database, spool: Spool | None) -> Blueprint:
 
     @health.get("/metrics")
     def show_metrics() -> ResponseReturnValue:
-        return Response(metrics.exposition(*_gauges(spool)), content_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.exposition(*_gauges(sampler.depth())), content_type=CONTENT_TYPE_LATEST)
 
     return health
 
 
-def _gauges(spool: Spool | None) -> list[metrics.Gauge]:
-    try:
-        depth = spool.depth() if spool else None
-    except SpoolError:
-        depth = None
+class _SpoolSampler:
+    """Reads the spool's depth once a second at most: each reading delays the callbacks that are being spooled."""
+
+    def __init__(self, spool: Spool | None) -> None:
+        self._spool = spool
+        self._one_at_a_time = threading.Lock()
+        self._sampled_at = float("-inf")
+        self._depth: Depth | None = None
+
+    def depth(self) -> Depth | None:
+        """How much waits, not older than a second; None without a spool, or while it cannot be read."""
+        with self._one_at_a_time:
+            if self._spool and time.monotonic() - self._sampled_at >= _SAMPLE_SECONDS:
+                try:
+                    self._depth = self._spool.depth()
+                except SpoolError:
+                    self._depth = None
+                self._sampled_at = time.monotonic()
+            return self._depth
+
+
+def _gauges(depth: Depth | None) -> list[metrics.Gauge]:
     if depth is None:
         return []
     seconds = depth.oldest_seconds(datetime.now(UTC))
