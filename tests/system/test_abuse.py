@@ -70,7 +70,7 @@ def pipeline(request: str) -> Callable[[socket.socket], None]:
         reader = threading.Thread(target=read_all, args=(client,))
         reader.start()
         with suppress(OSError):
-            for _ in range(10):
+            for _ in range(2):
                 client.sendall(request.encode() * 200)
             client.shutdown(socket.SHUT_WR)
         reader.join(20)
