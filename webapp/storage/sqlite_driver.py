@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from os import PathLike
 
+_PREFETCHED_ROWS = 256
 THREADS = 16
 """Threads of a process for SQLite: more than its connections, so that slow reads never delay writes or the spool."""
 
@@ -66,24 +67,51 @@ _threads = _Threads()
 
 
 class _ThreadedCursor(sqlite3.Cursor):
+    """Fetches the first rows together with the statement: each change of threads costs as much as a small query."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(connection)
+        self._fetched: list[Any] = []
+        self._exhausted = False
+
     def execute(self, sql: str, parameters: Any = (), /) -> _ThreadedCursor:
-        _threads.call(super().execute, sql, parameters)
+        self._fetched = _threads.call(self._execute_and_fetch, sql, parameters)
+        self._exhausted = len(self._fetched) < _PREFETCHED_ROWS
+        self._fetched.reverse()
         return self
 
+    def _execute_and_fetch(self, sql: str, parameters: Any) -> list[Any]:
+        super().execute(sql, parameters)
+        return super().fetchmany(_PREFETCHED_ROWS)
+
     def executemany(self, sql: str, parameters: Iterable[Any], /) -> _ThreadedCursor:
+        self._fetched, self._exhausted = [], True
         _threads.call(super().executemany, sql, parameters)
         return self
 
     def fetchone(self) -> Any:
+        if self._fetched or self._exhausted:
+            return self._fetched.pop() if self._fetched else None
         return _threads.call(super().fetchone)
 
     def fetchmany(self, size: int | None = None) -> list[Any]:
-        rows: list[Any] = _threads.call(super().fetchmany, self.arraysize if size is None else size)
+        wanted = self.arraysize if size is None else size
+        rows = [self._fetched.pop() for _ in range(min(wanted, len(self._fetched)))]
+        if len(rows) < wanted and not self._exhausted:
+            rows += _threads.call(super().fetchmany, wanted - len(rows))
         return rows
 
     def fetchall(self) -> list[Any]:
-        rows: list[Any] = _threads.call(super().fetchall)
+        rows, self._fetched = self._fetched[::-1], []
+        if not self._exhausted:
+            rows += _threads.call(super().fetchall)
         return rows
+
+    def __next__(self) -> Any:
+        row = self.fetchone()
+        if row is None:
+            raise StopIteration
+        return row
 
 
 class _ThreadedConnection(sqlite3.Connection):
@@ -99,7 +127,9 @@ class _ThreadedConnection(sqlite3.Connection):
         return cursor
 
     def commit(self) -> None:
-        _threads.call(super().commit)
+        if self.in_transaction:
+            _threads.call(super().commit)
 
     def rollback(self) -> None:
-        _threads.call(super().rollback)
+        if self.in_transaction:
+            _threads.call(super().rollback)

@@ -27,6 +27,7 @@ _SEND_SECONDS = 60
 _SHORTEST_WAIT_SECONDS = 0.001
 _GATHERED_BYTES = 16 * 1024
 _LINGER_SECONDS = 2.0
+_FIRST_REQUEST_SECONDS = 1.0
 _LINGER_BYTES = 2 * 1024 * 1024
 _LINGER_PORTION = 64 * 1024
 _DISCARD_PAUSE_SECONDS = 0.001
@@ -52,6 +53,7 @@ class Connection:
         self._until = 0.0
         self._waiting = False
         self._ended = False
+        self._more_came_before_the_answer = False
         self.answers = 0
         self.request: Any = None
 
@@ -96,6 +98,7 @@ class Connection:
         if self._unsent:
             content, self._unsent = b"".join(self._unsent), []
             self.answers += 1
+            self._more_came_before_the_answer = self._has_more()
             self._client.settimeout(_SEND_SECONDS)
             self._client.sendall(content)
 
@@ -104,10 +107,12 @@ class Connection:
         self.settimeout(seconds)
         self._waiting = not self._received
 
-    def has_next_request(self) -> bool:
-        """Whether the client has sent more already: it pipelines, which eSMS and proxies do not."""
-        if self._received:
-            return True
+    @property
+    def pipelines(self) -> bool:
+        """Whether the client sent more before it had its answer, which eSMS and proxies do not."""
+        return bool(self._received) or self._more_came_before_the_answer
+
+    def _has_more(self) -> bool:
         self._client.settimeout(0)
         try:
             return bool(self._client.recv(1, socket.MSG_PEEK))
@@ -115,8 +120,8 @@ class Connection:
             return False
 
     def end_if_idle(self) -> None:
-        """Let a kept connection that waits for its next request end. A request that is here already is answered."""
-        if self._waiting and self.answers:
+        """Let a connection that waits for a request end. A request that is here already is answered."""
+        if self._waiting:
             with suppress(OSError):
                 # What the kernel received before is still read; then the end is read.
                 self._client.shutdown(socket.SHUT_RD)
@@ -166,7 +171,14 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """On SIGTERM: take no new connections, answer what has come, close idle connections at once."""
         super().handle_exit(sig, frame)
         for connection in list(self._connections):
+            self._end_idle(connection)
+
+    def _end_idle(self, connection: Connection) -> None:
+        """End the connection if it is idle; a new one has a second for its first request."""
+        if connection.answers:
             connection.end_if_idle()
+        else:
+            gevent.spawn_later(_FIRST_REQUEST_SECONDS, connection.end_if_idle)
 
     def handle(self, listener: Any, client: Any, address: Any) -> None:
         """Serve one connection."""
@@ -174,7 +186,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._connections.add(connection)
         try:
             while self.answer_next(self._addresses[listener], connection, address):
-                gevent.sleep(_PIPELINED_PAUSE_SECONDS if connection.has_next_request() else 0)
+                gevent.sleep(_PIPELINED_PAUSE_SECONDS if connection.pipelines else 0)
         except OSError as error:
             self.log.debug("a connection ended: %s", error)
         except Exception as error:  # noqa: BLE001 - what gunicorn's parser raises, and bugs
@@ -206,7 +218,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         crowded = len(self._connections) > self.worker_connections // 2
         connection.expect_request(_CROWDED_SECONDS if crowded else self.cfg.keepalive)
         if not self.alive:
-            connection.end_if_idle()
+            self._end_idle(connection)
 
     def handle_error(self, _request: object, connection: Any, address: Any, error: BaseException) -> None:
         """Answer a request that cannot be read. The answer repeats nothing of it: it may hold the callback token."""
