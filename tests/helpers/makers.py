@@ -15,8 +15,8 @@ from webapp.calls.rule import Call
 from webapp.esms import lookup as esms_lookup
 from webapp.esms import parameters
 from webapp.esms.finality import is_final
+from webapp.esms.stored import stored_report
 from webapp.storage.models import calls, status_reports
-from webapp.storage.writer import report_from_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,8 +39,8 @@ def any_of(*values: Any) -> st.SearchStrategy[Any]:
 
 def report_with(**values: Any) -> StatusReport:
     """A report with these values, final if eSMS's numbers say so."""
-    numbers = {name: values.get(name) for name in ("send_status", "call_status", "lookup_code")}
-    return StatusReport(**({"final": is_final(**numbers)} | values))
+    numbers = {name: values.get(name) for name in ("send_status", "call_status", "sent_result")}
+    return StatusReport(**({"final": is_final(**numbers, undetermined=False), "kind": "voice"} | values))
 
 
 def callback(reference_id: str, seconds: float = 0, **said: Any) -> StatusReport:
@@ -87,11 +87,13 @@ def stored_call(database: Database, reference_id: str) -> Call:
 
 def stored_reports(database: Database, reference_id: str) -> list[StatusReport]:
     """The call's history, in its order."""
-    columns = [status_reports.c[field.name] for field in fields(StatusReport) if field.name != "final"]
+    columns = [
+        status_reports.c[field.name] for field in fields(StatusReport) if field.name not in {"final", "kind", "esms_id"}
+    ]
     query = select(*columns).where(status_reports.c.reference_id == reference_id)
     in_order = query.order_by(status_reports.c.received_at, status_reports.c.id)
     with database.snapshot(limited=False) as connection:
-        return [report_from_row(row._mapping) for row in connection.execute(in_order)]  # noqa: SLF001
+        return [stored_report(row._mapping) for row in connection.execute(in_order)]  # noqa: SLF001
 
 
 def change_by_hand(database: Database, statement: str, **values: Any) -> None:

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING
 from webapp.callbacks import parsing
 from webapp.callbacks.batch_writer import Batch, BatchWriter
 from webapp.callbacks.parsing import ParsedCallback
+from webapp.esms.stored import other_channel_of
 from webapp.storage import writer
 from webapp.storage.errors import Unavailable
-from webapp.storage.rejected import RejectedCallbacks
+from webapp.storage.rejected import OTHER_CHANNEL, RejectedCallbacks
 from webapp.storage.retry import retrying
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from uuid import UUID
 
+    from sqlalchemy.engine import Connection
+
+    from webapp.calls.report import Effect
     from webapp.storage.database import Database
+    from webapp.storage.rejected import Rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,14 @@ class NotAccepted:
     reason: str
 
 
-StoreResult = Accepted | NotAccepted
+@dataclass(frozen=True, slots=True)
+class OtherChannel:
+    """A message of another channel (SMS, Viber, Zalo), which is no call, and is kept."""
+
+    type_id: str
+
+
+StoreResult = Accepted | NotAccepted | OtherChannel
 
 
 class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
@@ -67,17 +80,15 @@ class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
         began = time.monotonic()
         with self._database.transaction() as connection:
             batch.collect()
-            reports = [callback.report for callback in batch.items if callback.report]
+            channels = _other_channels(connection, batch.items)
+            reports = [one.report for one in batch.items if one.report and one.request.id not in channels]
             effects = iter(writer.record(connection, reports, datetime.now(UTC)) if reports else ())
             if len(reports) < len(batch.items):
-                others = (callback for callback in batch.items if not callback.report)
-                self._rejected.keep(connection, [parsing.rejected(one.request, one.reason) for one in others])
+                others = (one for one in batch.items if not one.report or one.request.id in channels)
+                self._rejected.keep(connection, [_rejected(one, channels.get(one.request.id)) for one in others])
         if reports:
             self.last_success = max(self.last_success, began)
-        return [
-            Accepted(next(effects), callback.report.reference_id) if callback.report else NotAccepted(callback.reason)
-            for callback in batch.items
-        ]
+        return [_result(one, channels.get(one.request.id), effects) for one in batch.items]
 
     def _store_in_halves(self, callbacks: list[ParsedCallback], error: Exception) -> Sequence[StoreResult]:
         if len(callbacks) <= 1:
@@ -86,3 +97,24 @@ class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
             return self.write_batch(Batch([replace(callbacks[0], report=None, reason=parsing.reason_for(error))]))
         half = len(callbacks) // 2
         return [*self.write_batch(Batch(callbacks[:half])), *self.write_batch(Batch(callbacks[half:]))]
+
+
+def _other_channels(connection: Connection, callbacks: Sequence[ParsedCallback]) -> dict[UUID, str]:
+    """TypeId by request id of the callbacks about messages of other channels, with an id that was not registered."""
+    found = {one.report: type_id for one in callbacks if one.report and (type_id := other_channel_of(one.report))}
+    if not found:
+        return {}
+    registered = writer.registered(connection, {report.reference_id for report in found})
+    return {report.id: type_id for report, type_id in found.items() if report.reference_id not in registered}
+
+
+def _rejected(callback: ParsedCallback, type_id: str | None) -> Rejected:
+    return parsing.rejected(callback.request, f"{OTHER_CHANNEL}{type_id}" if type_id else callback.reason)
+
+
+def _result(callback: ParsedCallback, type_id: str | None, effects: Iterator[Effect]) -> StoreResult:
+    if type_id:
+        return OtherChannel(type_id)
+    if callback.report is None:
+        return NotAccepted(callback.reason)
+    return Accepted(next(effects), callback.report.reference_id)

@@ -11,7 +11,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 from werkzeug.routing import Rule
 
 from webapp.callbacks.request import read_request
-from webapp.callbacks.store import NotAccepted
+from webapp.callbacks.store import NotAccepted, OtherChannel
 from webapp.storage.errors import Unavailable
 from webapp.support.settings import CALLBACK_PATH
 from webapp.support.tokens import is_accepted
@@ -75,6 +75,8 @@ class Receiver:
         if isinstance(outcome, NotAccepted):
             log.warning("callback rejected: %s", outcome.reason)
             return Answer(400, {"error": outcome.reason}, "rejected", {})
+        if isinstance(outcome, OtherChannel):
+            return Answer(200, {"result": "other-channel"}, "other-channel", {})
         return Answer(200, {"result": outcome.result}, f"{outcome.result} {outcome.reference_id}", {})
 
 

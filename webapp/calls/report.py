@@ -39,19 +39,29 @@ class Said:
 
 FIELDS = tuple(field.name for field in fields(Said))
 """The names of what a report may say of a call."""
-CONFIRMABLE = ("call_status", "call_duration", "ivr")
+OUTCOME_FIELDS = ("call_status", "call_duration", "ivr", "sent_result")
 """The fields for which a final lookup beats a callback, and over which callbacks can be in conflict."""
+FIRST_SAID = ("price", "cid")
+"""The fields that eSMS cannot confirm for a voice call, so that the first report that agrees counts."""
+Kind = Literal["voice", "otp"]
+KINDS: tuple[Kind, ...] = ("voice", "otp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusReport(Said):
-    """What eSMS says about one call at one moment. ``final``: the call is over, by eSMS's own word for it."""
+    """What eSMS says about one call at one moment.
+
+    ``final``: the call is over, by eSMS's own word for it. ``kind`` is told by the form of the report, ``esms_id`` is
+    the id as eSMS spelled it (None: the report does not repeat it).
+    """
 
     id: UUID
     reference_id: str
     source: Source
     received_at: datetime
     final: bool
+    kind: Kind | None = None
+    esms_id: str | None = None
     lookup_code: str | None = None
     unread: str | None = None
     payload: str = "{}"

@@ -14,6 +14,7 @@ COMMANDS = {
     "audit": "Ask eSMS (GetSendStatus) about settled calls, and report where the store disagrees.",
     "callback-url": "Print the CallbackUrl to give to eSMS, with the documented empty parameters.",
     "completeness": "Account for every call: settled, given up or missing, in sums that match.",
+    "dismiss": "Note that a person has seen to calls, or to rejected callbacks: status does not name them again.",
     "export": "Write calls as CSV, JSON Lines or Parquet, oldest placed first, to standard output or a file.",
     "migrate": "Bring the database to the newest migration.",
     "reconcile": "Ask eSMS (GetSendStatus) about every call whose result never came, and about calls in conflict.",
@@ -21,8 +22,10 @@ COMMANDS = {
     "replay": "Fold the whole history again by the rule, and correct the calls that differ from it.",
     "sandbox": "Stand in for eSMS on this machine: take calls, send their callbacks, answer look-ups.",
     "serve": "Serve callbacks and the API with gunicorn, until SIGTERM or Ctrl-C.",
+    "show": "Show one call and its story: what each report said and did.",
     "spool": "Show, export or store the callbacks that wait because the database could not take them.",
     "status": "Show what is stored, what is missing, and what needs a person.",
+    "unregister": "Take back registrations that were made by mistake.",
 }
 """Name and short help. A command is the function of the same name in ``webapp.cli.<name>``, a ``-`` being a ``_``."""
 

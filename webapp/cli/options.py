@@ -38,3 +38,13 @@ class Time(click.ParamType):  # type: ignore[type-arg]
             return parse_time(value, load_settings().time_zone)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def reference_ids(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """A callback for arguments that name calls; in their stored form."""
+    from webapp.esms.parameters import normalise_identity  # noqa: PLC0415 - few commands name calls
+
+    try:
+        return tuple(normalise_identity(one) for one in given)
+    except ValueError as error:
+        raise click.BadParameter(f"an id {error}") from None

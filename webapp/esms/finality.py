@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-FINAL_SEND_STATUSES = (4, 5)
-"""*documented*: 5 done, 4 rejected."""
-NUMBER_BLOCKED = "99"
-"""*documented*: this code of a look-up is final for the call, whatever else it says."""
+DONE = 5
+"""*documented*: SendStatus of a call that is over."""
+REJECTED = (4, 6)
+"""*documented*: 4 rejected; *seen*: 6 deleted."""
 
 
-def is_final(*, send_status: int | None, call_status: str | None, lookup_code: str | None) -> bool:
+def is_final(*, send_status: int | None, call_status: str | None, sent_result: int | None, undetermined: bool) -> bool:
     """Whether a report with these values is final.
 
-    *assumed*: a report without SendStatus is final if it says a CallStatus.
+    ``undetermined``: SendSuccess and SendFailed are both said to be 0 (*seen*: eSMS does not say how it ended). A
+    report without SendStatus is final if it says a CallStatus or a SentResult (*documented*: the template up to 2024).
+    The code 99 of a look-up decides nothing.
     """
-    if lookup_code == NUMBER_BLOCKED or send_status in FINAL_SEND_STATUSES:
-        return True
-    return send_status is None and call_status is not None
+    if send_status is None:
+        return call_status is not None or sent_result is not None
+    return send_status in REJECTED or (send_status == DONE and not undetermined)

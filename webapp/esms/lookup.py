@@ -101,7 +101,7 @@ def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received
         of_all = code in ACCOUNT_REFUSED or code == TOO_FAST
         if about is not None and not of_all and identity_or_none(about) != reference_id:
             return LookupAnswer(reference_id, WRONG_REFERENCE)
-        if code not in {ACCEPTED, NUMBER_BLOCKED}:
+        if code not in {ACCEPTED, BLOCKED}:
             return LookupAnswer(reference_id, code)
         report = build_report(
             parameters,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TEXT_LIMIT = 200
 IDENTITY_LIMIT = 128
 BOM = b"\xef\xbb\xbf"
+_LONGEST_NUMBER = 100
 _LARGEST_INTEGER = 2_147_483_647
 _LARGEST_SMALL = 32_767
 _LARGEST_PRICE = Decimal("9999999999.9999")
@@ -29,9 +30,9 @@ _PRICE_STEP = Decimal("0.0001")
 
 _VISIBLE = re.compile(rf"[!-~]{{1,{IDENTITY_LIMIT}}}")
 _BETWEEN_WORDS = re.compile(r"[\s_-]")
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_DIGITS = re.compile(r"[0-9]+")
+_WHOLE = re.compile(r"0*([0-9]+)(?:\.0{1,10})?")
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]{1,4})?")
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -64,24 +65,24 @@ def normalise_status(text: str) -> str:
 
 
 def read_text(value: str) -> str:
-    """Text as it is, if SQL text can hold it; raises ValueError."""
-    if len(value) > TEXT_LIMIT or _UNSTORABLE.search(value):
-        raise ValueError(f"must be text of at most {TEXT_LIMIT} characters, without NUL")
+    """Text as it is, if it is short and has no control characters; raises ValueError."""
+    if len(value) > TEXT_LIMIT or _CONTROL.search(value):
+        raise ValueError(f"must be text of at most {TEXT_LIMIT} characters, without control characters")
     return value
 
 
 def _integer(largest: int) -> Callable[[str], int]:
     def read(value: str) -> int:
-        digits = value.lstrip("0") or "0"
-        if not _DIGITS.fullmatch(value) or len(digits) > len(str(largest)) or int(digits) > largest:
+        found = _WHOLE.fullmatch(value) if len(value) <= _LONGEST_NUMBER else None
+        if found is None or (number := int(found[1])) > largest:
             raise ValueError
-        return int(digits)
+        return number
 
     return read
 
 
 def _price(value: str) -> Decimal:
-    if not _AMOUNT.fullmatch(value) or (price := Decimal(value)) > _LARGEST_PRICE:
+    if len(value) > _LONGEST_NUMBER or not _AMOUNT.fullmatch(value) or (price := Decimal(value)) > _LARGEST_PRICE:
         raise ValueError
     return price.quantize(_PRICE_STEP)
 
@@ -104,9 +105,34 @@ _PARAMETERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("RequestId", "request_id", read_text),  # documented: voice OTP
     ("phonenumber", "phone", read_text),  # documented: voice OTP
 )
+_MESSAGE_FORM = ("SendSuccess", "SendFailed", "TotalPrice", "TypeId")
+"""*documented*: voice OTP callbacks and other channels say these; callbacks of voice calls never do."""
+_VOICE_OTP = 8
+"""*documented*: TypeId of a voice OTP."""
+_KNOWN = {
+    name.lower()
+    for name in (
+        *(theirs for theirs, _, _ in _PARAMETERS),
+        *_MESSAGE_FORM,
+        "TotalReceiver",
+        "TotalSent",
+        "telcoid",
+        "switchsmsid",
+        "partnerids",
+        "error_info",
+        "oaid",
+        "tempid",
+        "CountRegenerate",
+        "ErrorMessage",
+        "CodeResponse",
+        "CodeResult",
+    )
+}
 _IDENTITIES = ("ReferenceId", "SMSID")
 """*documented*: voice OTP callbacks say SMSID. Where both are said, ReferenceId counts."""
+_IDENTITY_NAMES = {name.lower() for name in _IDENTITIES}
 _NOTHING = (None,)
+_LONGEST_NAME, _MOST_NAMES = 64, 20
 
 
 class Parameters:
@@ -134,6 +160,12 @@ class Parameters:
         self._json = self._json or self._as_json()
         return self._json
 
+    def unknown_names(self) -> list[str]:
+        """The names of parameters with a value that eSMS is not known to send, each once, at most 20 of them."""
+        names = (name.strip() for name, value in self._pairs if not _is_blank(value))
+        unknown = dict.fromkeys(name for name in names if name.lower() not in _KNOWN | _IDENTITY_NAMES)
+        return [_CONTROL.sub("", name).replace(",", "")[:_LONGEST_NAME] for name in unknown][:_MOST_NAMES]
+
     def _as_json(self) -> str:
         merged: dict[str, Any] = {}
         repeated: set[str] = set()
@@ -146,6 +178,43 @@ class Parameters:
             else:
                 merged[name] = value
         return storable_json(merged)
+
+
+def is_message_form(parameters: Parameters) -> bool:
+    """Whether these are the parameters of a message: a voice OTP, or another channel.
+
+    *documented*: SMSID in place of ReferenceId, counts of messages, TypeId.
+    """
+    named = parameters.first("ReferenceId") is None and parameters.first("SMSID") is not None
+    return named or any(parameters.first(name) is not None for name in _MESSAGE_FORM)
+
+
+def other_channel(parameters: Parameters) -> str | None:
+    """The TypeId of an SMS, Viber or Zalo message, which is no call; None for a call."""
+    type_id = parameters.first("TypeId")
+    if type_id is None or parameters.first("ReferenceId") is not None:
+        return None
+    try:
+        return None if _small(plain_text(type_id)) == _VOICE_OTP else str(_small(plain_text(type_id)))
+    except ValueError:
+        return None
+
+
+def is_undetermined(parameters: Parameters) -> bool:
+    """Whether SendSuccess and SendFailed are both said to be 0: *seen*, eSMS does not say how it ended."""
+    try:
+        return all(_seconds(plain_text(parameters.first(name))) == 0 for name in ("SendSuccess", "SendFailed"))
+    except ValueError:
+        return False
+
+
+def esms_id(parameters: Parameters) -> str | None:
+    """The identity as eSMS spelled it."""
+    for name in _IDENTITIES:
+        for value in parameters.all(name):
+            if identity_or_none(value) is not None:
+                return plain_text(value)
+    return None
 
 
 def _is_blank(value: Any) -> bool:
@@ -207,16 +276,22 @@ def identity_or_none(value: Any) -> str | None:
 
 
 def build_report(parameters: Parameters, reference_id: str, unread: list[str], **origin: Any) -> StatusReport:
-    """The report that the parameters say; ``unread`` names identity parameters that cannot be read."""
+    """The report that the parameters say; ``unread`` are names of identity parameters that cannot be read."""
     fields, unread_fields = _read_fields(parameters)
+    unread = [*unread, *unread_fields]
+    if origin["source"] == "callback" and not fields and not unread:
+        unread = parameters.unknown_names()
     return StatusReport(
         reference_id=reference_id,
         final=is_final(
             send_status=fields.get("send_status"),
             call_status=fields.get("call_status"),
-            lookup_code=origin.get("lookup_code"),
+            sent_result=fields.get("sent_result"),
+            undetermined=is_undetermined(parameters),
         ),
-        unread=",".join([*unread, *unread_fields]) or None,
+        kind="otp" if is_message_form(parameters) else "voice",
+        esms_id=esms_id(parameters),
+        unread=",".join(unread) or None,
         payload=parameters.as_json(),
         **fields,
         **origin,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from webapp.calls.report import KINDS
 from webapp.calls.rule import Registration
 from webapp.esms.parameters import normalise_identity, read_text
 from webapp.support.times import parse_time
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from zoneinfo import ZoneInfo
 
-FIELDS = ("reference_id", "request_id", "phone", "campaign", "placed_at")
+FIELDS = ("reference_id", "request_id", "phone", "campaign", "placed_at", "kind")
 _LONGEST_LINE = 64 * 1024
 _ALIASES = {"referenceid": "reference_id", "smsid": "reference_id", "requestid": "request_id"}
 """*documented*: what the placing request and its answer call them."""
@@ -41,10 +43,11 @@ def _registration(values: Mapping[str, str], zone: ZoneInfo) -> Registration:
     read: dict[str, Callable[[str], Any]] = {
         "reference_id": normalise_identity,
         "placed_at": lambda text: parse_time(text, zone),
+        "kind": _kind,
     }
     fields: dict[str, Any] = {}
     for name in FIELDS:
-        value = values.get(name, "").strip()
+        value = unicodedata.normalize("NFC", values.get(name, "").strip())
         if not value:
             continue
         try:
@@ -53,7 +56,13 @@ def _registration(values: Mapping[str, str], zone: ZoneInfo) -> Registration:
             raise InvalidRegistration(f"{name}: {error}.") from None
     if "reference_id" not in fields:
         raise InvalidRegistration("reference_id: is missing.")
-    return Registration(**fields)
+    return Registration(**fields, esms_id=values["reference_id"].strip())
+
+
+def _kind(text: str) -> str:
+    if text.lower() not in KINDS:
+        raise ValueError(f"must be {' or '.join(KINDS)}")
+    return text.lower()
 
 
 class BadLine(NamedTuple):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import and_
 
+from webapp.calls.phone import e164
 from webapp.storage.models import calls
 
 if TYPE_CHECKING:
@@ -18,9 +19,14 @@ if TYPE_CHECKING:
 class CallFilter:
     """Which calls are wanted; None is any. ``since`` is inclusive, ``until`` exclusive, of ``placed_at``."""
 
+    outcome: str | None = None
+    kind: str | None = None
     status: str | None = None
     ivr: str | None = None
     campaign: str | None = None
+    phone: str | None = None
+    """In any spelling: ``0901 888 484`` finds ``+84901888484``."""
+    request_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     reference_ids: tuple[str, ...] | None = None
@@ -31,8 +37,18 @@ class CallFilter:
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """As SQL."""
-        equal = ((calls.c.call_status, self.status), (calls.c.ivr, self.ivr), (calls.c.campaign, self.campaign))
+        equal = (
+            (calls.c.outcome, self.outcome),
+            (calls.c.kind, self.kind),
+            (calls.c.call_status, self.status),
+            (calls.c.ivr, self.ivr),
+            (calls.c.campaign, self.campaign),
+            (calls.c.request_id, self.request_id),
+        )
         wanted: list[ColumnElement[bool]] = [column == value for column, value in equal if value is not None]
+        if self.phone is not None:
+            number = e164(self.phone)
+            wanted.append(calls.c.phone == self.phone if number is None else calls.c.phone_e164 == number)
         if self.since is not None:
             wanted.append(calls.c.placed_at >= self.since)
         if self.until is not None:

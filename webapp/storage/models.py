@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    Computed,
     FetchedValue,
     Float,
     Index,
@@ -47,6 +48,20 @@ PRICE = "Price of the call in VND (Price; of a voice OTP TotalPrice); only callb
 CID = "The number that the call was made from (CID); only callbacks carry it. NULL: not said"
 REQUEST_ID = "The id that the placing request carried (RequestId), as registered, else as reported. NULL: not known"
 PHONE = "The number called, as registered, else as reported (phonenumber). NULL: not known"
+
+
+OUTCOME = (
+    "CASE WHEN settled_at IS NULL AND gave_up_at IS NOT NULL THEN 'given_up' "
+    "WHEN settled_at IS NULL THEN 'missing' "
+    "WHEN call_status = 'ANSWERED' THEN 'answered' "
+    "WHEN call_status = 'NOANSWERED' THEN 'unanswered' "
+    "WHEN call_status IS NOT NULL THEN 'other' "
+    "WHEN send_status IN (4, 6) THEN 'rejected' "
+    "WHEN sent_result = 0 THEN 'unanswered' "
+    "WHEN sent_result = 1 THEN 'delivered' "
+    "ELSE 'unknown' END"
+)
+"""One closed word for how a call ended; SendStatus 4 and 6 are eSMS's words for rejected and deleted calls."""
 
 
 class CallRow(Base):
@@ -136,6 +151,29 @@ class CallRow(Base):
     gave_up_at: Mapped[datetime | None] = mapped_column(
         Moment, comment="When asking eSMS was given up, UTC. NULL: it was not"
     )
+    esms_id: Mapped[str | None] = mapped_column(
+        Text, comment="The identity as eSMS spells it: as registered, else as first reported. NULL: not known"
+    )
+    kind: Mapped[str | None] = mapped_column(
+        Text, comment="voice or otp: as registered, else by the form of the first report. NULL: not known yet"
+    )
+    price_conflict: Mapped[bool] = mapped_column(
+        Boolean,
+        server_default=text("false"),
+        comment="Whether two final callbacks that agree with the outcome say different prices, and no lookup says one",
+    )
+    phone_e164: Mapped[str | None] = mapped_column(
+        Text, comment="The phone in the international form +84901888484. NULL: phone is not known, or no number"
+    )
+    dismissed_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When a person has seen to the call, UTC. NULL: nobody has, or something new has happened since"
+    )
+    outcome: Mapped[str] = mapped_column(
+        Text,
+        Computed(OUTCOME),
+        nullable=True,
+        comment="One word for how the call ended: answered, unanswered, other, rejected, delivered, unknown, given_up or missing",
+    )
     created_at: Mapped[datetime] = mapped_column(
         Moment, server_default=FetchedValue(), comment="When this row was made, UTC"
     )
@@ -148,6 +186,19 @@ _MISSING = text("settled_at IS NULL AND gave_up_at IS NULL")
 _UNASKED = text("settled_at IS NULL AND gave_up_at IS NULL AND lookup_count = 0")
 
 Index("ix_calls_placed_at", CallRow.placed_at, CallRow.reference_id)
+Index(
+    "ix_calls_phone",
+    CallRow.phone_e164,
+    CallRow.placed_at,
+    postgresql_where=text("phone_e164 IS NOT NULL"),
+    sqlite_where=text("phone_e164 IS NOT NULL"),
+)
+Index(
+    "ix_calls_request_id",
+    CallRow.request_id,
+    postgresql_where=text("request_id IS NOT NULL"),
+    sqlite_where=text("request_id IS NOT NULL"),
+)
 Index(
     "ix_calls_campaign",
     CallRow.campaign,
@@ -258,6 +309,9 @@ class RejectedRow(Base):
     replayed_at: Mapped[datetime | None] = mapped_column(
         Moment, comment="When it was read after all, UTC. NULL: it was not"
     )
+    dismissed_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When a person has seen to it, UTC. NULL: nobody has, or the same came again since"
+    )
 
 
 class RunRow(Base):
@@ -301,6 +355,9 @@ class RunRow(Base):
     )
     seen_at: Mapped[datetime | None] = mapped_column(
         Moment, comment="When the run last showed that it lives, UTC. NULL: not since its start"
+    )
+    answered_at: Mapped[datetime | None] = mapped_column(
+        Moment, comment="When eSMS last gave any answer in the run, an error code included, UTC. NULL: never"
     )
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
+OTHER_CHANNEL = "other channel: TypeId "
+"""How the reason begins of a message of another channel, which is no call and no cause for alarm."""
 LIMIT_BYTES = 256 * 1024 * 1024
 """Bytes of payload that ``rejected_callbacks`` holds, at most."""
 STEP_BYTES = 1024 * 1024

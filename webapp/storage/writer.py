@@ -10,15 +10,16 @@ import random
 from dataclasses import fields, replace
 from functools import cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from webapp.calls import rule, schedule
+from webapp.calls.phone import e164
 from webapp.calls.report import StatusReport
 from webapp.calls.rule import Call, Registration
-from webapp.esms.finality import is_final
-from webapp.storage import bulk, rejected
+from webapp.esms.stored import stored_report
+from webapp.storage import bulk, dismissals, rejected
 from webapp.storage.errors import TransactionLost
 from webapp.storage.models import calls, status_reports
 from webapp.storage.retry import retrying
@@ -37,12 +38,30 @@ if TYPE_CHECKING:
     from webapp.storage.filters import CallFilter
     from webapp.storage.rejected import Rejected
 
+
+class Registered(NamedTuple):
+    """Numbers of registrations: of new calls, of calls registered before, and of those that a new value changed."""
+
+    new: int
+    already_known: int
+    changed: int
+
+
+class Unregistered(NamedTuple):
+    """Calls that were removed, calls that lost what was registered, and the ids that are not stored."""
+
+    removed: int
+    cleared: int
+    unknown: list[str]
+
+
 Conclusion = Literal["settled", "pending", "not_found", "failed", "gave_up"]
 
 _PORTION = 1000
 _CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
 _CHANGING_COLUMNS = [column for column in _CALL_COLUMNS if column is not calls.c.reference_id]
-_REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport) if field.name != "final"]
+_NO_COLUMN = {"final", "kind", "esms_id"}
+_REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport) if field.name not in _NO_COLUMN]
 
 
 def record(connection: Connection, reports: Sequence[StatusReport], now: datetime) -> list[Effect]:
@@ -58,6 +77,13 @@ def record(connection: Connection, reports: Sequence[StatusReport], now: datetim
         locked.fold(report)
     locked.write()
     return [locked.effects[report.id] for report in reports]
+
+
+def registered(connection: Connection, reference_ids: Collection[str]) -> set[str]:
+    """Those of the ids that were registered."""
+    of_these = bulk.is_one_of(connection, calls.c.reference_id, reference_ids)
+    query = select(calls.c.reference_id).where(of_these, calls.c.registered_at.is_not(None))
+    return set(connection.scalars(query))
 
 
 class Writer:
@@ -81,18 +107,51 @@ class Writer:
             return record(connection, reports, now)
 
     @retrying
-    def register(self, registrations: Sequence[Registration], now: datetime) -> tuple[int, int]:
-        """Register calls; how many are registered now for the first time, and how many had been before."""
+    def register(self, registrations: Sequence[Registration], now: datetime) -> Registered:
+        """Register calls; a call with several registrations counts once for each."""
         with self._database.transaction() as connection:
             locked = _LockedCalls(connection, now)
             locked.lock_or_insert([registration.reference_id for registration in registrations])
-            registered = 0
+            new = changed = 0
             for registration in registrations:
                 call = locked.calls[registration.reference_id]
-                registered += call.registered_at is None
-                locked.calls[call.reference_id] = rule.register(call, registration, now)
+                after = locked.calls[call.reference_id] = rule.register(call, registration, now)
+                new += call.registered_at is None
+                changed += call.registered_at is not None and after != call
             locked.write()
-        return registered, len(registrations) - registered
+        return Registered(new, len(registrations) - new, changed)
+
+    @retrying
+    def unregister(self, reference_ids: Sequence[str], now: datetime) -> Unregistered:
+        """Take back what was registered of these calls; remove those without a report."""
+        with self._database.transaction() as connection:
+            locked = _LockedCalls(connection, now)
+            locked.read(reference_ids, lock=True)
+            unknown = [one for one in reference_ids if one not in locked.calls]
+            removed = [name for name, call in locked.calls.items() if not call.report_count]
+            locked.unregister()
+            locked.write()
+            if removed:
+                connection.execute(delete(calls).where(bulk.is_one_of(connection, calls.c.reference_id, removed)))
+        return Unregistered(len(removed), len(locked.calls), unknown)
+
+    @retrying
+    def dismiss(self, reference_ids: Sequence[str], at: datetime | None) -> set[str]:
+        """Dismiss calls, None takes it back; see ``dismissals``."""
+        with self._database.transaction() as connection:
+            return dismissals.dismiss_calls(connection, reference_ids, at)
+
+    @retrying
+    def dismiss_given_up(self, at: datetime | None) -> int:
+        """Dismiss all calls that were given up; see ``dismissals``."""
+        with self._database.transaction() as connection:
+            return dismissals.dismiss_given_up(connection, at)
+
+    @retrying
+    def dismiss_rejected(self, at: datetime | None) -> int:
+        """Dismiss all rejected callbacks; see ``dismissals``."""
+        with self._database.transaction() as connection:
+            return dismissals.dismiss_rejected(connection, at)
 
     @retrying
     def conclude(
@@ -201,7 +260,8 @@ class _LockedCalls:
             self.read(reference_ids, lock=True)
 
     def _new_row(self, call: Call) -> dict[str, Any]:
-        return _call_values(call) | {"created_at": self._now, "updated_at": self._now}
+        phone_e164 = e164(call.phone)
+        return _call_values(call) | {"phone_e164": phone_e164, "created_at": self._now, "updated_at": self._now}
 
     def read(self, reference_ids: Collection[str], *, lock: bool = False) -> None:
         """Read the calls as they are."""
@@ -226,16 +286,27 @@ class _LockedCalls:
         if report.id in self.effects:
             return
         before = self.calls[report.reference_id]
-        if rule.can_follow(before, report):
+        if rule.row_decides(before, report):
             after = rule.fold(before, report)
         else:
             after = rule.fold_all(before, [*self._reports_of(report.reference_id), report])
         if report.reference_id in self._history:
             self._history[report.reference_id].append(report)
         after = schedule.plan(before, after, self._now)
+        if before.dismissed_at and self._is_news(before, report, after):
+            after = replace(after, dismissed_at=None)
         self.calls[report.reference_id] = after
         self.effects[report.id] = rule.effect(before, report, after)
         self._new.append(report)
+
+    def _is_news(self, before: Call, report: StatusReport, after: Call) -> bool:
+        """Whether a call that a person has dismissed needs one again: a conflict, or another price."""
+        if (after.conflict and not before.conflict) or (after.price_conflict and not before.price_conflict):
+            return True
+        if not (after.price_conflict and report.final and report.price is not None):
+            return False
+        earlier = (one for one in self._reports_of(report.reference_id) if one.id != report.id)
+        return report.price not in {one.price for one in earlier if one.final}
 
     def conclude(self, answer: LookupAnswer, give_up: timedelta, *, verifying: bool) -> Conclusion:
         """Fold the answer of one look-up, charge it to its call, and give up a call that stays open for too long."""
@@ -249,11 +320,19 @@ class _LockedCalls:
         )
         still_open = not after.settled or after.conflict or verifying
         if still_open and answer.permits_giving_up and after.placed_at <= self._now - give_up:
-            after = schedule.give_up(after, self._now)
+            after = replace(schedule.give_up(after, self._now), dismissed_at=None)
         self.calls[answer.reference_id] = after
         if after.gave_up_at and not before.gave_up_at:
             return "gave_up"
         return "settled" if answer.kind == "final" else answer.kind
+
+    def unregister(self) -> None:
+        """Take back what was registered; calls without a report are left out: they are to be removed."""
+        self.calls = {name: call for name, call in self.calls.items() if call.report_count}
+        self._read_histories(self.calls)
+        for name, call in self.calls.items():
+            bare = replace(call, registered_at=None, registered_fields=frozenset(), campaign=None)
+            self.calls[name] = schedule.plan(call, rule.fold_all(bare, self._reports_of(name)), self._now)
 
     def refold(self) -> list[str]:
         """Make every call the fold of its history; the ids of those that differed."""
@@ -273,7 +352,8 @@ class _LockedCalls:
         """
         absent = [self._new_row(self.calls[name]) for name in sorted(self._absent)]
         changed = [
-            _changing_values(call) | {"updated_at": self._now, **columns, "reference_id": name}
+            _changing_values(call)
+            | {"phone_e164": e164(call.phone), "updated_at": self._now, **columns, "reference_id": name}
             for name, call in self.calls.items()
             if name not in self._absent and call != self._before[name]
         ]
@@ -295,7 +375,7 @@ class _LockedCalls:
         self._history |= {name: [] for name in reference_ids}
         query = _histories(self._connection.dialect.name)
         for row in self._connection.execute(query, bulk.values(self._connection, reference_ids)):
-            self._history[row.reference_id].append(report_from_row(row._mapping))  # noqa: SLF001
+            self._history[row.reference_id].append(stored_report(row._mapping))  # noqa: SLF001
 
 
 # Statements are built once for each dialect: building costs several times what executing does.
@@ -320,12 +400,6 @@ def _effects(dialect: str) -> Select[Any]:
 @cache
 def _histories(dialect: str) -> Select[Any]:
     return select(*_REPORT_COLUMNS).where(bulk.is_one_of_values(status_reports.c.reference_id, dialect))
-
-
-def report_from_row(row: Mapping[Any, Any]) -> StatusReport:
-    """The report that a row of ``status_reports`` holds."""
-    final = is_final(send_status=row["send_status"], call_status=row["call_status"], lookup_code=row["lookup_code"])
-    return StatusReport(**row, final=final)
 
 
 def _call(row: Mapping[Any, Any]) -> Call:

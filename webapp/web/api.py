@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -14,6 +15,8 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import BadRequest, NotFound, RequestEntityTooLarge, Unauthorized
 from werkzeug.routing import BaseConverter
 
+from webapp.calls.outcome import OUTCOMES
+from webapp.calls.report import KINDS
 from webapp.esms.parameters import normalise_identity, normalise_status
 from webapp.esms.registrations import InvalidRegistration, read_registration
 from webapp.storage.filters import CallFilter
@@ -43,6 +46,21 @@ _PORTION = 200
 _PAGE = 100
 _LARGEST_PAGE = 1000
 _UTC = ZoneInfo("UTC")
+_PARAMETERS = {
+    "outcome",
+    "status",
+    "ivr",
+    "campaign",
+    "phone",
+    "request_id",
+    "kind",
+    "since",
+    "until",
+    "missing",
+    "conflict",
+    "cursor",
+    "limit",
+}
 _YES_NO = {"1": True, "true": True, "0": False, "false": False}
 
 
@@ -68,9 +86,9 @@ def blueprint(writer: Writer, reader: Reader, tokens: tuple[str, ...], zone: Zon
     @api.post("/api/calls")
     def register() -> ResponseReturnValue:
         registrations = _read_registrations(_read_body(), zone)
-        registered, known = writer.register(registrations, datetime.now(UTC))
-        metrics.REGISTERED.inc(registered)
-        return {"registered": registered, "already_known": known}, 201
+        done = writer.register(registrations, datetime.now(UTC))
+        metrics.REGISTERED.inc(done.new)
+        return {"registered": done.new, "already_known": done.already_known, "changed": done.changed}, 201
 
     @api.get("/api/calls/<identity:reference_id>")
     def show_call(reference_id: str) -> ResponseReturnValue:
@@ -161,10 +179,9 @@ def _read_items(content: bytes) -> tuple[bool, list[Any]]:
 
 
 def _arguments() -> dict[str, str]:
-    known = {"status", "ivr", "campaign", "since", "until", "missing", "conflict", "cursor", "limit"}
-    unknown = sorted(request.args.keys() - known)
+    unknown = sorted(request.args.keys() - _PARAMETERS)
     if unknown:
-        raise BadRequest(f"{unknown[0]!r:.60}: is not a parameter; there are {', '.join(sorted(known))}.")
+        raise BadRequest(f"{unknown[0]!r:.60}: is not a parameter; there are {', '.join(sorted(_PARAMETERS))}.")
     return {name: value.strip() for name, value in request.args.items() if value.strip()}
 
 
@@ -179,10 +196,22 @@ def _filter(arguments: dict[str, str], zone: ZoneInfo) -> CallFilter:
             raise ValueError("must not hold NUL")
         return value
 
+    def one_of(*words: str) -> Callable[[str], str]:
+        def read(value: str) -> str:
+            if value.lower() not in words:
+                raise ValueError(f"must be one of {', '.join(words)}")
+            return value.lower()
+
+        return read
+
     return CallFilter(
+        outcome=_read(arguments, "outcome", one_of(*OUTCOMES), None),
+        kind=_read(arguments, "kind", one_of(*KINDS), None),
+        phone=_read(arguments, "phone", text, None),
+        request_id=_read(arguments, "request_id", text, None),
         status=_read(arguments, "status", lambda value: normalise_status(text(value)), None),
         ivr=_read(arguments, "ivr", text, None),
-        campaign=_read(arguments, "campaign", text, None),
+        campaign=_read(arguments, "campaign", lambda value: unicodedata.normalize("NFC", text(value)), None),
         since=_read(arguments, "since", lambda value: parse_time(value, zone), None),
         until=_read(arguments, "until", lambda value: parse_time(value, zone), None),
         missing=_read(arguments, "missing", yes_no, None),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from makers import NOW, any_of, at, callback, fold_of, heard, lookup, report_with
 
 from webapp.calls import rule, schedule
-from webapp.calls.report import CONFIRMABLE, EFFECTS, FIELDS, StatusReport
+from webapp.calls.report import EFFECTS, FIELDS, FIRST_SAID, OUTCOME_FIELDS, StatusReport
 from webapp.calls.rule import Call, Registration
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Row:
         if report.id in self.history:
             return None
         before = self.call
-        if rule.can_follow(before, report):
+        if rule.row_decides(before, report):
             after = rule.fold(before, report)
         else:
             after = rule.fold_all(before, [*self.history.values(), report])
@@ -74,13 +74,18 @@ def differences(one: Call, other: Call) -> set[str]:
     [
         (callback("a", send_status=5), True),
         (callback("a", send_status=4), True),
-        *((callback("a", send_status=other), False) for other in (0, 1, 2, 3, 6, 7)),
+        (callback("a", send_status=6), True),
+        *((callback("a", send_status=other), False) for other in (0, 1, 2, 3, 7)),
         (callback("a", send_status=7, call_status="ANSWERED"), False),
         (callback("a", call_status="ANSWERED"), True),
-        (callback("a", call_duration=13, ivr="1", sent_result=1), False),
+        (callback("a", call_duration=13, ivr="1", sent_result=1), True),
+        (callback("a", call_duration=13, ivr="1"), False),
+        (callback("a", send_status=7, sent_result=0), False),
         (callback("a"), False),
-        (lookup("a", lookup_code="99"), True),
-        (lookup("a", lookup_code="99", send_status=7), True),
+        (lookup("a", lookup_code="99"), False),
+        (lookup("a", lookup_code="99", send_status=7), False),
+        (lookup("a", lookup_code="99", send_status=5), True),
+        (lookup("a", lookup_code="99", call_status="NOANSWERED"), True),
         (lookup("a", lookup_code="100"), False),
         (lookup("a", lookup_code="100", send_status=5), True),
         (lookup("a", lookup_code="100", call_status="ANSWERED"), True),
@@ -161,8 +166,68 @@ def test_late_progress_changes_only_the_counts_of_a_settled_call(source: Any) ->
         ),
         pytest.param(
             [lookup("a", 1, **ANSWERED, sent_result=1), callback("a", 2, **ANSWERED, sent_result=0)],
-            {"sent_result": 0},
-            id="for the other fields the newest wins, whoever says it",
+            {"sent_result": 1},
+            id="sent_result is an outcome field",
+        ),
+        pytest.param(
+            [lookup("a", 1, **DONE, phone="1"), callback("a", 2, send_status=4, phone="2")],
+            {"send_status": 4, "phone": "2"},
+            id="for the other fields the newest final report wins, whoever says it",
+        ),
+        pytest.param(
+            [callback("a", 1, **ANSWERED, price=Decimal(450)), callback("a", 2, **ANSWERED, price=Decimal(99999))],
+            {"price": Decimal(450), "price_conflict": True},
+            id="the first price that agrees stands, and another one is a price conflict",
+        ),
+        pytest.param(
+            [
+                callback("a", 1, **ANSWERED, price=Decimal(450), cid="1"),
+                callback("a", 2, **NOT_ANSWERED, price=Decimal(0), cid="2"),
+                lookup("a", 3, **ANSWERED),
+            ],
+            {"price": Decimal(450), "cid": "1", "price_conflict": False},
+            id="a refuted callback's price does not count while another agrees",
+        ),
+        pytest.param(
+            [
+                callback("a", 1, **NOT_ANSWERED, price=Decimal(0)),
+                callback("a", 2, **ANSWERED, price=Decimal(450)),
+            ],
+            {"call_status": "ANSWERED", "price": Decimal(450), "price_conflict": False},
+            id="a redial that was answered has its own price",
+        ),
+        pytest.param(
+            [
+                callback("a", 1, **NOT_ANSWERED, price=Decimal(1)),
+                callback("a", 2, call_status="BUSY", price=Decimal(2)),
+                lookup("a", 3, **ANSWERED),
+            ],
+            {"price": Decimal(2)},
+            id="of prices that all disagree the newest counts",
+        ),
+        pytest.param(
+            [
+                callback("a", 1, **SENT, price=Decimal(1)),
+                callback("a", 2, **SENT, price=Decimal(2)),
+                lookup("a", 3, **DONE),
+            ],
+            {"price": Decimal(2)},
+            id="without another word the newest price of progress counts",
+        ),
+        pytest.param(
+            [
+                callback("a", 1, **DONE, sent_result=1, price=Decimal(1)),
+                callback("a", 2, **DONE, sent_result=1, price=Decimal(2)),
+                lookup("a", 3, **DONE, price=Decimal(3)),
+                lookup("a", 4, **DONE, price=Decimal(4)),
+            ],
+            {"price": Decimal(4), "price_conflict": False},
+            id="a lookup's price beats all callbacks, and the newest lookup counts",
+        ),
+        pytest.param(
+            [callback("a", 1, kind="otp", esms_id="AB", **SENT), callback("a", 2, kind="voice", esms_id="ab", **DONE)],
+            {"kind": "otp", "esms_id": "AB"},
+            id="kind and spelling are those of the first report",
         ),
         pytest.param(
             [lookup("a", 1, **ANSWERED, ivr="1"), lookup("a", 2, **NOT_ANSWERED)],
@@ -175,9 +240,9 @@ def test_late_progress_changes_only_the_counts_of_a_settled_call(source: Any) ->
             id="a lookup that is not final beats nobody",
         ),
         pytest.param(
-            [callback("a", 1, **ANSWERED), lookup("a", 2, lookup_code="99", **SENT, **NOT_ANSWERED)],
-            {"call_status": "NOANSWERED", "send_status": 7},
-            id="what a lookup with code 99 says counts",
+            [callback("a", 1, **ANSWERED), lookup("a", 2, lookup_code="99", **NOT_ANSWERED)],
+            {"call_status": "NOANSWERED"},
+            id="what a final lookup with code 99 says counts",
         ),
     ],
 )
@@ -201,7 +266,7 @@ def test_times_and_sources_are_those_of_the_reports_in_their_order() -> None:
         callback("a", 1, **SENT),
         lookup("a", 2, **DONE),
         callback("a", 3, **DONE),
-        lookup("a", 4, lookup_code="99"),
+        lookup("a", 4, **DONE),
         callback("a", 5, **DONE),
         lookup("a", 6, **SENT),
     ]
@@ -228,7 +293,8 @@ def test_times_and_sources_are_those_of_the_reports_in_their_order() -> None:
         ([callback("a", 1, **ANSWERED), callback("a", 2, **DONE, ivr="1")], False),
         ([callback("a", 1, **DONE, ivr="1"), callback("a", 2, **ANSWERED)], False),
         ([callback("a", 1, **DONE, price=Decimal(1), cid="1"), callback("a", 2, **DONE, price=Decimal(2))], False),
-        ([callback("a", 1, **DONE, sent_result=1), callback("a", 2, send_status=4, sent_result=0)], False),
+        ([callback("a", 1, **DONE, sent_result=1), callback("a", 2, send_status=4, sent_result=0)], True),
+        ([callback("a", 1, **DONE, phone="1"), callback("a", 2, send_status=4, phone="2")], False),
         ([callback("a", 1, **SENT, **ANSWERED), callback("a", 2, **NOT_ANSWERED)], False),
         ([callback("a", 1, **ANSWERED), callback("a", 2, **SENT, **NOT_ANSWERED)], False),
         ([callback("a", 1, **ANSWERED), lookup("a", 2, **NOT_ANSWERED)], False),
@@ -247,7 +313,7 @@ def test_a_final_callback_that_disagrees_with_a_settled_call_makes_a_conflict(
     [
         ([lookup("a", 3, **ANSWERED)], False),
         ([lookup("a", 3, **DONE)], False),
-        ([lookup("a", 3, lookup_code="99")], False),
+        ([lookup("a", 3, lookup_code="99")], True),
         ([lookup("a", 3, **SENT, **ANSWERED)], True),
         ([lookup("a", 1.5, **ANSWERED)], True),
         ([lookup("a", 3, **ANSWERED), callback("a", 4, **NOT_ANSWERED)], True),
@@ -453,7 +519,8 @@ def test_a_registered_call_is_a_value_like_any_other() -> None:
         ([callback("a", 2, **ANSWERED)], lookup("a", 1, **NOT_ANSWERED), "corrected"),
         ([callback("a", 1, **ANSWERED)], lookup("a", 2, **ANSWERED), "confirmed"),
         ([callback("a", 1, **DONE)], lookup("a", 2, **ANSWERED, call_duration=7), "confirmed"),
-        ([callback("a", 1, **DONE, sent_result=0)], lookup("a", 2, **DONE, sent_result=1), "confirmed"),
+        ([callback("a", 1, **DONE, sent_result=0)], lookup("a", 2, **DONE, sent_result=1), "corrected"),
+        ([callback("a", 1, **DONE, price=Decimal(1))], callback("a", 2, **DONE, price=Decimal(2)), "enriched"),
         ([callback("a", 1, **ANSWERED), callback("a", 2, **NOT_ANSWERED)], lookup("a", 3, **DONE), "confirmed"),
         ([lookup("a", 2, **ANSWERED)], lookup("a", 1, **NOT_ANSWERED), "confirmed"),
         ([callback("a", 2, **SENT, ivr="1"), callback("a", 3, **DONE)], lookup("a", 1, **DONE), "confirmed"),
@@ -500,7 +567,8 @@ def reports(**origin: Any) -> st.SearchStrategy[StatusReport]:
         call_status=any_of("ANSWERED", "NOANSWERED"),
         call_duration=any_of(0, 7),
         ivr=any_of("1"),
-        send_status=any_of(2, 7, 5, 5),
+        send_status=any_of(2, 7, 5, 5, 6),
+        sent_result=any_of(0, 1),
         price=any_of(Decimal("1.0000"), Decimal("2.0000")),
         phone=any_of("0", "1"),
         **origin,
@@ -591,17 +659,17 @@ def test_a_call_is_planned_5_minutes_after_each_conflict_began_and_not_at_all_wi
 
 
 def is_final(report: StatusReport) -> bool:
-    if report.send_status is None and report.call_status:
-        return True
-    return report.send_status in {4, 5} or report.lookup_code == "99"
+    if report.send_status is None:
+        return bool(report.call_status) or report.sent_result is not None
+    return report.send_status in {4, 5, 6}
 
 
 def believed_value(history: Sequence[StatusReport], name: str) -> Any:
     """The value that history, which is in order, makes us believe."""
 
     def rank(place: int) -> tuple[int, int]:
-        asked = history[place].source == "lookup" and name in {"call_status", "call_duration", "ivr"}
-        return (1 + asked if is_final(history[place]) else 0), place
+        confirmed = history[place].source == "lookup" and name in OUTCOME_FIELDS
+        return (1 + confirmed if is_final(history[place]) else 0), place
 
     first_final = next((place for place, report in enumerate(history) if is_final(report)), len(history))
     counting = [place for place, report in enumerate(history) if place < first_final or is_final(report)]
@@ -609,13 +677,40 @@ def believed_value(history: Sequence[StatusReport], name: str) -> Any:
     return getattr(history[max(saying, key=rank)], name) if saying else None
 
 
+def first_said(history: Sequence[StatusReport], name: str) -> Any:
+    """Price or CID by the contract's sentence, read word by word."""
+    outcome = {field: believed_value(history, field) for field in OUTCOME_FIELDS}
+
+    def agrees(report: StatusReport) -> bool:
+        return all(
+            getattr(report, field) is None or value is None or getattr(report, field) == value
+            for field, value in outcome.items()
+        )
+
+    saying = [report for report in history if getattr(report, name) is not None]
+    final = [report for report in saying if is_final(report)]
+    asked = [report for report in final if report.source == "lookup"]
+    told = [report for report in final if report.source == "callback"]
+    first_final = next((report.order for report in history if is_final(report)), None)
+    progress = [report for report in saying if not is_final(report) and (not first_final or report.order < first_final)]
+    for wanted, place in (
+        (asked, -1),
+        ([report for report in told if agrees(report)], 0),
+        ([report for report in told if not agrees(report)], -1),
+        (progress, -1),
+    ):
+        if wanted:
+            return getattr(wanted[place], name)
+    return None
+
+
 def is_in_conflict(history: Sequence[StatusReport]) -> bool:
     """Whether a final callback since the last final lookup contradicts what was believed when it came."""
     finals = [place for place, report in enumerate(history) if is_final(report)]
     asked = [place for place in finals if history[place].source == "lookup"]
     for place in finals[1:]:
-        said = {name: getattr(history[place], name) for name in CONFIRMABLE}
-        known = {name: believed_value(history[:place], name) for name in CONFIRMABLE}
+        said = {name: getattr(history[place], name) for name in OUTCOME_FIELDS}
+        known = {name: believed_value(history[:place], name) for name in OUTCOME_FIELDS}
         contradicts = any(None not in {said[name], known[name]} and said[name] != known[name] for name in said)
         if contradicts and place > max(asked, default=-1):
             return True
@@ -631,14 +726,19 @@ def test_the_fold_is_what_the_rule_says_of_the_whole_set(history: list[StatusRep
     finals = [report for report in history if is_final(report)]
     callbacks = [report.received_at for report in finals if report.source == "callback"]
     lookups = [report.received_at for report in finals if report.source == "lookup"]
-    expected = {name: believed_value(history, name) for name in FIELDS} | {
-        "conflict": is_in_conflict(history),
-        "settled_at": finals[0].received_at if finals else None,
-        "settled_by": finals[0].source if finals else None,
-        "callback_at": callbacks[0] if callbacks else None,
-        "confirmed_at": lookups[-1] if lookups else None,
-        "placed_at": history[0].received_at,
-        "last_reported_at": history[-1].received_at,
-        "report_count": len(history),
-    }
+    newest = {name: believed_value(history, name) for name in FIELDS if name not in FIRST_SAID}
+    expected = (
+        newest
+        | {name: first_said(history, name) for name in FIRST_SAID}
+        | {
+            "conflict": is_in_conflict(history),
+            "settled_at": finals[0].received_at if finals else None,
+            "settled_by": finals[0].source if finals else None,
+            "callback_at": callbacks[0] if callbacks else None,
+            "confirmed_at": lookups[-1] if lookups else None,
+            "placed_at": history[0].received_at,
+            "last_reported_at": history[-1].received_at,
+            "report_count": len(history),
+        }
+    )
     assert {name: getattr(call, name) for name in expected} == expected

@@ -1,0 +1,44 @@
+"""Reads again what a stored report says beside its columns: whether it is final, its kind, and the id as spelled."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from webapp.calls.report import StatusReport
+from webapp.esms.finality import is_final
+from webapp.esms.parameters import Parameters, esms_id, is_message_form, is_undetermined, other_channel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+def stored_report(row: Mapping[Any, Any]) -> StatusReport:
+    """The report that a row of ``status_reports`` holds; its payload says what has no column."""
+    parameters = Parameters(_pairs(row["payload"]))
+    return StatusReport(
+        **row,
+        final=is_final(
+            send_status=row["send_status"],
+            call_status=row["call_status"],
+            sent_result=row["sent_result"],
+            undetermined=is_undetermined(parameters),
+        ),
+        kind="otp" if is_message_form(parameters) else "voice",
+        esms_id=esms_id(parameters),
+    )
+
+
+def other_channel_of(report: StatusReport) -> str | None:
+    """The TypeId of a message of another channel (SMS, Viber, Zalo), which is no call; None for a call."""
+    if report.kind != "otp":
+        return None
+    return other_channel(Parameters(_pairs(report.payload)))
+
+
+def _pairs(payload: str) -> Iterator[tuple[str, Any]]:
+    """The parameters of a payload; a name that was repeated has the list of its values there."""
+    said = json.loads(payload)
+    for name, value in said.items() if isinstance(said, dict) else ():
+        for one in value if isinstance(value, list) else (value,):
+            yield name, one
