@@ -40,7 +40,8 @@ def any_of(*values: Any) -> st.SearchStrategy[Any]:
 def report_with(**values: Any) -> StatusReport:
     """A report with these values, final if eSMS's numbers say so."""
     numbers = {name: values.get(name) for name in ("send_status", "call_status", "sent_result")}
-    return StatusReport(**({"final": is_final(**numbers, undetermined=False), "kind": "voice"} | values))
+    usual: dict[str, Any] = {"final": is_final(**numbers, undetermined=False), "kind": "voice"}
+    return StatusReport(**(usual | values))
 
 
 def callback(reference_id: str, seconds: float = 0, **said: Any) -> StatusReport:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from webapp.calls.report import StatusReport
-from webapp.esms.finality import NUMBER_BLOCKED
 from webapp.esms.parameters import (
     BOM,
     Parameters,
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 ACCEPTED = "100"
+UNDECIDED = "99"
+"""*documented* as "number blocked", *seen* as "unknown error, try again later": decides nothing by itself."""
 UNKNOWN_CALL = frozenset({"104", "105"})
 ACCOUNT_REFUSED = {
     "101": "the ApiKey or SecretKey is wrong: check ESMS_API_KEY and ESMS_SECRET_KEY",
@@ -101,7 +102,7 @@ def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received
         of_all = code in ACCOUNT_REFUSED or code == TOO_FAST
         if about is not None and not of_all and identity_or_none(about) != reference_id:
             return LookupAnswer(reference_id, WRONG_REFERENCE)
-        if code not in {ACCEPTED, BLOCKED}:
+        if code not in {ACCEPTED, UNDECIDED}:
             return LookupAnswer(reference_id, code)
         report = build_report(
             parameters,

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 TEXT_LIMIT = 200
 IDENTITY_LIMIT = 128
 BOM = b"\xef\xbb\xbf"
-_LONGEST_NUMBER = 100
 _LARGEST_INTEGER = 2_147_483_647
+_DIGITS = len(str(_LARGEST_INTEGER))
 _LARGEST_SMALL = 32_767
 _LARGEST_PRICE = Decimal("9999999999.9999")
 _PRICE_STEP = Decimal("0.0001")
@@ -32,7 +32,7 @@ _VISIBLE = re.compile(rf"[!-~]{{1,{IDENTITY_LIMIT}}}")
 _BETWEEN_WORDS = re.compile(r"[\s_-]")
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_WHOLE = re.compile(r"0*([0-9]+)(?:\.0{1,10})?")
+_WHOLE = re.compile(r"([0-9]+)(?:\.0+)?")
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]{1,4})?")
 _to_json = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -73,8 +73,9 @@ def read_text(value: str) -> str:
 
 def _integer(largest: int) -> Callable[[str], int]:
     def read(value: str) -> int:
-        found = _WHOLE.fullmatch(value) if len(value) <= _LONGEST_NUMBER else None
-        if found is None or (number := int(found[1])) > largest:
+        found = _WHOLE.fullmatch(value)
+        digits = found[1].lstrip("0") if found else None
+        if digits is None or len(digits) > _DIGITS or (number := int(digits or "0")) > largest:
             raise ValueError
         return number
 
@@ -82,7 +83,7 @@ def _integer(largest: int) -> Callable[[str], int]:
 
 
 def _price(value: str) -> Decimal:
-    if len(value) > _LONGEST_NUMBER or not _AMOUNT.fullmatch(value) or (price := Decimal(value)) > _LARGEST_PRICE:
+    if not _AMOUNT.fullmatch(value) or (price := Decimal(value)) > _LARGEST_PRICE:
         raise ValueError
     return price.quantize(_PRICE_STEP)
 

@@ -31,6 +31,7 @@ from webapp.storage.claims import Due
 from webapp.storage.models import calls, reconcile_runs, rejected_callbacks, status_reports
 from webapp.storage.rejected import Rejected
 from webapp.storage.runs import Run
+from webapp.storage.writer import Registered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -296,9 +297,11 @@ def test_a_backlog_of_thousands_is_one_batch(writer: Writer, database: Database)
 def test_registering_counts_the_calls_that_were_not_registered_before(writer: Writer) -> None:
     writer.record([callback("heard", 1, call_status="BUSY")], NOW)
 
-    assert writer.register([Registration(reference_id=name) for name in ("b", "heard", "a", "b")], NOW) == (3, 1)
-    assert writer.register([Registration(reference_id=name) for name in ("a", "c")], NOW) == (1, 1)
-    assert writer.register([], NOW) == (0, 0)
+    assert writer.register([Registration(reference_id=name) for name in ("b", "heard", "a", "b")], NOW) == Registered(
+        3, 1, 0
+    )
+    assert writer.register([Registration(reference_id=name) for name in ("a", "c")], NOW) == Registered(1, 1, 0)
+    assert writer.register([], NOW) == Registered(0, 0, 0)
 
 
 def test_newer_words_of_a_registration_replace_older_ones_and_blank_ones_replace_nothing(
@@ -319,7 +322,7 @@ def test_newer_words_of_a_registration_replace_older_ones_and_blank_ones_replace
 def test_of_one_call_twice_in_one_list_the_later_words_count(writer: Writer, database: Database) -> None:
     words = [Registration(reference_id="a", phone="1", campaign="x"), Registration(reference_id="a", phone="2")]
 
-    assert writer.register(words, NOW) == (1, 1)
+    assert writer.register(words, NOW) == Registered(1, 1, 1)
     assert (stored_call(database, "a").phone, stored_call(database, "a").campaign) == ("2", "x")
 
 
@@ -366,8 +369,8 @@ def test_a_call_was_placed_at_the_earlier_of_its_registration_and_its_first_repo
 def test_ten_thousand_calls_are_registered_at_once(writer: Writer, database: Database) -> None:
     words = [Registration(reference_id=f"call-{number}", phone=str(number)) for number in range(10_000)]
 
-    assert writer.register(words, NOW) == (10_000, 0)
-    assert writer.register(words[::-1], NOW) == (0, 10_000)
+    assert writer.register(words, NOW) == Registered(10_000, 0, 0)
+    assert writer.register(words[::-1], NOW) == Registered(0, 10_000, 0)
     assert count(database, calls) == 10_000
 
 

@@ -417,7 +417,7 @@ def test_a_missing_call_is_given_up_and_a_conflict_stays_flagged() -> None:
 
 
 def test_registered_values_outrank_reports_also_when_folded_again() -> None:
-    words = {"phone": "1", "request_id": "1"}
+    words: dict[str, Any] = {"phone": "1", "request_id": "1"}
     early, late = callback("a", 1, phone="0", request_id="0"), callback("a", 9, phone="2", request_id="2", **ANSWERED)
     row = stored(early)
     row.call = rule.register(row.call, Registration(reference_id="a", placed_at=at(5), **words), at(5))

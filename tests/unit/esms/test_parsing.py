@@ -89,6 +89,8 @@ def test_the_published_callback_is_read() -> None:
         sent_result=0,
         cid="02871002454",
         send_status=5,
+        kind="voice",
+        esms_id="066107ee-6ec4-4283-b595-aa74977c65c5",
         payload=report.payload,
         remote_addr="203.0.113.7",
     )
@@ -241,8 +243,9 @@ def test_a_multipart_form_is_read_to_the_byte() -> None:
         pytest.param({"CodeResponse": "100", "SendStatus": 7, "CallStatus": "ANSWERED"}, "100", "pending", id="sent"),
         pytest.param({"CodeResponse": "100", "CallStatus": "NOANSWERED"}, "100", "final", id="no SendStatus"),
         pytest.param({"CodeResponse": "100"}, "100", "pending", id="nothing said"),
-        pytest.param({"CodeResponse": "99", "SendStatus": 2}, "99", "final", id="99, number blocked"),
-        pytest.param({"CodeResult": "99"}, "99", "final", id="99 as a failure"),
+        pytest.param({"CodeResponse": "99", "SendStatus": 2}, "99", "pending", id="99 and unfinished"),
+        pytest.param({"CodeResult": "99"}, "99", "pending", id="99, try again later"),
+        pytest.param({"CodeResponse": "99", "SendStatus": 5}, "99", "final", id="99, number blocked"),
         pytest.param({"CodeResult": "104"}, "104", "not_found", id="104"),
         pytest.param({"CodeResult": 105}, "105", "not_found", id="105"),
         pytest.param({"CodeResult": "101"}, "101", "failed", id="101, wrong keys"),
@@ -294,6 +297,10 @@ def test_a_lookup_says_what_a_callback_says_in_the_same_words() -> None:
         ("CallDuration", "2147483647", 2_147_483_647),
         ("CallDuration", 2_147_483_647, 2_147_483_647),
         ("CallDuration", "0" * 5000 + "13", 13),
+        ("CallDuration", "13.0", 13),
+        ("CallDuration", 13.0, 13),
+        ("CallDuration", "0.00", 0),
+        ("SendStatus", 5.0, 5),
         ("SendStatus", "32767", 32_767),
         ("SentResult", "32767", 32_767),
         ("Price", "9999999999.9999", Decimal("9999999999.9999")),
@@ -302,7 +309,6 @@ def test_a_lookup_says_what_a_callback_says_in_the_same_words() -> None:
         ("CallStatus", "x" * 200, "X" * 200),
         ("Ivr", " " + "9" * 200 + " ", "9" * 200),
         ("CID", "č" * 200, "č" * 200),
-        ("RequestId", "a\tb", "a\tb"),
         ("phonenumber", 901888484, "901888484"),
     ],
 )
@@ -317,8 +323,8 @@ NO_NUMBER: list[Any] = [
     *("\u0663", "\uff11", "\u00b2", "9" * 5000, True, False, [5], {"a": 5}),
 ]
 BEYOND_BOUNDS: dict[str, list[Any]] = {
-    "CallDuration": [*NO_NUMBER, "2147483648", 2_147_483_648, "-0", "1.0", 1.5],
-    "SendStatus": [*NO_NUMBER, "32768", "5.0", 5.0, "done"],
+    "CallDuration": [*NO_NUMBER, "2147483648", 2_147_483_648, "-0", "1.01", 1.5],
+    "SendStatus": [*NO_NUMBER, "32768", "32768.0", "-5.0", "done"],
     "SentResult": [*NO_NUMBER, "32768", "true"],
     "SendSuccess": [*NO_NUMBER, "many"],
     "SendFailed": [*NO_NUMBER, "1.5"],
@@ -327,7 +333,7 @@ BEYOND_BOUNDS: dict[str, list[Any]] = {
     "CallStatus": ["x" * 201, "\u00df" * 101, "\0", "\ud800", True, ["ANSWERED"]],
     "Ivr": ["9" * 201, "1\0", "\udcff", False, {}],
     "CID": ["9" * 201, [], True],
-    "RequestId": ["9" * 201, "\0"],
+    "RequestId": ["9" * 201, "\0", "a\tb", "a\x1b[2J", "a\u009b"],
     "phonenumber": ["9" * 201, "\udfff"],
 }
 

@@ -56,13 +56,14 @@ def test_a_csv_is_read_by_the_names_of_its_header() -> None:
     assert read.found == [
         Registration(
             reference_id="066107ee-6ec4",
+            esms_id="066107EE-6ec4",
             request_id="r-1",
             phone="0901888484",
             campaign="Tết",
             placed_at=datetime(2026, 11, 23, 3, tzinfo=UTC),
         ),
-        Registration(reference_id="b"),
-        Registration(reference_id="c", placed_at=datetime(2026, 11, 23, 10, tzinfo=UTC)),
+        Registration(reference_id="b", esms_id="b"),
+        Registration(reference_id="c", esms_id="c", placed_at=datetime(2026, 11, 23, 10, tzinfo=UTC)),
     ]
     assert read.lines.header_ignored == ["note"]
 
@@ -70,7 +71,7 @@ def test_a_csv_is_read_by_the_names_of_its_header() -> None:
 @pytest.mark.parametrize("header", ["ReferenceId,Phone,campaign", "SMSID,Phone,campaign", "smsid; phone; campaign"])
 def test_a_header_may_have_the_names_of_esms(header: str) -> None:
     read = Reading(f"{header}\n{'a;1;june' if ';' in header else 'a,1,june'}\n")
-    assert (read.bad, read.found) == ({}, [Registration(reference_id="a", phone="1", campaign="june")])
+    assert (read.bad, read.found) == ({}, [Registration(reference_id="a", esms_id="a", phone="1", campaign="june")])
 
 
 def test_without_a_header_each_line_is_an_id() -> None:
@@ -148,7 +149,7 @@ def test_a_quoted_header_may_be_delimited_otherwise() -> None:
 
 def test_the_newest_line_of_a_call_comes_last() -> None:
     assert Reading("reference_id,phone\na,1\nA,2\na,1\n").found == [
-        Registration(reference_id="a", phone=phone) for phone in "121"
+        Registration(reference_id="a", esms_id=spelled, phone=phone) for spelled, phone in ("a1", "A2", "a1")
     ]
 
 
@@ -210,7 +211,7 @@ def test_a_first_line_that_is_bad_takes_no_other_with_it() -> None:
     assert Reading(b"\xff\xfe\na\nb\n").names == ["a", "b"]
     assert list(Reading(b"\xff\xfe\na\n").bad) == [1]
     assert Reading(b"x" * 2 * LONGEST + b"\nreference_id,phone\na,1\n").found == [
-        Registration(reference_id="a", phone="1")
+        Registration(reference_id="a", esms_id="a", phone="1")
     ]
     # A header in another encoding is one all the same, where its names can be read.
     assert Reading("reference_id,t\xean\na,1\n".encode("latin-1")).names == ["a"]
@@ -295,12 +296,15 @@ def test_memory_is_flat_however_many_lines_there_are() -> None:
 @pytest.mark.parametrize(
     ("item", "expected"),
     [
-        ({"reference_id": " A "}, Registration(reference_id="a")),
-        ({"reference_id": 7, "phone": 901888484}, Registration(reference_id="7", phone="901888484")),
-        ({"reference_id": "a", "phone": " ", "campaign": None, "placed_at": ""}, Registration(reference_id="a")),
+        ({"reference_id": " A "}, Registration(reference_id="a", esms_id="A")),
+        ({"reference_id": 7, "phone": 901888484}, Registration(reference_id="7", esms_id="7", phone="901888484")),
+        (
+            {"reference_id": "a", "phone": " ", "campaign": None, "placed_at": ""},
+            Registration(reference_id="a", esms_id="a"),
+        ),
         (
             {"reference_id": "a", "placed_at": "2026-11-23"},
-            Registration(reference_id="a", placed_at=datetime(2026, 11, 22, 17, tzinfo=UTC)),
+            Registration(reference_id="a", esms_id="a", placed_at=datetime(2026, 11, 22, 17, tzinfo=UTC)),
         ),
     ],
 )
