@@ -10,6 +10,7 @@ from flask import Flask
 from webapp.callbacks import views
 from webapp.callbacks.ingest import Ingest
 from webapp.callbacks.spool import Spool
+from webapp.callbacks.wrong_tokens import WrongTokenCounter
 from webapp.storage.database import Database
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
@@ -37,13 +38,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     database = Database(settings.database, patience=API_PATIENCE, transaction_limit=API_TRANSACTION_LIMIT)
     spool = Spool(settings.instance_dir.resolve(), settings.spool_limit) if settings.spool else None
     ingest = _ingest(settings, spool, redact)
-    receiver = views.Receiver(ingest, callback_tokens, redact)
+    wrong_tokens = WrongTokenCounter(database)
+    receiver = views.Receiver(ingest, callback_tokens, wrong_tokens, redact)
 
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False
     app.config["TRUSTED_PROXIES"] = settings.trusted_proxies
-    app.extensions |= {"database": database, "ingest": ingest, "receiver": receiver}
+    app.extensions |= {"database": database, "ingest": ingest, "receiver": receiver, "wrong_tokens": wrong_tokens}
     app.wsgi_app = behind_proxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[assignment, method-assign]
     access.init_app(app)
     errors.init_app(app)

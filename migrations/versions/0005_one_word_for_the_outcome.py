@@ -26,6 +26,14 @@ OUTCOME = (
     "ELSE 'unknown' END"
 )
 
+INDEXES = (
+    ("ix_calls_phone", "calls", ["phone_e164", "placed_at"], "phone_e164 IS NOT NULL"),
+    ("ix_calls_request_id", "calls", ["request_id"], "request_id IS NOT NULL"),
+    ("ix_status_reports_callbacks", "status_reports", ["received_at"], "source = 'callback'"),
+    ("ix_status_reports_unread", "status_reports", ["received_at"], "unread IS NOT NULL"),
+)
+NOW = {"postgresql": "now()", "sqlite": "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"}
+
 
 def moment() -> sa.types.TypeEngine[Any]:
     """A time: on SQLite text of a fixed width, which sorts as time does."""
@@ -106,17 +114,36 @@ def columns() -> list[tuple[str, sa.Column[Any]]]:
 
 
 def upgrade() -> None:
-    """Add the columns."""
+    """Add the columns, their indexes and two tables."""
     for table, column in columns():
         op.add_column(table, column)
-    for name, of in (("phone", ["phone_e164", "placed_at"]), ("request_id", ["request_id"])):
-        known = sa.text(f"{of[0]} IS NOT NULL")
-        op.create_index(f"ix_calls_{name}", "calls", of, postgresql_where=known, sqlite_where=known)
+    for name, table, of, condition in INDEXES:
+        op.create_index(name, table, of, postgresql_where=sa.text(condition), sqlite_where=sa.text(condition))
+    op.create_table(
+        "wrong_token_requests",
+        sa.Column("hour", moment(), nullable=False, comment="Beginning of the hour, UTC"),
+        sa.Column("count", sa.BigInteger(), nullable=False, comment="Number of these requests in the hour"),
+        sa.Column("last_at", moment(), nullable=False, comment="When the last of them came, UTC"),
+        sa.PrimaryKeyConstraint("hour", name="pk_wrong_token_requests"),
+        comment="One row for each hour in which requests to the callback URL had a wrong token",
+    )
+    op.create_table(
+        "due_replay",
+        sa.Column("one", sa.SmallInteger(), nullable=False, autoincrement=False, comment="Always 1: one row"),
+        sa.Column("since", moment(), nullable=False, comment="When the migration to the newer rule ran, UTC"),
+        sa.PrimaryKeyConstraint("one", name="pk_due_replay"),
+        comment="One row while `esms-calls replay` is due, which folds all calls by a newer rule",
+    )
+    now = NOW[op.get_context().dialect.name]
+    some = "WHERE EXISTS (SELECT 1 FROM status_reports)"
+    op.execute(f"INSERT INTO due_replay (one, since) SELECT 1, {now} {some}")
 
 
 def downgrade() -> None:
     """Drop them."""
-    op.drop_index("ix_calls_request_id", "calls")
-    op.drop_index("ix_calls_phone", "calls")
+    op.drop_table("due_replay")
+    op.drop_table("wrong_token_requests")
+    for name, table, _, _ in reversed(INDEXES):
+        op.drop_index(name, table)
     for table, column in reversed(columns()):
         op.drop_column(table, column.name)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
@@ -15,6 +17,7 @@ from running import COMMAND
 
 from webapp.callbacks.spool import Depth
 from webapp.cli import status_text
+from webapp.cli.status_needs import Moment
 from webapp.storage.claims import Due
 
 if TYPE_CHECKING:
@@ -72,7 +75,8 @@ def test_operations_knows_every_line_of_status(reader: Reader) -> None:
     now = datetime.now(UTC)
     spool = Depth(reports=1, oldest_at=now - timedelta(hours=1), size=1)
     found = reader.status(Due(placed_until=now, due_until=now))
-    lines = [name.strip() for name, _ in status_text.as_rows(found, spool, now, timedelta(minutes=1))]
+    moment = Moment(now=now, zone=ZoneInfo("UTC"), lease=timedelta(minutes=1), lookup_share_warn=Decimal(1))
+    lines = [name.strip() for _, rows in status_text.groups(found, spool, moment) for name, _ in rows]
     assert [line for line in lines if f"`{line}`" not in OPERATIONS] == []
 
 

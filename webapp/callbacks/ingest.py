@@ -14,7 +14,9 @@ from webapp.callbacks.drain import Drain
 from webapp.callbacks.request import CallbackRequest
 from webapp.callbacks.spool import SpoolError
 from webapp.callbacks.store import Accepted, CallbackStore, NotAccepted
+from webapp.esms.parameters import KNOWN_PARAMETERS
 from webapp.storage.errors import NotMigrated, Unavailable
+from webapp.support import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,6 +58,8 @@ class Ingest:
         """
         seconds = max(0.0, self.answer_seconds - seconds_spent) * _DATABASE_SHARE
         callback = parsing.parse(request, self._redact)
+        if callback.report and callback.report.unread:
+            _count_unread(callback.report.unread)
         if not self._breaker.is_open:
             try:
                 return self._store.write(callback, seconds)
@@ -96,6 +100,11 @@ class Ingest:
         finally:
             self.drain.start()
         return Accepted("spooled", callback.report.reference_id) if callback.report else NotAccepted(callback.reason)
+
+
+def _count_unread(names: str) -> None:
+    for name in names.split(","):
+        metrics.UNREAD.labels(name if name in KNOWN_PARAMETERS else "other").inc()
 
 
 class _SpoolWriter(BatchWriter[CallbackRequest, None]):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from flask.typing import ResponseReturnValue
 
     from webapp.callbacks.ingest import Ingest
+    from webapp.callbacks.wrong_tokens import WrongTokenCounter
 
 ROUTE = f"{CALLBACK_PATH}<token>"
 RETRY_AFTER_SECONDS = 10
@@ -46,10 +47,13 @@ class Answer(NamedTuple):
 class Receiver:
     """Answers requests to the CallbackUrl, for the Flask view and for the fast path."""
 
-    def __init__(self, ingest: Ingest, tokens: tuple[str, ...], redact: Callable[[str], str]) -> None:
-        """``tokens`` are accepted; ``redact`` takes secrets out of what is stored."""
+    def __init__(
+        self, ingest: Ingest, tokens: tuple[str, ...], wrong_tokens: WrongTokenCounter, redact: Callable[[str], str]
+    ) -> None:
+        """``tokens`` are accepted, others counted; ``redact`` takes secrets out of what is stored."""
         self._ingest = ingest
         self._tokens = tokens
+        self._wrong_tokens = wrong_tokens
         self._redact = redact
 
     def receive(self, token: str, environ: WSGIEnvironment) -> Answer:
@@ -59,6 +63,7 @@ class Receiver:
         MethodNotAllowed.
         """
         if not is_accepted(token, self._tokens):
+            self._wrong_tokens.count()
             raise NotFound
         if environ["REQUEST_METHOD"] not in _METHODS:
             raise MethodNotAllowed(_METHODS)
@@ -89,7 +94,8 @@ def blueprint(receiver: Receiver) -> Blueprint:
     """The route ``/esms/callback/<token>``."""
     callbacks = Blueprint("callbacks", __name__)
 
-    @callbacks.route(ROUTE, endpoint="receive", methods=_METHODS, provide_automatic_options=False)
+    # A slash behind the token changes nothing (seen: customers write one before the ?).
+    @callbacks.route(ROUTE, endpoint="receive", methods=_METHODS, provide_automatic_options=False, strict_slashes=False)
     def receive(token: str) -> ResponseReturnValue:
         answer = receiver.receive(token, request.environ)
         g.outcome = answer.outcome
@@ -98,6 +104,6 @@ def blueprint(receiver: Receiver) -> Blueprint:
     @callbacks.record_once
     def route_other_methods(state: BlueprintSetupState) -> None:
         """Send all other methods to the view, too: with a wrong token they get a 404, and not Flask's 405."""
-        state.app.url_map.add(Rule(ROUTE, endpoint="callbacks.receive"))
+        state.app.url_map.add(Rule(ROUTE, endpoint="callbacks.receive", strict_slashes=False))
 
     return callbacks

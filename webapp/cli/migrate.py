@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from webapp.cli.context import open_context
+from webapp.cli.status_needs import REPLAY_DUE
 
 
 @click.command()
@@ -12,5 +13,8 @@ def migrate() -> None:
     """Bring the database to the newest migration. Safe to run again, and by several machines at once."""
     with open_context(migrated=False) as context:
         before, after = context.database.migrate()
+        replay_due = context.reader.replay_due()
     words = "was there already" if before == after else f"was {before or 'empty'}"
     click.echo(f"{context.database.name} is at migration {after} ({words}).")
+    if replay_due:
+        click.echo(f"Next: {REPLAY_DUE}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from webapp.cli import lookup_words, status_text
+from webapp.cli import lookup_words, status_needs
 from webapp.cli.context import CliContext, client_of, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM, REFUSED
 from webapp.cli.options import Duration, Time
@@ -239,6 +239,6 @@ def _show_run(context: CliContext, progress: Progress, *, as_json: bool) -> None
 def _show_share(context: CliContext, *, as_json: bool) -> None:
     """How many calls were settled by lookups in the last day: a high share means that callbacks do not come."""
     share = context.reader.lookup_share(datetime.now(UTC))
-    click.echo(f"settled by lookup in the last 24 hours: {status_text.lookup_share_in_words(share)}", err=as_json)
-    if warning := status_text.lookup_share_warning(share, context.settings.lookup_share_warn):
+    click.echo(f"settled by lookup in the last 24 hours: {status_needs.lookup_share_in_words(share)}", err=as_json)
+    if warning := status_needs.lookup_share_warning(share, context.settings.lookup_share_warn):
         click.echo(f"! {warning}", err=as_json)

@@ -16,6 +16,7 @@ import click
 from webapp.callbacks.spool import SpoolError, ephemeral_filesystem
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.output import hint
+from webapp.cli.status_needs import REPLAY_DUE
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import files
 
@@ -56,6 +57,8 @@ def serve(bind: str, workers: int) -> None:
             if context.settings.is_embedded:
                 context.database.migrate()
             context.database.check()
+            if context.reader.replay_due():
+                hint(f"Warning: {REPLAY_DUE}")
         except Unavailable as error:
             # An embedded database that can be read is locked, or its disk is full. One that cannot be read is not
             # expected to become available.

@@ -13,6 +13,7 @@ from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import reference_ids
 from webapp.cli.output import printable
 from webapp.cli.tables import print_table
+from webapp.cli.time_words import local_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -103,9 +104,9 @@ def _story(reports: list[dict[str, Any]], zone: ZoneInfo) -> Iterator[str]:
         said = ", ".join(f"{name} {_shown(name, report[name], zone)}" for name in _SAID if report[name] is not None)
         code = f" (code {printable(report['lookup_code'])})" if report["lookup_code"] else ""
         times = f" ({repeated + 1} times)" if repeated else ""
+        received = local_time(datetime.fromisoformat(report["received_at"]), zone)
         yield (
-            f"{_local(report['received_at'], zone)}  {report['source']}{code} {_EFFECTS[report['effect']]}{times}: "
-            f"{said or 'nothing was said'}"
+            f"{received}  {report['source']}{code} {_EFFECTS[report['effect']]}{times}: {said or 'nothing was said'}"
         )
         if report["unread"]:
             yield f"    could not be read: {printable(report['unread'])}"
@@ -114,11 +115,7 @@ def _story(reports: list[dict[str, Any]], zone: ZoneInfo) -> Iterator[str]:
 
 def _shown(name: str, value: Any, zone: ZoneInfo) -> str:
     if name.endswith("_at"):
-        return _local(value, zone)
+        return local_time(datetime.fromisoformat(value), zone)
     if value is True:
         return "yes"
     return f"{printable(str(value))}{_UNITS.get(name, '')}"
-
-
-def _local(moment: str, zone: ZoneInfo) -> str:
-    return f"{datetime.fromisoformat(moment).astimezone(zone):%Y-%m-%d %H:%M:%S}"

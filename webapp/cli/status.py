@@ -1,4 +1,4 @@
-"""The command status: shows what is stored, what is missing, and what needs a person."""
+"""The command status: shows what needs a person, what is stored, and what is missing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import click
 from webapp.cli import status_text
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.exit_codes import DONE, PROBLEM
+from webapp.cli.output import printable
+from webapp.cli.status_needs import Moment, all_needs, spool_needs
 from webapp.cli.tables import print_table
 from webapp.reconcile.run import due_at, lease_of
 from webapp.storage.errors import Unavailable
@@ -19,15 +21,17 @@ from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:
     from webapp.callbacks.spool import Depth
-    from webapp.storage.reader import Status
+    from webapp.storage.status import Status
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; its times are UTC.")
 def status(*, as_json: bool) -> None:
-    """Show what is stored, what is missing, and what needs a person.
+    """Show what needs a person, what is stored, and what is missing.
 
-    If something needs a person, a line that begins with ! says what to do, and the exit code is 1.
+    What is wrong comes first: each line that begins with ! says what to do, the most urgent first, and the exit code is
+    then 1. Times are local (TIME_ZONE). `dismiss` takes given-up calls, price conflicts and rejected callbacks off the
+    list once somebody has seen to them.
 
     Among the calls settled in the last 24 hours, the share that was settled by lookup is always shown. Look-ups replace
     lost callbacks, and so hide that callbacks get lost: above LOOKUP_SHARE_WARN it needs a person.
@@ -35,49 +39,55 @@ def status(*, as_json: bool) -> None:
     If the database cannot be reached (exit code 4), only the spool is shown.
     """
     settings, now = load_settings(), datetime.now(UTC)
+    moment = Moment(
+        now=now,
+        zone=settings.time_zone,
+        lease=lease_of(settings),
+        lookup_share_warn=settings.lookup_share_warn,
+    )
     spool = spool_of(settings).depth()
     try:
         with open_context(writes=False) as context:
             found = context.reader.status(due_at(now, settings))
             name = context.database.name
     except Unavailable:
-        _show_spool(spool, now, as_json=as_json)
+        _show_spool(spool, moment, as_json=as_json)
         raise
-    known = found, spool, now, lease_of(settings)
-    needs = list(status_text.needs(*known, settings.lookup_share_warn))
+    needs = list(all_needs(found, spool, moment))
     if as_json:
-        _print_json(status_text.as_json(*known) | {"database": name}, needs)
+        _print_json(status_text.as_json(found, spool, moment) | {"database": name}, needs)
     else:
-        print_table("Calls", status_text.as_rows(*known))
+        _show(found, spool, moment, needs)
         click.echo(f"database: {name}")
-        _show_given_up(found)
-        _show_needs(needs)
     sys.exit(PROBLEM if needs else DONE)
 
 
-def _show_spool(spool: Depth, now: datetime, *, as_json: bool) -> None:
-    needs = list(status_text.spool_needs(spool, now))
+def _show(found: Status, spool: Depth, moment: Moment, needs: list[str]) -> None:
+    _show_needs(needs)
+    for title, rows in status_text.groups(found, spool, moment):
+        print_table(title, rows)
+    for title, ids, number in (
+        ("Given up", found.given_up_calls, found.given_up_to_see_to),
+        ("With two prices", found.price_conflict_calls, found.price_conflicts),
+    ):
+        for line in status_text.listed(title, ids, number):
+            click.echo(printable(line))
+
+
+def _show_spool(spool: Depth, moment: Moment, *, as_json: bool) -> None:
+    needs = list(spool_needs(spool, moment.now))
     if as_json:
-        _print_json({"spool": status_text.spool_as_json(spool, now)}, needs)
-    else:
-        print_table("Spool", status_text.spool_as_rows(spool, now))
-        _show_needs(needs)
+        _print_json({"spool": status_text.spool_as_json(spool, moment.now)}, needs)
+        return
+    click.echo("The database cannot be reached. Callbacks are safe: they wait in the spool until it is back.")
+    _show_needs(needs)
+    print_table("Spool", status_text.spool_rows(spool, moment.now, moment.zone))
 
 
 def _print_json(values: dict[str, Any], needs: list[str]) -> None:
     click.echo(json.dumps(values | {"needs": needs}))
 
 
-def _show_given_up(found: Status) -> None:
-    if not found.given_up:
-        return
-    click.echo("Given up, oldest placed first:")
-    for reference_id in found.given_up_calls:
-        click.echo(f"  {reference_id}")
-    if found.given_up > len(found.given_up_calls):
-        click.echo(f"  and {found.given_up - len(found.given_up_calls)} more")
-
-
 def _show_needs(needs: list[str]) -> None:
-    for need in needs:
-        click.echo(f"! {need}")
+    for need in needs or ["Nothing needs you."]:
+        click.echo(printable(f"! {need}" if needs else need))

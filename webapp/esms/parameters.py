@@ -132,6 +132,8 @@ _KNOWN = {
 _IDENTITIES = ("ReferenceId", "SMSID")
 """*documented*: voice OTP callbacks say SMSID. Where both are said, ReferenceId counts."""
 _IDENTITY_NAMES = {name.lower() for name in _IDENTITIES}
+KNOWN_PARAMETERS = frozenset({*_IDENTITIES, *(theirs for theirs, _, _ in _PARAMETERS)})
+"""The names, as documented, of the parameters whose values are read."""
 _NOTHING = (None,)
 _LONGEST_NAME, _MOST_NAMES = 64, 20
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from webapp.calls.report import StatusReport
 from webapp.esms.finality import is_final
-from webapp.esms.parameters import Parameters, esms_id, is_message_form, is_undetermined, other_channel
+from webapp.esms.parameters import (
+    Parameters,
+    Unreadable,
+    build_report,
+    esms_id,
+    is_message_form,
+    is_undetermined,
+    other_channel,
+    read_identity,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,6 +37,17 @@ def stored_report(row: Mapping[Any, Any]) -> StatusReport:
         kind="otp" if is_message_form(parameters) else "voice",
         esms_id=esms_id(parameters),
     )
+
+
+def read_again(report: StatusReport) -> StatusReport:
+    """What its payload says to the parser of this version; id, source and times stay."""
+    parameters = Parameters(_pairs(report.payload))
+    try:
+        _, unread = read_identity(parameters)
+    except Unreadable:
+        unread = []
+    origin = {name: getattr(report, name) for name in ("id", "source", "received_at", "lookup_code", "remote_addr")}
+    return replace(build_report(parameters, report.reference_id, unread, **origin), payload=report.payload)
 
 
 def other_channel_of(report: StatusReport) -> str | None:

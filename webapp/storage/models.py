@@ -237,12 +237,18 @@ Index(
 )
 
 
+_CALLBACK = text("source = 'callback'")
+_UNREAD = text("unread IS NOT NULL")
+
+
 class ReportRow(Base):
     """Append-only history: one row for every report, in the order of (received_at, id)."""
 
     __tablename__ = "status_reports"
     __table_args__ = (
         Index("ix_status_reports_call", "reference_id", "received_at", "id"),
+        Index("ix_status_reports_callbacks", "received_at", postgresql_where=_CALLBACK, sqlite_where=_CALLBACK),
+        Index("ix_status_reports_unread", "received_at", postgresql_where=_UNREAD, sqlite_where=_UNREAD),
         {"comment": "Append-only history: one row for every report, in the order of received_at, then id"},
     )
 
@@ -377,8 +383,31 @@ class LookupRateRow(Base):
     )
 
 
+class WrongTokenRow(Base):
+    """One row for each hour in which requests to the callback URL had a wrong token."""
+
+    __tablename__ = "wrong_token_requests"
+    __table_args__ = ({"comment": "One row for each hour in which requests to the callback URL had a wrong token"},)
+
+    hour: Mapped[datetime] = mapped_column(Moment, primary_key=True, comment="Beginning of the hour, UTC")
+    count: Mapped[int] = mapped_column(BigInteger, comment="Number of these requests in the hour")
+    last_at: Mapped[datetime] = mapped_column(Moment, comment="When the last of them came, UTC")
+
+
+class DueReplayRow(Base):
+    """One row while `esms-calls replay` is due: a newer rule has not been applied to all calls yet."""
+
+    __tablename__ = "due_replay"
+    __table_args__ = ({"comment": "One row while `esms-calls replay` is due, which folds all calls by a newer rule"},)
+
+    one: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, comment="Always 1: one row")
+    since: Mapped[datetime] = mapped_column(Moment, comment="When the migration to the newer rule ran, UTC")
+
+
 calls = Base.metadata.tables["calls"]
 status_reports = Base.metadata.tables["status_reports"]
 rejected_callbacks = Base.metadata.tables["rejected_callbacks"]
 reconcile_runs = Base.metadata.tables["reconcile_runs"]
 lookup_rate = Base.metadata.tables["lookup_rate"]
+wrong_token_requests = Base.metadata.tables["wrong_token_requests"]
+due_replay = Base.metadata.tables["due_replay"]

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, select, tuple_, union
 
+from webapp.calls.report import StatusReport
 from webapp.calls.rule import Call
+from webapp.esms.stored import stored_report
 from webapp.storage import bulk
 from webapp.storage.claims import DUE_SINCE, Due, due_parts, is_due
-from webapp.storage.filters import EVERY_CALL, CallFilter, is_missing
-from webapp.storage.models import calls, reconcile_runs, rejected_callbacks, status_reports
+from webapp.storage.filters import EVERY_CALL, CallFilter
+from webapp.storage.models import calls, due_replay, rejected_callbacks, status_reports
 from webapp.storage.rejected import Rejected
+from webapp.storage.status import LookupShare, Status, lookup_share, read_status
 from webapp.storage.types import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterator
+    from collections.abc import Collection, Generator, Iterator, Mapping
     from uuid import UUID
-
-    from sqlalchemy.engine import Connection
 
     from webapp.storage.database import Database
 
 _PORTION = 1000
 _BETWEEN_PAUSES = 200
-_DAY = timedelta(days=1)
-_SHOWN_GIVEN_UP = 20
-_IS_GIVEN_UP = calls.c.gave_up_at.is_not(None)
+_REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport) if field.name in status_reports.c]
 _CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
 
 
@@ -41,39 +39,6 @@ class Position:
 
     placed_at: datetime
     reference_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class LookupShare:
-    """How many calls were settled in the last 24 hours, and how many of these by a lookup."""
-
-    settled: int
-    by_lookup: int
-
-    @property
-    def share(self) -> float | None:
-        """From 0 to 1; None where none was settled."""
-        return self.by_lookup / self.settled if self.settled else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """Counts of one moment, for ``esms-calls status``."""
-
-    calls: int
-    settled: int
-    by_callback: int
-    by_lookup: int
-    missing: int
-    overdue: int
-    oldest_missing: datetime | None
-    given_up: int
-    given_up_calls: list[str]
-    last_day: LookupShare
-    conflicts: int
-    rejected: int
-    rejected_bytes: int
-    last_run: Mapping[str, Any] | None
 
 
 class Reader:
@@ -175,32 +140,14 @@ class Reader:
             return connection.scalar(given_up) or 0
 
     def status(self, due: Due) -> Status:
-        """Counts at the time ``due.due_by``, with the first calls given up, oldest placed first."""
-        number = func.count()
-        counts = select(
-            number.label("calls"),
-            number.filter(calls.c.settled_at.is_not(None)).label("settled"),
-            number.filter(calls.c.settled_by == "callback").label("by_callback"),
-            number.filter(calls.c.settled_by == "lookup").label("by_lookup"),
-            number.filter(is_missing()).label("missing"),
-            number.filter(is_due(due)).label("overdue"),
-            func.min(calls.c.placed_at).filter(is_missing()).label("oldest_missing"),
-            number.filter(_IS_GIVEN_UP).label("given_up"),
-            number.filter(calls.c.conflict).label("conflicts"),
-        )
+        """Counts at the time ``due.due_until``."""
         with self._database.snapshot(limited=False) as connection:
-            found: dict[str, Any] = {**connection.execute(counts).mappings().one(), **_rejected_counts(connection)}
-            return Status(
-                **found,
-                given_up_calls=_first_given_up(connection) if found["given_up"] else [],
-                last_day=_lookup_share(connection, due.due_until),
-                last_run=_last_run(connection),
-            )
+            return read_status(connection, due, due.due_until)
 
     def lookup_share(self, now: datetime) -> LookupShare:
         """How many of the calls settled in the 24 hours before ``now`` were settled by a lookup; read from an index."""
         with self._database.snapshot(limited=False) as connection:
-            return _lookup_share(connection, now)
+            return lookup_share(connection, now)
 
     def rejected(self, since: datetime | None) -> Iterator[Rejected]:
         """The rejected callbacks that were not replayed, oldest first, streamed in portions."""
@@ -218,6 +165,27 @@ class Reader:
             yield from found
             if len(found) < _PORTION:
                 return
+            last = found[-1].id
+
+    def replay_due(self) -> bool:
+        """Whether calls may still follow the rule of an older version."""
+        with self._database.snapshot() as connection:
+            return connection.scalar(select(due_replay.c.since)) is not None
+
+    def unread(self, since: datetime | None) -> Iterator[list[StatusReport]]:
+        """The reports with values that could not be read, in portions, oldest id first."""
+        table = status_reports
+        query = select(*_REPORT_COLUMNS).where(table.c.unread.is_not(None)).order_by(table.c.id).limit(_PORTION)
+        if since is not None:
+            query = query.where(table.c.received_at >= since)
+        last: UUID | None = None
+        while True:
+            with self._database.snapshot(limited=False) as connection:
+                page = query.where(table.c.id > last) if last else query
+                found = [stored_report(row) for row in connection.execute(page).mappings()]
+            if not found:
+                return
+            yield found
             last = found[-1].id
 
     def reference_ids(self) -> Iterator[list[str]]:
@@ -240,30 +208,6 @@ class Reader:
                 return
             yield found
             last = found[-1]
-
-
-def _lookup_share(connection: Connection, now: datetime) -> LookupShare:
-    last_day = calls.c.settled_at.between(now - _DAY, now)
-    by_lookup = func.count().filter(calls.c.settled_by == "lookup")
-    return LookupShare(*connection.execute(select(func.count(), by_lookup).where(last_day)).one())
-
-
-def _first_given_up(connection: Connection) -> list[str]:
-    oldest_first = (calls.c.placed_at, calls.c.reference_id)
-    first = select(calls.c.reference_id).where(_IS_GIVEN_UP).order_by(*oldest_first).limit(_SHOWN_GIVEN_UP)
-    return list(connection.scalars(first))
-
-
-def _rejected_counts(connection: Connection) -> dict[str, int]:
-    table = rejected_callbacks
-    number = connection.scalar(select(func.count()).select_from(table).where(table.c.replayed_at.is_(None)))
-    return {"rejected": number or 0, "rejected_bytes": int(connection.scalar(select(func.sum(table.c.size))) or 0)}
-
-
-def _last_run(connection: Connection) -> Mapping[str, Any] | None:
-    newest = select(reconcile_runs).order_by(reconcile_runs.c.started_at.desc()).limit(1)
-    row = connection.execute(newest).mappings().first()
-    return dict(row) if row else None
 
 
 def _plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from webapp.storage.models import rejected_callbacks
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy import ColumnElement, Select
     from sqlalchemy.engine import Connection
 
 OTHER_CHANNEL = "other channel: TypeId "
@@ -25,8 +26,10 @@ LIMIT_BYTES = 256 * 1024 * 1024
 """Bytes of payload that ``rejected_callbacks`` holds, at most."""
 STEP_BYTES = 1024 * 1024
 """Bytes that a process may add before it sums up again: a sum reads the whole table."""
+_FIRST_FEW = 10
+"""Rows of each reason that are removed last."""
 SPARE_BYTES = 16 * STEP_BYTES
-"""Bytes that stay free when room is made, for what as many processes add meanwhile."""
+"""Bytes that stay free after rows were removed, for what as many processes add meanwhile."""
 ROW_OVERHEAD_BYTES = 512
 """Bytes that each row counts besides its payload, so that small ones are limited in number too."""
 
@@ -54,7 +57,7 @@ class RejectedCallbacks:
     def keep(self, connection: Connection, rejected: Sequence[Rejected]) -> None:
         """Keep them; the same method, payload and reason again only counts. One whose id is stored already is skipped.
 
-        Removes replayed rows and the oldest ones when the limit is near.
+        Removes rows when the limit is near: see ``_least_needed_first``.
         """
         stored = set(
             connection.scalars(
@@ -69,7 +72,7 @@ class RejectedCallbacks:
         # Counted before the commit: one that fails only makes the next sum come earlier.
         self._added_bytes += added
         if added and self._added_bytes >= STEP_BYTES:
-            _make_room(connection)
+            _free_space(connection)
             self._added_bytes = 0
 
 
@@ -101,6 +104,7 @@ def _insert(connection: Connection, rejected: Rejected) -> int:
         # The same id is the same callback: a drain in another process may store it at this moment.
         "count": rejected_callbacks.c.count + case((rejected_callbacks.c.id == statement.excluded.id, 0), else_=1),
         "replayed_at": None,
+        "dismissed_at": None,
         "last_at": later(rejected_callbacks.c.last_at, statement.excluded.last_at),
     }
     key = ["method", "payload_sha256", "reason"]
@@ -108,15 +112,44 @@ def _insert(connection: Connection, rejected: Rejected) -> int:
     return size if connection.scalar(upsert) == rejected.id else 0
 
 
-def _make_room(connection: Connection) -> None:
+def _least_needed_first() -> Select[tuple[UUID, int]]:
+    """Replayed ones, then messages of other channels, then the oldest of the most frequent reason.
+
+    The first few of every reason come last: they stay, whatever floods in.
+    """
+    table = rejected_callbacks
+    ranked = select(
+        table.c.id,
+        table.c.size,
+        table.c.first_at,
+        table.c.replayed_at.is_(None).label("not_replayed"),
+        (~is_other_channel()).label("not_other_channel"),
+        (func.row_number().over(partition_by=table.c.reason, order_by=table.c.first_at) <= _FIRST_FEW).label(
+            "first_few"
+        ),
+        func.count().over(partition_by=table.c.reason).label("frequency"),
+    ).subquery()
+    order = (
+        ranked.c.not_replayed,
+        ranked.c.not_other_channel,
+        ranked.c.first_few,
+        ranked.c.frequency.desc(),
+        ranked.c.first_at,
+    )
+    return select(ranked.c.id, ranked.c.size).order_by(*order)
+
+
+def is_other_channel() -> ColumnElement[bool]:
+    """Whether a row is a message of another channel."""
+    return rejected_callbacks.c.reason.startswith(OTHER_CHANNEL)
+
+
+def _free_space(connection: Connection) -> None:
     excess = (connection.scalar(select(func.sum(rejected_callbacks.c.size))) or 0) - LIMIT_BYTES + SPARE_BYTES
     if excess <= 0:
         return
-    oldest = select(rejected_callbacks.c.id, rejected_callbacks.c.size).order_by(
-        rejected_callbacks.c.replayed_at.nulls_last(), rejected_callbacks.c.first_at
-    )
     dropped = []
-    with connection.execute(oldest, execution_options={"yield_per": 100}) as rows:
+    with connection.execute(_least_needed_first(), execution_options={"yield_per": 100}) as rows:
         while excess > 0 and (row := rows.fetchone()):
             dropped.append(row.id)
             excess -= row.size

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from sqlalchemy import delete, func, select
 
 from webapp.calls import rule, schedule
+from webapp.calls.outcome import outcome
 from webapp.calls.phone import e164
-from webapp.calls.report import StatusReport
+from webapp.calls.report import FIELDS, StatusReport
 from webapp.calls.rule import Call, Registration
-from webapp.esms.stored import stored_report
+from webapp.esms.finality import REJECTED
+from webapp.esms.stored import other_channel_of, stored_report
 from webapp.storage import bulk, dismissals, rejected
 from webapp.storage.errors import TransactionLost
-from webapp.storage.models import calls, status_reports
+from webapp.storage.models import calls, due_replay, status_reports
 from webapp.storage.retry import retrying
 
 if TYPE_CHECKING:
@@ -55,13 +57,20 @@ class Unregistered(NamedTuple):
     unknown: list[str]
 
 
+class Refolded(NamedTuple):
+    """A call that differed from the fold of its history: in which columns, and its outcome before and after."""
+
+    reference_id: str
+    columns: tuple[str, ...]
+    outcomes: tuple[str, str] | None
+
+
 Conclusion = Literal["settled", "pending", "not_found", "failed", "gave_up"]
 
 _PORTION = 1000
 _CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
 _CHANGING_COLUMNS = [column for column in _CALL_COLUMNS if column is not calls.c.reference_id]
-_NO_COLUMN = {"final", "kind", "esms_id"}
-_REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport) if field.name not in _NO_COLUMN]
+_REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport) if field.name in status_reports.c]
 
 
 def record(connection: Connection, reports: Sequence[StatusReport], now: datetime) -> list[Effect]:
@@ -196,19 +205,24 @@ class Writer:
         return len(locked.calls)
 
     @retrying
-    def replay_rejected(self, report: StatusReport, now: datetime) -> Effect:
-        """Store the report that a rejected callback turned out to be, and mark that one as replayed."""
+    def replay_rejected(self, report: StatusReport, now: datetime) -> Effect | None:
+        """Store the report that a rejected callback turned out to be, and mark that one as replayed.
+
+        None: it is a message of another channel, and stays as it is.
+        """
         with self._database.transaction() as connection:
+            if other_channel_of(report) and not registered(connection, [report.reference_id]):
+                return None
             (effect,) = record(connection, [report], now)
             rejected.mark_replayed(connection, report.id, now)
         return effect
 
-    def refold(self, reference_ids: Sequence[str], now: datetime, *, check_only: bool) -> list[str]:
-        """Fold the history of these calls again, and mend those that differ unless ``check_only``; their ids."""
+    def refold(self, reference_ids: Sequence[str], now: datetime, *, check_only: bool) -> list[Refolded]:
+        """Fold the history of these calls again, and mend those that differ unless ``check_only``."""
         return self._check(reference_ids, now) if check_only else self._mend(reference_ids, now)
 
     @retrying
-    def _mend(self, reference_ids: Sequence[str], now: datetime) -> list[str]:
+    def _mend(self, reference_ids: Sequence[str], now: datetime) -> list[Refolded]:
         with self._database.transaction() as connection:
             locked = _LockedCalls(connection, now)
             locked.lock(_first_seen(connection, reference_ids))
@@ -216,12 +230,31 @@ class Writer:
             locked.write()
         return differing
 
-    def _check(self, reference_ids: Sequence[str], now: datetime) -> list[str]:
+    @retrying
+    def read_again(self, reports: Sequence[StatusReport], now: datetime) -> list[Refolded]:
+        """Give stored reports the values that their payload is read as now, and fold their calls again."""
+        values = [_read_values(report) for report in reports]
+        with self._database.transaction() as connection:
+            locked = _LockedCalls(connection, now)
+            locked.lock(_first_received(reports))
+            bulk.update(connection, status_reports, values)
+            differing = locked.refold()
+            locked.write()
+        return differing
+
+    @retrying
+    def end_due_replay(self) -> None:
+        """Note that all calls follow the newest rule."""
+        with self._database.transaction() as connection:
+            connection.execute(delete(due_replay))
+
+    def _check(self, reference_ids: Sequence[str], now: datetime) -> list[Refolded]:
         with self._database.snapshot(limited=False) as connection:
             found = _LockedCalls(connection, now)
             found.read(reference_ids)
             absent = set(reference_ids) - found.calls.keys()
-            return sorted([*found.refold(), *(_first_seen(connection, absent) if absent else ())])
+            without_row = _first_seen(connection, absent) if absent else ()
+            return sorted([*found.refold(), *(Refolded(name, ("row",), None) for name in without_row)])
 
 
 class _LockedCalls:
@@ -334,14 +367,14 @@ class _LockedCalls:
             bare = replace(call, registered_at=None, registered_fields=frozenset(), campaign=None)
             self.calls[name] = schedule.plan(call, rule.fold_all(bare, self._reports_of(name)), self._now)
 
-    def refold(self) -> list[str]:
-        """Make every call the fold of its history; the ids of those that differed."""
+    def refold(self) -> list[Refolded]:
+        """Make every call the fold of its history; those that differed."""
         differing = []
         self._read_histories(self.calls)
         for reference_id, before in self.calls.items():
             after = schedule.plan(before, rule.fold_all(before, self._reports_of(reference_id)), self._now)
             if after != before:
-                differing.append(reference_id)
+                differing.append(_difference(before, after))
                 self.calls[reference_id] = after
         return differing
 
@@ -423,6 +456,14 @@ class _Values:
 _call_values = _Values(_CALL_COLUMNS)
 _changing_values = _Values(_CHANGING_COLUMNS)
 _report_values = _Values(_REPORT_COLUMNS)
+_READ_COLUMNS = [column for column in _REPORT_COLUMNS if column.name in {*FIELDS, "unread"}]
+_read_values = _Values([*_READ_COLUMNS, status_reports.c.id])
+
+
+def _difference(before: Call, after: Call) -> Refolded:
+    differ = tuple(field.name for field in fields(Call) if getattr(before, field.name) != getattr(after, field.name))
+    outcomes = outcome(before, REJECTED), outcome(after, REJECTED)
+    return Refolded(after.reference_id, differ, outcomes if outcomes[0] != outcomes[1] else None)
 
 
 def _first_received(reports: Iterable[StatusReport]) -> dict[str, datetime]:

@@ -31,6 +31,12 @@ CALLBACK_SECONDS = Histogram(
 )
 _METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
 REQUESTS = Counter("esms_http_requests", "HTTP requests answered", ["route", "method", "status"])
+WRONG_TOKENS = Counter("esms_wrong_tokens", "Requests to the callback URL with a wrong token, answered 404")
+UNREAD = Counter(
+    "esms_unread_values",
+    "Values of callbacks that could not be read, by parameter; other: a parameter that is not known",
+    ["parameter"],
+)
 REGISTERED = Counter("esms_registered_calls", "Calls registered through the API for the first time")
 
 

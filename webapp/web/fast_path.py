@@ -33,7 +33,7 @@ _to_json = json.JSONEncoder(separators=(",", ":")).encode
 LONGEST_REQUEST_BYTES = 8192
 """Bytes of the longest request that is read here; gunicorn reads as many at a time."""
 
-_LINE = re.compile(rf"GET ({CALLBACK_PATH}[A-Za-z0-9._~-]+)(?:\?([!\"$-~]*))? HTTP/1\.1")
+_LINE = re.compile(rf"GET ({CALLBACK_PATH}[A-Za-z0-9._~-]+)/?(?:\?([!\"$-~]*))? HTTP/1\.1")
 _HEADER = re.compile(r"([A-Za-z0-9-]+):([\t -~]*)")
 _HOST = re.compile(r"[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})*(?::[1-9][0-9]{0,4})?")
 _HOSTS = {"HTTP_HOST", "HTTP_X_FORWARDED_HOST"}

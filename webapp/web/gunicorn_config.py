@@ -76,6 +76,12 @@ def post_worker_init(worker: AnyWorker) -> None:
     worker.app.wsgi().extensions["ingest"].start()
 
 
+def worker_exit(_server: Arbiter, worker: AnyWorker) -> None:
+    """Store what is counted in memory only."""
+    if worker.booted:
+        worker.app.wsgi().extensions["wrong_tokens"].close()
+
+
 def child_exit(_server: Arbiter, worker: AnyWorker) -> None:
     """Drop the gauges of a worker that ended; its counts stay."""
     multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

@@ -20,9 +20,10 @@ from webapp.esms.lookup import LookupAnswer
 from webapp.storage.claims import Due
 from webapp.storage.filters import CallFilter
 from webapp.storage.models import calls, status_reports
-from webapp.storage.reader import LookupShare, Position, Status
+from webapp.storage.reader import Position
 from webapp.storage.rejected import Rejected
 from webapp.storage.runs import Run
+from webapp.storage.status import Callbacks, LookupShare, NoAnswer, Status, WrongTokens
 from webapp.storage.types import iso
 
 if TYPE_CHECKING:
@@ -271,11 +272,20 @@ def test_the_status_counts_every_call_where_it_belongs(writer: Writer, database:
         overdue=1,
         oldest_missing=at(0),
         given_up=1,
+        given_up_to_see_to=1,
         given_up_calls=["given-up"],
         last_day=LookupShare(0, 0),
         conflicts=1,
+        price_conflicts=0,
+        price_conflict_calls=[],
         rejected=1,
         rejected_bytes=2 * (3 + 512),
+        other_channels=0,
+        unread_last_day={},
+        no_answer=NoAnswer({}, None),
+        callbacks=Callbacks(at(32), timedelta(hours=1), placed_since=False),
+        wrong_tokens=WrongTokens(0, None, right_since=False),
+        replay_due_since=None,
         last_run=status.last_run,
     )
     assert (status.last_run["id"], status.last_run["outcome"], status.last_run["checked"]) == (run.id, "done", 3)

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from webapp.cli.status_text import lookup_share_warning
-from webapp.storage.reader import LookupShare
+from webapp.cli.status_needs import lookup_share_warning
+from webapp.storage.status import LookupShare
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""What needs a person, by the counts of ``status``: each line says what is wrong, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from webapp.cli.time_words import duration, local_time
+from webapp.storage.rejected import LIMIT_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    from webapp.callbacks.spool import Depth
+    from webapp.storage.status import LookupShare, Status
+
+_RUN_EVERY = timedelta(minutes=30)
+_REJECTED_WARNING = LIMIT_BYTES // 2
+_SPOOL_WARNING_SECONDS = 60
+_CALLBACK_CHECKS = (
+    "Check from outside that PUBLIC_URL/healthz answers; compare what `esms-calls callback-url` prints with the "
+    "CallbackUrl of the calls that are placed; look at the server's log; then ask eSMS's support."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """What the words need besides the counts: now, the zone that people read, a run's lease, LOOKUP_SHARE_WARN."""
+
+    now: datetime
+    zone: ZoneInfo
+    lease: timedelta
+    lookup_share_warn: Decimal
+
+
+def run_outcome(run: Mapping[str, Any], moment: Moment) -> str | None:
+    """How a run ended; one that has not renewed its lease has died, although its row does not say so yet."""
+    expired = run["finished_at"] is None and (run["seen_at"] or run["started_at"]) < moment.now - moment.lease
+    return "died" if expired else run["outcome"]
+
+
+def all_needs(found: Status, spool: Depth, moment: Moment) -> Iterator[str]:
+    """What a person has to do, the most urgent first: what loses callbacks, then look-ups, then what people decide."""
+    yield from spool_needs(spool, moment.now)
+    yield from _callback_needs(found, moment)
+    yield from _lookup_needs(found, moment)
+    yield from _call_needs(found)
+
+
+def spool_needs(spool: Depth, now: datetime) -> Iterator[str]:
+    """What a person has to do about the spool; this needs no database."""
+    seconds = spool.oldest_seconds(now)
+    if seconds > _SPOOL_WARNING_SECONDS:
+        yield (
+            f"callbacks that wait in the spool: {spool.reports}, the oldest for "
+            f"{duration(timedelta(seconds=seconds))}. They are safe on this machine's disk. "
+            "The server stores them once the database takes writes: look at its log and /readyz; without it, "
+            "`esms-calls spool drain`."
+        )
+
+
+def _callback_needs(found: Status, moment: Moment) -> Iterator[str]:
+    seen, wrong = found.callbacks, found.wrong_tokens
+    if seen.last_at and seen.placed_since and moment.now - seen.last_at > seen.longest_gap:
+        yield (
+            f"callbacks have stopped: the last came at {local_time(seen.last_at, moment.zone)}, "
+            f"{duration(moment.now - seen.last_at)} ago (the longest gap of the last 7 days, an hour at least: "
+            f"{duration(seen.longest_gap)}), and calls were placed since. {_CALLBACK_CHECKS}"
+        )
+    if wrong.count and not wrong.right_since:
+        yield (
+            f"requests with a wrong token: {wrong.count} in the last hour, and none with a right one since. "
+            "If they are eSMS's, the calls are placed with an old CallbackUrl: place them with what "
+            "`esms-calls callback-url` prints, or add the old token to CALLBACK_TOKEN."
+        )
+    if warning := lookup_share_warning(found.last_day, moment.lookup_share_warn):
+        yield warning
+    if found.unread_last_day:
+        names = ", ".join(f"{name} {number}" for name, number in found.unread_last_day.items())
+        yield (
+            f"values that could not be read in the last 24 hours, by parameter: {names}. The reports are stored; "
+            "status_reports.unread and payload show them. After an upgrade that reads them, run "
+            "`esms-calls replay --unread`."
+        )
+    if found.rejected:
+        yield (
+            f"callbacks that could not be read: {found.rejected}. Look at rejected_callbacks.reason; after an upgrade "
+            "that reads them, run `esms-calls replay --rejected`; if they are useless, `esms-calls dismiss --rejected`."
+        )
+    if found.rejected_bytes > _REJECTED_WARNING:
+        yield (
+            f"rejected_callbacks holds {found.rejected_bytes >> 20} of {LIMIT_BYTES >> 20} MiB: "
+            "beyond that the oldest are dropped; replay them, or copy and delete them."
+        )
+
+
+def _lookup_needs(found: Status, moment: Moment) -> Iterator[str]:
+    last = found.last_run
+    if last and run_outcome(last, moment) == "refused":
+        yield (
+            "eSMS refused the account in the last reconcile run: run `esms-calls reconcile`, its message names the "
+            "setting or what to ask eSMS."
+        )
+    if found.no_answer.codes:
+        codes = ", ".join(f"{code} {number}" for code, number in found.no_answer.codes.items())
+        since = found.no_answer.since
+        yield (
+            f"eSMS does not answer: {sum(found.no_answer.codes.values())} missing calls had no answer to their last "
+            f"look-up ({codes}), and there was no answer since, "
+            f"{f'the last one at {local_time(since, moment.zone)}' if since else 'nor ever before'}. "
+            "Check this machine's way to ESMS_API_URL; the next `esms-calls reconcile` asks again."
+        )
+    started = last["started_at"] if last else None
+    if found.overdue and (started is None or started < moment.now - _RUN_EVERY):
+        ago = (
+            f"the last reconcile run began {duration(moment.now - started)} ago" if started else "no reconcile ran yet"
+        )
+        yield f"calls overdue: {found.overdue}, and {ago}. Have a timer run `esms-calls reconcile`, or use `--watch`."
+
+
+def _call_needs(found: Status) -> Iterator[str]:
+    if found.given_up_to_see_to:
+        yield (
+            f"calls given up: {found.given_up_to_see_to}, listed below. Ask eSMS's support how they ended, or eSMS "
+            "itself once more: `esms-calls reconcile --retry-given-up`. Then `esms-calls dismiss --given-up`."
+        )
+    if found.price_conflicts:
+        yield (
+            f"calls with two prices: {found.price_conflicts}, listed below. `esms-calls show ID` has both; "
+            "check eSMS's invoice, then `esms-calls dismiss ID`."
+        )
+    if found.replay_due_since:
+        yield REPLAY_DUE
+
+
+REPLAY_DUE = (
+    "a newer version folds reports by a better rule: run `esms-calls replay` once, so that older calls follow it, too."
+)
+
+
+def lookup_share_warning(found: LookupShare, warn: Decimal) -> str | None:
+    """What to do when more than the share ``warn`` of the last day's calls were settled by lookup; None when not.
+
+    Look-ups replace lost callbacks, and so hide that callbacks no longer come.
+    """
+    if found.by_lookup <= warn * found.settled:
+        return None
+    return (
+        f"settled by lookup in the last 24 hours: {lookup_share_in_words(found)}, more than LOOKUP_SHARE_WARN "
+        f"({(warn * 100).normalize():f}%). Callbacks fail to come. {_CALLBACK_CHECKS}"
+    )
+
+
+def lookup_share_in_words(found: LookupShare) -> str:
+    """The share of the last day's calls that were settled by lookup."""
+    if found.share is None:
+        return "none was settled"
+    return f"{found.share:.1%} ({found.by_lookup} of {found.settled})"

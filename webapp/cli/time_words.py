@@ -1,0 +1,33 @@
+"""Times for people: local time, and how long ago that was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+    from zoneinfo import ZoneInfo
+
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def local_time(moment: datetime, zone: ZoneInfo) -> str:
+    """``2026-11-23 17:00:00``."""
+    return f"{moment.astimezone(zone):%Y-%m-%d %H:%M:%S}"
+
+
+def duration(length: timedelta) -> str:
+    """``45 s``, ``5 min``, ``2 h 10 min`` or ``3 d 4 h``."""
+    seconds = max(0, round(length.total_seconds()))
+    if seconds < 2 * _MINUTE:
+        return f"{seconds} s"
+    if seconds < 2 * _HOUR:
+        return f"{seconds // _MINUTE} min"
+    if seconds < 2 * _DAY:
+        return f"{seconds // _HOUR} h {seconds % _HOUR // _MINUTE} min"
+    return f"{seconds // _DAY} d {seconds % _DAY // _HOUR} h"
+
+
+def time_and_age(moment: datetime | None, now: datetime, zone: ZoneInfo) -> str:
+    """``2026-11-23 17:00:00 (5 min ago)``, ``none`` for None."""
+    return f"{local_time(moment, zone)} ({duration(now - moment)} ago)" if moment else "none"

@@ -1,0 +1,229 @@
+"""Counts everything that ``esms-calls status`` shows, of one moment."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, not_, or_, select
+
+from webapp.storage import wrong_tokens
+from webapp.storage.claims import Due, is_due
+from webapp.storage.filters import is_missing
+from webapp.storage.models import calls, due_replay, reconcile_runs, rejected_callbacks, status_reports
+from webapp.storage.rejected import is_other_channel
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+_DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
+_GAPS_OF = timedelta(days=7)
+_SHOWN = 20
+_NOT_DISMISSED = calls.c.dismissed_at.is_(None)
+_IS_GIVEN_UP = calls.c.gave_up_at.is_not(None)
+_HAD_NO_ANSWER = or_(
+    calls.c.last_lookup_code.in_(["timeout", "unreachable", "tls"]), calls.c.last_lookup_code.startswith("http-5")
+)
+_CALLBACK_AT = status_reports.c.received_at
+_IS_CALLBACK = status_reports.c.source == "callback"
+
+
+@dataclass(frozen=True, slots=True)
+class LookupShare:
+    """How many calls were settled in the last 24 hours, and how many of these by a lookup."""
+
+    settled: int
+    by_lookup: int
+
+    @property
+    def share(self) -> float | None:
+        """From 0 to 1; None where none was settled."""
+        return self.by_lookup / self.settled if self.settled else None
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """Missing calls whose last look-up had no answer, by its code, while eSMS has given no answer since.
+
+    ``since`` is eSMS's last answer; None: it never gave one.
+    """
+
+    codes: Mapping[str, int]
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """When callbacks come. ``longest_gap``: between two of the last 7 days, at least an hour.
+
+    ``placed_since``: calls were placed after the last callback, and their grace is over.
+    """
+
+    last_at: datetime | None
+    longest_gap: timedelta
+    placed_since: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WrongTokens:
+    """Requests with a wrong token in the last hour. ``right_since``: one with a right token came after the last."""
+
+    count: int
+    last_at: datetime | None
+    right_since: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Counts of one moment. Those "to see to" are the ones that no person has dismissed."""
+
+    calls: int
+    settled: int
+    by_callback: int
+    by_lookup: int
+    missing: int
+    overdue: int
+    oldest_missing: datetime | None
+    given_up: int
+    given_up_to_see_to: int
+    given_up_calls: list[str]
+    last_day: LookupShare
+    conflicts: int
+    price_conflicts: int
+    price_conflict_calls: list[str]
+    rejected: int
+    rejected_bytes: int
+    other_channels: int
+    unread_last_day: Mapping[str, int]
+    no_answer: NoAnswer
+    callbacks: Callbacks
+    wrong_tokens: WrongTokens
+    replay_due_since: datetime | None
+    last_run: Mapping[str, Any] | None
+
+
+def read_status(connection: Connection, due: Due, now: datetime) -> Status:
+    """Everything, by this database's rows."""
+    found = _counts(connection, due)
+    callbacks = _callbacks(connection, due, now)
+    return Status(
+        **found,
+        **_rejected(connection),
+        given_up_calls=_first(connection, _IS_GIVEN_UP) if found["given_up_to_see_to"] else [],
+        price_conflict_calls=_first(connection, calls.c.price_conflict) if found["price_conflicts"] else [],
+        last_day=lookup_share(connection, now),
+        unread_last_day=_unread(connection, now),
+        no_answer=_no_answer(connection),
+        callbacks=callbacks,
+        wrong_tokens=_wrong_tokens(connection, callbacks.last_at, now),
+        replay_due_since=connection.scalar(select(due_replay.c.since)),
+        last_run=_last_run(connection),
+    )
+
+
+def lookup_share(connection: Connection, now: datetime) -> LookupShare:
+    """Of the calls settled in the 24 hours before ``now``; read from an index."""
+    last_day = calls.c.settled_at.between(now - _DAY, now)
+    by_lookup = func.count().filter(calls.c.settled_by == "lookup")
+    return LookupShare(*connection.execute(select(func.count(), by_lookup).where(last_day)).one())
+
+
+def _counts(connection: Connection, due: Due) -> dict[str, Any]:
+    number = func.count()
+    counts = select(
+        number.label("calls"),
+        number.filter(calls.c.settled_at.is_not(None)).label("settled"),
+        number.filter(calls.c.settled_by == "callback").label("by_callback"),
+        number.filter(calls.c.settled_by == "lookup").label("by_lookup"),
+        number.filter(is_missing()).label("missing"),
+        number.filter(is_due(due)).label("overdue"),
+        func.min(calls.c.placed_at).filter(is_missing()).label("oldest_missing"),
+        number.filter(_IS_GIVEN_UP).label("given_up"),
+        number.filter(_IS_GIVEN_UP, _NOT_DISMISSED).label("given_up_to_see_to"),
+        number.filter(calls.c.conflict).label("conflicts"),
+        number.filter(calls.c.price_conflict, _NOT_DISMISSED).label("price_conflicts"),
+    )
+    return dict(connection.execute(counts).mappings().one())
+
+
+def _first(connection: Connection, condition: Any) -> list[str]:
+    oldest_first = (calls.c.placed_at, calls.c.reference_id)
+    first = select(calls.c.reference_id).where(condition, _NOT_DISMISSED).order_by(*oldest_first).limit(_SHOWN)
+    return list(connection.scalars(first))
+
+
+def _rejected(connection: Connection) -> dict[str, Any]:
+    table = rejected_callbacks
+    open_ones = func.count().filter(table.c.replayed_at.is_(None), table.c.dismissed_at.is_(None))
+    query = select(
+        open_ones.filter(not_(is_other_channel())).label("rejected"),
+        func.coalesce(func.sum(table.c.size), 0).label("rejected_bytes"),
+        func.count().filter(table.c.replayed_at.is_(None), is_other_channel()).label("other_channels"),
+    )
+    return {name: int(value) for name, value in connection.execute(query).mappings().one().items()}
+
+
+def _unread(connection: Connection, now: datetime) -> dict[str, int]:
+    """How many reports of the last day have a value that could not be read, by the parameter's name."""
+    last_day = (status_reports.c.unread.is_not(None), status_reports.c.received_at > now - _DAY)
+    query = select(status_reports.c.unread, func.count()).where(*last_day).group_by(status_reports.c.unread)
+    counts: Counter[str] = Counter()
+    for names, number in connection.execute(query):
+        counts.update(dict.fromkeys(names.split(","), number))
+    return dict(counts.most_common(_SHOWN))
+
+
+def _no_answer(connection: Connection) -> NoAnswer:
+    answered_at = connection.scalar(select(func.max(reconcile_runs.c.answered_at)))
+    code = calls.c.last_lookup_code
+    query = (
+        select(code, func.count(), func.max(calls.c.updated_at))
+        .where(is_missing(), calls.c.lookup_count > 0, _HAD_NO_ANSWER)
+        .group_by(code)
+        .order_by(code)
+    )
+    rows = connection.execute(query).all()
+    if not rows or (answered_at and max(at for _, _, at in rows) < answered_at):
+        return NoAnswer({}, answered_at)
+    return NoAnswer({name: number for name, number, _ in rows}, answered_at)
+
+
+def _callbacks(connection: Connection, due: Due, now: datetime) -> Callbacks:
+    last_at = connection.scalar(select(func.max(_CALLBACK_AT)).where(_IS_CALLBACK))
+    placed_since = select(calls.c.reference_id).where(calls.c.placed_at <= due.placed_until).limit(1)
+    if last_at:
+        placed_since = placed_since.where(calls.c.placed_at > last_at)
+    return Callbacks(last_at, _longest_gap(connection, now), connection.scalar(placed_since) is not None)
+
+
+def _longest_gap(connection: Connection, now: datetime) -> timedelta:
+    """The longest time between two callbacks of the last 7 days, at least an hour.
+
+    Two questions to the index an hour of these: the last callback within an hour, else the next one.
+    """
+    at = connection.scalar(select(func.min(_CALLBACK_AT)).where(_IS_CALLBACK, now - _GAPS_OF <= _CALLBACK_AT))
+    longest = _HOUR
+    while at is not None:
+        within = select(func.max(_CALLBACK_AT)).where(_IS_CALLBACK, at < _CALLBACK_AT, at + _HOUR >= _CALLBACK_AT)
+        following = connection.scalar(within)
+        if following is None:
+            following = connection.scalar(select(func.min(_CALLBACK_AT)).where(_IS_CALLBACK, at < _CALLBACK_AT))
+            longest = max(longest, following - at) if following else longest
+        at = following
+    return longest
+
+
+def _wrong_tokens(connection: Connection, last_callback_at: datetime | None, now: datetime) -> WrongTokens:
+    number, last_at = wrong_tokens.since(connection, now - _HOUR)
+    rejected_at = connection.scalar(select(func.max(rejected_callbacks.c.last_at)))
+    right_at = max((at for at in (last_callback_at, rejected_at) if at), default=None)
+    return WrongTokens(number, last_at, right_since=bool(last_at and right_at and right_at > last_at))
+
+
+def _last_run(connection: Connection) -> Mapping[str, Any] | None:
+    newest = select(reconcile_runs).order_by(reconcile_runs.c.started_at.desc()).limit(1)
+    row = connection.execute(newest).mappings().first()
+    return dict(row) if row else None
