@@ -35,6 +35,12 @@ _HEADERS = {
     "conflict": "in\nconflict",
     "never_registered": "never\nregistered",
     "lost_and_recovered": "lost,\nrecovered",
+    "answered": "answered",
+    "unanswered": "unanswered",
+    "other": "other",
+    "rejected": "rejected",
+    "delivered": "delivered",
+    "unknown": "unknown",
 }
 
 
@@ -72,6 +78,13 @@ def completeness(
       conflict              a callback disagrees, and no look-up has decided since
       never_registered      known from reports only
       lost_and_recovered    settled by a look-up, and no final callback ever came
+    The settled calls are also counted by outcome:
+      answered              somebody answered
+      unanswered            the call failed, or nobody picked up
+      other                 another CallStatus
+      rejected              eSMS rejected or deleted it
+      delivered             a voice OTP that reached the phone; whether it was heard is not said
+      unknown               eSMS says no outcome
 
     Without --by, it also names twins: two ids that are equal but for punctuation (eSMS's own pages drop dashes), one of
     them registered and without any report, the other with reports and never registered. Every such pair is named, and
@@ -190,6 +203,17 @@ def _print_counts(counts: Counts) -> None:
         ("never registered", counts.never_registered),
     ]
     print_table("Completeness", rows)
+    share = counts.answered_share
+    outcomes = [
+        ("answered", counts.answered),
+        ("unanswered", counts.unanswered),
+        ("other CallStatus", counts.other),
+        ("rejected", counts.rejected),
+        ("delivered", counts.delivered),
+        ("unknown", counts.unknown),
+        ("answered share", "-" if share is None else f"{share:.1%}"),
+    ]
+    print_table("Outcomes of settled calls", outcomes)
     click.echo(
         f"callbacks lost and recovered: {counts.lost_and_recovered} (settled by lookup, and the callback never came)"
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, not_, select
 
+from webapp.calls.outcome import OUTCOMES
 from webapp.storage.filters import is_missing
 from webapp.storage.models import calls
 
@@ -39,7 +40,7 @@ class Counts:
     """Numbers of calls: settled by their first final report, given up or missing, and with other marks.
 
     ``calls`` is the sum of the five that follow. The others overlap with these. ``lost_and_recovered``: settled by a
-    lookup, and no final callback ever came.
+    lookup, and no final callback ever came. The last six are the outcomes of the settled calls, in one word each.
     """
 
     calls: int
@@ -52,6 +53,18 @@ class Counts:
     conflict: int
     never_registered: int
     lost_and_recovered: int
+    answered: int
+    unanswered: int
+    other: int
+    rejected: int
+    delivered: int
+    unknown: int
+
+    @property
+    def answered_share(self) -> float | None:
+        """Answered calls of those whose CallStatus tells (answered, unanswered, other), from 0 to 1; None: of none."""
+        told = self.answered + self.unanswered + self.other
+        return self.answered / told if told else None
 
 
 class Ledger:
@@ -161,6 +174,7 @@ def _columns(placed_until: datetime) -> list[ColumnElement[int]]:
         "conflict": calls.c.conflict,
         "never_registered": calls.c.registered_at.is_(None),
         "lost_and_recovered": and_(by_lookup, calls.c.callback_at.is_(None)),
+        **{str(name): calls.c.outcome == name for name in OUTCOMES if name not in {"given_up", "missing"}},
     }
     number = func.count()
     return [number.label("calls"), *(number.filter(condition).label(name) for name, condition in conditions.items())]

@@ -18,7 +18,7 @@ from webapp.storage.claims import DUE_SINCE, Due, due_parts, is_due
 from webapp.storage.filters import EVERY_CALL, CallFilter
 from webapp.storage.models import calls, due_replay, rejected_callbacks, status_reports
 from webapp.storage.rejected import Rejected
-from webapp.storage.status import LookupShare, Status, lookup_share, read_status
+from webapp.storage.status import LookupShare, Status, lookup_share, outcomes_of_last_day, read_status
 from webapp.storage.types import plain
 
 if TYPE_CHECKING:
@@ -148,6 +148,11 @@ class Reader:
         """How many of the calls settled in the 24 hours before ``now`` were settled by a lookup; read from an index."""
         with self._database.snapshot(limited=False) as connection:
             return lookup_share(connection, now)
+
+    def outcomes_of_last_day(self, now: datetime) -> dict[str, int]:
+        """How many calls were settled in the 24 hours before ``now``, by outcome; read from an index."""
+        with self._database.snapshot() as connection:
+            return outcomes_of_last_day(connection, now)
 
     def rejected(self, since: datetime | None) -> Iterator[Rejected]:
         """The rejected callbacks that were not replayed, oldest first, streamed in portions."""

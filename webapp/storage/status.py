@@ -131,6 +131,13 @@ def lookup_share(connection: Connection, now: datetime) -> LookupShare:
     return LookupShare(*connection.execute(select(func.count(), by_lookup).where(last_day)).one())
 
 
+def outcomes_of_last_day(connection: Connection, now: datetime) -> dict[str, int]:
+    """Numbers of the calls settled in the 24 hours before ``now``, by outcome."""
+    last_day = calls.c.settled_at.between(now - _DAY, now)
+    counts = select(calls.c.outcome, func.count()).where(last_day).group_by(calls.c.outcome)
+    return dict(connection.execute(counts))
+
+
 def _counts(connection: Connection, due: Due) -> dict[str, Any]:
     number = func.count()
     counts = select(

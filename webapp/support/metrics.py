@@ -6,16 +6,14 @@ import os
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from webapp.support.workarounds import metrics_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
-Gauge = tuple[str, str, float]
-"""Name, help and value."""
+    from prometheus_client.core import Metric
 
 metrics_files.install()
 
@@ -45,8 +43,8 @@ def known_method(method: str) -> str:
     return method if method in _METHODS else "other"
 
 
-def exposition(*gauges: Gauge) -> bytes:
-    """All metrics as Prometheus text: the counts of all worker processes, and the given gauges."""
+def exposition(gauges: Iterable[Metric] = ()) -> bytes:
+    """All metrics as Prometheus text: the counts of all worker processes, and the gauges, sampled at scrape time."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         counted = generate_latest()
     else:
@@ -57,10 +55,8 @@ def exposition(*gauges: Gauge) -> bytes:
 
 
 class _Gauges:
-    """Gauges sampled at scrape time."""
-
-    def __init__(self, gauges: Iterable[Gauge]) -> None:
+    def __init__(self, gauges: Iterable[Metric]) -> None:
         self._gauges = gauges
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        return (GaugeMetricFamily(*gauge) for gauge in self._gauges)
+    def collect(self) -> Iterable[Metric]:
+        return self._gauges

@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from constants import API_TOKEN, CALLBACK_TOKEN
 from ledger import until
 from outages import small_disk
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 from running import serving
 from sql import write
@@ -265,7 +266,7 @@ from webapp.support import metrics
 
     assert ended.returncode == -signal.SIGKILL
     assert list(tmp_path.iterdir()), "it had begun"
-    assert b"\nwaiting 1.0\n" in metrics.exposition(("waiting", "How much waits", 1.0))
+    assert b"\nwaiting 1.0\n" in metrics.exposition([GaugeMetricFamily("waiting", "How much waits", 1.0)])
 
 
 @ON_SQLITE
