@@ -22,7 +22,7 @@ class CircuitBreaker:
         with self._lock:
             was_open, self.is_open = self.is_open, self._can_open
         if not was_open:
-            meanwhile = "go to the spool" if self._can_open else "are answered 503"
+            meanwhile = "are safe: they wait in the spool" if self._can_open else "are answered 503"
             log.error("the database is unavailable, callbacks %s (%s)", meanwhile, problem)
 
     def close(self) -> None:

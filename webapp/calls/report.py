@@ -51,7 +51,7 @@ KINDS: tuple[Kind, ...] = ("voice", "otp")
 class StatusReport(Said):
     """What eSMS says about one call at one moment.
 
-    ``final``: the call is over, by eSMS's own word for it. ``kind`` is told by the form of the report, ``esms_id`` is
+    ``final``: the call is over, by eSMS's own word for it. ``kind`` follows from the form of the report, ``esms_id`` is
     the id as eSMS spelled it (None: the report does not repeat it).
     """
 

@@ -184,6 +184,7 @@ def _as_json(audit: Audit, *, fix: bool) -> dict[str, Any]:
         "bound": audit.bound,
         "fields": list(LOOKUP_FIELDS),
         "compared": {name: audit.compared[name] for name in LOOKUP_FIELDS},
+        "more": dict(audit.more),
         "seconds": round(audit.seconds, 3),
     }
 
@@ -235,6 +236,9 @@ def _sentences(audit: Audit, *, fix: bool) -> Iterator[str]:
     )
     compared = ", ".join(f"{name} of {audit.compared[name]}" for name in LOOKUP_FIELDS)
     yield f"Compared with what eSMS says: {compared}; {_CANNOT_CONFIRM}."
+    if audit.more:
+        more = ", ".join(f"{name} of {number}" for name, number in audit.more.items())
+        yield f"eSMS says more than the store has: {more}."
     yield _estimate(audit)
     if fix and audit.disagreeing:
         right = sum(one.put_right for one in audit.disagreeing)

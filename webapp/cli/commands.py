@@ -22,9 +22,9 @@ COMMANDS = {
     "replay": "Fold the whole history again by the rule, and correct the calls that differ from it.",
     "sandbox": "Stand in for eSMS on this machine: take calls, send their callbacks, answer look-ups.",
     "serve": "Serve callbacks and the API with gunicorn, until SIGTERM or Ctrl-C.",
-    "show": "Show one call and its story: what each report said and did.",
+    "show": "Show one call and its story: what each report said and did, in local time (TIME_ZONE).",
     "spool": "Show, export or store the callbacks that wait because the database could not take them.",
-    "status": "Show what is stored, what is missing, and what needs a person.",
+    "status": "Show what needs a person, what is stored, and what is missing.",
     "unregister": "Take back registrations that were made by mistake.",
 }
 """Name and short help. A command is the function of the same name in ``webapp.cli.<name>``, a ``-`` being a ``_``."""

@@ -79,7 +79,7 @@ def completeness(
       never_registered      known from reports only
       lost_and_recovered    settled by a look-up, and no final callback ever came
     The settled calls are also counted by outcome:
-      answered              somebody answered
+      answered              the callee answered
       unanswered            the call failed, or nobody picked up
       other                 another CallStatus
       rejected              eSMS rejected or deleted it

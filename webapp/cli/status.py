@@ -31,7 +31,7 @@ def status(*, as_json: bool) -> None:
 
     What is wrong comes first: each line that begins with ! says what to do, the most urgent first, and the exit code is
     then 1. Times are local (TIME_ZONE). `dismiss` takes given-up calls, price conflicts and rejected callbacks off the
-    list once somebody has seen to them.
+    list once a person has seen to them.
 
     Among the calls settled in the last 24 hours, the share that was settled by lookup is always shown. Look-ups replace
     lost callbacks, and so hide that callbacks get lost: above LOOKUP_SHARE_WARN it needs a person.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _RUN_EVERY = timedelta(minutes=30)
 _REJECTED_WARNING = LIMIT_BYTES // 2
+_CLOCK_TOLERANCE = timedelta(minutes=1)
 _SPOOL_WARNING_SECONDS = 60
 _CALLBACK_CHECKS = (
     "Check from outside that PUBLIC_URL/healthz answers; compare what `esms-calls callback-url` prints with the "
@@ -132,6 +133,12 @@ def _call_needs(found: Status) -> Iterator[str]:
         yield (
             f"calls with two prices: {found.price_conflicts}, listed below. `esms-calls show ID` has both; "
             "check eSMS's invoice, then `esms-calls dismiss ID`."
+        )
+    if abs(found.clock_ahead) > _CLOCK_TOLERANCE:
+        way = "ahead of" if found.clock_ahead > timedelta(0) else "behind"
+        yield (
+            f"this machine's clock is {duration(abs(found.clock_ahead))} {way} the database's: set both by NTP. "
+            "Times of reports and the order of reports from several machines depend on it."
         )
     if found.replay_due_since:
         yield REPLAY_DUE

@@ -24,7 +24,7 @@ def as_json(found: Status, spool: Depth, moment: Moment) -> dict[str, Any]:
     """Everything, under the names of ``Status``; what belongs together is an object. Times are UTC."""
     run = found.last_run
     last = run and {name: plain(value) for name, value in run.items()} | {"outcome": run_outcome(run, moment)}
-    apart = {"last_day", "callbacks", "no_answer", "wrong_tokens", "last_run"}
+    apart = {"last_day", "callbacks", "no_answer", "wrong_tokens", "clock_ahead", "last_run"}
     shown = {name: plain(value) for name, value in asdict(found).items() if name not in apart}
     return shown | {
         "settled_last_day": found.last_day.settled,
@@ -34,6 +34,7 @@ def as_json(found: Status, spool: Depth, moment: Moment) -> dict[str, Any]:
         "no_answer": dict(found.no_answer.codes),
         "last_answer_at": plain(found.no_answer.since),
         "wrong_tokens_last_hour": found.wrong_tokens.count,
+        "clock_ahead_seconds": round(found.clock_ahead.total_seconds(), 3),
         "spool": spool_as_json(spool, moment.now),
         "last_run": last,
     }

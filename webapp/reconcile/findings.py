@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from webapp.calls.outcome import outcome
 from webapp.calls.report import Effect
+from webapp.esms.finality import REJECTED
 from webapp.esms.lookup import LOOKUP_FIELDS
 from webapp.reconcile.dispatcher import Ending
 from webapp.reconcile.failures import Failures
@@ -22,11 +24,15 @@ CutShort = Literal[Ending, "interrupted", "database"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What eSMS's answer proves about a settled call: the fields that both say, and in which of them they differ."""
+    """What eSMS's answer proves about a settled call: the fields that both say, and in which of them they differ.
+
+    ``more`` are the fields that only eSMS says.
+    """
 
     compared: tuple[str, ...]
     differing: tuple[str, ...]
     final: bool
+    more: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Literal["agree", "disagree", "undecided"]:
@@ -37,7 +43,9 @@ class Verdict:
 
 
 def compare(call: Call, report: StatusReport) -> Verdict:
-    """What a look-up says about a settled call. What either leaves unsaid is not compared.
+    """What a look-up says about a settled call. What eSMS leaves unsaid is not compared.
+
+    A field that only eSMS says makes a difference if the call's outcome, in one word, would be another one with it.
 
     If the look-up is not final, eSMS contradicts that the call is over: then send_status differs, whatever it is, and
     nothing else is compared, for it is not the call's outcome.
@@ -45,7 +53,12 @@ def compare(call: Call, report: StatusReport) -> Verdict:
     names = LOOKUP_FIELDS if report.final else ("send_status",)
     both = tuple(name for name in names if None not in (getattr(call, name), getattr(report, name)))
     differing = tuple(name for name in both if not report.final or getattr(call, name) != getattr(report, name))
-    return Verdict(both, differing, report.final)
+    if not report.final:
+        return Verdict(both, differing, final=False)
+    more = {name: said for name in names if getattr(call, name) is None and (said := getattr(report, name)) is not None}
+    if outcome(replace(call, **more), REJECTED) != outcome(call, REJECTED):
+        differing += tuple(more)
+    return Verdict(both, differing, final=True, more=tuple(more))
 
 
 @dataclass(slots=True)
@@ -80,6 +93,8 @@ class Audit:
     unknown: list[str] = field(default_factory=list)
     undecided: list[str] = field(default_factory=list)
     compared: Counter[str] = field(default_factory=Counter)
+    more: Counter[str] = field(default_factory=Counter)
+    """How often eSMS says a field that the store does not have."""
     failures: Failures = field(default_factory=Failures)
     cut_short: CutShort | None = None
     refused_code: str | None = None
@@ -129,6 +144,7 @@ class Audit:
         """Compare eSMS's answer with a settled call, and count the result; the disagreement, if there is one."""
         verdict = compare(call, report)
         self.compared.update(verdict.compared)
+        self.more.update(verdict.more)
         if verdict.kind == "disagree":
             stored, said = ({name: getattr(of, name) for name in verdict.differing} for of in (call, report))
             disagreement = Disagreement(call.reference_id, stored, said, final=report.final)

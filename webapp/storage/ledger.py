@@ -62,9 +62,9 @@ class Counts:
 
     @property
     def answered_share(self) -> float | None:
-        """Answered calls of those whose CallStatus tells (answered, unanswered, other), from 0 to 1; None: of none."""
-        told = self.answered + self.unanswered + self.other
-        return self.answered / told if told else None
+        """Answered calls of the answered, unanswered and other ones, from 0 to 1; None: of none."""
+        of = self.answered + self.unanswered + self.other
+        return self.answered / of if of else None
 
 
 class Ledger:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, not_, or_, select
 
 from webapp.storage import wrong_tokens
 from webapp.storage.claims import Due, is_due
+from webapp.storage.database import clock
 from webapp.storage.filters import is_missing
 from webapp.storage.models import calls, due_replay, reconcile_runs, rejected_callbacks, status_reports
 from webapp.storage.rejected import is_other_channel
@@ -102,6 +103,8 @@ class Status:
     callbacks: Callbacks
     wrong_tokens: WrongTokens
     replay_due_since: datetime | None
+    clock_ahead: timedelta
+    """How far this machine's clock is ahead of the database's."""
     last_run: Mapping[str, Any] | None
 
 
@@ -120,6 +123,7 @@ def read_status(connection: Connection, due: Due, now: datetime) -> Status:
         callbacks=callbacks,
         wrong_tokens=_wrong_tokens(connection, callbacks.last_at, now),
         replay_due_since=connection.scalar(select(due_replay.c.since)),
+        clock_ahead=datetime.now(UTC) - clock(connection),
         last_run=_last_run(connection),
     )
 

@@ -286,6 +286,7 @@ def test_the_status_counts_every_call_where_it_belongs(writer: Writer, database:
         callbacks=Callbacks(at(32), timedelta(hours=1), placed_since=False),
         wrong_tokens=WrongTokens(0, None, right_since=False),
         replay_due_since=None,
+        clock_ahead=status.clock_ahead,
         last_run=status.last_run,
     )
     assert (status.last_run["id"], status.last_run["outcome"], status.last_run["checked"]) == (run.id, "done", 3)

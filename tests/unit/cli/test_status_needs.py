@@ -45,6 +45,7 @@ SOUND = Status(
     callbacks=Callbacks(NOW - MINUTE, HOUR, placed_since=True),
     wrong_tokens=WrongTokens(0, None, right_since=False),
     replay_due_since=None,
+    clock_ahead=timedelta(0),
     last_run=RUN,
 )
 
@@ -86,6 +87,8 @@ def test_a_sound_system_needs_nobody() -> None:
         ({"given_up_to_see_to": 2}, ["given up: 2", "--retry-given-up", "dismiss --given-up"]),
         ({"price_conflicts": 2}, ["two prices: 2", "esms-calls show ID", "esms-calls dismiss ID"]),
         ({"replay_due_since": NOW}, ["esms-calls replay"]),
+        ({"clock_ahead": 5 * MINUTE}, ["5 min ahead of the database's", "NTP"]),
+        ({"clock_ahead": -61 * MINUTE / 60}, ["61 s behind the database's"]),
         ({"spool": Depth(reports=9, oldest_at=NOW - 61 * MINUTE / 60, size=1)}, ["spool: 9", "safe", "spool drain"]),
     ],
 )
@@ -105,6 +108,7 @@ def test_each_broken_situation_is_one_line_that_says_what_to_do(changed: dict[st
         {"last_day": LookupShare(100, 5)},
         {"overdue": 4, "last_run": RUN | {"started_at": NOW - 29 * MINUTE}},
         {"last_run": RUN | {"outcome": "failures"}},
+        {"clock_ahead": -MINUTE},
         {"spool": Depth(reports=9, oldest_at=NOW - MINUTE, size=1)},
     ],
 )

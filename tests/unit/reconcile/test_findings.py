@@ -42,7 +42,7 @@ TRUE = {name: getattr(STORED, name) for name in LOOKUP_FIELDS}
         ({"send_status": 7}, "disagree", ["send_status"]),
         ({"send_status": 7, "call_status": None, "call_duration": 0, "sent_result": 0}, "disagree", ["send_status"]),
         (dict.fromkeys(LOOKUP_FIELDS), "undecided", []),
-        (dict.fromkeys(LOOKUP_FIELDS) | {"lookup_code": "99"}, "agree", []),
+        (dict.fromkeys(LOOKUP_FIELDS) | {"lookup_code": "99"}, "undecided", []),
         ({"lookup_code": "99", "call_status": "BLOCKED"}, "disagree", ["call_status"]),
     ],
     ids=str,
@@ -55,12 +55,31 @@ def test_an_answer_is_compared_where_both_say_something(said: dict[str, Any], ki
 
 
 @pytest.mark.parametrize("name", LOOKUP_FIELDS)
-def test_what_the_store_has_not_is_not_compared(name: str) -> None:
-    untold: dict[str, Any] = {name: None}
+def test_what_only_esms_says_is_named_and_disagrees_if_the_outcome_is_another_with_it(name: str) -> None:
+    absent: dict[str, Any] = {name: None}
 
-    verdict = compare(replace(STORED, **untold), lookup("a", **TRUE))
+    verdict = compare(replace(STORED, **absent), lookup("a", **TRUE))
 
-    assert (verdict.kind, set(verdict.compared)) == ("agree", {*LOOKUP_FIELDS} - {name})
+    assert (verdict.more, set(verdict.compared)) == ((name,), {*LOOKUP_FIELDS} - {name})
+    assert (verdict.kind, verdict.differing) == (
+        ("disagree", ("call_status",)) if name == "call_status" else ("agree", ())
+    )
+
+
+def test_a_call_that_was_settled_without_any_outcome_disagrees_with_esms_if_esms_says_one() -> None:
+    empty: dict[str, Any] = dict.fromkeys(LOOKUP_FIELDS)
+
+    verdict = compare(replace(STORED, **empty), lookup("a", **TRUE))
+
+    assert (verdict.kind, set(verdict.differing), verdict.compared) == ("disagree", {*LOOKUP_FIELDS}, ())
+
+
+def test_the_published_failed_call_agrees_with_its_look_up() -> None:
+    stored = replace(STORED, call_status=None, call_duration=0, ivr=None, sent_result=0)
+
+    verdict = compare(stored, lookup("a", call_status="NOANSWERED", call_duration=0, sent_result=0, send_status=5))
+
+    assert (verdict.kind, verdict.more) == ("agree", ("call_status",))
 
 
 def test_an_answer_that_is_not_final_about_a_call_without_a_send_status_decides_nothing() -> None:

@@ -27,14 +27,17 @@ EVERY_COMMAND = {
     "audit": [],
     "callback-url": [],
     "completeness": [],
+    "dismiss": ["a"],
     "export": [],
     "migrate": [],
     "reconcile": ["--dry-run"],
     "register": [],
     "replay": ["--check"],
     "serve": [],
+    "show": ["a"],
     "spool": ["list"],
     "status": [],
+    "unregister": ["a"],
 }
 
 
