@@ -8,7 +8,7 @@ import sys
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,9 +19,10 @@ from webapp.cli.options import Duration, Time
 from webapp.cli.output import printable
 from webapp.cli.signals import stop_at_signals
 from webapp.cli.tables import print_table
+from webapp.cli.time_words import local_time
 from webapp.esms import parameters
 from webapp.reconcile.run import Progress, Reconciler, due_at
-from webapp.reconcile.watch import LONGEST_DATABASE_PAUSE, DatabaseChange, Watch, Watchdog, health_endpoint
+from webapp.reconcile.watch import LONGEST_DATABASE_PAUSE, DatabaseChange, Idle, Watch, Watchdog, health_endpoint
 from webapp.storage.filters import CallFilter
 from webapp.storage.types import plain
 from webapp.support.progress import progress as show_progress
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from webapp.support.progress import ShowProgress
 
 _SHOWN_REFERENCES = 20
+_FIGURES = ("outcome", "checked", "settled", "pending", "not_found", "failed", "gave_up")
 _LONGEST_TRANSACTION = timedelta(minutes=2)
 _EVERY = timedelta(seconds=60)
 
@@ -159,6 +161,9 @@ def _serve(
             with suppress(OSError):
                 if isinstance(event, DatabaseChange):
                     _show_database_change(context, event)
+                elif isinstance(event, Idle):
+                    now = local_time(datetime.now(UTC), context.settings.time_zone)
+                    click.echo(f"{now} reconcile: no call to ask about now; still watching", err=as_json)
                 else:
                     _show_run(context, event, as_json=as_json)
                 sys.stdout.flush()
@@ -207,6 +212,7 @@ def _shows_progress(show: ShowProgress) -> Callable[[Progress], None]:
 def _show_run(context: CliContext, progress: Progress, *, as_json: bool) -> None:
     run = progress.run
     seconds = (run.finished_at - run.started_at).total_seconds() if run.finished_at else 0.0
+    seconds_row = ("seconds", f"{seconds:.1f}")
     columns = {name: plain(value) for name, value in asdict(run).items()}
     if as_json:
         click.echo(json.dumps(columns | {"seconds": round(seconds, 3)}))
@@ -214,12 +220,7 @@ def _show_run(context: CliContext, progress: Progress, *, as_json: bool) -> None
         words = f"Nothing to do: another run has claimed all of the {progress.due} calls that are due."
         click.echo(words, err=as_json)
     elif not as_json:
-        names = ("outcome", "checked", "settled", "pending", "not_found", "failed", "gave_up")
-        print_table(
-            "Reconcile", [(name.replace("_", " "), columns[name]) for name in names] + [("seconds", f"{seconds:.1f}")]
-        )
-        if not progress.due:
-            click.echo("No call to ask about now.")
+        _show_figures(context, progress, [*((name.replace("_", " "), columns[name]) for name in _FIGURES), seconds_row])
     for code, number in sorted(progress.failures.counts.items()):
         words = f"failed with {printable(code)}: {number}; calls that stay open are asked about again when due."
         click.echo(f"{words} {lookup_words.what_failed(code)}".rstrip(), err=as_json)
@@ -236,9 +237,21 @@ def _show_run(context: CliContext, progress: Progress, *, as_json: bool) -> None
     _show_share(context, as_json=as_json)
 
 
+def _show_figures(context: CliContext, progress: Progress, figures: list[tuple[str, Any]]) -> None:
+    """A table on a terminal, else one dated line, for a log."""
+    if sys.stdout.isatty():
+        print_table("Reconcile", figures)
+        if not progress.due:
+            click.echo("No call to ask about now.")
+        return
+    words = ", ".join(f"{name} {value}" for name, value in figures) if progress.due else "no call to ask about now"
+    click.echo(f"{local_time(datetime.now(UTC), context.settings.time_zone)} reconcile: {words}")
+
+
 def _show_share(context: CliContext, *, as_json: bool) -> None:
     """How many calls were settled by lookups in the last day: a high share means that callbacks do not come."""
     share = context.reader.lookup_share(datetime.now(UTC))
-    click.echo(f"settled by lookup in the last 24 hours: {status_needs.lookup_share_in_words(share)}", err=as_json)
+    if as_json or sys.stdout.isatty():
+        click.echo(f"settled by lookup in the last 24 hours: {status_needs.lookup_share_in_words(share)}", err=as_json)
     if warning := status_needs.lookup_share_warning(share, context.settings.lookup_share_warn):
         click.echo(f"! {warning}", err=as_json)

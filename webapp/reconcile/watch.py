@@ -32,6 +32,7 @@ LONGEST_DATABASE_PAUSE = timedelta(seconds=30)
 SHORTEST_ESMS_PAUSE = timedelta(minutes=1)
 """Between two runs while eSMS does not answer, or refuses the account."""
 
+_IDLE_SECONDS = 1800.0
 _HUNG_AFTER_SECONDS = 300.0
 """Without progress for longer, the service hangs; a database that hangs holds it up for less."""
 _LONGEST_PING_INTERVAL_SECONDS = 5.0
@@ -42,6 +43,11 @@ class DatabaseChange:
     """The database cannot be used: ``problem`` says why, without a secret. Or it can be again: None."""
 
     problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Nothing was due for a while: a sign that the service works."""
 
 
 class Watch:
@@ -57,9 +63,13 @@ class Watch:
 
     def runs(
         self, *, grace: timedelta | None, within: CallFilter, every: timedelta, stop: threading.Event
-    ) -> Iterator[Progress | DatabaseChange]:
-        """Run every so often until ``stop`` is set; yields each run that asked, and each change of the database."""
+    ) -> Iterator[Progress | DatabaseChange | Idle]:
+        """Run every so often until ``stop`` is set.
+
+        Yields each run that asked, each change of the database, and Idle after each half hour without a run.
+        """
         problem: str | None = None
+        shown_at = time.monotonic()
         while not stop.is_set():
             try:
                 progress = self._run(grace, within, stop)
@@ -73,7 +83,11 @@ class Watch:
                     problem = None
                     yield DatabaseChange(None)
                 if progress and not progress.all_claimed_by_others:
+                    shown_at = time.monotonic()
                     yield progress
+                elif time.monotonic() - shown_at >= _IDLE_SECONDS:
+                    shown_at = time.monotonic()
+                    yield Idle()
                 pause = max(every, SHORTEST_ESMS_PAUSE) if progress and progress.ended else every
             self._watchdog.sleep(pause, stop)
 

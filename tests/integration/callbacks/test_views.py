@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import time
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlencode
@@ -18,12 +19,14 @@ from constants import API_TOKEN, CALLBACK_TOKEN
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
 from running import serving as running
 from sqlalchemy import create_engine, func, make_url, select, text
 from sqlalchemy.exc import IntegrityError
 
 from webapp import create_app, storage
 from webapp.esms import callback as esms_callback
+from webapp.storage.claims import Due
 from webapp.storage.database import Database
 from webapp.storage.models import calls, rejected_callbacks, status_reports
 
@@ -365,6 +368,47 @@ def test_a_callback_that_a_bug_keeps_from_being_stored_is_rejected_and_kept(
 
 
 # The token, and methods
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_slash_behind_the_token_changes_nothing(client: FlaskClient, database: Database, method: str) -> None:
+    answer = client.open(f"{URL}/?ReferenceId=a&CallStatus=BUSY", method=method)
+
+    assert (answer.status_code, answer.json) == (200, {"result": "settled"})
+    assert client.head(f"{URL}/").status_code == 405
+    assert client.get("/esms/callback/wrong-token-of-any-kind/").status_code == 404
+    assert len(rows(database, status_reports)) == 1
+
+
+def test_wrong_tokens_are_counted_in_the_database_and_in_metrics(
+    app: Flask, client: FlaskClient, reader: Reader
+) -> None:
+    before = metric(client, "esms_wrong_tokens_total")
+    for path in ("wrong-token-of-any-kind", "another-wrong-token-of-any-kind/", "x"):
+        assert client.get(f"/esms/callback/{path}?ReferenceId=a").status_code == 404
+    app.extensions["wrong_tokens"].close()
+
+    now = datetime.now(UTC)
+    assert reader.status(Due(placed_until=now, due_until=now)).wrong_tokens.count == 3
+    assert metric(client, "esms_wrong_tokens_total") == before + 3
+
+
+def test_values_that_cannot_be_read_are_counted_by_parameter(client: FlaskClient) -> None:
+    def counts() -> list[float]:
+        names = ("Price", "CallDuration", "other")
+        return [metric(client, "esms_unread_values_total", parameter=name) for name in names]
+
+    before = counts()
+    client.get(URL, query_string={"ReferenceId": "a", "Price": "free", "CallDuration": "long"})
+    client.get(f"{URL}?ReferenceId=a&amp;CallStatus=ANSWERED&amp;Price=1")
+
+    assert [new - old for new, old in zip(counts(), before, strict=True)] == [1, 1, 2]
+
+
+def metric(client: FlaskClient, name: str, **labels: str) -> float:
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    samples = (sample for family in families for sample in family.samples)
+    return sum(one.value for one in samples if one.name == name and one.labels == labels)
 
 
 @ON_SQLITE

@@ -1,0 +1,171 @@
+"""The counts of ``status`` that need more than one condition: gaps, wrong tokens, look-ups without an answer."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from lookups import start_run
+from makers import NOW, answer, at, callback, lookup
+from sql import write
+from sqlalchemy import update
+
+from webapp.calls.rule import Registration
+from webapp.esms import parameters
+from webapp.esms.lookup import LookupAnswer
+from webapp.storage import wrong_tokens
+from webapp.storage.claims import Due
+from webapp.storage.models import reconcile_runs
+from webapp.storage.runs import Run
+from webapp.storage.status import Callbacks, NoAnswer, WrongTokens, outcomes_of_last_day
+from webapp.storage.wrong_tokens import HourCount
+
+if TYPE_CHECKING:
+    from webapp.storage.database import Database
+    from webapp.storage.reader import Reader
+    from webapp.storage.status import Status
+    from webapp.storage.writer import Writer
+
+HOUR = 3600
+DAY = 24 * HOUR
+GIVE_UP = timedelta(hours=72)
+
+
+def status(reader: Reader, *, now: float = 0, grace: float = 600) -> Status:
+    return reader.status(Due(placed_until=at(now - grace), due_until=at(now)))
+
+
+def callbacks_at(writer: Writer, *hours: float) -> None:
+    reports = [callback(f"call-{place}", hour * HOUR, call_status="BUSY") for place, hour in enumerate(hours)]
+    writer.record(reports, NOW)
+
+
+@pytest.mark.parametrize(
+    ("hours", "gap"),
+    [
+        ([], 1),
+        ([-3], 1),
+        ([-0.2, -0.1], 1),
+        ([-5, -3, -2.5, -1], 2),
+        ([-5, -4.5, -4, -3.5, -3], 1),
+        ([-30, -29.9, -6, -5], 23.9),
+        ([-8 * 24, -24, -23], 1),
+        ([-100, -50], 50),
+    ],
+)
+def test_the_longest_gap_between_callbacks_of_the_last_7_days_is_at_least_an_hour(
+    writer: Writer, reader: Reader, hours: list[float], gap: float
+) -> None:
+    callbacks_at(writer, *hours)
+    writer.record([lookup("asked", -4 * HOUR, call_status="BUSY")], NOW)
+
+    found = status(reader).callbacks
+
+    assert found.longest_gap == timedelta(hours=gap)
+    assert found.last_at == (at(hours[-1] * HOUR) if hours else None)
+
+
+@pytest.mark.parametrize(("placed", "since"), [(-3, False), (-1, True), (-0.1, False)])
+def test_calls_placed_after_the_last_callback_count_once_their_grace_is_over(
+    writer: Writer, reader: Reader, placed: float, *, since: bool
+) -> None:
+    callbacks_at(writer, -2)
+    writer.register([Registration(reference_id="a", placed_at=at(placed * HOUR))], NOW)
+
+    assert status(reader).callbacks == Callbacks(at(-2 * HOUR), timedelta(hours=1), placed_since=since)
+
+
+def test_wrong_tokens_are_counted_by_the_hour_and_a_right_one_after_them_is_seen(
+    database: Database, writer: Writer, reader: Reader
+) -> None:
+    counts = [HourCount.of_one(at(-4 * HOUR)), HourCount.of_one(at(-60))]
+    for _ in range(3):
+        write(database, lambda connection: wrong_tokens.add(connection, counts, NOW))
+
+    assert status(reader).wrong_tokens == WrongTokens(3, at(-60), right_since=False)
+    callbacks_at(writer, -1 / 30)
+    assert status(reader).wrong_tokens == WrongTokens(3, at(-60), right_since=False)
+    writer.record([callback("new", -1, call_status="BUSY")], NOW)
+    assert status(reader).wrong_tokens == WrongTokens(3, at(-60), right_since=True)
+    assert status(reader, now=2 * HOUR).wrong_tokens.count == 0
+
+
+def test_counts_of_wrong_tokens_are_kept_for_90_days(database: Database, reader: Reader) -> None:
+    for seconds in (-91 * DAY, -89 * DAY, 0):
+        count = [HourCount.of_one(at(seconds))]
+        write(database, lambda connection, count=count: wrong_tokens.add(connection, count, NOW))  # type: ignore[misc]
+
+    assert status(reader, now=-80 * DAY).wrong_tokens.count == 1
+    assert wrong_tokens_since(database, -100 * DAY) == 2
+
+
+def wrong_tokens_since(database: Database, seconds: float) -> int:
+    return write(database, lambda connection: wrong_tokens.since(connection, at(seconds)))[0]
+
+
+def a_run(database: Database, started: float, *, answered: float | None) -> None:
+    run = Run(id=parameters.new_id(), started_at=at(started), finished_at=at(started), host="h", outcome="failures")
+    start_run(database, run, lease=timedelta(minutes=1))
+    answered_at = None if answered is None else at(answered)
+    change = update(reconcile_runs).where(reconcile_runs.c.id == run.id).values(answered_at=answered_at)
+    write(database, lambda connection: connection.execute(change))
+
+
+def test_missing_calls_without_an_answer_are_named_by_code_until_esms_answers_again(
+    database: Database, writer: Writer, reader: Reader
+) -> None:
+    writer.register([Registration(reference_id=name, placed_at=at(-HOUR)) for name in "abcd"], at(-HOUR))
+    a_run(database, -1800, answered=-1700)
+    failed = [LookupAnswer("a", "timeout"), LookupAnswer("b", "http-503"), LookupAnswer("c", "timeout")]
+    writer.conclude([*failed, LookupAnswer("d", "104")], at(-600), give_up=GIVE_UP)
+
+    assert status(reader).no_answer == NoAnswer({"http-503": 1, "timeout": 2}, at(-1700))
+    a_run(database, -60, answered=None)
+    assert status(reader).no_answer.codes, "a run in which nothing was due clears nothing"
+    writer.conclude([answer(lookup("a", -30, call_status="BUSY"))], at(-30), give_up=GIVE_UP)
+    assert status(reader).no_answer == NoAnswer({"http-503": 1, "timeout": 1}, at(-1700))
+    a_run(database, -20, answered=-10)
+    assert status(reader).no_answer == NoAnswer({}, at(-10))
+
+
+def test_values_that_could_not_be_read_are_counted_by_parameter_for_a_day(writer: Writer, reader: Reader) -> None:
+    writer.record(
+        [
+            callback("a", -60, unread="Price,Ivr", call_status="BUSY"),
+            callback("b", -60, unread="Price", call_status="BUSY"),
+            callback("c", -25 * HOUR, unread="CID", call_status="BUSY"),
+            callback("d", -60, call_status="BUSY"),
+        ],
+        NOW,
+    )
+
+    assert status(reader).unread_last_day == {"Price": 2, "Ivr": 1}
+
+
+def test_two_prices_need_a_person_until_one_has_seen_to_them(writer: Writer, reader: Reader) -> None:
+    said: dict[str, Any] = {"call_status": "ANSWERED", "send_status": 5}
+    writer.record([callback("a", 1, price=450, **said), callback("a", 2, price=99999, **said)], NOW)
+
+    assert (status(reader).price_conflicts, status(reader).price_conflict_calls) == (1, ["a"])
+    assert writer.dismiss(["a"], NOW) == {"a"}
+    assert (status(reader).price_conflicts, status(reader).price_conflict_calls) == (0, [])
+    writer.record([callback("a", 3, price=450, **said)], NOW)
+    assert status(reader).price_conflicts == 0, "a price that was said before is nothing new"
+    writer.record([callback("a", 4, price=1, **said)], NOW)
+    assert status(reader).price_conflicts == 1
+
+
+def test_outcomes_of_the_last_day_are_counted(database: Database, writer: Writer) -> None:
+    writer.record(
+        [
+            callback("a", -60, call_status="ANSWERED"),
+            callback("b", -60, call_status="NOANSWERED"),
+            callback("c", -60, send_status=5, sent_result=0),
+            callback("d", -25 * HOUR, call_status="ANSWERED"),
+            callback("e", -60, send_status=2),
+        ],
+        NOW,
+    )
+
+    assert write(database, lambda connection: outcomes_of_last_day(connection, NOW)) == {"answered": 1, "unanswered": 2}
