@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from webapp.storage.models import calls, due_replay, rejected_callbacks, status_
 from webapp.storage.rejected import Rejected
 from webapp.storage.status import LookupShare, Status, lookup_share, outcomes_of_last_day, read_status
 from webapp.storage.types import plain
+from webapp.support.pauses import let_others_run
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator, Mapping
@@ -60,7 +60,7 @@ class Reader:
             reports: list[dict[str, Any]] = []
             for portion in found.partitions(_BETWEEN_PAUSES):
                 reports += map(_plain_report, portion)
-                time.sleep(0)  # under the server, others are served between two portions
+                let_others_run()
         return _plain_row(row) | {"reports": reports}
 
     def page(

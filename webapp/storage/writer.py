@@ -68,6 +68,8 @@ class Refolded(NamedTuple):
 Conclusion = Literal["settled", "pending", "not_found", "failed", "gave_up"]
 
 _PORTION = 1000
+_REGISTERED_AT_ONCE = 250
+"""Registrations of one transaction: callbacks wait for its locks, on SQLite all of them."""
 _CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
 _CHANGING_COLUMNS = [column for column in _CALL_COLUMNS if column is not calls.c.reference_id]
 _REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport) if field.name in status_reports.c]
@@ -115,9 +117,16 @@ class Writer:
         with self._database.transaction() as connection:
             return record(connection, reports, now)
 
-    @retrying
     def register(self, registrations: Sequence[Registration], now: datetime) -> Registered:
-        """Register calls; a call with several registrations counts once for each."""
+        """Register calls, in several transactions; a call with several registrations counts once for each."""
+        portions = [
+            registrations[at : at + _REGISTERED_AT_ONCE] for at in range(0, len(registrations), _REGISTERED_AT_ONCE)
+        ]
+        done = [self._register_some(portion, now) for portion in portions]
+        return Registered(*(sum(numbers) for numbers in zip(*done, strict=True))) if done else Registered(0, 0, 0)
+
+    @retrying
+    def _register_some(self, registrations: Sequence[Registration], now: datetime) -> Registered:
         with self._database.transaction() as connection:
             locked = _LockedCalls(connection, now)
             locked.lock_or_insert([registration.reference_id for registration in registrations])

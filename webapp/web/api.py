@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from webapp.storage.filters import CallFilter
 from webapp.storage.reader import Position
 from webapp.storage.types import iso
 from webapp.support import metrics
+from webapp.support.pauses import let_others_run
 from webapp.support.request_body import read_body
 from webapp.support.times import parse_time
 from webapp.support.tokens import is_accepted
@@ -117,7 +117,7 @@ def _json_portions(call: dict[str, Any]) -> Iterator[bytes]:
     yield f"{_compact(call | {'reports': []})[:-2]}".encode()
     for first in range(0, len(reports), _PORTION):
         yield f"{',' if first else ''}{_compact(reports[first : first + _PORTION])[1:-1]}".encode()
-        time.sleep(0)
+        let_others_run()
     yield b"]}\n"
 
 
@@ -154,7 +154,7 @@ def _read_registrations(content: bytes, zone: ZoneInfo) -> list[Registration]:
         except InvalidRegistration as bad:
             raise BadRequest(f"{f'calls[{place}].' if several else ''}{bad} Nothing was registered.") from None
         if place % _PORTION == 0:
-            time.sleep(0)
+            let_others_run()
     return registrations
 
 
@@ -170,9 +170,9 @@ def _read_items(content: bytes) -> tuple[bool, list[Any]]:
             if number <= MOST_AT_ONCE:
                 items.append(item)
             if number % _PORTION == 0:
-                time.sleep(0)
+                let_others_run()
     except (ValueError, RecursionError):
-        raise BadRequest("The body must be JSON: one object, or a list of objects.") from None
+        raise BadRequest("The body must be JSON: one object, or a list of objects, each of at most 64 KiB.") from None
     if number > MOST_AT_ONCE:
         raise BadRequest(f"The list has {number} calls, and at most {MOST_AT_ONCE} are taken at once: send several.")
     return several, items

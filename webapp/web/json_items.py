@@ -12,20 +12,25 @@ if TYPE_CHECKING:
 BLANKS = " \t\n\r"
 """What JSON allows between values."""
 _BLANKS = re.compile(f"[{BLANKS}]*")
+_LONGEST_ITEM = 64 * 1024
+"""Characters. A longer one would keep other requests waiting while it is decoded."""
 _decoder = json.JSONDecoder()
 
 
 def json_items(text: str) -> Iterator[Any]:
-    """The items of a JSON list, or any other JSON value alone; raises ValueError or RecursionError."""
+    """The items of a JSON list, or any other JSON value alone, each of at most 64 KiB.
+
+    Raises ValueError or RecursionError.
+    """
     place = _after_blanks(text, 0)
     if not text.startswith("[", place):
-        item, place = _decoder.raw_decode(text, place)
+        item, place = _decode(text, place)
         yield item
     else:
         place = _after_blanks(text, place + 1)
         more = not text.startswith("]", place)
         while more:
-            item, place = _decoder.raw_decode(text, place)
+            item, place = _decode(text, place)
             yield item
             place = _after_blanks(text, place)
             more = text.startswith(",", place)
@@ -36,6 +41,11 @@ def json_items(text: str) -> Iterator[Any]:
         place += 1
     if _after_blanks(text, place) < len(text):
         raise ValueError("something follows the value")
+
+
+def _decode(text: str, place: int) -> tuple[Any, int]:
+    item, length = _decoder.raw_decode(text[place : place + _LONGEST_ITEM])
+    return item, place + length
 
 
 def _after_blanks(text: str, place: int) -> int:
