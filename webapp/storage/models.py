@@ -151,6 +151,12 @@ class CallRow(Base):
     gave_up_at: Mapped[datetime | None] = mapped_column(
         Moment, comment="When asking eSMS was given up, UTC. NULL: it was not"
     )
+    created_at: Mapped[datetime] = mapped_column(
+        Moment, server_default=FetchedValue(), comment="When this row was made, UTC"
+    )
+    updated_at: Mapped[datetime] = mapped_column(
+        Moment, server_default=FetchedValue(), comment="When this row was last written, UTC"
+    )
     esms_id: Mapped[str | None] = mapped_column(
         Text, comment="The identity as eSMS spells it: as registered, else as first reported. NULL: not known"
     )
@@ -170,15 +176,9 @@ class CallRow(Base):
     )
     outcome: Mapped[str] = mapped_column(
         Text,
-        Computed(OUTCOME),
+        Computed(OUTCOME, persisted=True),
         nullable=True,
         comment="One word for how the call ended: answered, unanswered, other, rejected, delivered, unknown, given_up or missing",
-    )
-    created_at: Mapped[datetime] = mapped_column(
-        Moment, server_default=FetchedValue(), comment="When this row was made, UTC"
-    )
-    updated_at: Mapped[datetime] = mapped_column(
-        Moment, server_default=FetchedValue(), comment="When this row was last written, UTC"
     )
 
 

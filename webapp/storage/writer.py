@@ -135,7 +135,7 @@ class Writer:
                 call = locked.calls[registration.reference_id]
                 after = locked.calls[call.reference_id] = rule.register(call, registration, now)
                 new += call.registered_at is None
-                changed += call.registered_at is not None and after != call
+                changed += call.registered_at is not None and replace(after, esms_id=call.esms_id) != call
             locked.write()
         return Registered(new, len(registrations) - new, changed)
 

@@ -86,6 +86,7 @@ def test_a_final_callback_settles_a_call_that_nobody_had_heard_of(writer: Writer
         settled_by="callback",
         last_reported_at=at(5),
         report_count=1,
+        kind="voice",
     )
     assert stored_reports(database, "a") == [report]
 
@@ -215,9 +216,11 @@ def test_of_two_reports_of_one_moment_the_one_with_the_greater_id_is_the_newer(
     for name, order in {"a": (low, high), "b": (high, low)}.items():
         for number in order:
             unique = uuid.UUID(int=number.int + ord(name))
-            writer.record([callback(name, 1, id=unique, call_status="X", cid="high" if number is high else "low")], NOW)
+            writer.record(
+                [callback(name, 1, id=unique, call_status="X", phone="high" if number is high else "low")], NOW
+            )
 
-        assert stored_call(database, name).cid == "high"
+        assert stored_call(database, name).phone == "high"
 
 
 def test_late_reports_of_many_calls_in_one_batch_each_find_their_own_history(
@@ -833,7 +836,26 @@ def test_one_large_rejected_callback_drops_as_many_small_ones_as_it_needs(
         writer.reject(rejected(seconds, f"{seconds:010}"))
     writer.reject(rejected(500, "x" * (200 * (10 + rejecting.ROW_OVERHEAD_BYTES) - rejecting.ROW_OVERHEAD_BYTES)))
 
-    assert [row.first_at for row in rejected_rows(database)] == [*(at(seconds) for seconds in range(200, 250)), at(500)]
+    left = [row.first_at for row in rejected_rows(database)]
+    assert left == [at(seconds) for seconds in (*range(10), *range(210, 250), 500)], "the first few of a reason stay"
+
+
+@pytest.mark.usefixtures("summed_each_time")
+def test_messages_of_other_channels_are_dropped_before_reports_and_the_most_frequent_reason_before_others(
+    writer: Writer, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = 10 + rejecting.ROW_OVERHEAD_BYTES
+    monkeypatch.setattr(rejecting, "LIMIT_BYTES", 60 * each)
+    reasons = ["is missing"] * 12 + [f"{rejecting.OTHER_CHANNEL}2"] * 20 + ["flood"] * 60
+    for seconds, reason in enumerate(reasons):
+        writer.reject(replace(rejected(seconds, f"{seconds:010}"), reason=reason))
+
+    left = Counter(row.reason for row in rejected_rows(database))
+    assert left == {"is missing": 12, "flood": 48}
+    for seconds in range(100, 160):
+        writer.reject(replace(rejected(seconds, f"{seconds:010}"), reason=f"reason {seconds}"))
+    left = Counter(row.reason for row in rejected_rows(database))
+    assert (left["is missing"], left["flood"]) == (0, 0), "each of 60 reasons keeps its only one"
 
 
 def test_what_is_rejected_is_summed_up_only_now_and_then_and_stays_within_its_room_with_many_processes(
@@ -986,7 +1008,7 @@ def test_a_run_is_written_when_it_starts_and_when_it_ends(database: Database) ->
 
     with database.snapshot(limited=False) as connection:
         row = connection.execute(select(reconcile_runs)).mappings().one()
-    assert dict(row) == {field.name: getattr(ended, field.name) for field in fields(Run)}
+    assert dict(row) == {"answered_at": None} | {field.name: getattr(ended, field.name) for field in fields(Run)}
 
 
 # Whatever comes

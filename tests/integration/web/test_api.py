@@ -143,23 +143,30 @@ def test_errors_are_json_also_where_there_is_nothing(client: FlaskClient) -> Non
 
 
 def test_one_object_or_a_list_is_registered_and_counted(api: Api) -> None:
-    assert api.register({"reference_id": "a"}) == (201, {"registered": 1, "already_known": 0})
+    assert api.register({"reference_id": "a"}) == (201, {"registered": 1, "already_known": 0, "changed": 0})
     assert api.register([{"reference_id": "A "}, {"reference_id": "b"}]) == (
         201,
-        {"registered": 1, "already_known": 1},
+        {"registered": 1, "already_known": 1, "changed": 0},
     )
     assert api.register([{"reference_id": "c"}, {"reference_id": "C"}]) == (
         201,
-        {"registered": 1, "already_known": 1},
+        {"registered": 1, "already_known": 1, "changed": 0},
     )
-    assert api.register([]) == (201, {"registered": 0, "already_known": 0})
+    assert api.register([{"reference_id": "a", "campaign": "june"}, {"reference_id": "b"}]) == (
+        201,
+        {"registered": 0, "already_known": 2, "changed": 1},
+    )
+    assert api.register([]) == (201, {"registered": 0, "already_known": 0, "changed": 0})
 
 
 def test_a_call_known_only_from_its_callback_counts_as_registered_and_stays_settled(api: Api) -> None:
     api.callback("ReferenceId=a&SendStatus=5&CallStatus=ANSWERED&Price=450.0000")
     before = api.call("a")
 
-    assert api.register({"reference_id": "a", "campaign": "june"}) == (201, {"registered": 1, "already_known": 0})
+    assert api.register({"reference_id": "a", "campaign": "june"}) == (
+        201,
+        {"registered": 1, "already_known": 0, "changed": 0},
+    )
 
     after = api.call("a")
     changed = {name for name in before if before[name] != after[name]}
@@ -272,7 +279,7 @@ def test_a_list_has_10000_calls_at_most(api: Api, reader: Reader) -> None:
     assert "10001" in answer["error"]
     assert reader.count() == 0
 
-    assert api.register(items[1:]) == (201, {"registered": 10_000, "already_known": 0})
+    assert api.register(items[1:]) == (201, {"registered": 10_000, "already_known": 0, "changed": 0})
     assert reader.count() == 10_000
 
 
