@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -49,9 +50,10 @@ def callback(reference_id: str, seconds: float = 0, **said: Any) -> StatusReport
     usual: dict[str, Any] = {
         "id": parameters.new_id(),
         "reference_id": reference_id,
+        "esms_id": reference_id,
         "source": "callback",
         "received_at": at(seconds),
-        "payload": '{"from": "makers"}',
+        "payload": json.dumps({"ReferenceId": reference_id}),
         "remote_addr": "203.0.113.7",
     }
     return report_with(**(usual | said))

@@ -30,7 +30,7 @@ ANSWERS = {
     "not-final": ("100", True, "pending"),
     "nothing-said": ("100", True, "pending"),
     "unknown-code": ("999", True, "failed"),
-    "99": ("99", True, "final"),
+    "99": ("99", True, "pending"),
     "101": ("101", True, "failed"),
     "104": ("104", True, "not_found"),
     "105": ("105", True, "not_found"),

@@ -418,7 +418,7 @@ def metric(client: FlaskClient, name: str, **labels: str) -> float:
         "/esms/callback/wrong-token-of-the-tests",
         f"/esms/callback/{API_TOKEN}",
         f"/esms/callback/{CALLBACK_TOKEN.upper()}",
-        f"{URL}/",
+        f"{URL}//",
         f"{URL}/x",
         f"{URL}x",
         URL[:-1],

@@ -72,6 +72,7 @@ KEYS = {
     "bound",
     "fields",
     "compared",
+    "more",
     "seconds",
 }
 BEGAN = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
@@ -265,7 +266,7 @@ def test_in_a_campaign_each_forgery_that_esms_can_confirm_is_found_and_nothing_e
         findings = found("--fix", code=1)
         assert differing(findings) == forged
         assert {one["put_right"] for one in findings["disagree"]} == {True}
-        rank = {"call_status": "corrected", "call_duration": "corrected", "ivr": "corrected"}
+        rank = dict.fromkeys(("call_status", "call_duration", "ivr", "sent_result"), "corrected")
         assert [one["effect"] for one in findings["disagree"]] == [
             rank.get(one["fields"][0], "confirmed") for one in findings["disagree"]
         ]
@@ -365,13 +366,13 @@ def test_unknown_codes_and_failures_are_no_findings_and_are_named(
     assert re.search(r"failed with http-500: 5\.\n  \S+, \S+ and 3 more\n", audit().stdout)
 
 
-def test_a_number_that_is_blocked_agrees_though_nothing_is_said(esms: Sandbox, database: Database) -> None:
-    settled(esms, database, 2)
+def test_code_99_decides_nothing_by_itself(esms: Sandbox, database: Database) -> None:
+    names = settled(esms, database, 2)
     esms.answer_all_with("99")
 
-    findings = found(code=0)
+    findings = found(code=1)
 
-    assert (findings["agree"], findings["compared"]) == (2, dict.fromkeys(LOOKUP_FIELDS, 0))
+    assert (sorted(findings["undecided"]), findings["compared"]) == (sorted(names), dict.fromkeys(LOOKUP_FIELDS, 0))
 
 
 # Without --fix nothing is written
@@ -409,15 +410,14 @@ def test_with_fix_every_answer_is_a_report_and_no_attempt_is_charged(esms: Sandb
 
 
 def test_what_a_forger_dates_into_the_future_of_our_clock_stays_and_is_told(esms: Sandbox, database: Database) -> None:
-    """For CallStatus, CallDuration and Ivr a lookup beats every callback; for the others the newest report wins."""
+    """For the outcome a lookup beats every callback; for SendStatus the newest report wins."""
     (name,) = settled(esms, database, 1)
     tomorrow = datetime.now(UTC) + timedelta(days=1)
-    wrong = 1 - esms.calls[name].sent_result
-    Writer(database).record([callback(name, received_at=tomorrow, send_status=5, sent_result=wrong)], BEGAN)
+    Writer(database).record([callback(name, received_at=tomorrow, send_status=4)], BEGAN)
 
     (one,) = found("--fix", code=1)["disagree"]
 
-    assert (one["fields"], one["put_right"]) == (["sent_result"], False)
+    assert (one["fields"], one["put_right"]) == (["send_status"], False)
 
 
 # Which calls

@@ -178,7 +178,7 @@ def test_an_answer_that_tells_our_request_back_is_stored_without_the_keys(
     ("fault", "ago", "counted"),
     [
         (None, HOUR, "settled"),
-        ("99", HOUR, "settled"),
+        ("99", HOUR, "pending"),
         ("not-final", HOUR, "pending"),
         ("nothing-said", HOUR, "pending"),
         ("104", HOUR, "not_found"),

@@ -220,8 +220,8 @@ def test_calls_registered_by_many_at_the_same_moment_are_counted_once(database: 
         orders = [words, words[::-1], words[100:] + words[:100], words[200:] + words[:200]]
         counts = at_once(*[partial(Writer(one).register, mine, NOW) for one, mine in zip(found, orders, strict=True)])
 
-    assert sum(new for new, _ in counts) == 300
-    assert sum(old for _, old in counts) == 900
+    assert sum(count.new for count in counts) == 300
+    assert sum(count.already_known for count in counts) == 900
 
 
 def test_no_two_claimers_get_the_same_call_and_none_is_left_behind(database: Database) -> None:

@@ -75,7 +75,7 @@ def test_a_call_is_shown_flat_with_its_reports_in_their_order(writer: Writer, re
     assert [report["id"] for report in reports] == [str(early.id), str(late.id)]
     assert [report["effect"] for report in reports] == ["enriched", "settled"]
     assert list(reports[0]) == status_reports.c.keys()
-    assert reports[0]["payload"] == {"from": "makers"}
+    assert reports[0]["payload"] == {"ReferenceId": "a"}
     json.dumps([call, reports])
 
 
@@ -283,7 +283,7 @@ def test_the_status_counts_every_call_where_it_belongs(writer: Writer, database:
         other_channels=0,
         unread_last_day={},
         no_answer=NoAnswer({}, None),
-        callbacks=Callbacks(at(32), timedelta(hours=1), placed_since=False),
+        callbacks=Callbacks(at(41), timedelta(hours=1), placed_since=False),
         wrong_tokens=WrongTokens(0, None, right_since=False),
         replay_due_since=None,
         clock_ahead=status.clock_ahead,

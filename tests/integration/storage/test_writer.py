@@ -87,6 +87,7 @@ def test_a_final_callback_settles_a_call_that_nobody_had_heard_of(writer: Writer
         last_reported_at=at(5),
         report_count=1,
         kind="voice",
+        esms_id="a",
     )
     assert stored_reports(database, "a") == [report]
 

@@ -170,7 +170,7 @@ def test_a_call_known_only_from_its_callback_counts_as_registered_and_stays_sett
 
     after = api.call("a")
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"campaign", "registered_at", "updated_at"}
+    assert changed == {"campaign", "registered_at", "registered_fields", "updated_at"}
 
 
 def test_newer_values_replace_older_ones_and_blank_ones_replace_nothing(api: Api) -> None:
