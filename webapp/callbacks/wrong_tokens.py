@@ -49,6 +49,8 @@ class WrongTokenCounter:
     def close(self) -> None:
         """Store what was counted, as far as the database takes it."""
         self._closed.set()
+        if thread := self._thread:
+            thread.join(_PAUSE_SECONDS)
         self._store()
 
     def _run(self) -> None:

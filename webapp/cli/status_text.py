@@ -75,11 +75,11 @@ def groups(found: Status, spool: Depth, moment: Moment) -> list[tuple[str, Rows]
             "Callbacks",
             [
                 ("last callback", time_and_age(found.callbacks.last_at, now, zone)),
-                ("longest gap in 7 days, an hour at least", duration(found.callbacks.longest_gap)),
+                ("longest gap, 7 days", duration(found.callbacks.longest_gap)),
                 ("rejected callbacks", f"{found.rejected:,}"),
                 ("other channels", f"{found.other_channels:,}"),
                 ("wrong token, last hour", f"{found.wrong_tokens.count:,}"),
-                ("values not read, last 24 hours", f"{sum(found.unread_last_day.values()):,}"),
+                ("values not read, 24 h", f"{sum(found.unread_last_day.values()):,}"),
                 *spool_rows(spool, now, zone),
             ],
         ),
@@ -88,7 +88,7 @@ def groups(found: Status, spool: Depth, moment: Moment) -> list[tuple[str, Rows]
             [
                 ("last run", f"{time_and_age(last['started_at'], now, zone)}, {ended}" if last else "none"),
                 ("last answer of eSMS", time_and_age(found.no_answer.since, now, zone)),
-                ("settled by lookup, last 24 hours", lookup_share_in_words(found.last_day)),
+                ("settled by lookup, 24 h", lookup_share_in_words(found.last_day)),
             ],
         ),
     ]

@@ -85,7 +85,17 @@ def any_history(writer: Writer, seed: int, number: int = 80) -> None:
     for _ in range(number * 2):
         make = chance.choice([callback, callback, lookup])
         said: dict[str, Any] = chance.choice(
-            [{"send_status": 7}, {"call_status": "BUSY"}, {"call_status": "ANSWERED"}, {}]
+            [
+                {"send_status": 7},
+                {"call_status": "BUSY"},
+                {"call_status": "ANSWERED"},
+                {"call_status": "NOANSWERED"},
+                {"send_status": 4},
+                {"send_status": 5},
+                {"sent_result": 0},
+                {"sent_result": 1},
+                {},
+            ]
         )
         report = make(chance.choice(names[: number * 3 // 4]), chance.uniform(-90_000, 0), **said)
         if make is lookup and chance.random() < 0.5:
@@ -98,7 +108,7 @@ def any_history(writer: Writer, seed: int, number: int = 80) -> None:
 
 def recount(rows: Iterable[Mapping[str, Any]], now: datetime) -> dict[str, int]:
     """What a person would count, one call after the other."""
-    found = dict.fromkeys(asdict(Counts(*[0] * 10)), 0)
+    found = dict.fromkeys(asdict(Counts(*[0] * 16)), 0)
     for call in rows:
         found["calls"] += 1
         if call["settled_at"]:
@@ -113,6 +123,8 @@ def recount(rows: Iterable[Mapping[str, Any]], now: datetime) -> dict[str, int]:
         found["confirmed"] += call["confirmed_at"] is not None
         found["conflict"] += call["conflict"]
         found["never_registered"] += call["registered_at"] is None
+        if call["settled_at"]:
+            found[call["outcome"]] += 1
     return found
 
 
@@ -391,6 +403,12 @@ def test_the_command_says_the_same_to_people_and_programs(writer: Writer) -> Non
         "conflict": 1,
         "never_registered": 3,
         "lost_and_recovered": 1,
+        "answered": 1,
+        "unanswered": 0,
+        "other": 2,
+        "rejected": 0,
+        "delivered": 0,
+        "unknown": 0,
         "twins": [["be-yond", "beyond"]],
     }
     lines = [re.sub(r"\s+", " ", line).strip() for line in shown.splitlines()]
@@ -405,6 +423,9 @@ def test_the_command_says_the_same_to_people_and_programs(writer: Writer) -> Non
         "confirmed by eSMS 1",
         "in conflict 1",
         "never registered 3",
+        "answered 1",
+        "other CallStatus 2",
+        "answered share 33.3%",
         "callbacks lost and recovered: 1 (settled by lookup, and the callback never came)",
         "be-yond beyond",
         "twins: 1; they are equal but for punctuation, and are not merged",
@@ -440,7 +461,7 @@ def test_campaigns_are_counted_in_their_order_and_last_the_calls_without_one(wri
 
 
 def counted_nothing() -> Counts:
-    return Counts(*[0] * 10)
+    return Counts(*[0] * 16)
 
 
 @SET

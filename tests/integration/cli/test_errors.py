@@ -78,7 +78,7 @@ def test_the_version_is_shown() -> None:
         (["completeness", "--by", "day", "--expect", "-"], "--by and --expect do not go together"),
         (["completeness", "--expect", "nowhere.txt"], "'nowhere.txt': No such file or directory"),
         (["completeness", "--since", "yesterday"], "'yesterday' is not an ISO 8601 date or time"),
-        (["replay", "--check", "--rejected"], "--check and --rejected do not go together"),
+        (["replay", "--check", "--rejected"], "--check, --rejected and --unread do not go together"),
         (["replay", "--since", "2026-11-23"], "--since goes with --rejected"),
         (["serve", "--workers", "0"], "--workers"),
         (["serve", "--bind", "8000"], "'8000' is not HOST:PORT, such as 0.0.0.0:8000"),

@@ -47,7 +47,7 @@ def test_status_asks_for_a_person_when_too_many_calls_are_settled_by_lookup(
 
     found, shown = status(0)
     assert (found["settled_last_day"], found["lookup_share"], found["needs"]) == (20, 0.05, [])
-    assert re.search(r"by lookup, last 24 hours +5\.0% \(1 of 20\)", shown)
+    assert re.search(r"settled by lookup, 24 h +5\.0% \(1 of 20\)", shown)
 
     monkeypatch.setenv("LOOKUP_SHARE_WARN", "4.9%")
     found, shown = status(1)
@@ -63,7 +63,7 @@ def test_status_knows_no_share_where_nothing_was_settled() -> None:
     found, shown = status(0)
 
     assert (found["settled_last_day"], found["lookup_share"]) == (0, None)
-    assert re.search(r"by lookup, last 24 hours +none was settled", shown)
+    assert re.search(r"settled by lookup, 24 h +none was settled", shown)
 
 
 # Calls that were given up
