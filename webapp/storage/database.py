@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, make_url, select, text
+from sqlalchemy import func, make_url, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -60,9 +60,9 @@ class Database:
         self._patience = patience
         self._transaction_limit = transaction_limit
         self._time_limits = TimeLimits(transaction_limit or patience)
-        self._write_engine = self._engine(1 if self.is_sqlite else connections, "BEGIN IMMEDIATE", ping=False)
+        self._write_engine = self._engine(1 if self.is_sqlite else connections, "BEGIN IMMEDIATE", snapshots=False)
         readers = min(connections, _SQLITE_READERS) if self.is_sqlite else connections
-        self._read_engine = self._engine(readers, "BEGIN", ping=True)
+        self._read_engine = self._engine(readers, "BEGIN", snapshots=True)
 
     @property
     def name(self) -> str:
@@ -102,8 +102,6 @@ class Database:
         """
         try:
             with self._read_engine.connect() as connection, connection.begin():
-                if not self.is_sqlite:
-                    connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
                 if not limited:
                     self._time_limits.stop(connection.connection.dbapi_connection)
                 yield connection
@@ -136,7 +134,10 @@ class Database:
 
     @retrying
     def migrate(self) -> tuple[str | None, str]:
-        """Bring the database to the newest migration; returns the one before and the one after."""
+        """Bring the database to the newest migration; returns the one before and the one after.
+
+        Raises Unavailable, and NotMigrated where that cannot be done.
+        """
         if self.is_sqlite:
             self._make_folder()
         with self.transaction() as connection:
@@ -153,7 +154,7 @@ class Database:
             )
         with self.transaction() if writes else self.snapshot() as connection:
             current = schema.current_migration(connection)
-            if writes and current is not None:
+            if writes and current:
                 schema.test_write(connection)
         if current != schema.newest_migration():
             raise NotMigrated(
@@ -168,7 +169,7 @@ class Database:
         except OSError as error:
             raise Unavailable(f"{self.name}: the folder cannot be made: {error.strerror}") from error
 
-    def _engine(self, connections: int, begin: str, *, ping: bool) -> Engine:
+    def _engine(self, connections: int, begin: str, *, snapshots: bool) -> Engine:
         if self.is_sqlite:
             return sqlite_engine(self.url, patience=self._patience, connections=connections, begin=begin)
         return postgresql_engine(
@@ -177,7 +178,7 @@ class Database:
             connections=connections,
             time_limits=self._time_limits,
             transaction_limit=self._transaction_limit,
-            ping=ping,
+            snapshots=snapshots,
         )
 
     def _described(self, error: SQLAlchemyError, *, may_retry: bool) -> Unavailable:
@@ -187,10 +188,13 @@ class Database:
         first = next((line.strip() for line in words.splitlines() if line.strip()), cause.__class__.__name__)
         if self.url.password:
             first = first.replace(str(self.url.password), "***")
-        if may_retry and _lost(error):
-            return TransactionLost(f"{self.name}: {first}")
         kind = WriteFailed if _caused_by_values(cause) else Unavailable
-        return kind(f"{self.name}: {first}")
+        if may_retry and _lost(error):
+            kind = TransactionLost
+        # What libpq says itself, without a code of the server, names host and user.
+        server_says = isinstance(cause, sqlite3.Error | PoolTimeoutError) or getattr(cause, "sqlstate", None)
+        public = first if server_says else "the database cannot be reached; the server's log says more"
+        return kind(f"{self.name}: {first}", public)
 
 
 def clock(connection: Connection) -> datetime:

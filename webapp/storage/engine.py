@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 _KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
 """Seconds, seconds, number: after this the kernel closes a connection whose server has gone silent."""
 _SHORTEST_CONNECT_TIMEOUT = timedelta(seconds=1)
+_RELIED_ON = {
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, YMD",
+    "TimeZone": "UTC",
+    "standard_conforming_strings": "on",
+}
+"""Settings of PostgreSQL that this program relies on, whatever a role, a database or the environment says."""
 _WAL_ATTEMPTS, _WAL_PAUSE_SECONDS = 20, 0.05
 
 
@@ -68,20 +75,24 @@ def postgresql_engine(
     connections: int,
     time_limits: TimeLimits,
     transaction_limit: timedelta | None,
-    ping: bool,
+    snapshots: bool,
 ) -> Engine:
-    """An engine on PostgreSQL; ``ping`` checks each connection before its use.
+    """An engine on PostgreSQL, directly or through PgBouncer.
 
+    ``snapshots``: its transactions read the state of one moment, and each connection is checked before its use.
     ``patience`` bounds the wait for the log-in, for a lock and for a connection of the pool.
     """
-    connect_timeout = max(patience, _SHORTEST_CONNECT_TIMEOUT)
-    seconds = patience.total_seconds()
+    connect_timeout = min(max(patience, _SHORTEST_CONNECT_TIMEOUT), _connect_timeout_of(url))
+    milliseconds = round(patience.total_seconds() * 1000)
+    own = {"tcp_user_timeout": milliseconds, **_KEEPALIVES}
     engine = create_engine(
         url,
-        connect_args={
+        connect_args={name: value for name, value in own.items() if name not in url.query}
+        | {
             "connect_timeout": round(connect_timeout.total_seconds()),
-            "tcp_user_timeout": round(seconds * 1000),
-            **_KEEPALIVES,
+            "client_encoding": "utf8",
+            # ``_begin`` begins the transactions.
+            "autocommit": True,
         },
         **_pool(patience, connections),
     )
@@ -92,7 +103,7 @@ def postgresql_engine(
         return connection
 
     def check_out(connection: Any, _record: object, _proxy: object) -> None:
-        if ping:
+        if snapshots:
             time_limits.start(connection, connect_timeout)
             try:
                 engine.dialect.do_ping(connection)
@@ -105,7 +116,10 @@ def postgresql_engine(
             time_limits.stop(connection)
 
     event.listen(engine, "do_connect", connect)
-    event.listen(engine, "connect", _prepare_postgresql(round(seconds * 1000)))
+    mode = "REPEATABLE READ, READ ONLY" if snapshots else "READ COMMITTED"
+    event.listen(engine, "connect", _prepare_postgresql(mode, milliseconds))
+    # An error of the driver in a listener to "begin" would not become one of SQLAlchemy.
+    engine.dialect.do_begin = _begin  # type: ignore[method-assign]
     event.listen(engine, "checkout", check_out)
     event.listen(engine, "checkin", lambda connection, _record: time_limits.stop(connection))
     return engine
@@ -175,13 +189,37 @@ def _use_wal(connection: Any) -> None:
     connection.execute("PRAGMA journal_mode=WAL").close()
 
 
-def _prepare_postgresql(lock_timeout: int) -> Callable[[Any, object], None]:
-    def prepare(connection: Any, _record: object) -> None:
-        connection.execute(f"SET lock_timeout = {lock_timeout}")
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.commit()
+def _connect_timeout_of(url: URL) -> timedelta:
+    """The URL's ``connect_timeout``; 0 or none is no limit."""
+    seconds = int(str(url.query.get("connect_timeout", 0)))
+    return timedelta(seconds=seconds) if seconds > 0 else timedelta.max
+
+
+def _prepare_postgresql(mode: str, lock_timeout: int) -> Callable[[Any, Any], None]:
+    """Give each new session the settings that this program relies on, and write how its transactions begin."""
+    begin = f"BEGIN ISOLATION LEVEL {mode}"
+
+    def prepare(connection: Any, record: Any) -> None:
+        found = connection.execute("SELECT pg_backend_pid(), current_setting('synchronous_commit')").fetchone()
+        session, synchronous_commit = found
+        settings = _RELIED_ON | {"lock_timeout": str(lock_timeout)}
+        if synchronous_commit == "off":  # A callback would be answered before it is on the disk.
+            settings["synchronous_commit"] = "on"
+        if session == connection.info.backend_pid:
+            connection.execute("; ".join(f"SET {name} = '{value}'" for name, value in settings.items()))
+            record.info["begin"] = begin
+        else:
+            # A pooler such as PgBouncer gives each transaction another session: nothing may be left to the session.
+            connection.prepare_threshold = None
+            local = (f"SET LOCAL {name} = '{value}'" for name, value in settings.items())
+            record.info["begin"] = "; ".join([begin, *local])
 
     return prepare
+
+
+def _begin(connection: Any) -> None:
+    # Several statements, in one round trip, cannot be prepared.
+    connection.driver_connection.execute(connection.info["begin"], prepare=False)
 
 
 def sqlite_write_lock(path: Path) -> Path:
