@@ -73,11 +73,14 @@ class BatchWriter(ABC, Generic[Item, Result]):
         self._thread: threading.Thread | None = None
 
     @abstractmethod
-    def write_batch(self, batch: Batch[Item, Result]) -> Sequence[Result]:
-        """Collect the batch and write it in one transaction; one result for each item, in their order."""
+    def write_batch(self, batch: Batch[Item, Result]) -> Sequence[Result | Exception]:
+        """Collect the batch and write it in one transaction; one result for each item, in their order.
+
+        The result of an item that alone cannot be written is the error.
+        """
 
     def write(self, item: Item, seconds: float) -> Result:
-        """The item's result once it is written; raises what ``write_batch`` raised, TooLate or Overloaded."""
+        """The item's result once it is written; raises its own error, its batch's, TooLate or Overloaded."""
         pending: Pending[Item, Result] = Pending(item)
         with self._lock:
             if len(self._queue) >= MOST_PENDING:
@@ -108,14 +111,14 @@ class BatchWriter(ABC, Generic[Item, Result]):
     def _write_next_batch(self) -> None:
         batch = Batch(queue=self._queue)
         try:
-            results = self.write_batch(batch)
+            results = list(zip(batch.pending, self.write_batch(batch), strict=True))
         except Exception as error:  # noqa: BLE001 - the senders of these items get it
             if not batch.pending:
                 batch.collect()
-            for pending in batch.pending:
-                pending.error = error
-        else:
-            for pending, result in zip(batch.pending, results, strict=True):
+            results = [(pending, error) for pending in batch.pending]
+        for pending, result in results:
+            if isinstance(result, Exception):
+                pending.error = result
+            else:
                 pending.result = result
-        for pending in batch.pending:
             pending.done.set()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from webapp.callbacks.parsing import ParsedCallback
     from webapp.callbacks.request import CallbackRequest
     from webapp.callbacks.spool import Spool
-    from webapp.callbacks.store import CallbackStore
+    from webapp.callbacks.store import CallbackStore, StoreResult
     from webapp.storage.database import Database
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ class Drain:
         self._starting = threading.Lock()
         self.failed: dict[UUID, str] = {}
         """What the last run left in the spool because the database refuses it, and the database's words."""
+        self._failed_before: dict[UUID, str] = {}
 
     def start(self) -> None:
         """Drain in the background from now on, once a second, and close the circuit when the database is back."""
@@ -68,9 +69,10 @@ class Drain:
     def run(self) -> Iterator[int]:
         """Store all that waits, oldest first; gives how many are stored so far, after each portion.
 
-        Gives nothing where another process drains already. Raises Unavailable and SpoolError. Reports that the database
-        does not take stay in the spool: those of a locked call until the next run, those with values that it refuses
-        until they are rejected, see ``_reject_suspect``.
+        Gives nothing where another process drains already. Raises Unavailable and SpoolError. Callbacks that the
+        database does not take stay in the spool, and those behind them are stored: those of a locked call until the
+        next run, those with values that it refuses until they are rejected, see ``_reject_suspect``, and those that can
+        be neither stored nor rejected until a person has removed the cause.
         """
         with self._spool.draining() as mine:
             if mine:
@@ -80,14 +82,14 @@ class Drain:
         position, number, stored, complete = 0, BATCH_SIZE, 0, True
         last: UUID | None = None
         locked_calls: set[str] = set()
-        self.failed = {}
+        self.failed, self._failed_before = {}, self.failed
         while found := self._spool.oldest(number, after=position):
             parsed = [(place, self._parse(request)) for place, request in found]
             # Each report of a locked call would wait for the lock anew, and delay all others.
-            skipped = [place for place, callback in parsed if _is_about(callback, locked_calls)]
+            left = [place for place, callback in parsed if _is_about(callback, locked_calls)]
             portion = [(place, callback) for place, callback in parsed if not _is_about(callback, locked_calls)]
             try:
-                self._store.write_batch(Batch([callback for _, callback in portion]))
+                results = self._store.write_batch(Batch([callback for _, callback in portion])) if portion else []
             except Unavailable as problem:
                 # Raises unless the database takes writes. If it does, the cause is in this portion, and new callbacks
                 # need not go to the spool.
@@ -96,26 +98,42 @@ class Drain:
                 if len(portion) > 1:
                     number = max(1, len(found) // 4)
                     continue
-                ((place, callback),) = portion
-                if not self._reject_suspect(callback, problem):
-                    position, complete = place, False
-                    if isinstance(problem, WriteFailed):
-                        self.failed[callback.request.id] = str(problem)
-                    elif callback.report:
-                        locked_calls.add(callback.report.reference_id)
-                    continue
-            try:
-                self._spool.remove(callback.request.id for _, callback in portion)
-                position = skipped[-1] if skipped else position
-            except SpoolError:
-                position = found[-1][0]
+                ((_, callback),) = portion
+                results = [self._reject_suspect(callback, problem)]
+            removable = []
+            for (place, callback), result in zip(portion, results, strict=True):
+                if isinstance(result, Exception):
+                    self._note_failure(callback, result, locked_calls)
+                    left.append(place)
+                else:
+                    removable.append(callback.request.id)
+            complete = complete and not left
+            position = max(left, default=position)
             last = found[-1][1].id
-            stored, number = stored + len(portion), min(number * 2, BATCH_SIZE)
-            yield stored
+            if removable:
+                try:
+                    self._spool.remove(removable)
+                except SpoolError:
+                    position = found[-1][0]
+                stored, number = stored + len(removable), min(number * 2, BATCH_SIZE)
+                yield stored
         if complete:
             self._suspects.clear()
             if last:
                 self._spool.delete_if_drained(last)
+
+    def _note_failure(self, callback: ParsedCallback, error: Exception, locked_calls: set[str]) -> None:
+        """Note why a callback stays in the spool."""
+        identifier = callback.request.id
+        if isinstance(error, WriteFailed):
+            self.failed[identifier] = str(error)
+        elif not isinstance(error, Unavailable):
+            self.failed[identifier] = str(getattr(error, "orig", None) or error) or type(error).__name__
+            if identifier not in self._failed_before:
+                words = "a callback can be neither stored nor rejected, and stays in the spool: %s"
+                log.error(words, identifier, exc_info=error)
+        elif callback.report:
+            locked_calls.add(callback.report.reference_id)
 
     def _parse(self, request: CallbackRequest) -> ParsedCallback:
         """Parse, and give the event loop back: some bodies take milliseconds."""
@@ -123,28 +141,29 @@ class Drain:
         time.sleep(0)
         return callback
 
-    def _reject_suspect(self, callback: ParsedCallback, problem: Unavailable) -> bool:
-        """Whether a report that the database refuses is a rejected callback now.
+    def _reject_suspect(self, callback: ParsedCallback, problem: Unavailable) -> StoreResult | Exception:
+        """Keep a report that the database refuses as a rejected callback; the error where it stays in the spool.
 
         Neither an outage nor a trigger that refuses everything may look like a report that cannot be stored. So the
         error must be about the values, and come again in the same words after other reports were stored meanwhile.
         """
         if callback.report is None or not isinstance(problem, WriteFailed):
-            return False
+            return problem
         suspect = callback.request.id, str(problem)
         first = self._suspects.get(suspect)
         if first is None and len(self._suspects) < _MOST_SUSPECTS:
             self._suspects[suspect] = time.monotonic()
         if first is None or self._store.last_success < first:
-            return False
+            return problem
         reason = parsing.reason_for(problem)
         try:
-            self._store.write_batch(Batch([parsing.ParsedCallback(callback.request, None, reason)]))
+            (result,) = self._store.write_batch(Batch([parsing.ParsedCallback(callback.request, None, reason)]))
         except Unavailable:
-            return False
-        del self._suspects[suspect]
-        log.error("a report that the database refuses again and again is now in rejected_callbacks: %s", problem)
-        return True
+            return problem
+        if not isinstance(result, Exception):
+            del self._suspects[suspect]
+            log.error("a report that the database refuses again and again is now in rejected_callbacks: %s", problem)
+        return result
 
     def _run_until_ended(self) -> None:
         while not self._ended.is_set():

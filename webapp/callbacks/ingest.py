@@ -5,6 +5,7 @@ A report has its id from its receipt, and storing it again does nothing. So what
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from webapp.callbacks import parsing
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import timedelta
 
-    from webapp.callbacks.parsing import ParsedCallback
     from webapp.callbacks.spool import Spool
     from webapp.callbacks.store import StoreResult
     from webapp.storage.database import Database
+
+log = logging.getLogger(__name__)
 
 _DATABASE_SHARE = 0.4
 """Part of ANSWER_WITHIN for the database, and again for the spool. The rest is for everything else."""
@@ -54,10 +56,15 @@ class Ingest:
     def receive(self, request: CallbackRequest, seconds_spent: float = 0.0) -> StoreResult:
         """The outcome of a callback, once it is durable; raises Unavailable if neither place takes it in time.
 
-        ``seconds_spent`` is how long ago the request began to come.
+        ``seconds_spent`` is how long ago the request began to come. What cannot be stored for any other reason is
+        spooled, too: no error loses a callback.
         """
         seconds = max(0.0, self.answer_seconds - seconds_spent) * _DATABASE_SHARE
-        callback = parsing.parse(request, self._redact)
+        try:
+            callback = parsing.parse(request, self._redact)
+        except MemoryError:
+            self._spool_request(request, seconds)
+            return Accepted("spooled", "(not read: out of memory)")
         if callback.report and callback.report.unread:
             _count_unread(callback.report.unread)
         if not self._breaker.is_open:
@@ -69,7 +76,10 @@ class Ingest:
                 self._breaker.open(str(problem))
             except TooLate:
                 self._breaker.open(f"{self._database.name}: no answer in {seconds:.1f} s")
-        return self._spool_callback(callback, seconds)
+            except Exception:
+                log.exception("a callback could be neither stored nor rejected, and goes to the spool: %s", request.id)
+        self._spool_request(request, seconds)
+        return Accepted("spooled", callback.report.reference_id) if callback.report else NotAccepted(callback.reason)
 
     def start(self) -> None:
         """Use the database only if it is there and at the right migration, and drain the spool from now on."""
@@ -77,6 +87,9 @@ class Ingest:
             self._database.check()
         except (Unavailable, NotMigrated) as problem:
             self._breaker.open(str(problem))
+        except Exception as problem:
+            log.exception("the database cannot be checked")
+            self._breaker.open(type(problem).__name__)
         if self.drain:
             self.drain.start()
 
@@ -88,18 +101,17 @@ class Ingest:
         if self._spool:
             self._spool.close()
 
-    def _spool_callback(self, callback: ParsedCallback, seconds: float) -> StoreResult:
+    def _spool_request(self, request: CallbackRequest, seconds: float) -> None:
         if self._spool_writer is None or self.drain is None:
             raise Unavailable(f"{self._database.name} cannot take reports now, and the spool is off")
         try:
-            self._spool_writer.write(callback.request, seconds)
+            self._spool_writer.write(request, seconds)
         except SpoolError as problem:
             raise Unavailable(f"neither the database nor the spool can take a report: {problem}") from problem
         except TooLate:
             raise Unavailable("neither the database nor the spool took a report in time") from None
         finally:
             self.drain.start()
-        return Accepted("spooled", callback.report.reference_id) if callback.report else NotAccepted(callback.reason)
 
 
 def _count_unread(names: str) -> None:

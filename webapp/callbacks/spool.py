@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 from webapp.callbacks.request import CallbackRequest
@@ -338,16 +338,23 @@ def _bytes_in_use(connection: sqlite3.Connection) -> int:
 
 
 def _copy_readable_rows(path: Path, new: sqlite3.Connection) -> int:
-    """Copy the rows from the first to the first that is damaged, and from the last likewise; how many."""
+    """Copy the rows from the first to the first that is damaged, and from the last likewise; how many.
+
+    Raises sqlite3.Error if a row that makes sense cannot be written, on a full disk for example.
+    """
     for order in ("ASC", "DESC"):
-        query = f"SELECT position, {_COLUMNS} FROM arrivals NOT INDEXED ORDER BY position {order}"  # noqa: S608
-        with suppress(sqlite3.Error), closing(sqlite3.connect(path, isolation_level=None)) as old:
-            old.text_factory = bytes
-            for position, *values in old.execute(query):
-                with suppress(sqlite3.Error, ValueError, TypeError):
-                    new.execute(_INSERT_AT, (position, *_as_row(_as_request(_decoded(values)))))
+        for position, *values in _readable_rows(path, order):
+            with suppress(ValueError, TypeError, _SenselessRow, sqlite3.IntegrityError):
+                new.execute(_INSERT_AT, (position, *_as_row(_as_request(_decoded(values)))))
     (number,) = new.execute("SELECT count(*) FROM arrivals").fetchone()
     return int(number)
+
+
+def _readable_rows(path: Path, order: str) -> Iterator[tuple[Any, ...]]:
+    query = f"SELECT position, {_COLUMNS} FROM arrivals NOT INDEXED ORDER BY position {order}"  # noqa: S608
+    with suppress(sqlite3.Error), closing(sqlite3.connect(path, isolation_level=None)) as old:
+        old.text_factory = bytes
+        yield from old.execute(query)
 
 
 def _decoded(values: Sequence[object]) -> list[object]:

@@ -63,16 +63,20 @@ class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
         self.last_success = 0.0
         """When the newest transaction began that stored reports, by the monotonic clock."""
 
-    def write_batch(self, batch: Batch[ParsedCallback, StoreResult]) -> Sequence[StoreResult]:
-        """Store a batch; raises Unavailable, with nothing stored.
+    def write_batch(self, batch: Batch[ParsedCallback, StoreResult]) -> Sequence[StoreResult | Exception]:
+        """Store a batch; raises Unavailable, and then the whole batch may be stored again.
 
-        A report that the database refuses fails the whole transaction. It is found by halving, and rejected.
+        A report that the database refuses fails the whole transaction. It is found by halving, and rejected. If that
+        fails too, its result is the error, and the others of the batch are stored.
         """
         try:
             return self._store_together(batch)
         except Unavailable:
             raise
-        except Exception as error:  # noqa: BLE001 - a bug in the rule must not lose the report either
+        except Exception as error:
+            if not batch.items:
+                raise
+            # A bug in the rule must not lose the report either.
             return self._store_in_halves(batch.items, error)
 
     @retrying
@@ -90,13 +94,24 @@ class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
             self.last_success = max(self.last_success, began)
         return [_result(one, channels.get(one.request.id), effects) for one in batch.items]
 
-    def _store_in_halves(self, callbacks: list[ParsedCallback], error: Exception) -> Sequence[StoreResult]:
-        if len(callbacks) <= 1:
-            if not callbacks or callbacks[0].report is None:
-                raise error
-            return self.write_batch(Batch([replace(callbacks[0], report=None, reason=parsing.reason_for(error))]))
+    def _store_in_halves(self, callbacks: list[ParsedCallback], error: Exception) -> Sequence[StoreResult | Exception]:
+        if len(callbacks) == 1:
+            return [self._reject(callbacks[0], error)]
         half = len(callbacks) // 2
         return [*self.write_batch(Batch(callbacks[:half])), *self.write_batch(Batch(callbacks[half:]))]
+
+    def _reject(self, callback: ParsedCallback, error: Exception) -> StoreResult | Exception:
+        """Keep a callback as a rejected one; the error where that fails too."""
+        if callback.report is None:
+            return error
+        rejected = replace(callback, report=None, reason=parsing.reason_for(error))
+        try:
+            (result,) = self._store_together(Batch([rejected]))
+        except Unavailable:
+            raise
+        except Exception as another:  # noqa: BLE001 - whatever it is, the callback is not kept yet
+            return another
+        return result
 
 
 def _other_channels(connection: Connection, callbacks: Sequence[ParsedCallback]) -> dict[UUID, str]:

@@ -537,20 +537,119 @@ def test_a_refused_report_that_cannot_be_rejected_either_stays_in_the_spool_and_
     assert [len(kept(database)), spool.depth().reports] == [1, 0]
 
 
+def refuse_everywhere(database: Database, name: str) -> None:
+    """Have constraints refuse the reports of one call, and refuse to keep them as rejected callbacks."""
+    if database.is_sqlite:
+        for table, column in (("status_reports", "reference_id"), ("rejected_callbacks", "payload")):
+            change_by_hand(
+                database,
+                f"CREATE TRIGGER no_{table} BEFORE INSERT ON {table} WHEN new.{column} LIKE '%{name}%' "
+                "BEGIN SELECT RAISE(ABORT, 'not here'); END",
+            )
+        return
+    change_by_hand(database, f"ALTER TABLE status_reports ADD CONSTRAINT not_here CHECK (reference_id <> '{name}')")
+    change_by_hand(
+        database, f"ALTER TABLE rejected_callbacks ADD CONSTRAINT not_here CHECK (payload NOT LIKE '%{name}%')"
+    )
+
+
+def allow_everywhere(database: Database) -> None:
+    for table in ("status_reports", "rejected_callbacks"):
+        change_by_hand(
+            database,
+            f"DROP TRIGGER no_{table}" if database.is_sqlite else f"ALTER TABLE {table} DROP CONSTRAINT not_here",
+        )
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_callback_that_can_be_neither_stored_nor_rejected_waits_in_the_spool_and_those_behind_it_are_stored(
+    receiver: Ingest, database: Database, spool: Spool, place: int
+) -> None:
+    refuse_everywhere(database, "poison")
+    requests = [request(f"ReferenceId={'poison' if place == number else f'n{number}'}") for number in range(4)]
+    unreadable = request("x=poison")
+    spool.append([*requests, unreadable])
+
+    for _ in range(2):
+        drain(receiver)
+        assert receiver.drain
+        assert waiting(spool) == [requests[place].query, unreadable.query]
+        assert receiver.drain.failed.keys() == {requests[place].id, unreadable.id}
+        assert all("not_here" in words or "not here" in words for words in receiver.drain.failed.values())
+        assert [len(stored_reports(database, f"n{number}")) for number in range(4) if number != place] == [1, 1, 1]
+
+    allow_everywhere(database)
+    drain(receiver)
+    assert spool.depth().reports == 0
+    assert len(stored_reports(database, "poison")) == 1
+    assert [row.id for row in kept(database)] == [unreadable.id]
+
+
+def test_a_callback_that_can_be_neither_stored_nor_rejected_is_answered_spooled_and_its_batch_is_stored(
+    receiver: Ingest, database: Database, spool: Spool
+) -> None:
+    refuse_everywhere(database, "poison")
+    requests = [request(f"ReferenceId={name}") for name in ("a", "poison", "b", "c")]
+
+    with locked(database):
+        blocker = threading.Thread(target=receiver.receive, args=(request("ReferenceId=first"),))
+        blocker.start()
+        time.sleep(0.1)
+        told: list[Any] = []
+        asking = threading.Thread(target=lambda: told.extend(together(receiver.receive, *requests)))
+        asking.start()
+        time.sleep(0.2)
+    for thread in (blocker, asking):
+        thread.join(20)
+
+    stored = [Accepted("progressed", name) for name in "abc"]
+    assert told == [stored[0], Accepted("spooled", "poison"), *stored[1:]]
+    assert waiting(spool) == [b"ReferenceId=poison"]
+    assert receiver.receive(request("x=poison")) == NotAccepted("ReferenceId: is missing")
+    assert waiting(spool) == [b"ReferenceId=poison", b"x=poison"]
+    assert receiver.receive(request("ReferenceId=after")) == Accepted("progressed", "after"), "the database is in use"
+
+    allow_everywhere(database)
+    until(lambda: spool.depth().reports == 0)
+    assert len(stored_reports(database, "poison")) == 1
+
+
+def test_without_a_spool_a_callback_that_can_be_neither_stored_nor_rejected_is_unavailable(database: Database) -> None:
+    refuse_everywhere(database, "poison")
+    with ingest_on(database, None) as receiver, pytest.raises(Unavailable, match="the spool is off"):
+        receiver.receive(request("ReferenceId=poison"))
+
+
+@ON_POSTGRESQL
+def test_a_portion_of_reports_of_locked_calls_alone_is_skipped(database: Database, spool: Spool) -> None:
+    with ingest_on(database, spool, timedelta(seconds=1)) as receiver:
+        receiver.receive(request("ReferenceId=locked"))
+        spool.append([request("ReferenceId=locked") for _ in range(3)])
+        spool.append([request("ReferenceId=last")])
+        with create_engine(database.url, poolclass=NullPool).begin() as another:
+            another.execute(text("SELECT 1 FROM calls WHERE reference_id = 'locked' FOR UPDATE"))
+            drain(receiver)
+            assert waiting(spool) == [b"ReferenceId=locked"] * 3
+            assert stored_call(database, "last").report_count == 1
+        drain(receiver)
+
+    assert spool.depth().reports == 0
+    assert stored_call(database, "locked").report_count == 4
+
+
 def test_running_out_of_memory_rejects_no_report(
     receiver: Ingest, database: Database, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(esms_callback, "parse_callback", out_of_memory)
-        with pytest.raises(MemoryError):
-            receiver.receive(request("ReferenceId=a"))
+        assert receiver.receive(request("ReferenceId=a")) == Accepted("spooled", "(not read: out of memory)")
         patch.undo()
         patch.setattr(rule, "fold", out_of_memory)
         assert receiver.receive(request("ReferenceId=b")) == Accepted("spooled", "b")
 
     until(lambda: spool.depth().reports == 0)
     assert kept(database) == []
-    assert len(stored_reports(database, "b")) == 1
+    assert [len(stored_reports(database, name)) for name in "ab"] == [1, 1]
 
 
 def out_of_memory(*_: object, **__: object) -> None:

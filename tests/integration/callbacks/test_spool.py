@@ -6,12 +6,13 @@ import errno
 import fcntl
 import os
 import re
+import resource
 import signal
 import sqlite3
 import sys
 import threading
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -484,6 +485,38 @@ def test_a_row_that_makes_no_sense_costs_only_itself(spool: Spool, folder: Path,
     assert contents(spool) == some[1:]
     assert spool.depth().oldest_at == at(1)
     assert len(list(folder.glob("spool-corrupt-*.db"))) == 1
+
+
+def test_a_corrupt_file_stays_until_what_can_be_read_of_it_can_be_written(spool: Spool, folder: Path) -> None:
+    spool.append(requests(60, size=1500))
+    spool.close()
+    file = folder / "spool.db"
+    content = file.read_bytes()
+    for place in range(0, len(content), PAGE):
+        if b"n=30" in content[place : place + PAGE]:
+            overwrite(file, place, PAGE)
+    damaged = file.read_bytes()
+
+    with no_file_beyond(16 * PAGE), pytest.raises(SpoolError, match=r"spool\.db"):
+        contents(spool)
+    assert file.read_bytes() == damaged
+    assert list(folder.glob("spool-corrupt-*.db")) == []
+
+    assert len(contents(spool)) >= 50
+    assert len(list(folder.glob("spool-corrupt-*.db"))) == 1
+
+
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """As on a full disk: no file of this process may grow beyond that."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_an_empty_file_is_an_empty_spool(spool: Spool, folder: Path) -> None:
