@@ -11,10 +11,16 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import inspect, text
+
+from webapp.storage.errors import NotMigrated
+from webapp.storage.models import Base
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
+
+_REMEDY = "Make a database for esms-calls alone, and set DATABASE_URL to it."
+_OUR_REVISION = re.compile(r"[0-9]{4}")
 
 
 @cache
@@ -25,8 +31,74 @@ def newest_migration() -> str:
 
 
 def current_migration(connection: Connection) -> str | None:
-    """The revision of this database; None if it was never migrated."""
-    return MigrationContext.configure(connection).get_current_revision()
+    """The revision of this database; None if it has no tables yet.
+
+    Raises NotMigrated for a database that this program can neither use nor migrate, with words for each kind of it.
+    """
+    _require_utf8(connection)
+    revisions = MigrationContext.configure(connection).get_current_heads()
+    if len(revisions) > 1:
+        raise NotMigrated(_several(sorted(revisions)))
+    if not revisions:
+        if tables := _tables_of_our_names(connection):
+            raise NotMigrated(_without_revision(tables))
+        return None
+    if not _is_known(revisions[0]):
+        raise NotMigrated(_unknown(revisions[0], _tables_of_our_names(connection)))
+    return revisions[0]
+
+
+def _require_utf8(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        return
+    encoding = connection.scalar(text("SHOW server_encoding"))
+    if encoding != "UTF8":
+        raise NotMigrated(
+            f"The database has the encoding {encoding}, and esms-calls needs UTF8, which holds text of every language. "
+            "An encoding cannot be changed: make a new database (createdb --encoding=UTF8 --template=template0), set "
+            "DATABASE_URL to it, and run `esms-calls migrate`."
+        )
+
+
+def _tables_of_our_names(connection: Connection) -> list[str]:
+    return [name for name in sorted(Base.metadata.tables) if inspect(connection).has_table(name)]
+
+
+@cache
+def _is_known(revision: str) -> bool:
+    scripts = ScriptDirectory.from_config(_alembic_config())
+    return revision in {script.revision for script in scripts.walk_revisions()}
+
+
+def _without_revision(tables: list[str]) -> str:
+    return (
+        f"The database has tables with this program's names ({', '.join(tables)}), and its alembic_version does not "
+        "say at which migration they are. If they are a copy of esms-calls' tables, copy alembic_version too. "
+        f"Otherwise another application made them. {_REMEDY}"
+    )
+
+
+def _unknown(revision: str, tables: list[str]) -> str:
+    if "status_reports" in tables and _OUR_REVISION.fullmatch(revision):
+        return (
+            f"The database is at migration {revision}, which this program does not know (it needs "
+            f"{newest_migration()}): a newer version of esms-calls has migrated it. Upgrade this one to that version."
+        )
+    return (
+        f"The database belongs to another application: its alembic_version is at {revision!r}, which is no migration "
+        f"of esms-calls. {_REMEDY}"
+    )
+
+
+def _several(revisions: list[str]) -> str:
+    words = f"The database is at {len(revisions)} migrations at once ({', '.join(map(repr, revisions))})"
+    if all(map(_OUR_REVISION.fullmatch, revisions)):
+        delete = f"DELETE FROM alembic_version WHERE version_num <> '{revisions[-1]}'"  # noqa: S608 - for people
+        return (
+            f"{words}, as after a restore into a database that was not empty. Its tables are most likely at the last: "
+            f"run `{delete}`, then `esms-calls migrate`."
+        )
+    return f"{words}, and not all of them are of esms-calls: another application uses it too. {_REMEDY}"
 
 
 def test_write(connection: Connection) -> None:

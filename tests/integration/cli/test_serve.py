@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 from commands import ON_POSTGRESQL, ON_SQLITE, SET, run
 
 
-@pytest.mark.parametrize("revision", [None, "0000"])
+@pytest.mark.parametrize("revision", [None, "0001"])
 @ON_POSTGRESQL
 @SET
 def test_a_server_refuses_a_postgresql_at_another_migration_and_names_the_command(
@@ -27,7 +27,8 @@ def test_a_server_refuses_a_postgresql_at_another_migration_and_names_the_comman
     if revision:
         change_by_hand(database, "UPDATE alembic_version SET version_num = :revision", revision=revision)
     else:
-        change_by_hand(database, "DROP TABLE alembic_version")
+        change_by_hand(database, "DROP SCHEMA public CASCADE")
+        change_by_hand(database, "CREATE SCHEMA public")
 
     result = run("serve", "--bind", f"127.0.0.1:{free_port()}")
 

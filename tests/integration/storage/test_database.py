@@ -350,9 +350,9 @@ def test_a_database_without_tables_is_not_migrated_and_what_to_do_is_said(empty_
 
 def test_a_database_at_another_migration_is_named_with_the_one_that_is_needed(database: Database) -> None:
     with database.transaction() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
 
-    with pytest.raises(NotMigrated, match=f"at migration 0000, and {newest_migration()} is needed: run `esms-calls"):
+    with pytest.raises(NotMigrated, match=f"at migration 0001, and {newest_migration()} is needed: run `esms-calls"):
         database.check()
 
 
