@@ -6,6 +6,11 @@ from __future__ import annotations
 class Unavailable(Exception):
     """The database cannot be reached, or cannot read or write anything now. Its text shows no secret."""
 
+    def __init__(self, words: str, public: str = "the database cannot be used now") -> None:
+        """``public`` are words fit for strangers: they name no host, user, database or file."""
+        super().__init__(words)
+        self.public = public
+
 
 class WriteFailed(Unavailable):
     """The database answers, and its error's code is about what was to be written: that alone may be the cause.
@@ -20,4 +25,7 @@ class TransactionLost(Unavailable):
 
 
 class NotMigrated(Exception):
-    """The database is not at the migration that this program needs. Its text says what to do."""
+    """The database is not as this program needs it: at another migration, another application's, or not in UTF-8.
+
+    Its text says what to do, and names no host, user, database or password.
+    """

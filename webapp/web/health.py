@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from webapp.callbacks.spool import Depth, Spool
     from webapp.storage.database import Database
 
+log = logging.getLogger(__name__)
+
 _SAMPLE_SECONDS = 1.0
 _OUTCOME_SAMPLE_SECONDS = 60.0
 
@@ -44,7 +47,9 @@ def blueprint(database: Database, spool: Spool | None) -> Blueprint:
         try:
             database.check()
         except (Unavailable, NotMigrated) as problem:
-            return {"status": "not ready", "reason": str(problem)}, 503
+            log.warning("not ready: %s", problem)
+            reason = problem.public if isinstance(problem, Unavailable) else str(problem)
+            return {"status": "not ready", "reason": reason.replace(database.name, "the database")}, 503
         return {"status": "ready"}
 
     @health.get("/metrics")

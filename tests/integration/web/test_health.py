@@ -113,9 +113,9 @@ def test_a_database_that_is_not_migrated_is_not_ready_until_it_is(
 
 def test_a_database_at_another_migration_is_not_ready(client: FlaskClient, database: Database) -> None:
     with database.transaction() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0000'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
 
-    assert_not_ready(client, "0000", "esms-calls migrate")
+    assert_not_ready(client, "0001", "esms-calls migrate")
 
 
 def test_locked_database_is_not_ready(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,8 @@ def test_locked_database_is_not_ready(settings: Settings, monkeypatch: pytest.Mo
 @ON_SQLITE
 def test_a_sqlite_that_is_not_there_is_not_ready(settings: Settings, tmp_path: Path) -> None:
     with app_on(settings, database_url=f"sqlite:///{tmp_path}/missing/calls.db", spool=False) as client:
-        assert_not_ready(client, "missing/calls.db", "esms-calls migrate")
+        assert_not_ready(client, "the database does not exist yet", "esms-calls migrate")
+        assert "missing" not in client.get("/readyz").text
 
 
 @ON_SQLITE
@@ -152,11 +153,16 @@ def test_a_postgresql_that_is_read_only_is_not_ready(settings: Settings, databas
 
 
 @ON_SQLITE
-def test_a_postgresql_that_cannot_be_reached_is_not_ready_and_its_password_not_shown(settings: Settings) -> None:
-    url = "postgresql+psycopg://user:the-secret-password@127.0.0.1:1/calls"
+def test_a_postgresql_that_cannot_be_reached_is_not_ready_and_nothing_of_its_url_is_shown(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = "postgresql+psycopg://the-user:the-secret-password@127.0.0.1:1/the-calls"
     with app_on(settings, database_url=url) as client:
-        assert_not_ready(client, "127.0.0.1:1/calls")
-        assert "the-secret-password" not in client.get("/readyz").text
+        assert_not_ready(client, "the database cannot be reached; the server's log says more")
+        for part in ("the-user", "the-secret-password", "127.0.0.1", "the-calls"):
+            assert part not in client.get("/readyz").text
+    assert "127.0.0.1:1/the-calls" in caplog.text
+    assert "the-secret-password" not in caplog.text
 
 
 # Metrics
