@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from decimal import Decimal
@@ -13,9 +14,9 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
 from webapp.support import tokens
+from webapp.support.database_url import read_database_url
 from webapp.support.times import parse_duration
 
 CALLBACK_PATH = "/esms/callback/"
@@ -39,7 +40,6 @@ _REMEDIES = {
     "bool_parsing": "must be on or off",
     "byte_size": "must be a size such as 1MiB or 1GiB",
     "byte_size_unit": "must be a size such as 1MiB or 1GiB",
-    "zoneinfo_str": "must be the name of a time zone, such as Asia/Ho_Chi_Minh or UTC",
 }
 """What to say instead of pydantic's message, by the type of its error."""
 
@@ -85,17 +85,19 @@ def _tokens(text: object) -> object:
     return given
 
 
-def _database_url(text: str) -> str:
-    remedy = "must be a URL such as postgresql://user:password@host/name or sqlite:////var/lib/calls.db"
+def _time_zone(name: object) -> object:
+    if not isinstance(name, str):
+        return name
     try:
-        url = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", text))
-    except (ArgumentError, ValueError):
-        raise ValueError(remedy) from None
-    if url.drivername not in {"postgresql+psycopg", "sqlite", "sqlite+pysqlite"}:
-        raise ValueError(remedy)
-    if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
-        raise ValueError("is a database in memory, which is lost at the end: name a file: sqlite:////var/lib/calls.db")
-    return url.render_as_string(hide_password=False)
+        return ZoneInfo(name)
+    except (OSError, ValueError, LookupError):  # Some names are folders: Asia.
+        raise ValueError("must be the name of a time zone, such as Asia/Ho_Chi_Minh or UTC") from None
+
+
+def _folder(path: Path) -> Path:
+    if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises what it may not look at
+        raise ValueError(f"must be a folder, and {path} is a file")
+    return path
 
 
 def _web_url(text: str) -> str:
@@ -123,11 +125,11 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    instance_dir: Path = Field(
+    instance_dir: Annotated[Path, AfterValidator(_folder)] = Field(
         Path("instance"),
         description="Folder of the embedded database, the spool and the generated tokens; created when needed.",
     )
-    database_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
+    database_url: Annotated[str, AfterValidator(read_database_url)] | None = Field(
         None,
         repr=False,
         description="`postgresql://…`, `postgres://…` or `sqlite:///…`; "
@@ -196,7 +198,7 @@ class Settings(BaseSettings):
     trusted_proxies: int = Field(
         0, ge=0, le=10, description="Number of reverse proxies in front whose `X-Forwarded-…` headers are trusted."
     )
-    time_zone: ZoneInfo = Field(
+    time_zone: Annotated[ZoneInfo, BeforeValidator(_time_zone)] = Field(
         "Asia/Ho_Chi_Minh",
         description="Zone of the times that people give without one, and of the days that are counted.",
     )  # type: ignore[assignment]
@@ -204,7 +206,11 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _stripped(cls, value: object) -> object:
-        return value.strip() if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        if not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError("must be text in UTF-8")
+        return value.strip()
 
     @property
     def database(self) -> str:

@@ -1,0 +1,147 @@
+"""Reads DATABASE_URL, and says in words that show no secret what in it is not understood."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_USAGE = "must be a URL such as postgresql://user:password@host/name or sqlite:////var/lib/calls.db"
+_ENCODE = (
+    "cannot be read: in a user name and a password, write @ as %40, / as %2F, : as %3A, ? as %3F, # as %23 and % as %25"
+)
+_HOSTS = re.compile(r"\w[\w+]*://(?:[^@/?#]*@)?(?P<hosts>[^@/?#]*,[^@/?#]*)(?P<rest>/[^@?#]*)?(?:[?#][^@]*)?")
+"""A URL with several hosts, as libpq writes it."""
+_INSTEAD = {
+    "ssl": "write sslmode=require",
+    "timeout": "write connect_timeout",
+    "schema": "write options=-csearch_path%3DNAME",
+    "search_path": "write options=-csearch_path%3DNAME",
+    "currentschema": "write options=-csearch_path%3DNAME",
+    "pgbouncer": "none is needed behind PgBouncer",
+}
+"""What to write instead of options that other programs know."""
+
+
+def _one_of(*values: str) -> Callable[[str], str | None]:
+    return lambda value: None if value in values else f"must be {', '.join(values[:-1])} or {values[-1]}"
+
+
+def _number(value: str) -> str | None:
+    return None if re.fullmatch(r"[0-9]{1,9}", value) else "must be a whole number"
+
+
+def _ports(value: str) -> str | None:
+    ports = value.split(",")
+    return None if all(map(_is_port, ports)) else "must be a port from 1 to 65535"
+
+
+def _is_port(port: str) -> bool:
+    return not port or (re.fullmatch(r"[0-9]{1,5}", port) is not None and 0 < int(port) <= 65_535)  # noqa: PLR2004
+
+
+def _file(value: str) -> str | None:
+    return None if value == "system" or Path(value).is_file() else "must be a file that is there"
+
+
+_ON_OFF = _one_of("0", "1")
+_TLS = _one_of("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+_PROBLEM_OF: dict[str, Callable[[str], str | None]] = {
+    "channel_binding": _one_of("disable", "prefer", "require"),
+    "client_encoding": lambda value: None if value.lower() in {"utf8", "utf-8"} else "must be utf8",
+    "connect_timeout": _number,
+    "gssencmode": _one_of("disable", "prefer", "require"),
+    "keepalives": _ON_OFF,
+    "keepalives_count": _number,
+    "keepalives_idle": _number,
+    "keepalives_interval": _number,
+    "load_balance_hosts": _one_of("disable", "random"),
+    "port": _ports,
+    "replication": lambda _: "is not for this program",
+    "ssl_max_protocol_version": _TLS,
+    "ssl_min_protocol_version": _TLS,
+    "sslcert": _file,
+    "sslcertmode": _one_of("disable", "allow", "require"),
+    "sslcompression": _ON_OFF,
+    "sslcrl": _file,
+    "sslkey": _file,
+    "sslmode": _one_of("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "sslnegotiation": _one_of("postgres", "direct"),
+    "sslrootcert": _file,
+    "sslsni": _ON_OFF,
+    "target_session_attrs": _one_of("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+    "tcp_user_timeout": _number,
+}
+"""What is wrong with the value of an option; an option of libpq that is not here may be any text."""
+_REPEATABLE = {"host", "port"}
+
+
+def read_database_url(text: str) -> str:
+    """The URL as SQLAlchemy takes it; raises ValueError, in words that follow the name of the setting."""
+    try:
+        url = make_url(re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", text))
+    except (ArgumentError, ValueError):
+        raise ValueError(_why_unreadable(text)) from None
+    if url.drivername not in {"postgresql+psycopg", "sqlite", "sqlite+pysqlite"}:
+        raise ValueError(_USAGE)
+    if _looks_like_a_password(text.partition("@")[2].partition("?")[2]):
+        raise ValueError(_ENCODE)
+    problem = _sqlite_problem(url) if url.get_backend_name() == "sqlite" else _postgresql_problem(url)
+    if problem:
+        raise ValueError(problem)
+    return url.render_as_string(hide_password=False)
+
+
+def _why_unreadable(text: str) -> str:
+    if found := _HOSTS.fullmatch(text):
+        hosts = "&".join(f"host={host}" for host in found["hosts"].split(","))
+        return f"names several hosts: write them as postgresql://user:password@{found['rest'] or '/name'}?{hosts}"
+    return _ENCODE if text.count("@") > 1 else _USAGE
+
+
+def _looks_like_a_password(options: str) -> bool:
+    """Whether what follows ? is a part of a password, which no message may show."""
+    return "@" in options and not {one.partition("=")[0] for one in options.split("&")} <= _known_options()
+
+
+def _sqlite_problem(url: URL) -> str | None:
+    if url.database in {None, "", ":memory:"}:
+        return "is a database in memory, which is lost at the end: name a file: sqlite:////var/lib/calls.db"
+    if url.query:
+        return "has options (what follows ?), and SQLite takes none here"
+    if Path(str(url.database)).is_dir():
+        return f"names a folder: name a file in it, such as sqlite:///{Path(str(url.database)) / 'calls.db'}"
+    return None
+
+
+def _postgresql_problem(url: URL) -> str | None:
+    if "@" in f"{url.host}{url.database}":
+        return _ENCODE
+    if url.port is not None and not _is_port(str(url.port)):
+        return "has a port that is not from 1 to 65535"
+    problems = ((name, _option_problem(name, given)) for name, given in url.normalized_query.items())
+    return next((f"has the option {name}, which {problem}" for name, problem in problems if problem), None)
+
+
+def _option_problem(name: str, given: tuple[str, ...]) -> str | None:
+    if name not in _known_options():
+        words = "none is needed behind PgBouncer" if "prepare" in name.lower() or "cache" in name else None
+        instead = _INSTEAD.get(name.lower(), words)
+        return f"PostgreSQL does not know{': ' if instead else ''}{instead or ''}"
+    if len(given) > 1 and name not in _REPEATABLE:
+        return "is given twice"
+    check = _PROBLEM_OF.get(name)
+    return next((problem for value in given if check and (problem := check(value))), None)
+
+
+def _known_options() -> set[str]:
+    """The options of the libpq that is installed."""
+    from psycopg.pq import Conninfo  # noqa: PLC0415 - few URLs have options
+
+    return {option.keyword.decode() for option in Conninfo.get_defaults()}
