@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any, NoReturn
@@ -64,6 +65,7 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run, and exit with the command's code; no traceback reaches a user."""
+        _open_what_is_closed()
         try:
             code = super().main(*args, **kwargs | {"standalone_mode": False})
         except click.ClickException as error:
@@ -77,6 +79,15 @@ class Commands(click.Group):
 
             code = report(error)
         sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """Drop what is printed where standard output or error is closed: no file that is opened may take its place."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)  # The lowest number that is free: its own.
+            if name != "stdin":
+                setattr(sys, name, os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace"))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -5,6 +5,9 @@ Imported only then: it imports all that can fail.
 
 from __future__ import annotations
 
+import os
+import sys
+
 import click
 
 from webapp.callbacks.spool import SpoolError
@@ -26,17 +29,31 @@ def report(error: Exception) -> int:
 
 
 def _explain(error: Exception) -> tuple[str, int]:
+    code = PROBLEM
     match error:
         case ConfigError():
-            return f"{error}\ndocs/settings.md lists the settings; they come from the environment and .env.", USAGE
+            words, code = (
+                f"{error}\ndocs/settings.md lists the settings; they come from the environment and .env.",
+                USAGE,
+            )
         case Unavailable():
             words = f"The database cannot be used: {error}\nCheck DATABASE_URL and that the database runs."
-            return words, NO_DATABASE
+            code = NO_DATABASE
         case NotMigrated():
-            return str(error), PROBLEM
+            words = str(error)
         case SpoolError():
-            return f"The spool cannot be used: {error}\nCheck INSTANCE_DIR, its disk and SPOOL_LIMIT.", PROBLEM
+            words = f"The spool cannot be used: {error}\nCheck INSTANCE_DIR, its disk and SPOOL_LIMIT."
         case OSError():
-            return f"{error.strerror or type(error).__name__}: {error.filename or 'input or output'}", PROBLEM
+            words = f"{error.strerror or type(error).__name__}: {error.filename or 'input or output'}"
+        case UnicodeEncodeError() if broken := next(filter(_is_broken, sys.argv), None):
+            words, code = f"The argument {os.fsencode(broken)!r} is not text in UTF-8.", USAGE
+        case RuntimeError() if sys.stdin is None:
+            words, code = "Standard input is closed, and no file was named to be read instead.", USAGE
         case _:
-            return f"Unexpected {type(error).__name__}: {error}\nThis is a bug: please report it.", PROBLEM
+            words = f"Unexpected {type(error).__name__}: {error}\nThis is a bug: please report it."
+    return words, code
+
+
+def _is_broken(argument: str) -> bool:
+    """Whether it came with bytes that are no UTF-8."""
+    return any("\udc80" <= letter <= "\udcff" for letter in argument)

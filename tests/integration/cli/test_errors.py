@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -148,6 +149,97 @@ def test_a_migration_that_is_missing_is_named_with_the_command_that_makes_it(
     assert (result.exit_code, result.stdout) == (1, "")
     assert "run `esms-calls migrate`" in result.stderr
     assert not (tmp_path / "calls.db").exists()
+
+
+BROKEN = os.fsdecode(b"caf\xe9-\xff")
+"""An argument as a shell gives it that does not speak UTF-8."""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", BROKEN],
+        ["dismiss", BROKEN],
+        ["completeness", "--campaign", BROKEN],
+        ["export", "--since", BROKEN],
+        ["register", BROKEN],
+    ],
+    ids=lambda arguments: " ".join(arguments[:-1]),
+)
+@SET
+def test_an_argument_that_is_not_utf_8_is_a_wrong_usage(arguments: list[str], database: Database) -> None:
+    assert database
+    result = subprocess.run([COMMAND, *arguments], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert b"bug" not in result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("arguments", [["register"], ["completeness", "--expect", "-"], ["unregister", "--file", "-"]])
+@SET
+def test_a_closed_standard_input_is_named(arguments: list[str]) -> None:
+    result = run_closed(0, *arguments)
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "Standard input is closed" in result.stderr
+    assert "bug" not in result.stderr
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("closed", [1, 2])
+@SET
+def test_a_closed_output_is_as_good_as_one_that_nobody_reads(closed: int, database: Database) -> None:
+    result = run_closed(closed, "export")
+
+    assert result.returncode == 0
+    assert (result.stdout == "") == (closed == 1)
+    assert result.stderr == ""
+    database.check()
+
+
+def run_closed(number: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command whose standard file of that number is closed."""
+    words = f'exec "$0" "$@" {number}{"<" if number == 0 else ">"}&-'
+    return subprocess.run(["sh", "-c", words, COMMAND, *arguments], capture_output=True, text=True, check=False)  # noqa: S607
+
+
+FOLDERS = [
+    ({"DATABASE_URL": "{folder}"}, ["migrate"], 2, "DATABASE_URL must be a URL such as postgresql://"),
+    ({"DATABASE_URL": "sqlite:///{folder}"}, ["migrate"], 2, "DATABASE_URL names a folder: name a file in it"),
+    ({"INSTANCE_DIR": "{file}"}, ["migrate"], 2, "INSTANCE_DIR must be a folder, and "),
+    ({"TIME_ZONE": "Asia"}, ["migrate"], 2, "TIME_ZONE must be the name of a time zone, such as Asia/Ho_Chi_Minh"),
+    ({}, ["export", "--output", "{folder}"], 2, "is a directory"),
+    ({}, ["register", "{folder}"], 2, "Is a directory"),
+    ({}, ["completeness", "--expect", "{folder}"], 2, "Is a directory"),
+    ({}, ["unregister", "--file", "{folder}"], 2, "Is a directory"),
+    ({"DATABASE_URL": "sqlite:///{file}/calls.db"}, ["migrate"], 4, "the folder cannot be made: Not a directory"),
+]
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(("environment", "arguments", "code", "words"), FOLDERS)
+@SET
+def test_a_folder_in_place_of_a_file_or_a_file_in_place_of_a_folder_is_named(
+    environment: dict[str, str],
+    arguments: list[str],
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    places = {"folder": tmp_path / "folder", "file": tmp_path / "file"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.format_map(places))
+
+    result = run(*(argument.format_map(places) for argument in arguments))
+
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert words in result.stderr
+    assert "bug" not in result.stderr
 
 
 FULL_DISK = ["migrate", "callback-url", "status", "export", "register", "--help"]
