@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from sqlalchemy import PoolProxiedConnection
     from sqlalchemy.engine import URL, Engine
 
 _KEEPALIVES = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3}
@@ -217,9 +218,10 @@ def _prepare_postgresql(mode: str, lock_timeout: int) -> Callable[[Any, Any], No
     return prepare
 
 
-def _begin(connection: Any) -> None:
+def _begin(dbapi_connection: PoolProxiedConnection) -> None:
+    connection: Any = dbapi_connection.driver_connection
     # Several statements, in one round trip, cannot be prepared.
-    connection.driver_connection.execute(connection.info["begin"], prepare=False)
+    connection.execute(dbapi_connection.info["begin"], prepare=False)
 
 
 def sqlite_write_lock(path: Path) -> Path:

@@ -10,7 +10,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _USAGE = "must be a URL such as postgresql://user:password@host/name or sqlite:////var/lib/calls.db"
 _ENCODE = (
@@ -129,7 +129,7 @@ def _postgresql_problem(url: URL) -> str | None:
     return next((f"has the option {name}, which {problem}" for name, problem in problems if problem), None)
 
 
-def _option_problem(name: str, given: tuple[str, ...]) -> str | None:
+def _option_problem(name: str, given: Sequence[str]) -> str | None:
     if name not in _known_options():
         words = "none is needed behind PgBouncer" if "prepare" in name.lower() or "cache" in name else None
         instead = _INSTEAD.get(name.lower(), words)
