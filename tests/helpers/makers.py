@@ -123,3 +123,28 @@ def refuse(database: Database, names: str) -> None:
         "CREATE TRIGGER refuse BEFORE INSERT ON status_reports FOR EACH ROW "
         f"WHEN (new.reference_id LIKE '{names}') EXECUTE FUNCTION refuse()",
     )
+
+
+def refuse_everywhere(database: Database, name: str) -> None:
+    """Have constraints refuse the reports of one call, and refuse to keep them as rejected callbacks."""
+    if database.is_sqlite:
+        for table, column in (("status_reports", "reference_id"), ("rejected_callbacks", "payload")):
+            change_by_hand(
+                database,
+                f"CREATE TRIGGER no_{table} BEFORE INSERT ON {table} WHEN new.{column} LIKE '%{name}%' "
+                "BEGIN SELECT RAISE(ABORT, 'not here'); END",
+            )
+        return
+    change_by_hand(database, f"ALTER TABLE status_reports ADD CONSTRAINT not_here CHECK (reference_id <> '{name}')")
+    change_by_hand(
+        database, f"ALTER TABLE rejected_callbacks ADD CONSTRAINT not_here CHECK (payload NOT LIKE '%{name}%')"
+    )
+
+
+def allow_everywhere(database: Database) -> None:
+    """Take these constraints away again."""
+    for table in ("status_reports", "rejected_callbacks"):
+        change_by_hand(
+            database,
+            f"DROP TRIGGER no_{table}" if database.is_sqlite else f"ALTER TABLE {table} DROP CONSTRAINT not_here",
+        )

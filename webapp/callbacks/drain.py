@@ -128,10 +128,11 @@ class Drain:
         if isinstance(error, WriteFailed):
             self.failed[identifier] = str(error)
         elif not isinstance(error, Unavailable):
-            self.failed[identifier] = str(getattr(error, "orig", None) or error) or type(error).__name__
+            words = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
+            self.failed[identifier] = words.splitlines()[0]
             if identifier not in self._failed_before:
-                words = "a callback can be neither stored nor rejected, and stays in the spool: %s"
-                log.error(words, identifier, exc_info=error)
+                message = "a callback can be neither stored nor rejected, and stays in the spool: %s"
+                log.error(message, identifier, exc_info=error)
         elif callback.report:
             locked_calls.add(callback.report.reference_id)
 

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ledger import MARGIN_SECONDS
-from makers import change_by_hand, heard, refuse, stored_call, stored_reports
+from makers import (
+    allow_everywhere,
+    change_by_hand,
+    heard,
+    refuse,
+    refuse_everywhere,
+    stored_call,
+    stored_reports,
+)
 from sqlalchemy import NullPool, create_engine, select, text
 
 from webapp.callbacks import parsing
@@ -535,30 +543,6 @@ def test_a_refused_report_that_cannot_be_rejected_either_stays_in_the_spool_and_
     drain(receiver)
 
     assert [len(kept(database)), spool.depth().reports] == [1, 0]
-
-
-def refuse_everywhere(database: Database, name: str) -> None:
-    """Have constraints refuse the reports of one call, and refuse to keep them as rejected callbacks."""
-    if database.is_sqlite:
-        for table, column in (("status_reports", "reference_id"), ("rejected_callbacks", "payload")):
-            change_by_hand(
-                database,
-                f"CREATE TRIGGER no_{table} BEFORE INSERT ON {table} WHEN new.{column} LIKE '%{name}%' "
-                "BEGIN SELECT RAISE(ABORT, 'not here'); END",
-            )
-        return
-    change_by_hand(database, f"ALTER TABLE status_reports ADD CONSTRAINT not_here CHECK (reference_id <> '{name}')")
-    change_by_hand(
-        database, f"ALTER TABLE rejected_callbacks ADD CONSTRAINT not_here CHECK (payload NOT LIKE '%{name}%')"
-    )
-
-
-def allow_everywhere(database: Database) -> None:
-    for table in ("status_reports", "rejected_callbacks"):
-        change_by_hand(
-            database,
-            f"DROP TRIGGER no_{table}" if database.is_sqlite else f"ALTER TABLE {table} DROP CONSTRAINT not_here",
-        )
 
 
 @pytest.mark.parametrize("place", range(4))

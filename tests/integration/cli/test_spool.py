@@ -7,10 +7,11 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from makers import refuse, stored_call, stored_reports
+import pytest
+from makers import refuse, refuse_everywhere, stored_call, stored_reports
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Callable
 
     from webapp.storage.database import Database
     from webapp.storage.reader import Reader
@@ -83,14 +84,17 @@ def test_the_spool_is_drained_by_hand_while_no_server_runs(
     assert reader.count() == 1
 
 
-def test_a_drain_by_hand_names_what_a_trigger_rejects_and_ends(settings: Settings, database: Database) -> None:
-    refuse(database, "poison")
+@pytest.mark.parametrize("how", [refuse, refuse_everywhere])
+def test_a_drain_by_hand_names_what_a_trigger_rejects_and_ends(
+    settings: Settings, database: Database, how: Callable[[Database, str], None]
+) -> None:
+    how(database, "poison")
     _, poison = spooled(settings, "ReferenceId=a", "ReferenceId=poison")
 
     refused = run("spool", "drain")
 
     assert (refused.exit_code, refused.stdout) == (1, "")
-    assert re.search(rf"^{poison.id}: .*(not this one|malformed JSON)", refused.stderr, re.MULTILINE)
+    assert re.search(rf"^{poison.id}: .*(not this one|malformed JSON|not.here)[^\n]*$", refused.stderr, re.MULTILINE)
     assert "Find what raises the errors" in refused.stderr
     assert "poison" in done("spool", "list")
     assert stored_call(database, "a").report_count == 1
