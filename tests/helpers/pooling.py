@@ -28,12 +28,12 @@ NEEDS_PGBOUNCER = pytest.mark.skipif(
 
 
 @contextmanager
-def pgbouncer(database_url: str, *, sessions: int = 2) -> Iterator[str]:
+def pgbouncer(database_url: str, *, sessions: int = 2, port: int | None = None) -> Iterator[str]:
     """URL of the database through a pooler with that many sessions, whose users come in without a password."""
     assert _PROGRAM, "pgbouncer is not there"
     direct = make_url(database_url)
+    port = port or free_port()
     with open_folder() as folder:
-        port = free_port()
         (folder / "users.txt").write_text(f'"{direct.username}" "{direct.password or ""}"\n')
         (folder / "pgbouncer.ini").write_text(_configuration(direct, folder, port, sessions))
         command = [_PROGRAM, "-q", *_identity(direct), str(folder / "pgbouncer.ini")]

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import pytest
 from ledger import MARKER, RECOVERY_SECONDS, SEED, Ledger, Load, Receiver, all_is_well, lasting, until
 from outages import PostgreSQL, postgresql_of_ones_own, small_disk, sqlite_locked
+from pooling import NEEDS_PGBOUNCER, pgbouncer
+from running import free_port
 from sqlalchemy import text
 
 from webapp.callbacks.request import CallbackRequest
@@ -246,6 +248,25 @@ def test_a_postgresql_that_is_restarted_in_mid_commit_costs_nothing(stage: Stage
 
     assert set(stage.ledger.results()) <= {"400", "spooled", *EFFECTS}
     stage.all_is_well()
+
+
+@NEEDS_PGBOUNCER
+@ON_POSTGRESQL
+def test_a_pgbouncer_that_is_restarted_costs_nothing(stage: Stage) -> None:
+    port = free_port()
+    with ExitStack() as running:
+        pooled = running.enter_context(pgbouncer(stage.url, port=port))
+        stage.receiver(DATABASE_URL=pooled)
+        with stage.load() as load:
+            load.go_on(0.2, 1)
+            running.close()
+            began = load.go_on(lasting(0.7, 20))
+            load.until_answered("spooled", began, number=20)
+            running.enter_context(pgbouncer(stage.url, port=port))
+            load.until_effects_again()
+        stage.all_is_well()
+
+    assert set(stage.ledger.results()) <= {"400", "spooled", *EFFECTS}
 
 
 @ON_POSTGRESQL

@@ -95,8 +95,9 @@ def _time_zone(name: object) -> object:
 
 
 def _folder(path: Path) -> Path:
-    if os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises what it may not look at
-        raise ValueError(f"must be a folder, and {path} is a file")
+    # Those of Path raise what they may not look at.
+    if os.path.exists(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112
+        raise ValueError(f"must be a folder, and {path} is none")
     return path
 
 

@@ -360,7 +360,7 @@ def test_a_token_that_cannot_be_stored_stops_a_command_and_the_remedy_is_said(tm
     result = run("callback-url")
 
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "INSTANCE_DIR must be a folder, and instance is a file." in result.stderr
+    assert "INSTANCE_DIR must be a folder, and instance is none." in result.stderr
 
 
 @pytest.mark.parametrize(
