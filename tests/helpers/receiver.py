@@ -31,7 +31,7 @@ class Receiver(ThreadingHTTPServer):
     def of(self, call: PlacedCall) -> list[dict[str, str]]:
         """The callbacks of one call, in the order of their arrival."""
         reader = [dict(parse_qsl(urlsplit(path).query, keep_blank_values=True)) for path in self.paths]
-        return [query for query in reader if query["ReferenceId"] == call.reference_id]
+        return [query for query in reader if call.reference_id in {query.get("ReferenceId"), query.get("SMSID")}]
 
     def __enter__(self) -> Self:
         self.thread = threading.Thread(target=self.serve_forever, args=(0.05,))

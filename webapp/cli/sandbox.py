@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import secrets
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -14,6 +16,7 @@ import click
 
 from webapp.cli.signals import stop_at_signals
 from webapp.esms.sandbox.callbacks import MOST_REQUESTS, checked_callback_url
+from webapp.esms.sandbox.calls import expected
 from webapp.esms.sandbox.faults import FAULTS
 from webapp.esms.sandbox.options import Options
 from webapp.esms.sandbox.service import Sandbox
@@ -39,6 +42,8 @@ _ADDRESS = "127.0.0.1:8808"
 _BIND_HELP = "Where to listen; port 0 takes any that is free."
 _FAULT_HELP = f"A fault that --error-rate draws from, repeatable; by default any of {', '.join(FAULTS)}."
 _POLL_SECONDS = 0.2
+_SEEDS = 1_000_000
+_NOT_FOUND = "HTTP 404"
 
 
 def _with_behaviour(command: Command) -> Command:
@@ -47,7 +52,8 @@ def _with_behaviour(command: Command) -> Command:
         if one.metadata:
             flag, kind = f"--{one.name.replace('_', '-')}", _TYPES[one.metadata["kind"]]
             help_text = one.metadata["help"]
-            command = click.option(flag, default=one.default, show_default=True, help=help_text, **kind)(command)
+            default: Any = {"default": None} if one.name == "seed" else {"default": one.default, "show_default": True}
+            command = click.option(flag, help=help_text, **default, **kind)(command)
     return command
 
 
@@ -86,13 +92,15 @@ def sandbox(
     placed: IO[str] | None,
     truth: IO[str] | None,
     once: bool,
+    seed: int | None,
     **behaviour: Any,
 ) -> None:
     """Stand in for eSMS on this machine: take calls, send their callbacks, answer look-ups.
 
-    Speaks the voice API (MakeCallRecord_V2, MakeCallTemplate_V2, GetSendStatus) and sends the callbacks of the calls
-    that are placed. With --calls it places a campaign itself. Runs until Ctrl-C, or with --once until the campaign's
-    callbacks are done.
+    Speaks the voice API (MakeCallRecord_V2, MakeCallTemplate_V2, GetSendStatus), and the GetSendStatus of the message
+    API for voice OTP calls. Sends the callbacks of the calls that are placed. With --calls it places a campaign itself.
+    Runs until Ctrl-C, or with --once until the campaign's callbacks are done. Exits with 1 if the receiver answers 404:
+    the token in the callback URL is wrong.
 
     SHARE is a number from 0 to 1: 0.05 is one in twenty.
 
@@ -111,15 +119,24 @@ def sandbox(
     if not count and (placed or truth or once):
         raise click.UsageError("--placed, --truth and --once need a campaign: give --calls and --callback-url too.")
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # below it logs URLs, and with them the callback token
-    with stop_at_signals() as stop, _listening(bind, Options(**behaviour)) as esms:
+    if seed is None:
+        seed = secrets.randbelow(_SEEDS)
+    with stop_at_signals() as stop, _listening(bind, Options(seed=seed, **behaviour)) as esms:
         click.echo(f"Standing in for eSMS at {esms.api_url}\nTo use it (any keys will do):")
         click.echo(f"  export ESMS_API_URL={esms.api_url} ESMS_API_KEY=any ESMS_SECRET_KEY=any")
+        click.echo(f"  export ESMS_MESSAGE_API_URL={esms.message_api_url}")
+        click.echo(f"Seed: {seed} (--seed {seed} gives the same calls again)")
         if count:
             calls = esms.place(count, callback_url=callback_url)
             _write_placed(placed, calls, campaign)
             _write_truth(truth, calls)
             _show_callbacks(esms, callback_url, stop)
             _summarise(esms)
+            if _token_is_wrong(esms):
+                raise click.ClickException(
+                    "The receiver answers callbacks with 404: the token in --callback-url is not one of its tokens. "
+                    "Take the URL that `esms-calls callback-url` prints on the receiver's machine."
+                )
         if not once:
             click.echo("Answering look-ups until Ctrl-C.")
             stop.wait()
@@ -147,16 +164,25 @@ def _write_placed(file: IO[str] | None, calls: list[PlacedCall], campaign: str) 
 def _write_truth(file: IO[str] | None, calls: list[PlacedCall]) -> None:
     if file:
         for call in calls:
-            texts = {"placed_at": call.placed_at.isoformat(), "price": f"{call.price:.4f}"}
-            file.write(json.dumps(asdict(call) | texts) + "\n")
+            truth = asdict(call) | {"expected": expected(call)}
+            file.write(json.dumps(truth, default=_as_text) + "\n")
         file.flush()
 
 
+def _as_text(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, Decimal) else value.isoformat()
+
+
+def _token_is_wrong(esms: Sandbox) -> bool:
+    """Whether the receiver knows no callback by this URL."""
+    return not esms.callbacks.delivered and esms.callbacks.failures[_NOT_FOUND] > 0
+
+
 def _show_callbacks(esms: Sandbox, callback_url: str, stop: Event) -> None:
-    """Show how many callbacks are done, until all are or the sandbox is to stop."""
+    """Show how many callbacks are done, until all are, the token turns out to be wrong, or the sandbox is to stop."""
     url, done = urlsplit(callback_url), False
     with progress(f"Callbacks to {url.scheme}://{url.hostname}", esms.callbacks.planned) as show:
-        while not done and not stop.is_set():
+        while not (done or stop.is_set() or _token_is_wrong(esms)):
             done = esms.wait(_POLL_SECONDS)
             show(esms.callbacks.finished, "done")
 
@@ -169,6 +195,8 @@ def _summarise(esms: Sandbox) -> None:
         "- lost on purpose": f"{sum(call.lost for call in calls):,}",
         "- doubled": f"{sum(call.doubled for call in calls):,}",
         "- late": f"{sum(call.late for call in calls):,}",
+        "- voice OTP": f"{sum(call.kind == 'otp' for call in calls):,}",
+        "other channels": f"{len(esms.other_channels):,} messages, which are no calls",
         "callbacks delivered": f"{callbacks.delivered:,}",
         "- given up": f"{callbacks.given_up:,} (after {MOST_REQUESTS} requests each)",
         "- not sent": f"{callbacks.planned - callbacks.finished:,}",

@@ -42,6 +42,7 @@ def test_a_campaign_by_command_writes_what_was_placed_and_the_truth(receiver: Re
     assert result.exit_code == 0
     assert TOKEN not in result.output
     assert "ESMS_API_URL=http://127.0.0.1:" in result.stdout
+    assert "ESMS_MESSAGE_API_URL=http://127.0.0.1:" in result.stdout
     assert "Callbacks to http://127.0.0.1" in result.stderr
 
     truths = [json.loads(line) for line in truth.read_text("utf-8").splitlines()]
@@ -51,18 +52,47 @@ def test_a_campaign_by_command_writes_what_was_placed_and_the_truth(receiver: Re
     assert {row["campaign"] for row in rows} == {"autumn"}
     assert rows[0]["placed_at"].endswith("+00:00")
     assert all(len(call["price"].partition(".")[2]) == 4 for call in truths)
+    assert all(call["expected"]["phone"] == call["phone"] for call in truths)
     final = {dict(parse_qsl(urlsplit(path).query))["ReferenceId"] for path in receiver.paths if path.endswith("=5")}
     assert final == {call["reference_id"] for call in truths if not call["lost"]}
     assert f"callbacks delivered  {len(receiver.paths)}" in result.stdout
 
 
 def test_the_summary_says_what_was_given_up_and_why() -> None:
-    """So that a wrong callback URL is noticed."""
-    with Receiver(404) as receiver:
+    with Receiver(503) as receiver:
         result = run("--bind", "127.0.0.1:0", "--calls", 2, "--callback-url", receiver.url, "--retry-wait", 0, "--once")
     assert result.exit_code == 0
     assert "given up           6" in result.stdout
-    assert "36 x HTTP 404" in result.stdout
+    assert "36 x HTTP 503" in result.stdout
+
+
+@pytest.mark.parametrize("once", [["--once"], []])
+def test_a_wrong_token_ends_it_at_once_with_the_remedy(once: list[str]) -> None:
+    """Without waiting for the repeats, and without showing the token."""
+    with Receiver(404) as receiver:
+        result = run("--bind", "127.0.0.1:0", "--calls", 2, "--callback-url", receiver.url, *once)
+    assert result.exit_code == 1
+    assert "answers callbacks with 404" in result.stderr
+    assert "esms-calls callback-url" in result.stderr
+    assert TOKEN not in result.output
+
+
+def test_the_seed_is_random_and_printed_unless_it_is_given(receiver: Receiver) -> None:
+    """The one that was printed gives the same calls again."""
+
+    def placed(*seed: object) -> tuple[str, set[str]]:
+        receiver.paths.clear()
+        result = run("--bind", "127.0.0.1:0", "--calls", 3, "--callback-url", receiver.url, "--once", *seed)
+        assert result.exit_code == 0
+        ids = {dict(parse_qsl(urlsplit(path).query))["ReferenceId"] for path in receiver.paths}
+        return result.stdout.partition("Seed: ")[2].partition(" ")[0], ids
+
+    seed, ids = placed()
+    other_seed, other_ids = placed()
+    assert seed.isdecimal()
+    assert not ids & other_ids
+    assert placed("--seed", seed) == (seed, ids)
+    assert placed("--seed", other_seed) == (other_seed, other_ids)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pytest
 import requests
 from receiver import TEMPLATE, TOKEN, Receiver
 
+from webapp.esms.sandbox.calls import expected
 from webapp.esms.sandbox.faults import FAULTS
 from webapp.esms.sandbox.options import Options
 from webapp.esms.sandbox.service import Sandbox
@@ -378,7 +379,7 @@ def test_look_ups_are_recorded_in_the_order_of_their_arrival(shared: Sandbox) ->
     first, second = list(shared.calls)[:2]
     del shared.lookups[:]
     ask(shared, first.upper()), ask(shared, "nobody"), ask(shared, second)
-    assert [lookup[1:] for lookup in shared.lookups] == [(first, "100"), ("nobody", "105"), (second, "100")]
+    assert [lookup[1:3] for lookup in shared.lookups] == [(first, "100"), ("nobody", "105"), (second, "100")]
     assert [lookup.at for lookup in shared.lookups] == sorted(lookup.at for lookup in shared.lookups)
     assert not shared.overlaps
 
@@ -391,6 +392,192 @@ def test_overlapping_look_ups_of_one_call_are_noticed() -> None:
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(lambda reference_id: ask(sandbox, reference_id), [one, other, one]))
         assert sandbox.overlaps == [one]
+
+
+# Voice OTP, other channels and other oddities
+
+
+def ask_message_api(sandbox: Sandbox, reference_id: str, **query: str) -> dict[str, Any]:
+    query = {**KEYS, "RefId": reference_id, **query}
+    answer: dict[str, Any] = requests.get(f"{sandbox.message_api_url}/GetSendStatus", query, timeout=20).json()
+    return answer
+
+
+def sent(receiver: Receiver, options: Options, count: int = 30) -> list[PlacedCall]:
+    """A campaign whose callbacks have all come."""
+    with Sandbox(options) as sandbox:
+        calls = sandbox.place(count, callback_url=receiver.url)
+        assert sandbox.wait(20)
+    return calls
+
+
+def test_voice_otp_callbacks_have_the_message_form(receiver: Receiver) -> None:
+    """The template's own parameters stay, empty; what it does not name is appended."""
+    for call in sent(receiver, Options(otp=1)):
+        *progress, final = receiver.of(call)
+        assert [callback["SendStatus"] for callback in progress] == ["2", "7"]
+        assert final == dict.fromkeys(TEMPLATE[:-1].split("=&"), "") | {
+            "SMSID": call.reference_id,
+            "SendFailed": str(1 - call.sent_result),
+            "SendStatus": "5",
+            "SendSuccess": str(call.sent_result),
+            "TotalPrice": f"{call.price:.4f}",
+            "TotalReceiver": "1",
+            "TotalSent": "1",
+            "RequestId": "",
+            "TypeId": "8",
+            "telcoid": "1",
+            "phonenumber": call.phone,
+        }
+
+
+def test_only_the_message_api_knows_voice_otp_and_it_says_the_price() -> None:
+    with Sandbox(Options(otp=0.5)) as sandbox:
+        calls = sandbox.place(40)
+        for call in calls:
+            voice, message = ask(sandbox, call.smsid).json(), ask_message_api(sandbox, call.smsid)
+            if call.kind == "voice":
+                assert (voice["CodeResponse"], message["CodeResponse"]) == ("100", "105")
+                continue
+            assert voice["CodeResult"] == "105"
+            assert {name: str(value) for name, value in message.items()} == {
+                "CodeResponse": "100",
+                "SMSID": call.reference_id,
+                "SendFailed": str(1 - call.sent_result),
+                "SendStatus": "5",
+                "SendSuccess": str(call.sent_result),
+                "TotalPrice": str(float(call.price)),
+                "TotalReceiver": "1",
+                "TotalSent": "1",
+            }
+        assert {call.kind for call in calls} == {"voice", "otp"}
+        assert {lookup.api for lookup in sandbox.lookups} == {"voice", "otp"}
+
+
+def test_the_message_api_refuses_in_its_own_form() -> None:
+    """CodeResponse, with the SMSID."""
+    with Sandbox() as sandbox:
+        assert ask_message_api(sandbox, "Any", ApiKey="") == {
+            "CodeResponse": "101",
+            "ErrorMessage": "Authorize Failed",
+            "SMSID": "Any",
+        }
+
+
+def test_an_undetermined_voice_otp_counts_nothing_and_a_look_up_says_how_it_ended(receiver: Receiver) -> None:
+    with Sandbox(Options(otp=1, undetermined=1)) as sandbox:
+        (call, *_) = sandbox.place(10, callback_url=receiver.url)
+        assert sandbox.wait(20)
+        answer = ask_message_api(sandbox, call.reference_id)
+    last = receiver.of(call)[-1]
+    assert (last["SendStatus"], last["SendSuccess"], last["SendFailed"]) == ("5", "0", "0")
+    assert int(answer["SendSuccess"]) + int(answer["SendFailed"]) == 1
+
+
+def test_messages_of_other_channels_come_to_the_same_url(receiver: Receiver) -> None:
+    with Sandbox(Options(other_channels=1)) as sandbox:
+        sandbox.place(60, callback_url=receiver.url)
+        assert sandbox.wait(20)
+        ids = list(sandbox.other_channels)
+        assert not sandbox.calls.keys() & set(ids)
+    queries = [dict(parse_qsl(urlsplit(path).query)) for path in receiver.paths]
+    messages = {query["SMSID"].lower(): query for query in queries if "TypeId" in query}
+    assert set(messages) == set(ids)
+    assert {query["TypeId"] for query in messages.values()} == {"1", "2", "23", "24", "25", "26", "27"}
+    assert {query["TotalReceiver"] for query in messages.values() if query["TypeId"] == "1"} == {"169"}
+
+
+def test_a_redialed_call_has_two_final_callbacks_in_either_order(receiver: Receiver) -> None:
+    calls = [call for call in sent(receiver, Options(redialed=1)) if call.redialed]
+    orders = {tuple(one["CallStatus"] for one in receiver.of(call) if one["SendStatus"] == "5") for call in calls}
+    assert orders == {("NO ANSWER", "ANSWERED"), ("ANSWERED", "NO ANSWER")}
+    for call in calls:
+        prices = {one["CallStatus"]: one["Price"] for one in receiver.of(call) if one["SendStatus"] == "5"}
+        assert prices == {"NO ANSWER": "0.0000", "ANSWERED": f"{call.price:.4f}"}
+
+
+def test_a_repriced_call_is_reported_again_with_another_price(receiver: Receiver) -> None:
+    calls = [call for call in sent(receiver, Options(repriced=1, otp=0.5)) if call.repeat_price]
+    assert {call.kind for call in calls} == {"voice", "otp"}
+    for call in calls:
+        name = "Price" if call.kind == "voice" else "TotalPrice"
+        prices = [one[name] for one in receiver.of(call) if one["SendStatus"] == "5"]
+        assert prices == [f"{call.price:.4f}", f"{call.repeat_price:.4f}"]
+        assert expected(call)["price_conflict"]
+
+
+def test_rejected_calls_say_so_in_callbacks_and_look_ups(receiver: Receiver) -> None:
+    with Sandbox(Options(rejected=1)) as sandbox:
+        calls = sandbox.place(20, callback_url=receiver.url)
+        assert sandbox.wait(20)
+        for call in calls:
+            assert receiver.of(call)[-1]["SendStatus"] == str(call.send_status)
+            answer = ask(sandbox, call.reference_id).json()
+            assert (str(answer["SendStatus"]), answer["CallStatus"]) == (str(call.send_status), "")
+    assert {call.send_status for call in calls} == {4, 6}
+
+
+def test_a_blocked_number_is_code_99_with_the_outcome_and_a_busy_server_without() -> None:
+    with Sandbox(Options(blocked=1, busy=0.5)) as sandbox:
+        calls = sandbox.place(60)
+        for call in calls:
+            first, second = ask(sandbox, call.smsid).json(), ask(sandbox, call.smsid).json()
+            if call.busy:
+                assert first == {"CodeResult": "99", "CountRegenerate": 0, "ErrorMessage": first["ErrorMessage"]}
+            else:
+                assert first["CallStatus"] == second["CallStatus"] == call.lookup_status
+            assert second["CodeResponse"] == ("99" if call.call_status is None else "100")
+    assert {call.blocked for call in calls} == {call.busy for call in calls} == {True, False}
+
+
+def test_old_templates_bring_one_callback_without_send_status() -> None:
+    """Also to a CallbackUrl that names no parameter."""
+    with Receiver() as receiver:
+        url = receiver.url.partition("?")[0]
+        with Sandbox(Options(old_template=1, late=1)) as sandbox:
+            calls = sandbox.place(20, callback_url=url)
+            assert sandbox.wait(20)
+        for call in calls:
+            (callback,) = receiver.of(call)
+            assert [*callback] == TEMPLATE[:-1].split("=&")[:-1]
+
+
+def test_a_slash_may_stand_behind_the_path(receiver: Receiver) -> None:
+    sent(receiver, Options(slash=1), 3)
+    assert {urlsplit(path).path for path in receiver.paths} == {urlsplit(receiver.url).path + "/"}
+
+
+def test_an_exact_call_is_known_by_esms_own_spelling_alone() -> None:
+    with Sandbox(Options(exact=1)) as sandbox:
+        for call in sandbox.place(40):
+            assert ask(sandbox, call.reference_id).json()["CodeResponse"] == "100"
+            other = call.reference_id.swapcase()
+            assert ask(sandbox, other).json()["CodeResult"] == "105"
+
+
+def test_a_kept_connection_ends_at_a_look_up_without_an_answer() -> None:
+    with Sandbox(Options(closing=1)) as sandbox:
+        (call,) = sandbox.place(1)
+        query = {**KEYS, "ReferenceId": call.reference_id}
+        with requests.Session() as session:
+            url = f"{sandbox.api_url}/GetSendStatus"
+            assert session.get(url, params=query, timeout=20).json()["CodeResponse"] == "100"
+            with pytest.raises(requests.ConnectionError):
+                session.get(url, params=query, timeout=20)
+            assert session.get(url, params=query, timeout=20).json()["CodeResponse"] == "100"
+        assert len(sandbox.lookups) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["otp", "redialed", "repriced", "rejected", "blocked", "busy", "old_template", "exact"]
+)
+def test_an_oddity_changes_no_other_fate_of_the_other_calls(name: str) -> None:
+    some: dict[str, Any] = {name: 0.3}
+    with Sandbox() as calm, Sandbox(Options(**some)) as odd:
+        pairs = list(zip(calm.place(100), odd.place(100), strict=True))
+    same = sum(one == other for one, other in pairs)
+    assert 50 <= same < 100
+    assert all((one.reference_id, one.phone) == (other.reference_id, other.phone) for one, other in pairs)
 
 
 # Faults

@@ -11,52 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 
-from webapp.esms.sandbox.calls import DONE, SENT, WAITING
-
 if TYPE_CHECKING:
-    from webapp.esms.sandbox.calls import PlacedCall
     from webapp.esms.sandbox.options import Options
 
 MOST_REQUESTS = 6
 """How often a callback is sent until it is answered 200: *documented*, five repeats at the most."""
-_SPELLING = {"ANSWERED": "ANSWERED", "NOANSWERED": "NO ANSWER", None: ""}
-"""Outcomes in callbacks: *documented*; None is the published example of a failed call."""
-
-
-def callback_fields(call: PlacedCall) -> dict[str, str]:
-    """A callback's parameters, named and ordered as in the published example."""
-    return {
-        "ReferenceId": call.reference_id,
-        "CallDuration": str(call.call_duration),
-        "CallStatus": _SPELLING[call.call_status],
-        "Ivr": call.ivr or "",
-        "Price": f"{call.price:.4f}",
-        "SentResult": str(call.sent_result),
-        "CID": call.cid,
-        "SendStatus": str(call.send_status),
-    }
-
-
-def filled(callback_url: str, call: PlacedCall) -> str:
-    """The CallbackUrl with its parameters filled where they stand; if it names none of them, all are appended."""
-    url, values = urlsplit(callback_url), {name: quote(text, safe="") for name, text in callback_fields(call).items()}
-    given = [pair.partition("=") for pair in url.query.split("&") if pair]
-    if not any(name in values for name, _, _ in given):
-        given += [(name, "=", "") for name in values]
-    pairs = (f"{name}={values[name]}" if name in values else name + equals + value for name, equals, value in given)
-    return url._replace(query="&".join(pairs), fragment="").geturl()
-
-
-def callback_order(call: PlacedCall) -> tuple[int, ...]:
-    """The SendStatus of each callback of the call, in the order of their sending."""
-    if call.lost:
-        return () if call.silent else (WAITING, SENT)
-    order = (WAITING, DONE, SENT) if call.late else (WAITING, SENT, DONE)
-    return (*order, DONE) if call.doubled else order
 
 
 def checked_callback_url(callback_url: str) -> str:

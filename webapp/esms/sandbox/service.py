@@ -1,6 +1,6 @@
 """The sandbox as an HTTP service: it takes calls, answers look-ups, and has the callbacks sent.
 
-Not simulated: SendDate, redials (MaxRetry, WaitRetry) and voice OTP.
+Not simulated: SendDate, MaxRetry and WaitRetry of a placing request, and its voice OTP; campaigns have both.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import time
 from collections import Counter, deque
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from webapp.esms.sandbox.answers import failure_fields, lookup_fields
-from webapp.esms.sandbox.callbacks import Callbacks, callback_order, checked_callback_url, filled
+from webapp.esms.sandbox.answers import lookup_fields, message_lookup_fields
+from webapp.esms.sandbox.callbacks import Callbacks, checked_callback_url
 from webapp.esms.sandbox.calls import DONE, SENT, WAITING, as_of, draw_call, normalised
-from webapp.esms.sandbox.faults import FAULTS, checked_fault
+from webapp.esms.sandbox.codes import failure_fields, message_failure_fields
+from webapp.esms.sandbox.faults import ABOUT_A_CALL, FAULTS, checked_fault
+from webapp.esms.sandbox.forms import callbacks_of, filled, other_channel
 from webapp.esms.sandbox.options import Options
 
 if TYPE_CHECKING:
@@ -30,19 +32,24 @@ if TYPE_CHECKING:
     from webapp.esms.sandbox.calls import PlacedCall
 
 SERVICE_PATH = "/MainService.svc/json"
+MESSAGE_PATH = "/rest" + SERVICE_PATH
+"""The message API, which eSMS has on another host."""
+Kind = Literal["voice", "otp"]
 HONEST = "100"
 """The code of a look-up that met no fault."""
+_BUSY = "99"
 _LONGEST_REQUEST_ID = 50
 _SHARE_OF_STRINGS = 0.1
 """GetSendStatus answers that have strings for numbers (*assumed*)."""
 
 
 class Lookup(NamedTuple):
-    """A GetSendStatus request: its arrival (monotonic seconds), its call, and eSMS's code or the fault's name."""
+    """A GetSendStatus request: its arrival (monotonic seconds), its call, eSMS's code or the fault's name, the API."""
 
     at: float
     reference_id: str
     code: str
+    api: Kind = "voice"
 
 
 class Sandbox:
@@ -50,7 +57,8 @@ class Sandbox:
 
     All keys are normalised reference ids. ``calls`` is the truth; ``faults`` can be changed at any time and says which
     of ``FAULTS`` every look-up of a call meets. ``lookups`` has all that arrived, in their order; ``overlaps`` the call
-    of each that arrived while another look-up of the same call was not yet answered.
+    of each that arrived while another look-up of the same call was not yet answered. ``other_channels`` has the SMSIDs
+    of the messages that are no calls.
     """
 
     def __init__(self, options: Options | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
@@ -60,16 +68,20 @@ class Sandbox:
         self.faults: dict[str, str] = {}
         self.lookups: list[Lookup] = []
         self.overlaps: list[str] = []
+        self.other_channels: list[str] = []
         self.callbacks = Callbacks(self.options)
+        self._kept = 0
         self._begins: dict[str, float] = {}
         self._request_ids: set[str] = set()
+        self._was_busy: set[str] = set()
         self._lookup_counts: Counter[str] = Counter()
         self._in_flight: Counter[str] = Counter()
         self._last_second: deque[float] = deque()
         self._fault_of_all: str | None = None
         self._lock = threading.Lock()
         self._server = _Server((host, port), self)
-        self.api_url: str = f"http://{host}:{self._server.server_address[1]}{SERVICE_PATH}"
+        address = f"http://{host}:{self._server.server_address[1]}"
+        self.api_url, self.message_api_url = address + SERVICE_PATH, address + MESSAGE_PATH
 
     def __enter__(self) -> Self:
         self._server.start()
@@ -112,16 +124,19 @@ class Sandbox:
         call = self._place(callback_url, phone=query.get("phone", ""), request_id=request_id)
         return {"CodeResult": "100", "SMSID": call.smsid}
 
-    def lookup_answer(self, query: dict[str, str]) -> tuple[str, dict[str, Any]]:
+    def lookup_answer(self, query: dict[str, str], api: Kind) -> tuple[str, dict[str, Any]]:
         """Answer GetSendStatus, after the latency: ``HONEST`` or a name of ``FAULTS``, and the true answer."""
-        reference_id = normalised(query.get("referenceid", ""))
+        asked_for = query.get("refid" if api == "otp" else "referenceid", "").strip()
+        reference_id = normalised(asked_for)
         with self._lock:
             now = time.monotonic()
             self._lookup_counts[reference_id] += 1
             seed = f"{self.options.seed}:{reference_id}:{self._lookup_counts[reference_id]}"
             draw = random.Random(seed)  # noqa: S311 (to be repeatable, not secret)
-            code, answer = self._code(reference_id, query, now, draw), self._true_answer(reference_id, now, draw)
-            self.lookups.append(Lookup(now, reference_id, code))
+            known = self._is_known(asked_for, api)
+            code = self._code(reference_id, query, now, draw, known=known)
+            answer = self._true_answer(reference_id, now, draw) if known else _unknown(asked_for, api)
+            self.lookups.append(Lookup(now, reference_id, code, api))
             if self._in_flight[reference_id]:
                 self.overlaps.append(reference_id)
             self._in_flight[reference_id] += 1
@@ -130,6 +145,13 @@ class Sandbox:
             self._in_flight[reference_id] -= 1
         return code, answer
 
+    def ends_connection(self) -> bool:
+        """Whether a kept connection ends now, at the next look-up on it."""
+        with self._lock:
+            self._kept += 1
+            draw = random.Random(f"{self.options.seed}:kept:{self._kept}")  # noqa: S311
+            return draw.random() < self.options.closing
+
     def _place(self, callback_url: str, *, phone: str = "", request_id: str = "", begins_in: float = 0.0) -> PlacedCall:
         with self._lock:
             call = draw_call(self.options, len(self.calls), phone=phone, request_id=request_id)
@@ -137,12 +159,23 @@ class Sandbox:
             self._begins[normalised(call.reference_id)] = begins
             self.calls[normalised(call.reference_id)] = call
         if callback_url:
-            due = {WAITING: begins, SENT: begins + call.ring_seconds, DONE: begins + 2 * call.ring_seconds}
-            if call.late:
-                due[SENT] = due[DONE] + self.options.late_by
-            order = callback_order(call)
-            self.callbacks.add([(due[status], filled(callback_url, as_of(call, status))) for status in order])
+            self._plan_callbacks(call, callback_url, begins)
         return call
+
+    def _plan_callbacks(self, call: PlacedCall, callback_url: str, begins: float) -> None:
+        due = {WAITING: begins, SENT: begins + call.ring_seconds, DONE: begins + 2 * call.ring_seconds}
+        planned = [
+            (
+                due[said.due_at] + self.options.late_by * said.late,
+                filled(callback_url, said.parameters, slash=call.slash, complete=call.kind == "otp"),
+            )
+            for said in callbacks_of(call)
+        ]
+        self.callbacks.add(planned)
+        if call.other_channel is not None:
+            message = other_channel(call)
+            self.other_channels.append(normalised(message.parameters["SMSID"]))
+            self.callbacks.add([(due[message.due_at], filled(callback_url, message.parameters, complete=True))])
 
     def _is_duplicate(self, request_id: str) -> bool:
         """*documented*: a RequestId blocks for 24 hours; here for as long as the sandbox runs."""
@@ -156,7 +189,12 @@ class Sandbox:
         given = (query.get("apikey", ""), query.get("secretkey", ""))
         return all(given) and all(key in {"", shown} for key, shown in zip(wanted, given, strict=True))
 
-    def _code(self, reference_id: str, query: dict[str, str], now: float, draw: random.Random) -> str:
+    def _is_known(self, asked_for: str, api: Kind) -> bool:
+        """Whether this API knows a call by that id. *assumed*: most ids are matched without case."""
+        call = self.calls.get(normalised(asked_for))
+        return call is not None and call.kind == api and (not call.exact or asked_for == call.reference_id)
+
+    def _code(self, reference_id: str, query: dict[str, str], now: float, draw: random.Random, *, known: bool) -> str:
         if self._fault_of_all:
             return self._fault_of_all
         if not self._authorised(query):
@@ -166,8 +204,15 @@ class Sandbox:
         if reference_id in self.faults:
             return self.faults[reference_id]
         if draw.random() < self.options.error_rate:
-            return draw.choice(self.options.faults or tuple(FAULTS))
-        return HONEST if reference_id in self.calls else "105"
+            fault = draw.choice(self.options.faults or tuple(FAULTS))
+            return fault if known or fault not in ABOUT_A_CALL else "105"
+        return self._true_code(reference_id) if known else "105"
+
+    def _true_code(self, reference_id: str) -> str:
+        if not self.calls[reference_id].busy or reference_id in self._was_busy:
+            return HONEST
+        self._was_busy.add(reference_id)
+        return _BUSY
 
     def _over_limit(self, now: float) -> bool:
         while self._last_second and self._last_second[0] <= now - 1:
@@ -178,14 +223,17 @@ class Sandbox:
         return over
 
     def _true_answer(self, reference_id: str, now: float, draw: random.Random) -> dict[str, Any]:
-        call = self.calls.get(reference_id)
-        if call is None:
-            return failure_fields("105")
+        call = self.calls[reference_id]
         age = now - self._begins[reference_id]
         reached = WAITING if age < call.ring_seconds else SENT if age < 2 * call.ring_seconds else DONE
-        answer = lookup_fields(as_of(call, reached))
+        fields = message_lookup_fields if call.kind == "otp" else lookup_fields
+        answer = fields(as_of(call, reached))
         as_strings = draw.random() < _SHARE_OF_STRINGS
         return {name: str(value) for name, value in answer.items()} if as_strings else answer
+
+
+def _unknown(asked_for: str, api: Kind) -> dict[str, Any]:
+    return message_failure_fields("105", asked_for) if api == "otp" else failure_fields("105")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -194,21 +242,45 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: _Server
+    _has_answered = False
 
     def do_GET(self) -> None:
         """Answer a request by its path."""
         url, sandbox = urlsplit(self.path), self.server.sandbox
         # names without case, since the placing pages themselves have both RequestID and RequestId
         query = {name.lower(): value for name, value in parse_qsl(url.query, keep_blank_values=True)}
-        match url.path.removeprefix(SERVICE_PATH):
-            case "/MakeCallRecord_V2" | "/MakeCallTemplate_V2":
+        api: Kind = "otp" if url.path.startswith(MESSAGE_PATH) else "voice"
+        match url.path.removeprefix(MESSAGE_PATH).removeprefix(SERVICE_PATH), api:
+            case (("/MakeCallRecord_V2" | "/MakeCallTemplate_V2"), "voice"):
                 self.send_json(sandbox.placing_answer(query))
-            case "/GetSendStatus":
-                code, answer = sandbox.lookup_answer(query)
-                respond = Handler.send_json if code == HONEST else FAULTS[code]
-                respond(self, answer)
+            case "/GetSendStatus", _:
+                self._answer_lookup(query, api)
             case _:
                 self.send(b"<h1>Endpoint not found</h1>", status=404, kind="text/html")
+
+    def _answer_lookup(self, query: dict[str, str], api: Kind) -> None:
+        kept, self._has_answered = self._has_answered, True
+        if kept and self.server.sandbox.ends_connection():
+            self.close_connection = True
+            return
+        code, answer = self.server.sandbox.lookup_answer(query, api)
+        respond = Handler.send_json if code == HONEST else FAULTS[code]
+        respond(self, answer)
+
+    @property
+    def api_url(self) -> str:
+        """The address of the voice API."""
+        return self.server.sandbox.api_url
+
+    def neighbour_of(self, reference_id: str) -> str:
+        """The identity of another call."""
+        sandbox = self.server.sandbox
+        call = sandbox.calls.get(normalised(reference_id))
+        return draw_call(sandbox.options, call.number ^ 1 if call else 0).reference_id.upper()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait, and return whether the sandbox stops."""
+        return self.server.stopping.wait(seconds)
 
     def send_json(self, answer: dict[str, Any]) -> None:
         """Answer 200 with a JSON object."""
