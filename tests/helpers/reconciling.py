@@ -58,7 +58,11 @@ class Command:
         self.printed: list[str] = []
 
     def __call__(self, *arguments: str, **environment: str | None) -> Result:
-        result = CliRunner().invoke(cli, ["reconcile", *arguments], env=environment)
+        return self.invoke("reconcile", *arguments, **environment)
+
+    def invoke(self, command: str, *arguments: str, **environment: str | None) -> Result:
+        """Another command, likewise in this process."""
+        result = CliRunner().invoke(cli, [command, *arguments], env=environment)
         self.printed += [result.stdout, result.stderr]
         return result
 
@@ -78,6 +82,8 @@ class Command:
 @pytest.fixture
 def esms(settings: object, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:  # noqa: ARG001 - it sets the rest
     """ESMS for every command that is run from here; asked as fast as it can be."""
+    for name in ("ESMS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     with Sandbox(Options(api_key=API_KEY, secret_key=SECRET_KEY)) as sandbox:
         for name, value in {
             "ESMS_API_URL": sandbox.api_url,

@@ -22,6 +22,7 @@ from webapp.esms.lookup import LOOKUP_FIELDS
 from webapp.reconcile.audit import Auditor
 from webapp.storage.errors import Unavailable
 from webapp.storage.filters import CallFilter
+from webapp.storage.types import plain
 from webapp.support.progress import progress
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _SHOWN = 50
 _LONGEST_TRANSACTION = timedelta(minutes=2)
 _LARGEST_SEED = 2**53 - 1
 """The largest whole number that every reader of JSON keeps exactly."""
-_CANNOT_CONFIRM = "not price, not cid, and no value that eSMS or the store leaves empty"
+_CANNOT_CONFIRM = "not cid, not the price of a voice call, and no value that eSMS or the store leaves empty"
 
 
 # click's ParamType is generic only from 8.3 on.
@@ -92,8 +93,9 @@ def audit(
     """Ask eSMS (GetSendStatus) about settled calls, and report where the store disagrees.
 
     eSMS signs no callback, so only an audit shows whether what is stored is true. It finds forged and mistaken
-    callbacks, and later results that were lost. GetSendStatus can confirm call_status, call_duration, ivr, send_status
-    and sent_result. It cannot confirm price and cid, nor a value that eSMS or the store leaves empty.
+    callbacks, and later results that were lost. GetSendStatus can confirm call_status, call_duration, ivr, send_status,
+    sent_result, and the price of a voice OTP. It cannot confirm cid, the price of a voice call, nor a value that eSMS
+    or the store leaves empty.
 
     Every settled call in the range is asked about, however old it is. If eSMS says that a call is not over, the call
     disagrees in send_status. If eSMS does not know a call (104, 105), the call is listed as unknown: it is forged, or
@@ -170,8 +172,8 @@ def _as_json(audit: Audit, *, fix: bool) -> dict[str, Any]:
         "asked": audit.asked,
         "agree": audit.agree,
         "disagree": [
-            {"reference_id": one.reference_id, "fields": list(one.stored), "stored": one.stored, "esms": one.esms}
-            | {"final": one.final}
+            {"reference_id": one.reference_id, "fields": list(one.stored), "final": one.final}
+            | {"stored": _plain(one.stored), "esms": _plain(one.esms)}
             | ({"effect": one.effect, "put_right": one.put_right} if fix else {})
             for one in audit.disagreeing
         ],
@@ -202,6 +204,10 @@ def _show_disagreeing(audit: Audit, *, fix: bool) -> None:
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     _show_rest(len(audit.disagreeing), _SHOWN)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: plain(value) for name, value in values.items()}
 
 
 def _values(values: dict[str, Any]) -> str:
@@ -271,9 +277,10 @@ def _trouble(audit: Audit, url: str) -> Iterator[str]:
     """What kept the audit from asking about every call, and what to do."""
     for code, number in sorted(audit.failures.counts.items()):
         named = audit.failures.named(code)
-        yield f"failed with {printable(code)}: {number}. {lookup_words.what_failed(code)}".rstrip()
+        yield f"failed with {printable(code)}: {number}. {lookup_words.what_failed(code, audit.failures)}".rstrip()
         rest = f" and {number - len(named)} more" if number > len(named) else ""
         yield f"  {', '.join(map(printable, named))}{rest}"
+    yield from lookup_words.clocks(audit.clocks)
     if audit.slowed_down:
         yield lookup_words.slowed_down(audit.slowed_down)
     if audit.refused_code:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from webapp.esms.client import Client
+    from webapp.esms.network import Network
+
+_log = logging.getLogger(__name__)
 
 CLI_PATIENCE = timedelta(seconds=30)
 """How long a command waits for the database."""
@@ -53,15 +57,48 @@ def open_context(
 
 
 def client_of(settings: Settings) -> Client:
-    """A client that asks eSMS; raises ConfigError where the keys are not set."""
+    """A client that asks eSMS; raises ConfigError where the keys are not set, or the way to eSMS cannot be used.
+
+    Warns of addresses to which the keys go in clear.
+    """
     missing = [name.upper() for name in ("esms_api_key", "esms_secret_key") if not getattr(settings, name)]
     if missing:
         raise ConfigError(f"Not set: {', '.join(missing)}. To ask eSMS, the keys of your eSMS account are needed.")
     from webapp.esms.client import Client  # noqa: PLC0415 - most commands do not need it
+    from webapp.esms.network import is_in_clear  # noqa: PLC0415
 
+    urls = {"ESMS_API_URL": settings.esms_api_url, "ESMS_MESSAGE_API_URL": settings.message_api_url}
+    for name, url in urls.items():
+        if url and is_in_clear(url):
+            _log.warning(
+                "%s begins with http://: the keys of your eSMS account go in clear to another machine. Use https://.",
+                name,
+            )
     return Client(
-        settings.esms_api_url, settings.esms_api_key or "", settings.esms_secret_key or "", settings.esms_timeout
+        settings.esms_api_url,
+        settings.esms_api_key or "",
+        settings.esms_secret_key or "",
+        settings.esms_timeout,
+        message_url=settings.message_api_url,
+        network=_network(settings),
     )
+
+
+def _network(settings: Settings) -> Network:
+    """The way to eSMS; raises ConfigError."""
+    from webapp.esms.network import Network, ca_bundle_problem  # noqa: PLC0415
+
+    name, bundle = settings.ca_bundle or ("", None)
+    if bundle and (problem := ca_bundle_problem(bundle)):
+        raise ConfigError(f"{name} cannot be used ({bundle}: {problem}): name a file of CA certificates in PEM.")
+    network = Network(settings.https_proxy, settings.no_proxy, bundle)
+    for url in filter(None, (settings.esms_api_url, settings.message_api_url)):
+        if any(proxy.startswith("socks") for proxy in network.proxies_for(url).values()):
+            raise ConfigError(
+                "HTTPS_PROXY is a SOCKS proxy, which cannot be used: set it to an http:// proxy, or name eSMS's host "
+                "in NO_PROXY."
+            )
+    return network
 
 
 def spool_of(settings: Settings) -> Spool:

@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from webapp.esms import lookup as esms_lookup
+from webapp.reconcile.clock import words as clock_words
 
 if TYPE_CHECKING:
     from collections import Counter
+
+    from webapp.reconcile.clock import Clocks
+    from webapp.reconcile.failures import Failures
 
 _REASONS = {
     "database": "the database cannot be reached",
@@ -36,6 +40,11 @@ def no_answer(unanswered: Counter[str], url: str) -> str:
     )
 
 
+def clocks(off: Clocks) -> list[str]:
+    """Which clocks are off."""
+    return [clock_words(whose, ahead) for whose, ahead in off.off.items()]
+
+
 def slowed_down(times: int) -> str:
     """That eSMS wants to be asked more slowly."""
     return (
@@ -44,11 +53,9 @@ def slowed_down(times: int) -> str:
     )
 
 
-def what_failed(code: str) -> str:
+def what_failed(code: str, failures: Failures) -> str:
     """What look-ups with this code failed of, and what to do."""
-    return {
-        esms_lookup.TIMEOUT: "No whole answer came within ESMS_TIMEOUT.",
-        esms_lookup.UNREACHABLE: "There was no connection, or it broke: check the network and ESMS_API_URL.",
+    return failures.problems.get(code) or {
         esms_lookup.UNREADABLE: "The answer is not one of GetSendStatus: check ESMS_API_URL.",
         esms_lookup.WRONG_REFERENCE: "eSMS answered about another call.",
         esms_lookup.TOO_FAST: "eSMS still rate-limited these look-ups when they were repeated: lower RECONCILE_RATE.",

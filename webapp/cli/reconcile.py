@@ -183,7 +183,7 @@ def _show_due(context: CliContext, due: Due, limit: int | None, *, retry_given_u
     given_up = context.reader.given_up(due.within) if retry_given_up else 0
     number = number + given_up if limit is None else min(number + given_up, limit)
     if as_json:
-        empty = dict.fromkeys(("id", "started_at", "finished_at", "outcome", "seen_at"))
+        empty = dict.fromkeys(("id", "started_at", "finished_at", "outcome", "seen_at", "answered_at"))
         counts = dict.fromkeys(("checked", "settled", "pending", "not_found", "failed", "gave_up"), 0)
         click.echo(json.dumps({**empty, **counts, "host": socket.gethostname(), "seconds": 0.0, "due": number}))
         return
@@ -221,10 +221,18 @@ def _show_run(context: CliContext, progress: Progress, *, as_json: bool) -> None
         click.echo(words, err=as_json)
     elif not as_json:
         _show_figures(context, progress, [*((name.replace("_", " "), columns[name]) for name in _FIGURES), seconds_row])
+    _show_trouble(context, progress, as_json=as_json)
+    _show_share(context, as_json=as_json)
+
+
+def _show_trouble(context: CliContext, progress: Progress, *, as_json: bool) -> None:
+    """What failed, why calls were not asked about, and what to do."""
     for code, number in sorted(progress.failures.counts.items()):
         words = f"failed with {printable(code)}: {number}; calls that stay open are asked about again when due."
-        click.echo(f"{words} {lookup_words.what_failed(code)}".rstrip(), err=as_json)
+        click.echo(f"{words} {lookup_words.what_failed(code, progress.failures)}".rstrip(), err=as_json)
         _echo_some(progress.failures.named(code), number, err=as_json)
+    for line in lookup_words.clocks(progress.clocks):
+        click.echo(f"! {line}", err=as_json)
     if progress.slowed_down:
         click.echo(lookup_words.slowed_down(progress.slowed_down), err=as_json)
     if progress.refused_code:
@@ -234,7 +242,6 @@ def _show_run(context: CliContext, progress: Progress, *, as_json: bool) -> None
     if progress.unasked:
         words = f"not asked about: {progress.unasked}, because {lookup_words.why(progress.ended)}; they stay due"
         click.echo(words, err=as_json)
-    _show_share(context, as_json=as_json)
 
 
 def _show_figures(context: CliContext, progress: Progress, figures: list[tuple[str, Any]]) -> None:

@@ -8,26 +8,25 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, quote_plus
 
 import requests
 
 from webapp.esms import lookup as esms_lookup
-from webapp.esms import parameters
-from webapp.esms.lookup import TIMEOUT, UNREACHABLE, UNREADABLE, LookupAnswer
+from webapp.esms import network, parameters
+from webapp.esms.lookup import TIMEOUT, UNREADABLE, LookupAnswer, LookupRequest
+from webapp.esms.network import Network, Way
 from webapp.support.redaction import redact
 from webapp.support.workarounds.urllib3_deadline import DeadlineSession
-
-if TYPE_CHECKING:
-    from datetime import timedelta
 
 ANSWER_LIMIT = 1024 * 1024
 """Bytes of an answer; *assumed*: the published ones have under 200."""
 _CHUNK = 16 * 1024
-_TEXTS = ("call_status", "ivr", "cid", "request_id", "phone", "payload")
+_DIRECT = Network()
+_TEXTS = ("call_status", "ivr", "cid", "request_id", "phone", "esms_id", "payload")
 _SHORTEST_REDACTED = 4
 """Characters of a key that is redacted in answers: a shorter one, of a test, may well be part of a word in them."""
 
@@ -36,12 +35,32 @@ for _name in ("connection", "connectionpool", "poolmanager", "util.retry"):
     logging.getLogger(f"urllib3.{_name}").setLevel(logging.CRITICAL)
 
 
+class _Function(NamedTuple):
+    """A status function of eSMS: the way to it, and its parameter for the call's id."""
+
+    way: Way
+    id_name: str
+
+
 class Client:
     """Looks calls up at eSMS, from many threads at once. Connections are kept alive and used again."""
 
-    def __init__(self, url: str, api_key: str, secret_key: str, timeout: timedelta) -> None:
-        """``timeout`` is for one look-up as a whole, however slowly its answer drips in. Connects to nothing yet."""
-        self._url = f"{url}/GetSendStatus"
+    def __init__(
+        self,
+        url: str,
+        api_key: str,
+        secret_key: str,
+        timeout: timedelta,
+        *,
+        message_url: str | None = None,
+        network: Network = _DIRECT,
+    ) -> None:
+        """``timeout`` is for one look-up as a whole, however slowly its answer drips in. Connects to nothing yet.
+
+        ``message_url``: the message API, which knows voice OTP calls; None: every call is looked up at ``url``.
+        """
+        self._voice = _Function(_way(url, "ESMS_API_URL", network), "ReferenceId")
+        self._message = _Function(_way(message_url, "ESMS_MESSAGE_API_URL", network), "RefId") if message_url else None
         self._keys = {"ApiKey": api_key, "SecretKey": secret_key}
         self._spellings = {
             spelling
@@ -50,15 +69,27 @@ class Client:
             for spelling in (key, quote(key), quote(key, safe=""), quote_plus(key), json.dumps(key)[1:-1])
         }
         self._timeout_seconds = timeout.total_seconds()
+        self._verify = str(network.ca_bundle) if network.ca_bundle else True
         self._idle_sessions: list[DeadlineSession] = []
 
-    def look_up(self, reference_id: str) -> LookupAnswer:
-        """What eSMS says about the call now, within the timeout; never raises."""
+    def look_up(self, request: LookupRequest) -> LookupAnswer:
+        """What eSMS says about the call now, within the timeout; never raises.
+
+        A call whose kind is not known is looked up as a voice OTP, too, if eSMS does not know it as a voice call. If
+        that brings no answer, the call is not known yet.
+        """
         session = self._take_session()
         try:
             with session.deadline(self._timeout_seconds):
-                answer = self._ask(session, reference_id)
-                return LookupAnswer(reference_id, TIMEOUT) if session.deadline_passed else answer
+                if self._message is None or request.kind == "voice":
+                    return self._ask(session, self._voice, request)
+                if request.kind == "otp":
+                    return self._ask(session, self._message, request)
+                answer = self._ask(session, self._voice, request)
+                if answer.kind != "not_found":
+                    return answer
+                otp_answer = self._ask(session, self._message, request)
+                return otp_answer if otp_answer.answered and otp_answer.kind != "not_found" else answer
         finally:
             self._idle_sessions.append(session)
 
@@ -73,34 +104,62 @@ class Client:
             return self._idle_sessions.pop()
         except IndexError:
             session = DeadlineSession()
-            # The keys are in the URL: no proxy of the environment, no netrc may see or change the request.
+            # The keys are in the URL: of the environment only what the settings take over may change the request.
             session.trust_env = False
+            session.verify = self._verify
             return session
 
-    def _ask(self, session: DeadlineSession, reference_id: str) -> LookupAnswer:
+    def _ask(self, session: DeadlineSession, function: _Function, request: LookupRequest) -> LookupAnswer:
+        reference_id = request.reference_id
+        code, error = TIMEOUT, None
         try:
-            with session.get(
-                self._url,
-                params=self._keys | {"ReferenceId": reference_id},
-                timeout=self._timeout_seconds,
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                return self._read(response, reference_id)
+            asked_at = datetime.now(UTC)
+            with self._open(session, function, request) as response:
+                answer = self._read(response, reference_id, asked_at)
+            if not session.deadline_passed:
+                return answer
         except requests.exceptions.ContentDecodingError:
-            return LookupAnswer(reference_id, UNREADABLE)
-        except requests.Timeout:
-            return LookupAnswer(reference_id, TIMEOUT)
-        except Exception:  # noqa: BLE001 - a socket that is cut while it is read fails in many ways
-            return LookupAnswer(reference_id, UNREACHABLE)
+            code = UNREADABLE
+        except Exception as failed:  # noqa: BLE001 - a socket that is cut while it is read fails in many ways
+            error = failed
+        if session.deadline_passed:
+            error = requests.Timeout()
+        if error is None:
+            return LookupAnswer(reference_id, code)
+        code, problem = network.failure(error, function.way, connected=session.connected)
+        return LookupAnswer(reference_id, code, problem=redact(problem, self._spellings))
 
-    def _read(self, response: requests.Response, reference_id: str) -> LookupAnswer:
-        wait_seconds = _retry_after_seconds(response)
+    def _open(self, session: DeadlineSession, function: _Function, request: LookupRequest) -> requests.Response:
+        """The response, of which only the head is read yet. If a kept connection has ended, a new one is made once."""
+        query = {**self._keys, function.id_name: request.esms_id or request.reference_id}
+        for _ in range(2):
+            try:
+                return session.get(
+                    function.way.url,
+                    params=query,
+                    proxies=function.way.proxies,
+                    timeout=self._timeout_seconds,
+                    allow_redirects=False,
+                    stream=True,
+                )
+            except requests.ConnectionError as error:
+                failed = error
+                if not (session.kept_connection and network.kept_connection_ended(error)):
+                    break
+        raise failed
+
+    def _read(self, response: requests.Response, reference_id: str, asked_at: datetime) -> LookupAnswer:
+        head = LookupAnswer(
+            reference_id,
+            f"http-{response.status_code}",
+            retry_after_seconds=_retry_after_seconds(response),
+            clock_ahead=_clock_ahead(response, asked_at),
+        )
         if response.status_code // 100 != 2:  # noqa: PLR2004 - any of them may be a success
-            return LookupAnswer(reference_id, f"http-{response.status_code}", retry_after_seconds=wait_seconds)
+            return head
         content = _body(response)
         if content is None:
-            return LookupAnswer(reference_id, UNREADABLE)
+            return replace(head, code=UNREADABLE)
         redacted = redact(content.decode("utf-8", "surrogateescape"), self._spellings)
         answer = esms_lookup.parse_lookup(
             reference_id,
@@ -108,7 +167,8 @@ class Client:
             report_id=parameters.new_id(),
             received_at=datetime.now(UTC),
         )
-        return replace(self._redacted(answer), retry_after_seconds=wait_seconds)
+        answer = self._redacted(answer)
+        return replace(head, code=answer.code, report=answer.report)
 
     def _redacted(self, answer: LookupAnswer) -> LookupAnswer:
         """The answer without the keys: eSMS may repeat our request in it, in JSON's escapes, too."""
@@ -119,6 +179,10 @@ class Client:
         return replace(answer, code=redact(answer.code, self._spellings), report=report)
 
 
+def _way(url: str, setting: str, network: Network) -> Way:
+    return Way(f"{url}/GetSendStatus", setting, network.proxies_for(url))
+
+
 def _retry_after_seconds(response: requests.Response) -> float | None:
     """How long eSMS wants no request: the header has seconds, or a date by eSMS's own clock."""
     wanted = response.headers.get("Retry-After", "").strip()
@@ -127,6 +191,16 @@ def _retry_after_seconds(response: requests.Response) -> float | None:
             return float(wanted)
         said_at = response.headers.get("Date") or format_datetime(datetime.now(UTC))
         return max(0.0, (parsedate_to_datetime(wanted) - parsedate_to_datetime(said_at)).total_seconds())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _clock_ahead(response: requests.Response, asked_at: datetime) -> timedelta | None:
+    """How far this machine's clock is ahead of eSMS's Date, at least; behind it: negative."""
+    now = datetime.now(UTC)
+    try:
+        date = parsedate_to_datetime(response.headers.get("Date", ""))
+        return max(asked_at - date, timedelta(0)) or min(now - date, timedelta(0))
     except (ValueError, TypeError, OverflowError):
         return None
 

@@ -6,9 +6,10 @@ Facts are marked *documented* (the provider's pages), *seen* (in examples on tho
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from webapp.calls.report import StatusReport
+from webapp.calls.report import Kind, StatusReport
 from webapp.esms.parameters import (
     BOM,
     Parameters,
@@ -35,31 +36,45 @@ ACCOUNT_REFUSED = {
 }
 TOO_FAST = "160"
 """*documented*: over the limit of requests a second."""
-TIMEOUT, UNREACHABLE, UNREADABLE, WRONG_REFERENCE = "timeout", "unreachable", "unreadable", "wrong-reference"
-"""Codes of our own, for what is no code of eSMS."""
-LOOKUP_FIELDS = ("call_status", "call_duration", "ivr", "send_status", "sent_result")
-"""What GetSendStatus can say about a call: *documented*; no price and no cid."""
+TIMEOUT, UNREACHABLE, TLS = "timeout", "unreachable", "tls"
+"""Codes of our own, where no answer came."""
+UNREADABLE, WRONG_REFERENCE = "unreadable", "wrong-reference"
+"""Codes of our own, for answers that are none about the call."""
+LOOKUP_FIELDS = ("call_status", "call_duration", "ivr", "send_status", "sent_result", "price")
+"""What GetSendStatus can say about a call: *documented*; the price of a voice OTP alone, and no cid."""
 _CODES = ("CodeResponse", "CodeResult")
 """*documented*: the first in a success of GetSendStatus, the second in a failure."""
+
+
+class LookupRequest(NamedTuple):
+    """The call that eSMS is asked about: its id as we have it, and as eSMS spells it if that is known; its kind."""
+
+    reference_id: str
+    esms_id: str | None = None
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LookupAnswer:
     """What one look-up (GetSendStatus) about one call brought.
 
-    ``code`` is eSMS's code, or http-500 and the like, timeout, unreachable, unreadable, wrong-reference. A report comes
-    with the codes 100 and 99 only. ``retry_after_seconds``: how long eSMS wants no request (*assumed*: as HTTP has it).
+    ``code`` is eSMS's code, or http-500 and the like, timeout, unreachable, tls, unreadable, wrong-reference. A report
+    comes with the codes 100 and 99 only. ``retry_after_seconds``: how long eSMS wants no request (*assumed*: as HTTP
+    has it). ``problem`` says in words why no answer came. ``clock_ahead``: how far this machine's clock is ahead of
+    eSMS's (behind it: negative), give or take the time that the answer took; None where eSMS says no time.
     """
 
     reference_id: str
     code: str
     report: StatusReport | None = None
     retry_after_seconds: float | None = None
+    problem: str | None = None
+    clock_ahead: timedelta | None = None
 
     @property
     def answered(self) -> bool:
         """Whether eSMS answered at all. Not: no connection, a time-out, an HTTP 5xx."""
-        return self.code not in {TIMEOUT, UNREACHABLE} and not self.code.startswith("http-5")
+        return self.code not in {TIMEOUT, UNREACHABLE, TLS} and not self.code.startswith("http-5")
 
     @property
     def rate_limited(self) -> bool:
@@ -90,17 +105,17 @@ class LookupAnswer:
 def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received_at: datetime) -> LookupAnswer:
     """The answer that GetSendStatus gave about ``reference_id``, from the body of its HTTP response; never raises.
 
-    *documented*: the code is CodeResponse in a success and CodeResult in a failure; types are unreliable; no price, no
-    cid. *assumed*: a BOM and an absent ReferenceId are harmless.
+    *documented*: the code is CodeResponse in a success and CodeResult in a failure; types are unreliable; voice calls
+    are named by ReferenceId and have no price and no cid, a voice OTP is named by SMSID. *assumed*: a BOM and an absent
+    identity are harmless.
     """
     try:
-        parameters = Parameters(read_json_object(content.removeprefix(BOM).strip()))
+        parameters = Parameters(read_json_object(content.removeprefix(BOM).strip(), strict=True))
         code = read_text(
             plain_text(next((said for name in _CODES if (said := parameters.first(name)) is not None), None))
         )
-        about = parameters.first("ReferenceId")
         of_all = code in ACCOUNT_REFUSED or code == TOO_FAST
-        if about is not None and not of_all and identity_or_none(about) != reference_id:
+        if not of_all and _is_about_another_call(parameters, reference_id):
             return LookupAnswer(reference_id, WRONG_REFERENCE)
         if code not in {ACCEPTED, UNDECIDED}:
             return LookupAnswer(reference_id, code)
@@ -116,3 +131,11 @@ def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received
         return LookupAnswer(reference_id, code, report)
     except (Unreadable, ValueError, RecursionError):
         return LookupAnswer(reference_id, UNREADABLE)
+
+
+def _is_about_another_call(parameters: Parameters, reference_id: str) -> bool:
+    """By ReferenceId, or where that is not said, by an SMSID that can be one."""
+    named = parameters.first("ReferenceId")
+    if named is not None:
+        return identity_or_none(named) != reference_id
+    return identity_or_none(parameters.first("SMSID")) not in {None, reference_id}

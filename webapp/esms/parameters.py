@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import re
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import uuid_utils.compat
 
-from webapp.calls.report import StatusReport
+from webapp.calls.report import FIELDS, StatusReport
 from webapp.esms.finality import is_final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from uuid import UUID
+
+    from webapp.calls.report import Kind, Source
 TEXT_LIMIT = 200
 IDENTITY_LIMIT = 128
 BOM = b"\xef\xbb\xbf"
@@ -192,6 +194,13 @@ def is_message_form(parameters: Parameters) -> bool:
     return named or any(parameters.first(name) is not None for name in _MESSAGE_FORM)
 
 
+def kind_of(parameters: Parameters, source: Source, said: Mapping[str, Any]) -> Kind | None:
+    """The kind of call that the form of a report shows. A look-up's answer that says nothing (99, say) shows none."""
+    if source == "lookup" and all(said.get(name) is None for name in FIELDS):
+        return None
+    return "otp" if is_message_form(parameters) else "voice"
+
+
 def other_channel(parameters: Parameters) -> str | None:
     """The TypeId of an SMS, Viber or Zalo message, which is no call; None for a call."""
     type_id = parameters.first("TypeId")
@@ -292,7 +301,7 @@ def build_report(parameters: Parameters, reference_id: str, unread: list[str], *
             sent_result=fields.get("sent_result"),
             undetermined=is_undetermined(parameters),
         ),
-        kind="otp" if is_message_form(parameters) else "voice",
+        kind=kind_of(parameters, origin["source"], fields),
         esms_id=esms_id(parameters),
         unread=",".join(unread) or None,
         payload=parameters.as_json(),
@@ -305,21 +314,34 @@ class _Object(list[tuple[str, Any]]):
     """A JSON object with all of its pairs, repeated names included."""
 
 
-def read_json_object(content: bytes) -> list[tuple[str, Any]]:
-    """The pairs of a JSON object; raises Unreadable. Numbers with a point stay text, so that no digit is lost."""
+def read_json_object(content: bytes, *, strict: bool = False) -> list[tuple[str, Any]]:
+    """The pairs of a JSON object; raises Unreadable. Numbers with a point stay text, so that no digit is lost.
+
+    ``strict``: an object with a repeated name (whatever its case) and the numbers NaN and Infinity are unreadable, too.
+    """
     try:
         pairs = json.loads(
             content.decode("utf-8", "surrogateescape"),
-            object_pairs_hook=_Object,
+            object_pairs_hook=_object_without_repetition if strict else _Object,
             parse_int=lambda digits: int(digits) if len(digits) < 20 and digits != "-0" else digits,  # noqa: PLR2004
             parse_float=str,
-            parse_constant=str,
+            parse_constant=_no_number if strict else str,
         )
     except ValueError:
         raise Unreadable("body: is broken JSON") from None
     if not isinstance(pairs, _Object):
         raise Unreadable("body: must be one JSON object")
     return [(name, _as_plain_json(value)) for name, value in pairs]
+
+
+def _object_without_repetition(pairs: list[tuple[str, Any]]) -> _Object:
+    if len({name.strip().lower() for name, _ in pairs}) < len(pairs):
+        raise ValueError
+    return _Object(pairs)
+
+
+def _no_number(_: str) -> NoReturn:
+    raise ValueError
 
 
 def _as_plain_json(value: Any) -> Any:

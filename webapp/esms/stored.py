@@ -13,8 +13,8 @@ from webapp.esms.parameters import (
     Unreadable,
     build_report,
     esms_id,
-    is_message_form,
     is_undetermined,
+    kind_of,
     other_channel,
     read_identity,
 )
@@ -34,7 +34,7 @@ def stored_report(row: Mapping[Any, Any]) -> StatusReport:
             sent_result=row["sent_result"],
             undetermined=is_undetermined(parameters),
         ),
-        kind="otp" if is_message_form(parameters) else "voice",
+        kind=kind_of(parameters, row["source"], row),
         esms_id=esms_id(parameters),
     )
 

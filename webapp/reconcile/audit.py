@@ -10,6 +10,7 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from webapp.esms.lookup import LookupRequest
 from webapp.reconcile.dispatcher import Dispatcher
 from webapp.reconcile.findings import Audit, Disagreement, compare
 from webapp.reconcile.run import rate_limiter_of
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from threading import Event
 
     from webapp.calls.report import StatusReport
+    from webapp.calls.rule import Call
     from webapp.esms.client import Client
     from webapp.esms.lookup import LookupAnswer
     from webapp.storage.database import Database
@@ -104,6 +106,7 @@ class Auditor:
                 self._ask(dispatcher, capacity)
             self._judge(dispatcher.answers())
             audit.slowed_down = dispatcher.slowed_down
+            audit.clocks.note("eSMS's", dispatcher.clock_ahead)
             watch(audit)
         audit.refused_code, audit.unanswered = dispatcher.refused_code, dispatcher.unanswered
         if self._is_through and not dispatcher.ended:
@@ -130,7 +133,7 @@ class Auditor:
         if names := again + fresh:
             known = self._reader.calls_by_id(names)
             self._reports_before.update({name: call.report_count for name, call in known.items()})
-            dispatcher.ask(names, _NO_LEASE)
+            dispatcher.ask((_request(name, known.get(name)) for name in names), _NO_LEASE)
 
     def _judge(self, answers: list[LookupAnswer]) -> None:
         """Compare the answers with what the store says of their calls now."""
@@ -142,7 +145,7 @@ class Auditor:
             call = known.get(answer.reference_id)
             before = self._reports_before.pop(answer.reference_id, None)
             if answer.kind == "failed":
-                self.audit.failures.note(answer.reference_id, answer.code)
+                self.audit.failures.note(answer)
             elif call is None or not call.settled or call.report_count != before:
                 self._ask_again_or_leave(answer.reference_id)
             elif answer.report is None:
@@ -171,3 +174,7 @@ class Auditor:
         for one in disagreeing:
             report, one.effect = of_call[one.reference_id]
             one.put_right = not compare(after[one.reference_id], report).differing
+
+
+def _request(reference_id: str, call: Call | None) -> LookupRequest:
+    return LookupRequest(reference_id, call.esms_id, call.kind) if call else LookupRequest(reference_id)

@@ -1,8 +1,10 @@
-"""The database's clock, which counts for all machines, without a query for each reading."""
+"""The database's clock, which counts for all machines, without a query for each reading; and clocks that are off."""
 
 from __future__ import annotations
 
+import logging
 import time
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,33 @@ if TYPE_CHECKING:
 _REREAD_SECONDS = 10.0
 _SLOW_SECONDS = 0.5
 """A reading that took longer may be as much behind, and is used only once."""
+
+
+_log = logging.getLogger(__name__)
+_TOLERANCE = timedelta(minutes=1)
+
+
+@dataclass(slots=True)
+class Clocks:
+    """Which other clocks this machine's disagrees with, by more than a minute; each is logged once."""
+
+    off: dict[str, timedelta] = field(default_factory=dict)
+    """How far this machine's clock is ahead (behind: negative), by whose the other clock is."""
+
+    def note(self, whose: str, ahead: timedelta | None) -> None:
+        """Compare once more; None: the other clock was not read."""
+        if ahead is not None and abs(ahead) > _TOLERANCE and whose not in self.off:
+            self.off[whose] = ahead
+            _log.warning("%s", words(whose, ahead))
+
+
+def words(whose: str, ahead: timedelta) -> str:
+    """That this machine's clock is off, and what to do."""
+    side = "ahead of" if ahead > timedelta(0) else "behind"
+    return (
+        f"This machine's clock is {abs(ahead).total_seconds():.0f} s {side} {whose}: set it by NTP (timedatectl). "
+        "The order and the times of reports are by this clock."
+    )
 
 
 class DatabaseClock:
@@ -32,3 +61,7 @@ class DatabaseClock:
                 return reading
             self._time, self._read_at = reading, read_at
         return self._time + timedelta(seconds=time.monotonic() - self._read_at)
+
+    def at(self, moment: float | None) -> datetime | None:
+        """The time at that moment of ``time.monotonic``; None of None. Raises ``Unavailable``."""
+        return None if moment is None else self.now() - timedelta(seconds=time.monotonic() - moment)

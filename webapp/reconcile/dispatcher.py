@@ -10,12 +10,13 @@ import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from webapp.esms.lookup import LookupAnswer
+from webapp.esms.lookup import LookupAnswer, LookupRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import timedelta
 
     from webapp.esms.client import Client
     from webapp.reconcile.rate_limiter import RateLimiter
@@ -59,6 +60,7 @@ class Dispatcher:
         self._concurrency = min(settings.reconcile_concurrency, UNANSWERED_LIMIT)
         self._longest_look_up = settings.esms_timeout.total_seconds() + _LEASE_MARGIN_SECONDS
         self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="look-up")
+        self._requests: dict[str, LookupRequest] = {}
         self._waiting: deque[str] = deque()
         self._in_flight: set[str] = set()
         self._finished: queue.SimpleQueue[Future[_Finished]] = queue.SimpleQueue()
@@ -66,12 +68,15 @@ class Dispatcher:
         self._rate_limited: dict[str, LookupAnswer] = {}
         self._repeats: Counter[str] = Counter()
         self._closed = False
-        self._has_answered = False
         self._slowed_down_at = 0.0
         self.slowed_down = 0
         """How often eSMS wanted to be asked more slowly."""
         self.unanswered: Counter[str] = Counter()
         """The codes of the look-ups since the last answer."""
+        self.answered_at: float | None = None
+        """When eSMS last gave any answer, an error code included, in monotonic seconds."""
+        self.clock_ahead: timedelta | None = None
+        """How far this machine's clock is ahead of eSMS's (behind it: negative), by its last answer that has a Date."""
         self.ended: Ending | None = None
         self.refused_code: str | None = None
 
@@ -108,9 +113,11 @@ class Dispatcher:
         now = time.monotonic()
         return [reference_id for reference_id, lease in self._leases.items() if now < lease]
 
-    def ask(self, reference_ids: Iterable[str], lease_until: float) -> None:
+    def ask(self, requests: Iterable[LookupRequest], lease_until: float) -> None:
         """Ask about these calls once each; only while their answer comes before the lease ends (monotonic seconds)."""
-        for reference_id in reference_ids:
+        for request in requests:
+            reference_id = request.reference_id
+            self._requests[reference_id] = request
             self._leases[reference_id] = lease_until
             if reference_id not in self._in_flight and reference_id not in self._waiting:
                 self._waiting.append(reference_id)
@@ -151,7 +158,8 @@ class Dispatcher:
         return concluded
 
     def _forget(self, reference_id: str) -> None:
-        for by_call in (self._leases, self._rate_limited, self._repeats):
+        by_call: dict[str, Any]
+        for by_call in (self._requests, self._leases, self._rate_limited, self._repeats):
             by_call.pop(reference_id, None)
 
     def _dispatch(self) -> None:
@@ -166,7 +174,7 @@ class Dispatcher:
         if self._rate_limiter.wait():
             left_at = time.monotonic()
             if left_at + self._longest_look_up < self._leases[reference_id]:
-                return _Finished(reference_id, self._client.look_up(reference_id), left_at)
+                return _Finished(reference_id, self._client.look_up(self._requests[reference_id]), left_at)
         return _Finished(reference_id, None, 0.0)
 
     def _judge(self, finished: _Finished) -> LookupAnswer | None:
@@ -176,8 +184,10 @@ class Dispatcher:
             return self._not_left(finished.reference_id)
         if answer.rate_limited:
             self._slow_down(answer, finished.left_at)
+        if answer.clock_ahead is not None:
+            self.clock_ahead = answer.clock_ahead
         if answer.answered:
-            self._has_answered = True
+            self.answered_at = time.monotonic()
             if not self.ended:
                 self.unanswered.clear()
         else:
@@ -202,7 +212,7 @@ class Dispatcher:
         """Whether to ask about the call once more in this run, because eSMS was asked too fast."""
         if not answer.rate_limited or self._repeats[answer.reference_id] >= REPEATS:
             return False
-        if not answer.answered and not self._has_answered:
+        if not answer.answered and self.answered_at is None:
             return False
         self._repeats[answer.reference_id] += 1
         self._rate_limited[answer.reference_id] = answer

@@ -10,6 +10,7 @@ from webapp.calls.outcome import outcome
 from webapp.calls.report import Effect
 from webapp.esms.finality import REJECTED
 from webapp.esms.lookup import LOOKUP_FIELDS
+from webapp.reconcile.clock import Clocks
 from webapp.reconcile.dispatcher import Ending
 from webapp.reconcile.failures import Failures
 from webapp.reconcile.sampling import upper_bound
@@ -100,6 +101,7 @@ class Audit:
     refused_code: str | None = None
     unanswered: Counter[str] = field(default_factory=Counter)
     slowed_down: int = 0
+    clocks: Clocks = field(default_factory=Clocks)
     seconds: float = 0.0
 
     @property

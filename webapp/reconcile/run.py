@@ -10,10 +10,11 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from webapp.esms import parameters
-from webapp.reconcile.clock import DatabaseClock
+from webapp.reconcile.clock import Clocks, DatabaseClock
 from webapp.reconcile.dispatcher import Dispatcher, Ending
 from webapp.reconcile.failures import Failures
 from webapp.reconcile.rate_limiter import RateLimiter
@@ -28,7 +29,7 @@ from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime, timedelta
+    from datetime import timedelta
     from threading import Event
 
     from webapp.esms.client import Client
@@ -54,6 +55,7 @@ class Progress:
     ended: Ending | None = None
     unanswered: Counter[str] = field(default_factory=Counter)
     slowed_down: int = 0
+    clocks: Clocks = field(default_factory=Clocks)
     unasked: int = 0
     all_claimed_by_others: bool = False
 
@@ -119,6 +121,7 @@ class Reconciler:
         number = number if limit is None else min(number, limit)
         run = Run(id=parameters.new_id(), started_at=self._clock.now(), host=socket.gethostname())
         progress = Progress(run=run, due=number)
+        progress.clocks.note("the database's", datetime.now(UTC) - run.started_at)
         try:
             rate_limiter = rate_limiter_of(self._database, self._settings)
             with Dispatcher(self._client, rate_limiter, self._settings) as dispatcher:
@@ -163,7 +166,10 @@ class Reconciler:
                 dispatcher.close()
             else:
                 due = self._ask(dispatcher, due, self._claim(due, dispatcher.capacity, limit))
-            self._conclude(dispatcher.answers(), progress)
+            answers = dispatcher.answers()
+            progress.run = replace(progress.run, answered_at=self._clock.at(dispatcher.answered_at))
+            progress.clocks.note("eSMS's", dispatcher.clock_ahead)
+            self._conclude(answers, progress)
             self._save_now_and_then(dispatcher, progress)
             progress.slowed_down = dispatcher.slowed_down
             progress.lookups_per_second = progress.run.checked / (time.monotonic() - begun_at)
@@ -186,7 +192,7 @@ class Reconciler:
 
     def _ask(self, dispatcher: Dispatcher, due: Due, claimed: _Claims) -> Due:
         """Have eSMS asked about these calls; what is due after them."""
-        dispatcher.ask((call.reference_id for call in claimed.calls), claimed.lease_until)
+        dispatcher.ask((call.request for call in claimed.calls), claimed.lease_until)
         verifying = [call for call in claimed.calls if call.verifying]
         self._verifying.update(call.reference_id for call in verifying)
         if not verifying:
@@ -233,7 +239,7 @@ class Reconciler:
         )
         for answer, conclusion in zip(answers, conclusions, strict=True):
             if conclusion == "failed":
-                progress.failures.note(answer.reference_id, answer.code)
+                progress.failures.note(answer)
 
     def _finish(
         self, dispatcher: Dispatcher, due: Due, limit: int | None, progress: Progress, *, interrupted: bool

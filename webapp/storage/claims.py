@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select, true, union_all, update
 
+from webapp.esms.lookup import LookupRequest
 from webapp.storage import bulk
 from webapp.storage.filters import EVERY_CALL, CallFilter, is_missing
 from webapp.storage.models import calls
@@ -45,11 +46,16 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A call that this run has claimed; ``verifying``: it is settled, and to be confirmed."""
+    """A call that this run has claimed, and what eSMS is asked; ``verifying``: it is settled, and to be confirmed."""
 
-    reference_id: str
+    request: LookupRequest
     placed_at: datetime
     verifying: bool
+
+    @property
+    def reference_id(self) -> str:
+        """The call's identity, as it is stored."""
+        return self.request.reference_id
 
 
 def is_due(due: Due) -> ColumnElement[bool]:
@@ -146,10 +152,11 @@ def _claim_of(connection: Connection, group: _Group, limit: int, now: datetime, 
         locked = select(key).where(*still).order_by(group.sort_key).limit(limit).with_for_update(skip_locked=True)
         mine = locked.cte("mine")
         claim = update(calls).where(key.in_(select(mine.c.reference_id))).values(claimed_until=until)
-        claimed = connection.execute(claim.returning(key, calls.c.placed_at, group.sort_key.label("sort_key"))).all()
+        columns = (key, calls.c.esms_id, calls.c.kind, calls.c.placed_at, group.sort_key.label("sort_key"))
+        claimed = connection.execute(claim.returning(*columns)).all()
         if claimed or len(names) < limit * _RUNS_AT_ONCE:
             rows = sorted(claimed, key=lambda row: (row.sort_key, row.reference_id))
-            return [Claimed(row.reference_id, row.placed_at, group.verifying) for row in rows]
+            return [Claimed(LookupRequest(*row[:3]), row.placed_at, group.verifying) for row in rows]
     return []
 
 

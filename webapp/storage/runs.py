@@ -35,6 +35,7 @@ class Run:
     failed: int = 0
     gave_up: int = 0
     seen_at: datetime | None = None
+    answered_at: datetime | None = None
 
 
 def start_run(connection: Connection, run: Run, *, lease: timedelta) -> None:

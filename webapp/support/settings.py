@@ -8,7 +8,7 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError, field_validator
@@ -32,9 +32,14 @@ CALLBACK_PARAMETERS = (
 )
 """*documented*: the template of a CallbackUrl carries these, empty and in this order."""
 
+VOICE_API_URL = "https://voiceapi.esms.vn/MainService.svc/json"
+MESSAGE_API_URL = "https://rest.esms.vn/MainService.svc/json"
+"""*documented*: where eSMS has GetSendStatus, for voice calls and for voice OTP."""
+
 Verify = Literal["off", "conflicts", "unregistered", "all"]
 
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%")
+_SCHEME = re.compile(r"https?|socks[45][ah]?")
 _WEB_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _REMEDIES = {
     "bool_parsing": "must be on or off",
@@ -104,7 +109,36 @@ def _folder(path: Path) -> Path:
 def _web_url(text: str) -> str:
     if not _WEB_URL.fullmatch(text):
         raise ValueError("must be a URL such as https://calls.example.vn, without a query or a password")
+    try:
+        urlsplit(text).port  # noqa: B018 - it is read to be checked
+    except ValueError:
+        raise ValueError("must be a URL such as https://calls.example.vn, with a port from 1 to 65535 if any") from None
     return text.rstrip("/")
+
+
+def _message_api_url(text: str) -> str:
+    return "off" if text.lower() == "off" else _web_url(text)
+
+
+def _proxy(text: str) -> str:
+    """A proxy's URL, with the scheme that is usual to leave out."""
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(url)
+        known = bool(_SCHEME.fullmatch(parts.scheme) and parts.hostname and parts.port != 0)
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError("must be a URL such as http://proxy.example.vn:3128")
+    return url
+
+
+def _readable_file(path: Path) -> Path:
+    try:
+        with path.open("rb"):
+            return path
+    except OSError as error:
+        raise ValueError(f"cannot be read ({path}: {error.strerror}): name a file of CA certificates in PEM") from None
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
@@ -149,7 +183,28 @@ class Settings(BaseSettings):
     esms_secret_key: str | None = Field(
         None, repr=False, description="SecretKey of your eSMS account; needed to ask eSMS."
     )
-    esms_api_url: Url = Field("https://voiceapi.esms.vn/MainService.svc/json", description="Base URL of GetSendStatus.")
+    esms_api_url: Url = Field(VOICE_API_URL, description="Base URL of GetSendStatus, for voice calls.")
+    esms_message_api_url: Annotated[str, AfterValidator(_message_api_url)] | None = Field(
+        None,
+        description="Base URL of GetSendStatus for voice OTP. `off`: every call is looked up at `ESMS_API_URL`. By "
+        f"default `{MESSAGE_API_URL}`, or `off` where `ESMS_API_URL` is set to another address.",
+    )
+    esms_ca_bundle: Annotated[Path, AfterValidator(_readable_file)] | None = Field(
+        None,
+        description="File with the certificates (PEM) of the CAs that eSMS's certificate may come from, for networks "
+        "that open TLS. By default those of Mozilla (certifi).",
+    )
+    requests_ca_bundle: Path | None = Field(None, description="The same, where `ESMS_CA_BUNDLE` is not set.")
+    ssl_cert_file: Path | None = Field(None, description="The same, where neither of these two is set.")
+    https_proxy: Annotated[str, AfterValidator(_proxy)] | None = Field(
+        None,
+        repr=False,
+        description="Proxy through which eSMS is reached over https (CONNECT), such as `http://proxy.example.vn:3128`. "
+        "Addresses with `http://` are never asked through a proxy: the keys are in the URL.",
+    )
+    no_proxy: str | None = Field(
+        None, description="Hosts that are reached without the proxy, with commas: `.esms.vn,10.0.0.0/8`; `*`: all."
+    )
     esms_timeout: Annotated[Duration, AfterValidator(_longer_than_0s)] = Field(
         "20s", description="Time limit of one look-up, from connecting to the last byte."
     )  # type: ignore[assignment]
@@ -226,6 +281,19 @@ class Settings(BaseSettings):
         """Whether the database is a SQLite file, which ``serve`` creates and migrates itself."""
         return self.database.startswith("sqlite")
 
+    @property
+    def message_api_url(self) -> str | None:
+        """Where voice OTP calls are looked up; None: at ``esms_api_url``, like every call."""
+        default = MESSAGE_API_URL if self.esms_api_url == VOICE_API_URL else "off"
+        url = self.esms_message_api_url or default
+        return None if url == "off" else url
+
+    @property
+    def ca_bundle(self) -> tuple[str, Path] | None:
+        """The CA bundle, and the variable that names it; None: certifi's."""
+        names = ("esms_ca_bundle", "requests_ca_bundle", "ssl_cert_file")
+        return next(((name.upper(), path) for name in names if (path := getattr(self, name))), None)
+
     def callback_tokens(self) -> tuple[str, ...]:
         """All accepted callback tokens; the first is the one to give to eSMS. Generated once if none is set."""
         return self.callback_token or (self._generated("callback_token"),)
@@ -260,6 +328,7 @@ class Settings(BaseSettings):
             *(self.api_token or (tokens.stored_token(self.instance_dir, "api_token"),)),
             self.esms_api_key,
             self.esms_secret_key,
+            unquote(urlsplit(self.https_proxy or "").password or ""),
             url.password,
             *url.normalized_query.get("password", ()),
         )

@@ -222,7 +222,7 @@ def test_the_summary_has_the_columns_of_the_run_and_how_long_it_took(
     (run,) = rows(database, reconcile_runs)
     seconds = (run["finished_at"] - run["started_at"]).total_seconds()
     assert summary.pop("seconds") == pytest.approx(seconds, abs=0.001)
-    for name in ("started_at", "finished_at", "seen_at"):
+    for name in ("started_at", "finished_at", "seen_at", "answered_at"):
         assert datetime.fromisoformat(summary.pop(name)) == run.pop(name)
     assert summary == run | {"id": str(run["id"])}
 

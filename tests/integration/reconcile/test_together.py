@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from reconciling import Command
     from sqlalchemy.engine import Connection
 
-    from webapp.esms.lookup import LookupAnswer
+    from webapp.esms.lookup import LookupAnswer, LookupRequest
     from webapp.esms.sandbox.service import Sandbox
     from webapp.storage.database import Database
 
@@ -212,6 +212,7 @@ def test_a_run_saves_every_two_seconds_that_it_was_seen_and_renews_its_leases(
             kept.update(call["claimed_until"] for call in rows(database, calls))
             time.sleep(0.1)
         reconcile.end(process)
+    seen.update(run["seen_at"] for run in rows(database, reconcile_runs))
 
     moments = sorted(moment for moment in seen if moment)
     assert len(moments) >= 3
@@ -309,12 +310,12 @@ def test_a_run_that_breaks_off_releases_its_calls_once_no_look_up_is_in_flight(
     in_flight: set[str] = set()
     at_release: list[int] = []
 
-    def counted(client: Client, reference_id: str) -> LookupAnswer:
-        in_flight.add(reference_id)
+    def counted(client: Client, request: LookupRequest) -> LookupAnswer:
+        in_flight.add(request.reference_id)
         try:
-            return look_up(client, reference_id)
+            return look_up(client, request)
         finally:
-            in_flight.discard(reference_id)
+            in_flight.discard(request.reference_id)
 
     def conclude(*_: object, **__: object) -> NoReturn:
         wait_until(lambda: in_flight)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 from reconciling import wait_until
 
-from webapp.esms.lookup import LookupAnswer
+from webapp.esms.lookup import LookupAnswer, LookupRequest
 from webapp.reconcile.dispatcher import Dispatcher
 from webapp.support.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from webapp.esms.client import Client
@@ -53,7 +53,8 @@ class ESMS:
         self.retry_after_seconds: float | None = None
         self._code = code
 
-    def look_up(self, reference_id: str) -> LookupAnswer:
+    def look_up(self, request: LookupRequest) -> LookupAnswer:
+        reference_id = request.reference_id
         self.asked.append(reference_id)
         if reference_id not in self.codes:
             assert self.may_answer.wait(20)
@@ -87,6 +88,10 @@ def dispatching(esms: ESMS, settings: Settings, limiter: Unlimited | None = None
             esms.may_answer.set()
 
 
+def ask(dispatcher: Dispatcher, names: Iterable[str], lease_until: float) -> None:
+    dispatcher.ask(map(LookupRequest, names), lease_until)
+
+
 def concluded(dispatcher: Dispatcher) -> list[str]:
     """The calls whose answers come out until no look-up is in flight, or will be."""
     found: list[str] = []
@@ -107,15 +112,15 @@ def test_a_call_that_is_given_twice_is_asked_about_once_at_a_time(settings: Call
     esms = ESMS()
     esms.may_answer.clear()
     with dispatching(esms, settings()) as dispatcher:
-        dispatcher.ask(["a"], NO_LEASE)
+        ask(dispatcher, ["a"], NO_LEASE)
         wait_until(lambda: esms.asked)
-        dispatcher.ask(["a", "b"], NO_LEASE)
+        ask(dispatcher, ["a", "b"], NO_LEASE)
         wait_until(lambda: "b" in esms.asked)
         esms.may_answer.set()
         assert sorted(concluded(dispatcher)) == ["a", "b"]
         assert dispatcher.unconcluded == []
 
-        dispatcher.ask(["a"], NO_LEASE)
+        ask(dispatcher, ["a"], NO_LEASE)
         assert concluded(dispatcher) == ["a"]
 
     assert sorted(esms.asked) == ["a", "a", "b"]
@@ -125,12 +130,12 @@ def test_answers_come_out_together(settings: Callable[..., Settings]) -> None:
     """So that one transaction stores them; but no more than a tenth of a second later."""
     esms = ESMS()
     with dispatching(esms, settings()) as dispatcher:
-        dispatcher.ask(["a", "b", "c"], NO_LEASE)
+        ask(dispatcher, ["a", "b", "c"], NO_LEASE)
         assert len(dispatcher.answers()) == 3
 
         esms.codes = {"quick": "105"}
         esms.may_answer.clear()
-        dispatcher.ask(["slow", "quick"], NO_LEASE)
+        ask(dispatcher, ["slow", "quick"], NO_LEASE)
         assert [answer.reference_id for answer in dispatcher.answers()] == ["quick"]
 
 
@@ -141,8 +146,8 @@ def test_a_call_whose_answer_might_come_after_its_lease_is_not_asked_about(setti
     """Within ESMS_TIMEOUT and a second more another run may have claimed it."""
     esms = ESMS()
     with dispatching(esms, settings()) as dispatcher:
-        dispatcher.ask(["late"], time.monotonic() + 5.5)
-        dispatcher.ask(["in time"], time.monotonic() + 8)
+        ask(dispatcher, ["late"], time.monotonic() + 5.5)
+        ask(dispatcher, ["in time"], time.monotonic() + 8)
         wait_until(lambda: esms.asked)
         dispatcher.abandon(["late"])
         assert concluded(dispatcher) == ["in time"]
@@ -154,7 +159,7 @@ def test_a_call_whose_answer_might_come_after_its_lease_is_not_asked_about(setti
 def test_a_call_whose_lease_is_renewed_in_the_last_moment_is_asked_about(settings: Callable[..., Settings]) -> None:
     esms = ESMS()
     with dispatching(esms, settings()) as dispatcher:
-        dispatcher.ask(["a"], time.monotonic() + 5.5)
+        ask(dispatcher, ["a"], time.monotonic() + 5.5)
         for _ in range(3):
             assert dispatcher.answers() == []
         dispatcher.renew(["a"], NO_LEASE)
@@ -167,9 +172,9 @@ def test_calls_that_are_dropped_while_they_wait_are_not_asked_about(settings: Ca
     esms = ESMS()
     esms.may_answer.clear()
     with dispatching(esms, settings()) as dispatcher:
-        dispatcher.ask(calls(4), NO_LEASE)
+        ask(dispatcher, calls(4), NO_LEASE)
         wait_until(lambda: len(esms.asked) == 4)
-        dispatcher.ask(["dropped", "mine"], NO_LEASE)
+        ask(dispatcher, ["dropped", "mine"], NO_LEASE)
         dispatcher.abandon(["dropped"])
         assert "dropped" not in dispatcher.unconcluded
         esms.may_answer.set()
@@ -184,7 +189,7 @@ def test_once_closed_no_look_up_leaves_and_those_in_flight_bring_their_answers(
     esms = ESMS()
     esms.may_answer.clear()
     with dispatching(esms, settings()) as dispatcher:
-        dispatcher.ask(calls(7), NO_LEASE)
+        ask(dispatcher, calls(7), NO_LEASE)
         wait_until(lambda: len(esms.asked) == 4)
         dispatcher.close()
         esms.may_answer.set()
@@ -199,7 +204,7 @@ def test_once_closed_no_look_up_leaves_and_those_in_flight_bring_their_answers(
 def test_a_refused_account_ends_it_and_that_answer_is_concluded_for_no_call(settings: Callable[..., Settings]) -> None:
     esms = ESMS(codes={"refused": "101"})
     with dispatching(esms, settings(1)) as dispatcher:
-        dispatcher.ask(["a", "refused", *calls(50)], NO_LEASE)
+        ask(dispatcher, ["a", "refused", *calls(50)], NO_LEASE)
         found = concluded(dispatcher)
         assert (dispatcher.ended, dispatcher.refused_code, dispatcher.capacity) == ("refused", "101", 0)
         assert set(dispatcher.unconcluded) == {"a", "refused", *calls(50)} - set(found)
@@ -218,10 +223,10 @@ def test_30_look_ups_in_a_row_without_an_answer_end_it_and_each_is_concluded(
 ) -> None:
     esms = ESMS(code)
     with dispatching(esms, settings(1)) as dispatcher:
-        dispatcher.ask(calls(29), NO_LEASE)
+        ask(dispatcher, calls(29), NO_LEASE)
         assert sorted(concluded(dispatcher)) == sorted(calls(29))
         assert dispatcher.capacity > 0
-        dispatcher.ask(["the thirtieth"], NO_LEASE)
+        ask(dispatcher, ["the thirtieth"], NO_LEASE)
         assert concluded(dispatcher) == ["the thirtieth"]
         assert (dispatcher.ended, dispatcher.capacity) == ("no answer", 0)
         assert dispatcher.unanswered == {code: 30}
@@ -231,7 +236,7 @@ def test_30_look_ups_in_a_row_without_an_answer_end_it_and_each_is_concluded(
 def test_any_answer_begins_the_count_anew(settings: Callable[..., Settings], code: str) -> None:
     esms = ESMS("unreachable", codes={"answered": code})
     with dispatching(esms, settings(1)) as dispatcher:
-        dispatcher.ask([*calls(29, "before"), "answered", *calls(29, "after")], NO_LEASE)
+        ask(dispatcher, [*calls(29, "before"), "answered", *calls(29, "after")], NO_LEASE)
         assert len(concluded(dispatcher)) == 59
         assert dispatcher.ended is None
         assert dispatcher.unanswered.total() <= 29
@@ -245,10 +250,10 @@ def test_at_most_60_look_ups_leave_between_two_answers_whatever_the_concurrency(
     """503 with the repeats that follow it, too."""
     esms = ESMS(code, codes={"answered": "105"})
     with dispatching(esms, settings(concurrency)) as dispatcher:
-        dispatcher.ask(["answered"], NO_LEASE)
+        ask(dispatcher, ["answered"], NO_LEASE)
         assert concluded(dispatcher) == ["answered"]
         esms.may_answer.clear()
-        dispatcher.ask(calls(1000), NO_LEASE)
+        ask(dispatcher, calls(1000), NO_LEASE)
         wait_until(lambda: len(esms.asked) == 1 + min(concurrency, 60))
         time.sleep(0.02)
         esms.may_answer.set()
@@ -265,7 +270,7 @@ def test_capacity_keeps_few_calls_claimed(settings: Callable[..., Settings]) -> 
     esms.may_answer.clear()
     with dispatching(esms, settings(4)) as dispatcher:
         assert dispatcher.capacity == 8
-        dispatcher.ask(calls(8), NO_LEASE)
+        ask(dispatcher, calls(8), NO_LEASE)
         assert dispatcher.capacity == 0
         esms.may_answer.set()
         concluded(dispatcher)
@@ -281,7 +286,7 @@ def test_a_rate_limited_call_is_asked_about_three_times_more_and_then_concluded(
 ) -> None:
     esms = ESMS(codes={"limited": code})
     with dispatching(esms, settings(1)) as dispatcher:
-        dispatcher.ask(["first", "limited", "other"], NO_LEASE)
+        ask(dispatcher, ["first", "limited", "other"], NO_LEASE)
         found = concluded(dispatcher)
 
     assert Counter(found) == {"first": 1, "limited": 1, "other": 1}
@@ -293,7 +298,7 @@ def test_a_rate_limited_call_is_asked_about_three_times_more_and_then_concluded(
 def test_a_503_is_concluded_at_once_where_esms_has_not_answered_in_this_run(settings: Callable[..., Settings]) -> None:
     esms, limiter = ESMS("http-503"), Unlimited()
     with dispatching(esms, settings(1), limiter) as dispatcher:
-        dispatcher.ask(calls(3), NO_LEASE)
+        ask(dispatcher, calls(3), NO_LEASE)
         assert concluded(dispatcher) == calls(3)
 
     assert esms.asked == calls(3)
@@ -307,15 +312,15 @@ def test_a_call_that_waits_for_its_repeat_when_all_ends_is_concluded_only_where_
     """The next run begins with other calls then. In the other cases the call stays due as it was."""
     esms = ESMS(codes={"answered": "105", "limited": "http-503", "refused": "101"})
     with dispatching(esms, settings(1)) as dispatcher:
-        dispatcher.ask(["answered"], NO_LEASE)
+        ask(dispatcher, ["answered"], NO_LEASE)
         concluded(dispatcher)
         if ending == "no answer":
             esms.codes |= dict.fromkeys(calls(29), "unreachable")
-            dispatcher.ask([*calls(28), "limited", calls(29)[-1]], NO_LEASE)
+            ask(dispatcher, [*calls(28), "limited", calls(29)[-1]], NO_LEASE)
         elif ending == "refused":
-            dispatcher.ask(["limited", "refused"], NO_LEASE)
+            ask(dispatcher, ["limited", "refused"], NO_LEASE)
         else:
-            dispatcher.ask(["limited"], NO_LEASE)
+            ask(dispatcher, ["limited"], NO_LEASE)
             wait_until(lambda: "limited" in esms.asked)
             dispatcher.close()
         found = concluded(dispatcher)
@@ -329,14 +334,14 @@ def test_the_rate_is_halved_once_for_all_look_ups_that_left_at_the_same_rate(
     settings: Callable[..., Settings],
 ) -> None:
     class Busy(ESMS):
-        def look_up(self, reference_id: str) -> LookupAnswer:
-            answer = super().look_up(reference_id)
+        def look_up(self, request: LookupRequest) -> LookupAnswer:
+            answer, reference_id = super().look_up(request), request.reference_id
             return answer if self.asked.count(reference_id) > 1 else LookupAnswer(reference_id, "160")
 
     esms, limiter = Busy(), Unlimited()
     esms.may_answer.clear()
     with dispatching(esms, settings(4), limiter) as dispatcher:
-        dispatcher.ask(calls(4), NO_LEASE)
+        ask(dispatcher, calls(4), NO_LEASE)
         wait_until(lambda: len(esms.asked) == 4)
         esms.may_answer.set()
         assert sorted(concluded(dispatcher)) == calls(4)
@@ -350,7 +355,7 @@ def test_retry_after_pauses_the_run(settings: Callable[..., Settings], code: str
     esms, limiter = ESMS(code), Unlimited()
     esms.retry_after_seconds = 90
     with dispatching(esms, settings(1), limiter) as dispatcher:
-        dispatcher.ask(["a"], NO_LEASE)
+        ask(dispatcher, ["a"], NO_LEASE)
         wait_until(lambda: esms.asked)
         esms.codes = {"a": "105"}
         concluded(dispatcher)
@@ -363,7 +368,7 @@ def test_a_rate_limit_counts_at_once_and_not_with_the_next_batch(settings: Calla
     esms, limiter = ESMS(codes={"limited": "160"}), Unlimited()
     esms.may_answer.clear()
     with dispatching(esms, settings(2), limiter) as dispatcher:
-        dispatcher.ask(["slow", "limited"], NO_LEASE)
+        ask(dispatcher, ["slow", "limited"], NO_LEASE)
         wait_until(lambda: len(esms.asked) >= 2)
         began = time.monotonic()
         while not limiter.slowed_down:
@@ -374,10 +379,10 @@ def test_a_rate_limit_counts_at_once_and_not_with_the_next_batch(settings: Calla
 
 def test_an_error_in_a_look_up_reaches_the_run(settings: Callable[..., Settings]) -> None:
     class Broken(ESMS):
-        def look_up(self, reference_id: str) -> LookupAnswer:
-            raise KeyError(reference_id)
+        def look_up(self, request: LookupRequest) -> LookupAnswer:
+            raise KeyError(request.reference_id)
 
     with dispatching(Broken(), settings()) as dispatcher:
-        dispatcher.ask(["a"], NO_LEASE)
+        ask(dispatcher, ["a"], NO_LEASE)
         with pytest.raises(KeyError):
             concluded(dispatcher)

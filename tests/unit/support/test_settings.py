@@ -90,6 +90,12 @@ def refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch, *arguments: 
         ("TIME_ZONE", "UTC", ZoneInfo("UTC")),
         ("PUBLIC_URL", " https://calls.example.vn/voice/ ", "https://calls.example.vn/voice"),
         ("ESMS_API_URL", "http://[::1]:8808/json/", "http://[::1]:8808/json"),
+        ("ESMS_MESSAGE_API_URL", "https://rest.example.vn/json/", "https://rest.example.vn/json"),
+        ("ESMS_MESSAGE_API_URL", " Off ", "off"),
+        ("HTTPS_PROXY", "proxy.example.vn:3128", "http://proxy.example.vn:3128"),
+        ("HTTPS_PROXY", "http://user:pass@[fd00::1]:3128/", "http://user:pass@[fd00::1]:3128/"),
+        ("HTTPS_PROXY", "socks5h://127.0.0.1:1080", "socks5h://127.0.0.1:1080"),
+        ("NO_PROXY", "*", "*"),
         ("ESMS_API_KEY", f" {SECRET} ", SECRET),
         ("CALLBACK_TOKEN", f" {SECRET} ,, 1234567890123456.", (SECRET, "1234567890123456.")),
         ("API_TOKEN", "12345678901234567890.50", ("12345678901234567890.50",)),
@@ -158,6 +164,14 @@ def test_an_empty_setting_is_one_that_is_not_set(name: str, monkeypatch: pytest.
         ("PUBLIC_URL", f"https://user:{SECRET}@calls.example.vn", "or a password"),
         ("ESMS_API_URL", "voiceapi.esms.vn", "such as https://"),
         ("ESMS_API_URL", f"https://voiceapi.esms.vn/json?ApiKey={SECRET}", "without a query"),
+        ("ESMS_API_URL", "https://voiceapi.esms.vn:99999/json", "a port from 1 to 65535"),
+        ("ESMS_API_URL", "https://[::1/json", "such as https://"),
+        ("ESMS_MESSAGE_API_URL", "none", "such as https://"),
+        ("ESMS_CA_BUNDLE", "nowhere.pem", "cannot be read (nowhere.pem: No such file or directory)"),
+        ("ESMS_CA_BUNDLE", ".", "cannot be read (.: Is a directory)"),
+        ("HTTPS_PROXY", f"ftp://user:{SECRET}@proxy.example.vn", "such as http://proxy.example.vn:3128"),
+        ("HTTPS_PROXY", f"http://user:{SECRET}@proxy.example.vn:port", "such as http://proxy.example.vn:3128"),
+        ("HTTPS_PROXY", "http://", "such as http://proxy.example.vn:3128"),
         ("CALLBACK_TOKEN", "too-short", "at least 16 characters"),
         ("CALLBACK_TOKEN", f"{SECRET},short", "at least 16 characters"),
         ("CALLBACK_TOKEN", f"{SECRET}/", "A-Z a-z 0-9 - _ . ~"),
@@ -181,6 +195,48 @@ def test_an_invalid_value_stops_a_command_and_names_the_variable(
     assert SECRET not in told
     if name in {"CALLBACK_TOKEN", "API_TOKEN"}:
         assert value.strip(" ,") not in told or not value.strip(" ,")
+
+
+@pytest.mark.parametrize(
+    ("values", "url"),
+    [
+        ({}, "https://rest.esms.vn/MainService.svc/json"),
+        (
+            {"ESMS_API_URL": "https://voiceapi.esms.vn/MainService.svc/json/"},
+            "https://rest.esms.vn/MainService.svc/json",
+        ),
+        ({"ESMS_API_URL": "http://127.0.0.1:8808/json"}, None),
+        (
+            {"ESMS_API_URL": "http://127.0.0.1:8808/json", "ESMS_MESSAGE_API_URL": "http://127.0.0.1:1"},
+            "http://127.0.0.1:1",
+        ),
+        ({"ESMS_MESSAGE_API_URL": "off"}, None),
+    ],
+)
+def test_the_message_api_is_known_where_the_voice_api_is_esms_own(
+    values: dict[str, str], url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a test's voice API would have calls asked about at the real eSMS."""
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().message_api_url == url
+
+
+def test_the_first_ca_bundle_that_is_set_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().ca_bundle is None
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "ESMS_CA_BUNDLE"):
+        file = tmp_path / f"{name}.pem"
+        file.touch()
+        monkeypatch.setenv(name, str(file))
+        assert load_settings().ca_bundle == (name, file)
+
+
+def test_the_proxys_password_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:{SECRET}%40@proxy.example.vn:3128")
+    settings = load_settings()
+    assert f"{SECRET}@" in settings.secrets()
+    assert f"{SECRET}%40" in settings.secrets()
+    assert SECRET not in repr(settings)
 
 
 def test_every_command_is_looked_at_here() -> None:

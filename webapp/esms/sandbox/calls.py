@@ -167,14 +167,14 @@ def expected(call: PlacedCall) -> dict[str, Any]:
         return known | nothing | {"price": call.price, "outcome": outcome}
     if call.old_template and not looked_up:
         known["send_status"] = None
-    unheard = call.silent or (call.lost and call.old_template)
+    nothing_came = call.silent or (call.lost and call.old_template)
     rejected = call.send_status in REJECTED
     return known | {
         "call_status": (call.lookup_status or None) if looked_up else call.call_status,
         "call_duration": call.call_duration,
         "ivr": call.ivr,
-        "price": None if unheard else Decimal(0) if call.lost else call.price,
-        "cid": None if unheard else call.cid,
+        "price": None if nothing_came else Decimal(0) if call.lost else call.price,
+        "cid": None if nothing_came else call.cid,
         "outcome": "rejected" if rejected else "answered" if call.call_status == "ANSWERED" else "unanswered",
     }
 

@@ -17,6 +17,9 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from webapp.support.workarounds import urllib3_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +31,10 @@ class DeadlineSession(requests.Session):
     def __init__(self) -> None:
         """Connect to nothing yet."""
         super().__init__()
+        self.kept_connection = False
+        """Whether the last request left on a connection that an earlier one had used."""
+        self.connected = False
+        """Whether the connection of the last request was made, its TLS handshake included."""
         self._ends_at = 0.0
         self._connection: socket.socket | None = None
         for scheme in ("http://", "https://"):
@@ -53,7 +60,12 @@ class DeadlineSession(requests.Session):
     @property
     def deadline_passed(self) -> bool:
         """Whether the time of the block is over."""
-        return time.monotonic() >= self._ends_at
+        return self.seconds_left <= 0
+
+    @property
+    def seconds_left(self) -> float:
+        """How much of the block's time is left."""
+        return self._ends_at - time.monotonic()
 
     def watch(self, connected: Any) -> None:
         """Cut this socket when the time is over. By a duplicate: TLS and ``http.client`` detach or close their own."""
@@ -82,7 +94,12 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **options)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
 
     def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **options)
@@ -91,15 +108,30 @@ class _Adapter(HTTPAdapter):
 
 
 class _Connection:
-    """Has its socket watched from before the TLS handshake to the last byte."""
+    """Connects by the quickest address; has its socket watched from before the TLS handshake to the last byte."""
 
     sock: Any
+    host: str
+    port: int
     session: DeadlineSession
 
     def _new_conn(self) -> Any:
-        connected = super()._new_conn()  # type: ignore[misc]
+        connection: Any = self
+        self.session.kept_connection = self.session.connected = False
+        try:
+            connected = urllib3_addresses.connect(connection._dns_host, self.port, self.session.seconds_left)  # noqa: SLF001
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, connection, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(connection, "no address answered") from error
+        except OSError as error:
+            raise NewConnectionError(connection, str(error)) from error
         self.session.watch(connected)
         return connected
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        self.session.connected = True
 
     def request(self, *args: Any, **options: Any) -> None:
         if self.sock is not None:
@@ -121,6 +153,7 @@ class _Pool:
     def _get_conn(self, *args: Any, **options: Any) -> Any:
         connection = super()._get_conn(*args, **options)  # type: ignore[misc]
         connection.session = self.session
+        self.session.kept_connection = self.session.connected = True
         return connection
 
 
@@ -130,3 +163,6 @@ class _HTTPPool(_Pool, HTTPConnectionPool):
 
 class _HTTPSPool(_Pool, HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
+
+
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
