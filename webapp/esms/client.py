@@ -144,7 +144,8 @@ class Client:
                 )
             except requests.ConnectionError as error:
                 failed = error
-                if not (session.kept_connection and network.kept_connection_ended(error)):
+                ended = session.kept_connection and network.kept_connection_ended(error)
+                if not ended or session.deadline_passed:  # then it was cut here
                     break
         raise failed
 
