@@ -27,7 +27,7 @@ _SEND_SECONDS = 60
 _SHORTEST_WAIT_SECONDS = 0.001
 _GATHERED_BYTES = 16 * 1024
 _LINGER_SECONDS = 2.0
-_FIRST_REQUEST_SECONDS = 1.0
+_FIRST_REQUEST_SECONDS = 3.0
 _LINGER_BYTES = 2 * 1024 * 1024
 _LINGER_PORTION = 64 * 1024
 _DISCARD_PAUSE_SECONDS = 0.001
@@ -174,7 +174,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self._end_idle(connection)
 
     def _end_idle(self, connection: Connection) -> None:
-        """End the connection if it is idle; a new one has a second for its first request."""
+        """End the connection if it is idle; a new one has three seconds for its first request."""
         if connection.answers:
             connection.end_if_idle()
         else:
