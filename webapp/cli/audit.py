@@ -15,7 +15,7 @@ import click
 from webapp.cli import lookup_words
 from webapp.cli.context import client_of, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM, REFUSED
-from webapp.cli.options import Time
+from webapp.cli.options import placed_since, placed_until
 from webapp.cli.output import printable
 from webapp.cli.signals import stop_at_signals
 from webapp.esms.lookup import LOOKUP_FIELDS
@@ -55,8 +55,8 @@ class _SampleSize(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command()
-@click.option("--since", type=Time(), help="Only calls placed at this time or later, such as 2026-11-23.")
-@click.option("--until", type=Time(), help="Only calls placed before this time.")
+@placed_since
+@placed_until
 @click.option("--campaign", metavar="NAME", help="Only calls of this campaign.")
 @click.option(
     "--unregistered",

@@ -26,7 +26,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 
 
 class Time(click.ParamType):  # type: ignore[type-arg]
-    """An option such as 2026-11-23 or 2026-11-23T10:00; without a zone it is in TIME_ZONE."""
+    """An option such as 2026-11-23, 23/11/2026 10:00 or today; without a zone it is in TIME_ZONE."""
 
     name = "time"
 
@@ -38,6 +38,14 @@ class Time(click.ParamType):  # type: ignore[type-arg]
             return parse_time(value, load_settings().time_zone)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+placed_since = click.option(
+    "--since",
+    type=Time(),
+    help="Only calls placed at this time or later: 2026-11-23, 23/11/2026 14:30, today, yesterday; in TIME_ZONE.",
+)
+placed_until = click.option("--until", type=Time(), help="Only calls placed before this time.")
 
 
 def reference_ids(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import click
 from webapp.cli import lookup_words, status_needs
 from webapp.cli.context import CliContext, client_of, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM, REFUSED
-from webapp.cli.options import Duration, Time
+from webapp.cli.options import Duration, placed_since, placed_until
 from webapp.cli.output import printable
 from webapp.cli.signals import stop_at_signals
 from webapp.cli.tables import print_table
@@ -55,8 +55,8 @@ def _reference_ids(_: click.Context, __: click.Parameter, given: tuple[str, ...]
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Ask about this many calls at most.")
 @click.option("--campaign", metavar="NAME", help="Only calls of this campaign.")
-@click.option("--since", type=Time(), help="Only calls placed at this time or later, such as 2026-11-23.")
-@click.option("--until", type=Time(), help="Only calls placed before this time.")
+@placed_since
+@placed_until
 @click.option(
     "--reference-id",
     "reference_ids",

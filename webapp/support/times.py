@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+import unicodedata
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +14,16 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _DURATION = re.compile(r"([0-9]{1,9})([smhd])")
 _LONGEST_DURATION = timedelta(days=3650)
 _LONGEST_TEXT = 64
-"""Characters; all ISO 8601 times are shorter. Checked before anything else reads a text of unknown length."""
+"""Characters; all times are shorter. Checked before anything else reads a text of unknown length."""
+_DAYS_AGO = {"today": 0, "hôm nay": 0, "yesterday": 1, "hôm qua": 1}
+_CLOCK = r"(?:[ T,]+(?P<clock>[0-9]{1,2}:.+))?"
+_DAY_FIRST = re.compile(rf"(?P<day>[0-9]{{1,2}})([/.-])(?P<month>[0-9]{{1,2}})\2(?P<year>[0-9]{{2,4}}){_CLOCK}")
+"""``23/11/2026 14:30``, as dates are written in Viet Nam."""
+_YEAR_FIRST = re.compile(rf"(?P<year>[0-9]{{4}})/(?P<month>[0-9]{{1,2}})/(?P<day>[0-9]{{1,2}}){_CLOCK}")
+"""``2026/11/23 14:30:00``. *documented*: the SendDate of a placed call."""
+_ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.+-]*)?")
+_LAST_MONTH, _YEAR_DIGITS = 12, 4
+EXAMPLES = "2026-11-23, 2026-11-23T10:00:00+07:00, 23/11/2026 14:30, today or yesterday"
 
 
 def parse_duration(text: object) -> timedelta:
@@ -27,19 +37,21 @@ def parse_duration(text: object) -> timedelta:
     return length
 
 
-def parse_time(text: str, zone: ZoneInfo) -> datetime:
-    """An ISO 8601 date or time, in UTC; one without an offset is taken to be in ``zone``. Raises ValueError.
+def parse_time(text: str, zone: ZoneInfo, now: datetime | None = None) -> datetime:
+    """A date or time, in UTC; one without an offset is taken to be in ``zone``. Raises ValueError.
 
-    A query string turns the ``+`` of an offset into a blank; that is undone.
+    It is written as in ISO 8601, with the day first (``23/11/2026 14:30``), or ``today`` or ``yesterday``: the
+    beginning of that day, counted from ``now`` (by default the clock's). A query string turns the ``+`` of an offset
+    into a blank; that is undone.
     """
     text = text.strip()
     try:
-        moment = datetime.fromisoformat(_with_plus(text) if len(text) <= _LONGEST_TEXT else "")
+        moment = _read(text, zone, now) if len(text) <= _LONGEST_TEXT else None
     except ValueError:
-        raise ValueError(
-            f"{text[:_LONGEST_TEXT]!r:.60} is not an ISO 8601 date or time, "
-            "such as 2026-11-23 or 2026-11-23T10:00:00+07:00"
-        ) from None
+        moment = None
+    if moment is None:
+        hint = _hint(text) if len(text) <= _LONGEST_TEXT else ""
+        raise ValueError(f"{text[:_LONGEST_TEXT]!r:.60} is not a date or time such as {EXAMPLES}{hint}")
     aware = moment if moment.tzinfo else moment.replace(tzinfo=zone)
     try:
         return aware.astimezone(UTC)
@@ -47,6 +59,38 @@ def parse_time(text: str, zone: ZoneInfo) -> datetime:
         raise ValueError(f"{text!r:.60} lies outside the years that can be stored") from None
 
 
+def _read(text: str, zone: ZoneInfo, now: datetime | None) -> datetime:
+    days_ago = _DAYS_AGO.get(unicodedata.normalize("NFC", text).lower())
+    if days_ago is not None:
+        return datetime.combine(_today(zone, now) - timedelta(days=days_ago), time())
+    if found := _DAY_FIRST.fullmatch(text) or _YEAR_FIRST.fullmatch(text):
+        text = _as_iso(**found.groupdict())
+    return datetime.fromisoformat(_with_plus(text))
+
+
+def _as_iso(*, day: str, month: str, year: str, clock: str | None) -> str:
+    if len(year) != _YEAR_DIGITS:
+        raise ValueError
+    clock = "00:00" if clock is None else clock if clock[1].isdigit() else f"0{clock}"
+    return f"{year}-{int(month):02}-{int(day):02}T{clock}"
+
+
+def _today(zone: ZoneInfo, now: datetime | None) -> date:
+    return (now or datetime.now(UTC)).astimezone(zone).date()
+
+
+def _hint(text: str) -> str:
+    """What is wrong with a date that is almost one."""
+    found = _DAY_FIRST.fullmatch(text)
+    if not (found or _YEAR_FIRST.fullmatch(text) or _ISO_DATE.fullmatch(text)):
+        return ""
+    if found and len(found["year"]) != _YEAR_DIGITS:
+        return " (the year must have four digits)"
+    if found and int(found["month"]) > _LAST_MONTH:
+        return f" (there is no month {int(found['month'])}: the day comes first)"
+    return " (there is no such day, or no such time)"
+
+
 def _with_plus(text: str) -> str:
-    time, blank, offset = text.rpartition(" ")
-    return f"{time}+{offset}" if blank and "T" in time and offset[0].isdigit() else text
+    moment, blank, offset = text.rpartition(" ")
+    return f"{moment}+{offset}" if blank and "T" in moment and offset[0].isdigit() else text

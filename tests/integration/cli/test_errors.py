@@ -72,13 +72,13 @@ def test_the_version_is_shown() -> None:
         (["register", "nowhere.csv"], "'nowhere.csv': No such file or directory"),
         (["register", "/"], "'/': Is a directory"),
         (["export", "--format", "xml"], "--format"),
-        (["export", "--since", "yesterday"], "'yesterday' is not an ISO 8601 date or time, such as 2026-11-23"),
+        (["export", "--since", "11/23/2026"], "there is no month 23: the day comes first"),
         (["export", "--until", "0001-01-01"], "lies outside the years that can be stored"),
         (["export", "--output", "/"], "--output"),
         (["completeness", "--by", "week"], "--by"),
         (["completeness", "--by", "day", "--expect", "-"], "--by and --expect do not go together"),
         (["completeness", "--expect", "nowhere.txt"], "'nowhere.txt': No such file or directory"),
-        (["completeness", "--since", "yesterday"], "'yesterday' is not an ISO 8601 date or time"),
+        (["completeness", "--since", "soon"], "'soon' is not a date or time such as 2026-11-23"),
         (["replay", "--check", "--rejected"], "--check, --rejected and --unread do not go together"),
         (["replay", "--since", "2026-11-23"], "--since goes with --rejected"),
         (["serve", "--workers", "0"], "--workers"),
@@ -279,5 +279,5 @@ def test_an_unexpected_error_is_one_line_with_exit_code_1(writer: Writer, databa
 def test_the_installed_command_is_the_same() -> None:
     result = subprocess.run([COMMAND, "register"], input="a\nb c\n", capture_output=True, text=True, check=False)
 
-    assert (result.returncode, result.stdout) == (1, "registered 1, already known 0, bad lines 1\n")
+    assert (result.returncode, result.stdout) == (1, "registered 1, already known 0, changed 0, bad lines 1\n")
     assert result.stderr.splitlines()[0].startswith("line 2: reference_id: must have")
