@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from webapp.cli.output import hint
-from webapp.esms.registrations import BadLine, Lines
+from webapp.cli.exit_codes import USAGE
+from webapp.cli.output import printable, say
+from webapp.esms.registrations import BadLine, Lines, UnreadableList
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,45 +18,52 @@ if TYPE_CHECKING:
     from webapp.calls.rule import Registration
 
 _PORTION = 1000
+_NAMED = 20
 
 
 def say_how_to_end(file: BinaryIO) -> None:
     """Where the list is typed on a terminal, say how it ends."""
     if file.isatty():
-        click.echo("Reading from the terminal; Ctrl-D on a line of its own ends it.", err=True)
+        say("Reading from the terminal; Ctrl-D on a line of its own ends it.", err=True)
+
+
+class NoList(click.ClickException):
+    """The file is no list of calls."""
+
+    exit_code = USAGE
 
 
 class CallList:
-    """The calls of a list, read portion by portion; bad lines are named on standard error, counted and skipped."""
+    """The calls of a list, read portion by portion; the first 20 bad lines are named on standard error, all skipped."""
 
     def __init__(self, file: BinaryIO, zone: ZoneInfo) -> None:
-        """Read nothing yet; times without a zone are in ``zone``."""
-        self._lines = Lines(file, zone)
+        """Read the first line; times without a zone are in ``zone``. Raises NoList."""
+        try:
+            self._lines = Lines(file, zone)
+        except UnreadableList as error:
+            raise NoList(str(error)) from None
         self.bad = 0
 
     def portions(self) -> Iterator[list[Registration]]:
-        """The calls, up to 1,000 at a time."""
+        """The calls, up to 1,000 at a time; in the end standard error says what was left out."""
         registrations = self._registrations()
+        empty = True
         while portion := list(islice(registrations, _PORTION)):
+            empty = False
             yield portion
+        if self.bad > _NAMED:
+            say(f"and {self.bad - _NAMED} more bad lines", err=True)
+        if self._lines.ignored_columns:
+            ignored = (f"{printable(name)}{meant}" for name, meant in self._lines.ignored_columns.items())
+            say(f"ignored columns: {', '.join(ignored)}", err=True)
+        if empty and not self.bad:
+            say("The list is empty: it names no call.", err=True)
 
     def _registrations(self) -> Iterator[Registration]:
         for line in self._lines:
             if isinstance(line, BadLine):
                 self.bad += 1
-                sys.stderr.write(f"line {line.number}: {line.problem}\n")
+                if self.bad <= _NAMED:
+                    say(f"line {line.number}: {printable(line.problem)}", err=True)
             else:
                 yield line
-
-    @property
-    def ignored_columns(self) -> list[str]:
-        """Columns of the header that mean nothing here."""
-        return self._lines.header_ignored
-
-    def hint_at_commas(self) -> None:
-        """Say that what was read as ids looks like a CSV without its header."""
-        if self._lines.commas_at:
-            hint(
-                f"line {self._lines.commas_at} holds a comma and was taken as a ReferenceId: "
-                "if this is a CSV, its first line must name the columns."
-            )

@@ -13,8 +13,8 @@ import click
 from webapp.cli.call_list import CallList, say_how_to_end
 from webapp.cli.context import CliContext, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
-from webapp.cli.options import Time
-from webapp.cli.output import printable
+from webapp.cli.options import placed_since, placed_until
+from webapp.cli.output import printable, say, say_all, say_json, write_json
 from webapp.cli.tables import print_columns, print_table
 from webapp.reconcile.run import due_at
 from webapp.storage.filters import CallFilter
@@ -46,8 +46,8 @@ _HEADERS = {
 
 @click.command()
 @click.option("--by", type=click.Choice(["day", "campaign"]), help="Count each day (in TIME_ZONE) or each campaign.")
-@click.option("--since", type=Time(), help="Only calls placed at this time or later, such as 2026-11-23.")
-@click.option("--until", type=Time(), help="Only calls placed before this time.")
+@placed_since
+@placed_until
 @click.option("--campaign", help="Only calls of this campaign.", metavar="NAME")
 @click.option(
     "--expect",
@@ -92,7 +92,7 @@ def completeness(
 
     The list of --expect is what was placed: one id a line, or a CSV as `register` takes it. Case, surrounding
     blanks, blank lines, a BOM and repetitions do not matter. It is compared with all stored calls, whatever --since,
-    --until and --campaign say, and does not go together with --by.
+    --until and --campaign say, and does not go together with --by. A file that has columns and no header is refused.
 
     With --json, twins is a list of pairs [registered id, reported id]; with --expect, never_heard_of is the list of ids
     that the store does not have, in the order of the given list. With --by, there is a list of objects, in order, each
@@ -111,8 +111,9 @@ def completeness(
         say_how_to_end(expect)
     wanted = CallFilter(since=since, until=until, campaign=campaign)
     with open_context(writes=False) as context:
-        placed_until = due_at(datetime.now(UTC), context.settings).placed_until
-        with ledger(context.database, wanted, placed_until) as book:
+        overdue_until = due_at(datetime.now(UTC), context.settings).placed_until
+        given = CallList(expect, context.settings.time_zone) if expect else None
+        with ledger(context.database, wanted, overdue_until) as book:
             if by:
                 _show_groups(by, _groups(book, by, context), as_json=as_json)
                 sys.exit(DONE)
@@ -121,7 +122,7 @@ def completeness(
             with progress("counting", None, hidden=hidden):
                 counts = book.whole()
             twins = _twins(counts, book, hidden=hidden)
-            expected = _Expected(expect, context, book, hidden=hidden) if expect else None
+            expected = _Expected(given, book, hidden=hidden) if given else None
             if as_json:
                 _print_json(counts, twins, expected)
             else:
@@ -132,8 +133,8 @@ def completeness(
 class _Expected:
     """The ids of a list that the store does not have; memory grows only with these."""
 
-    def __init__(self, file: BinaryIO, context: CliContext, book: Ledger, *, hidden: bool) -> None:
-        self.given = CallList(file, context.settings.time_zone)
+    def __init__(self, given: CallList, book: Ledger, *, hidden: bool) -> None:
+        self.given = given
         self._book = book
         self._hidden = hidden
         self.read = 0
@@ -149,7 +150,6 @@ class _Expected:
                         yield reference_id
                 self.read += len(portion)
                 show(self.read, f"ids, {len(self.unknown)} unknown")
-        self.given.hint_at_commas()
 
 
 def _twins(counts: Counts, book: Ledger, *, hidden: bool) -> Iterator[tuple[str, str]]:
@@ -163,14 +163,13 @@ def _print_json(counts: Counts, twins: Iterator[tuple[str, str]], expected: _Exp
     lists: dict[str, Iterable[object]] = {"twins": twins}
     if expected:
         lists["never_heard_of"] = expected.find_unknown()
-    write = sys.stdout.write
-    write(json.dumps(asdict(counts)).removesuffix("}"))
+    write_json(json.dumps(asdict(counts)).removesuffix("}"))
     for name, items in lists.items():
-        write(f', "{name}": [')
+        write_json(f', "{name}": [')
         for place, item in enumerate(items):
-            write(f"{', ' if place else ''}{json.dumps(item)}")
-        write("]")
-    write("}\n")
+            write_json(f"{', ' if place else ''}{json.dumps(item)}")
+        write_json("]")
+    write_json("}\n")
 
 
 def _print_words(
@@ -179,14 +178,14 @@ def _print_words(
     if counts.calls:
         _print_counts(counts)
     else:
-        click.echo(_no_calls(filtered=filtered))
+        say(_no_calls(filtered=filtered))
     pairs = (f"{registered}  {reported}" for registered, reported in twins)
     found = _print_list("Twins (registered and without a report; reported and not registered):", pairs)
     if found:
-        click.echo(f"twins: {found}; they are equal but for punctuation, and are not merged")
+        say(f"twins: {found}; they are equal but for punctuation, and are not merged")
     if expected:
         _print_list("Unknown ids:", expected.find_unknown())
-        click.echo(f"unknown: {len(expected.unknown)}; {expected.read} ids read, {expected.given.bad} bad lines")
+        say(f"unknown: {len(expected.unknown)}; {expected.read} ids read, {expected.given.bad} bad lines")
 
 
 def _print_counts(counts: Counts) -> None:
@@ -214,9 +213,7 @@ def _print_counts(counts: Counts) -> None:
         ("answered share", "-" if share is None else f"{share:.1%}"),
     ]
     print_table("Outcomes of settled calls", outcomes)
-    click.echo(
-        f"callbacks lost and recovered: {counts.lost_and_recovered} (settled by lookup, and the callback never came)"
-    )
+    say(f"callbacks lost and recovered: {counts.lost_and_recovered} (settled by lookup, and the callback never came)")
 
 
 def _no_calls(*, filtered: bool) -> str:
@@ -231,9 +228,8 @@ def _no_calls(*, filtered: bool) -> str:
 def _print_list(title: str, lines: Iterator[str]) -> int:
     """Print the lines under a title, if there are any; how many there are."""
     number = 0
-    # click.echo would draw over a bar.
     for number, line in enumerate(lines, start=1):
-        sys.stdout.write(f"{title}\n  {line}\n" if number == 1 else f"  {line}\n")
+        say_all([title, f"  {printable(line)}"] if number == 1 else [f"  {printable(line)}"])
     return number
 
 
@@ -252,10 +248,10 @@ def _groups(book: Ledger, by: str, context: CliContext) -> list[tuple[str | None
 
 def _show_groups(by: str, groups: list[tuple[str | None, Counts]], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps([{by: name, **asdict(counts)} for name, counts in groups]))
+        say_json([{by: name, **asdict(counts)} for name, counts in groups])
     elif not groups:
-        click.echo("No such calls are stored.")
+        say("No such calls are stored.")
     else:
-        rows = [["(none)" if name is None else printable(name), *asdict(counts).values()] for name, counts in groups]
+        rows = [["(none)" if name is None else name, *asdict(counts).values()] for name, counts in groups]
         total = ["all", *(sum(column) for column in zip(*(row[1:] for row in rows), strict=True))]
         print_columns("Completeness", [by, *_HEADERS.values()], rows, total)

@@ -4,45 +4,76 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from webapp.cli.call_list import CallList, say_how_to_end
-from webapp.cli.context import open_context
+from webapp.cli.context import CliContext, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
+from webapp.cli.output import say
 from webapp.support.progress import progress
+
+if TYPE_CHECKING:
+    from webapp.calls.rule import Registration
+    from webapp.storage.writer import Registered
 
 
 @click.command()
 @click.argument("file", type=click.File("rb"), default="-")
-def register(file: BinaryIO) -> None:
+@click.option("--check", is_flag=True, help="Register nothing; read the whole file, and say what would be registered.")
+def register(file: BinaryIO, *, check: bool) -> None:
     """Register the calls that were placed, so that a missing callback is noticed. Repeatable.
 
-    FILE (by default standard input) is a CSV in UTF-8 whose first line names the columns: reference_id, and
-    optionally request_id, phone, campaign, kind (voice or otp) and placed_at (ISO 8601; without a zone it is
-    in TIME_ZONE). Other columns are ignored. Or it has one ReferenceId on each line. Bad lines are
-    named and skipped (exit code 1).
+    FILE (by default standard input) is a CSV in UTF-8 whose first line names the columns: reference_id (or
+    ReferenceId, SMSID), and optionally request_id, phone, campaign, kind (voice or otp) and placed_at (such as
+    2026-11-23T10:00, 23/11/2026 10:00 or today; without a zone it is in TIME_ZONE). Commas, semicolons, tabs or bars
+    stand between the values; other columns are ignored. Or it has one ReferenceId on each line.
+
+    Bad lines are skipped, and the first 20 of them named (exit code 1). A file that has columns and no header is
+    refused as a whole (exit code 2). "changed" counts those of the known calls to which a value is new.
 
     \b
     Example:
       printf 'reference_id,phone,campaign\\n066107ee-6ec4-4283-b595-aa74977c65c5,0901888484,june\\n' \\
         | esms-calls register
     """  # noqa: D301 - click wants the control character
-    registered = known = changed = 0
     say_how_to_end(file)
-    with open_context() as context, progress("registering", None) as show:
+    with open_context(writes=not check) as context, progress("registering", None) as show:
         given = CallList(file, context.settings.time_zone)
+        registering = _Registering(context, check_only=check)
         try:
             for portion in given.portions():
-                done = context.writer.register(portion, datetime.now(UTC))
-                registered, known, changed = registered + done.new, known + done.already_known, changed + done.changed
-                show(registered + known, f"calls, {given.bad} bad lines")
+                registering.take(portion)
+                show(registering.new + registering.known, f"calls, {given.bad} bad lines")
         finally:
-            sys.stdout.write(
-                f"registered {registered}, already known {known} ({changed} of them changed), bad lines {given.bad}\n"
+            verb, after = ("would register", "; nothing was registered") if check else ("registered", "")
+            say(
+                f"{verb} {registering.new}, already known {registering.known}, changed {registering.changed}, "
+                f"bad lines {given.bad}{after}"
             )
-    if given.ignored_columns:
-        click.echo(f"ignored columns: {', '.join(given.ignored_columns)}", err=True)
-    given.hint_at_commas()
     sys.exit(PROBLEM if given.bad else DONE)
+
+
+class _Registering:
+    """Registers portions, or only finds out what that would do, and counts."""
+
+    def __init__(self, context: CliContext, *, check_only: bool) -> None:
+        self._writer = context.writer
+        self._check_only = check_only
+        self._checked: set[str] = set()
+        self.new = self.known = self.changed = 0
+
+    def take(self, portion: list[Registration]) -> None:
+        done = self._check(portion) if self._check_only else self._writer.register(portion, datetime.now(UTC))
+        self.new, self.known, self.changed = (
+            self.new + done.new,
+            self.known + done.already_known,
+            self.changed + done.changed,
+        )
+
+    def _check(self, portion: list[Registration]) -> Registered:
+        """What registering would do; a call of an earlier portion would be known by now."""
+        found = self._writer.would_register(portion, datetime.now(UTC), checked=self._checked)
+        self._checked.update(registration.reference_id for registration in portion)
+        return found

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from webapp.cli.output import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -22,7 +24,7 @@ def print_table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     for name, value in rows:
-        table.add_row(name, str(value))
+        table.add_row(_cell(name), _cell(value))
     Console().print(table)
 
 
@@ -32,7 +34,12 @@ def print_columns(title: str, headers: Sequence[str], rows: Iterable[Sequence[An
     for header in headers:
         table.add_column(header, justify="right" if table.columns else "left", vertical="bottom", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row))
+        table.add_row(*(_cell(value) for value in row))
     table.add_section()
-    table.add_row(*(Text(str(value)) for value in total))
+    table.add_row(*(_cell(value) for value in total))
     Console(width=_WIDE).print(table)
+
+
+def _cell(value: Any) -> Text:
+    """The value as it is: rich would read brackets as markup."""
+    return Text(printable(str(value)))

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from webapp.cli.call_list import CallList
+from webapp.cli.call_list import CallList, say_how_to_end
 from webapp.cli.context import open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import reference_ids
-from webapp.cli.output import printable
+from webapp.cli.output import printable, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +34,8 @@ def unregister(*, ids: tuple[str, ...], file: BinaryIO | None) -> None:
     """  # noqa: D301 - click wants the control character
     if bool(ids) == bool(file):
         raise click.UsageError("Name the calls, or use --file.")
+    if file:
+        say_how_to_end(file)
     removed = cleared = unknown = bad = 0
     with open_context() as context:
         given = CallList(file, context.settings.time_zone) if file else None
@@ -41,9 +43,9 @@ def unregister(*, ids: tuple[str, ...], file: BinaryIO | None) -> None:
             done = context.writer.unregister(portion, datetime.now(UTC))
             removed, cleared, unknown = removed + done.removed, cleared + done.cleared, unknown + len(done.unknown)
             for one in done.unknown:
-                click.echo(f"unknown: {printable(one)}", err=True)
+                say(f"unknown: {printable(one)}", err=True)
         bad = given.bad if given else 0
-    click.echo(f"removed {removed}, no longer registered {cleared}, unknown {unknown}, bad lines {bad}")
+    say(f"removed {removed}, no longer registered {cleared}, unknown {unknown}, bad lines {bad}")
     sys.exit(PROBLEM if unknown or bad else DONE)
 
 

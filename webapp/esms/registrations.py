@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import re
 import unicodedata
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from webapp.calls.report import KINDS
 from webapp.calls.rule import Registration
 from webapp.esms.parameters import normalise_identity, read_text
+from webapp.support.spelling import do_you_mean, likely
 from webapp.support.times import parse_time
 
 if TYPE_CHECKING:
@@ -16,10 +19,24 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
 FIELDS = ("reference_id", "request_id", "phone", "campaign", "placed_at", "kind")
+_COLUMNS = {name.replace("_", ""): name for name in FIELDS} | {"smsid": "reference_id"}
+"""Fields by the names of their columns, without case, blanks, dashes and underscores; *documented*: SMSID is the id."""
+_ID_COLUMNS = ("referenceid", "smsid")
 _LONGEST_LINE = 64 * 1024
-_ALIASES = {"referenceid": "reference_id", "smsid": "reference_id", "requestid": "request_id"}
-"""*documented*: what the placing request and its answer call them."""
-_DELIMITERS = (",", ";", "\t")
+_DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+_BETWEEN_WORDS = re.compile(r"[\s_-]+")
+_BLANK = re.compile(r"[\s,;|]*")
+_SEPARATOR_LINE = re.compile(r'\s*"?sep=[,;|\t]?"?[\s,;|]*', re.IGNORECASE)
+"""What Excel writes and reads as the first line of a CSV, to say how it is delimited."""
+_ID_NAME = re.compile(r"(reference|sms)[\s_-]*id", re.IGNORECASE)
+_UNDECODED = re.compile("[\ud800-\udfff]")
+_NO_TEXT = {
+    codecs.BOM_UTF16_LE: "UTF-16 text (Excel calls it Unicode Text)",
+    codecs.BOM_UTF16_BE: "UTF-16 text",
+    b"PK\x03\x04": "a ZIP file, such as an Excel workbook (.xlsx)",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook (.xls)",
+}
+"""How files begin that are no UTF-8 text."""
 
 
 class InvalidRegistration(Exception):
@@ -47,9 +64,11 @@ def _registration(values: Mapping[str, str], zone: ZoneInfo) -> Registration:
     }
     fields: dict[str, Any] = {}
     for name in FIELDS:
-        value = unicodedata.normalize("NFC", values.get(name, "").strip())
+        value = values.get(name, "").strip()
         if not value:
             continue
+        # Not the id: the Kelvin sign would become an ASCII K.
+        value = value if name == "reference_id" else unicodedata.normalize("NFC", value)
         try:
             fields[name] = read.get(name, read_text)(value)
         except ValueError as error:
@@ -65,6 +84,10 @@ def _kind(text: str) -> str:
     return text.lower()
 
 
+class UnreadableList(Exception):
+    """A file is no list of calls. Its text says why, and what to do."""
+
+
 class BadLine(NamedTuple):
     """A line that cannot be read: its number, from 1, and why."""
 
@@ -72,78 +95,157 @@ class BadLine(NamedTuple):
     problem: str
 
 
+class _Line(NamedTuple):
+    number: int
+    text: str
+    is_whole: bool
+
+
 class Lines:
     """The registrations in a file of lines, one a line, read in flat memory.
 
     A first line that names a column ``reference_id``, or what eSMS calls it, is the header of a CSV; without one each
-    line is a ReferenceId. A BOM and blank lines are ignored. A quoted value ends on its own line: nothing that is
-    registered needs more, and so a stray quote costs one line and not the rest of the file.
+    line is a ReferenceId. A further header, of a file that was joined on, counts from there on. A BOM, blank lines and
+    Excel's ``sep=;`` are ignored. A quoted value ends on its own line: nothing that is registered needs more, and so a
+    stray quote costs one line and not the rest of the file.
 
-    After reading, ``header_ignored`` has the columns that are no fields, and ``commas_at`` the first line that holds a
-    comma in a file without a header (0: none).
+    ``ignored_columns``: the columns of the headers so far that are no fields, each with a hint at the field that is
+    probably meant.
     """
 
     def __init__(self, file: BinaryIO, zone: ZoneInfo) -> None:
-        """Read nothing yet; times without a zone are in ``zone``."""
+        """Read the first line; times without a zone are in ``zone``. Raises UnreadableList."""
         self._file = file
         self._zone = zone
         self._header: list[str] = []
         self._delimiter = ","
-        self.header_ignored: list[str] = []
-        self.commas_at = 0
+        self.ignored_columns: dict[str, str] = {}
+        self._lines = self._content()
+        self._first = next(self._lines, None)
+        if self._first and self._first.is_whole and not self._read_header(self._first.text):
+            _check_that_no_header_is_missing(self._first)
 
     def __iter__(self) -> Iterator[Registration | BadLine]:
-        """Every line that is neither blank nor the header."""
-        begun = False
+        """Every line that is neither blank nor a header."""
+        if self._first:
+            yield from self._read(self._first)
+        for line in self._lines:
+            yield from self._read(line)
+
+    def _read(self, line: _Line) -> Iterator[Registration | BadLine]:
+        try:
+            if not line.is_whole:
+                raise InvalidRegistration(f"the line is over {_LONGEST_LINE // 1024} KiB.")  # noqa: TRY301
+            if self._read_header(line.text):
+                return
+            registration = _registration(self._values(line.text), self._zone)
+        except InvalidRegistration as bad:
+            yield BadLine(line.number, str(bad))
+        else:
+            yield registration
+
+    def _content(self) -> Iterator[_Line]:
+        """The lines that say something. Bytes that are not UTF-8 are lone surrogates in their texts."""
         for number, line in self._numbered():
-            try:
-                if not begun and (text := self._decode(line, "replace")).strip():
-                    begun = True
-                    if self._is_header(text):
-                        continue
-                if (text := self._decode(line)).strip():
-                    yield _registration(self._values(text, number), self._zone)
-            except InvalidRegistration as bad:
-                yield BadLine(number, str(bad))
+            text = line.decode("utf-8-sig", "surrogateescape")
+            if not _BLANK.fullmatch(text) and not _SEPARATOR_LINE.fullmatch(text):
+                yield _Line(number, text, len(line) <= _LONGEST_LINE)
 
     def _numbered(self) -> Iterator[tuple[int, bytes]]:
         number = 0
         while line := self._file.readline(_LONGEST_LINE):
             number += 1
+            if number == 1:
+                _check_that_it_is_text(line)
             while len(line) >= _LONGEST_LINE and not line.endswith(b"\n"):
                 rest = self._file.readline(_LONGEST_LINE)
-                # One byte too long for _decode, which reports it; the rest of the line is dropped.
+                # One byte too long, which is reported; the rest of the line is dropped.
                 line = (line + rest)[: _LONGEST_LINE + 1] if not rest.endswith(b"\n") else line + b"\n"
                 if not rest or rest.endswith(b"\n"):
                     break
             yield number, line
 
-    def _decode(self, line: bytes, errors: str = "strict") -> str:
-        if len(line) > _LONGEST_LINE:
-            raise InvalidRegistration(f"the line is over {_LONGEST_LINE // 1024} KiB.")
-        try:
-            return line.decode("utf-8-sig", errors)
-        except UnicodeDecodeError:
-            raise InvalidRegistration("the line is not UTF-8 text: save the file as UTF-8.") from None
-
-    def _is_header(self, text: str) -> bool:
+    def _read_header(self, text: str) -> bool:
+        """Whether the line is a header; it counts for the lines that follow."""
+        if not _ID_NAME.search(text):
+            return False
         for delimiter in _DELIMITERS:
-            names = [_ALIASES.get(name := cell.strip().lower(), name) for cell in _split(text, delimiter, strict=False)]
-            if "reference_id" in names:
-                self._header, self._delimiter = names, delimiter
-                self.header_ignored = [name for name in names if name not in FIELDS]
+            names = _cells(text, delimiter)
+            header = [_COLUMNS.get(_squeezed(name), "") for name in names]
+            if "reference_id" in header:
+                self._header, self._delimiter = header, delimiter
+                absent = [name for name in FIELDS if name not in header]
+                unknown = [name for name, field in zip(names, header, strict=True) if name and not field]
+                self.ignored_columns |= {name: do_you_mean(name.lower(), absent) for name in unknown}
                 return True
         return False
 
-    def _values(self, text: str, number: int) -> Mapping[str, str]:
-        if not self._header:
-            if "," in text and not self.commas_at:
-                self.commas_at = number
-            return {"reference_id": text}
-        values = _split(text, self._delimiter, strict=True)
-        if len(values) > len(self._header):
-            raise InvalidRegistration(f"the line has {len(values)} values, and the header {len(self._header)} names.")
-        return dict(zip(self._header, values, strict=False))
+    def _values(self, text: str) -> Mapping[str, str]:
+        if _UNDECODED.search(text):
+            raise InvalidRegistration("the line is not UTF-8 text: save the file as UTF-8.")
+        values = {"reference_id": text}
+        if self._header:
+            found = _split(text, self._delimiter, strict=True)
+            if any(value.strip() for value in found[len(self._header) :]):
+                words = f"the line has {len(found)} values, and the header {len(self._header)} names."
+                raise InvalidRegistration(words)
+            values = {}
+            for name, value in zip(self._header, found, strict=False):
+                if value.strip():
+                    values.setdefault(name, value)
+        _check_id(values.get("reference_id", "").strip())
+        return values
+
+
+def _check_that_it_is_text(beginning: bytes) -> None:
+    for signature, what in _NO_TEXT.items():
+        if beginning.startswith(signature):
+            raise UnreadableList(f"The list is {what}: save it as CSV in UTF-8 (Excel: CSV UTF-8), and use that file.")
+
+
+def _check_that_no_header_is_missing(first: _Line) -> None:
+    """Refuse a first line that is no id: its columns would be registered as calls."""
+    text = first.text.strip()
+    delimiter = max(_DELIMITERS, key=text.count)
+    is_csv = delimiter in text
+    mistyped = [name for name in _cells(text, delimiter) if _is_mistyped_id_column(name, 0.7 if is_csv else 0.9)]
+    if not (is_csv or mistyped):
+        return
+    holds = f"holds {_DELIMITERS[delimiter]}, and " if is_csv else ""
+    hint = f" {mistyped[0]!r:.60}: do you mean reference_id?" if mistyped else ""
+    raise UnreadableList(
+        f"line {first.number} {holds}names no column reference_id (or ReferenceId, SMSID): "
+        f"the first line of a CSV must name its columns, out of {', '.join(FIELDS)}.{hint}"
+    )
+
+
+def _is_mistyped_id_column(name: str, similarity: float) -> bool:
+    """Whether it has letters alone, as hardly an id has, and is as similar to the name of the column of ids."""
+    squeezed = _squeezed(name)
+    known = squeezed in _COLUMNS
+    return squeezed.isalpha() and not known and likely(squeezed, _ID_COLUMNS, similarity=similarity) is not None
+
+
+def _check_id(reference_id: str) -> None:
+    for delimiter, words in _DELIMITERS.items():
+        if delimiter in reference_id:
+            raise InvalidRegistration(
+                f"reference_id: {reference_id!r:.60} holds {words}. The first line of a CSV must name its columns."
+            )
+    if _squeezed(reference_id) in _COLUMNS:
+        raise InvalidRegistration(f"reference_id: {reference_id!r:.60} is the name of a column.")
+
+
+def _squeezed(name: str) -> str:
+    return _BETWEEN_WORDS.sub("", name.lower())
+
+
+def _cells(text: str, delimiter: str) -> list[str]:
+    """The values of a line that may be a header; empty if it is no CSV."""
+    try:
+        return [value.strip() for value in _split(text, delimiter, strict=False)]
+    except InvalidRegistration:
+        return []
 
 
 def _split(text: str, delimiter: str, *, strict: bool) -> list[str]:

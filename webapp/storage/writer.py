@@ -130,14 +130,23 @@ class Writer:
         with self._database.transaction() as connection:
             locked = _LockedCalls(connection, now)
             locked.lock_or_insert([registration.reference_id for registration in registrations])
-            new = changed = 0
-            for registration in registrations:
-                call = locked.calls[registration.reference_id]
-                after = locked.calls[call.reference_id] = rule.register(call, registration, now)
-                new += call.registered_at is None
-                changed += call.registered_at is not None and replace(after, esms_id=call.esms_id) != call
+            done = _register(locked.calls, registrations, now)
             locked.write()
-        return Registered(new, len(registrations) - new, changed)
+        return done
+
+    def would_register(
+        self, registrations: Sequence[Registration], now: datetime, *, checked: Collection[str] = ()
+    ) -> Registered:
+        """What ``register`` would do; the calls in ``checked`` would be registered by then."""
+        names = {registration.reference_id for registration in registrations}
+        with self._database.snapshot() as connection:
+            found = _LockedCalls(connection, now)
+            found.read(names)
+        unregistered = {name for name in names if name not in found.calls or not found.calls[name].registered_at}
+        absent = {name: Call(reference_id=name, placed_at=now) for name in names - found.calls.keys()}
+        done = _register(found.calls | absent, registrations, now)
+        again = len(unregistered.intersection(checked))
+        return Registered(done.new - again, done.already_known + again, done.changed)
 
     @retrying
     def unregister(self, reference_ids: Sequence[str], now: datetime) -> Unregistered:
@@ -418,6 +427,18 @@ class _LockedCalls:
         query = _histories(self._connection.dialect.name)
         for row in self._connection.execute(query, bulk.values(self._connection, reference_ids)):
             self._history[row.reference_id].append(stored_report(row._mapping))  # noqa: SLF001
+
+
+def _register(known: dict[str, Call], registrations: Iterable[Registration], now: datetime) -> Registered:
+    """Register calls in ``known``, which has all of them."""
+    new = already_known = changed = 0
+    for registration in registrations:
+        before = known[registration.reference_id]
+        after = known[before.reference_id] = rule.register(before, registration, now)
+        is_new = before.registered_at is None
+        new, already_known = new + is_new, already_known + (not is_new)
+        changed += not is_new and after != before
+    return Registered(new, already_known, changed)
 
 
 # Statements are built once for each dialect: building costs several times what executing does.

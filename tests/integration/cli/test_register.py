@@ -37,9 +37,9 @@ def test_register_counts_what_is_new_and_what_was_known(
     first, second = run("register", file), run("register", stdin="a\nc\n")
 
     assert first.exit_code == second.exit_code == 0
-    assert first.stdout == "registered 3, already known 0, bad lines 0\n"
-    assert second.stdout == "registered 1, already known 1, bad lines 0\n"
-    assert first.stderr == "registering: 3 calls, 0 bad lines\nignored columns: note, other\n"
+    assert first.stdout == "registered 3, already known 0, changed 0, bad lines 0\n"
+    assert second.stdout == "registered 1, already known 1, changed 0, bad lines 0\n"
+    assert first.stderr == "ignored columns: note, other\nregistering: 3 calls, 0 bad lines\n"
     call = reader.call("a")
     assert call is not None
     assert (call["phone"], call["placed_at"]) == ("0901888484", "2026-11-22T17:00:00.000000Z")
@@ -50,24 +50,94 @@ def test_register_counts_what_is_new_and_what_was_known(
 def test_register_names_bad_lines_and_registers_the_rest(reader: Reader) -> None:
     result = run("register", stdin=b"reference_id,phone\na,1\nx y,2\n\n" + b"\xff\nb,3\nc,4,5")
 
-    assert (result.exit_code, result.stdout) == (1, "registered 2, already known 0, bad lines 3\n")
+    assert (result.exit_code, result.stdout) == (1, "registered 2, already known 0, changed 0, bad lines 3\n")
     named = [line for line in result.stderr.splitlines() if line.startswith("line ")]
     assert [line.partition(": ")[0] for line in named] == ["line 3", "line 5", "line 7"]
     assert "reference_id" in named[0]
     assert reader.count() == 2
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["066107ee,0901888484\nb,0901888485\n", "phone;campaign\n1;june\n", "refrence_id|phone\na|1\n", "refrence_id\na\n"],
+)
 @SET
-def test_register_guesses_that_a_csv_lost_its_header() -> None:
-    result = run("register", stdin="a\nb,0901888484\n")
+def test_register_refuses_a_file_without_a_header_as_a_whole(reader: Reader, content: str) -> None:
+    result = run("register", stdin=content)
+
+    assert (result.exit_code, reader.count()) == (2, 0)
+    assert "line 1 " in result.stderr
+    assert "names no column reference_id" in result.stderr
+
+
+@SET
+def test_register_names_the_first_20_bad_lines_and_counts_the_others(reader: Reader) -> None:
+    result = run("register", stdin="reference_id\n" + "a b\n" * 2000 + "c\n")
+
+    assert (result.exit_code, reader.count()) == (1, 1)
+    assert result.stdout == "registered 1, already known 0, changed 0, bad lines 2000\n"
+    named = [line.partition(": ")[0] for line in result.stderr.splitlines() if line.startswith("line ")]
+    assert named == [f"line {number}" for number in range(2, 22)]
+    assert "and 1980 more bad lines\n" in result.stderr
+
+
+@SET
+def test_register_counts_the_calls_that_a_value_changed(reader: Reader) -> None:
+    done("register", stdin="reference_id,phone,campaign\na,1,june\nb,2,june\n")
+
+    again = done("register", stdin="reference_id,phone,campaign\nA,1,june\nb,,july\nc,3,july\n")
+
+    assert again == "registered 1, already known 2, changed 1, bad lines 0\n"
+    changed = reader.call("b")
+    assert changed is not None
+    assert (changed["phone"], changed["campaign"]) == ("2", "july")
+
+
+@SET
+def test_register_check_says_what_would_be_and_changes_nothing(reader: Reader, database: Database) -> None:
+    done("register", stdin="reference_id,phone\na,1\nb,2\n")
+    before = list(reader.export())
+    change_by_hand(database, "UPDATE calls SET registered_at = NULL WHERE reference_id = 'b'")
+    reset = list(reader.export())
+    assert before != reset
+
+    given = "reference_id,phone\nA,1\na,3\nb,2\nc,1\nC,1\nx y,1\n"
+    checked = run("register", "--check", stdin=given)
+    assert list(reader.export()) == reset
+    registered = run("register", stdin=given)
+
+    assert checked.exit_code == registered.exit_code == 1
+    assert checked.stdout == ("would register 2, already known 3, changed 1, bad lines 1; nothing was registered\n")
+    assert registered.stdout == "registered 2, already known 3, changed 1, bad lines 1\n"
+    assert "line 7: reference_id" in checked.stderr
+    assert run("register", "--check", stdin="a,1\n").exit_code == 2
+
+
+@SET
+def test_register_check_counts_a_call_of_an_earlier_portion_once(reader: Reader) -> None:
+    given = "".join(f"call-{number}\n" for number in range(1500)) + "call-3\nCALL-1400\n"
+
+    checked = done("register", "--check", stdin=given)
+
+    assert checked == "would register 1500, already known 2, changed 0, bad lines 0; nothing was registered\n"
+    assert reader.count() == 0
+
+
+@SET
+def test_register_names_a_column_that_is_probably_mistyped() -> None:
+    result = run("register", stdin="reference_id,campain,note\na,june,x\n")
 
     assert result.exit_code == 0
-    assert "line 2 holds a comma and was taken as a ReferenceId" in result.stderr
+    assert "ignored columns: campain (do you mean campaign?), note\n" in result.stderr
 
 
+@pytest.mark.parametrize("content", ["", "\n \n", "reference_id,phone\n", "sep=;\n"])
 @SET
-def test_register_of_nothing_is_done() -> None:
-    assert done("register", stdin="") == "registered 0, already known 0, bad lines 0\n"
+def test_register_of_an_empty_list_says_so(content: str) -> None:
+    result = run("register", stdin=content)
+
+    assert (result.exit_code, result.stdout) == (0, "registered 0, already known 0, changed 0, bad lines 0\n")
+    assert "The list is empty: it names no call." in result.stderr
 
 
 @SET
@@ -90,7 +160,7 @@ def test_register_prints_its_counts_when_the_database_goes_away(
     result = run("register", fifo)
     feeding.join()
 
-    assert (result.exit_code, result.stdout) == (4, "registered 1000, already known 0, bad lines 0\n")
+    assert (result.exit_code, result.stdout) == (4, "registered 1000, already known 0, changed 0, bad lines 0\n")
     assert "Error: The database cannot be used: " in result.stderr
 
 
@@ -116,7 +186,7 @@ def test_interrupted_register_prints_its_counts(reader: Reader) -> None:
         registering.send_signal(signal.SIGINT)
         out, err = registering.communicate(timeout=20)
 
-    assert (registering.returncode, out) == (130, "registered 1000, already known 0, bad lines 0\n")
+    assert (registering.returncode, out) == (130, "registered 1000, already known 0, changed 0, bad lines 0\n")
     assert "Interrupted." in err
     assert "Traceback" not in err
 
@@ -130,5 +200,5 @@ def test_register_that_reads_from_a_terminal_says_how_to_end() -> None:
     os.close(ours)
     os.close(theirs)
 
-    assert (result.returncode, result.stdout) == (0, "registered 2, already known 0, bad lines 0\n")
+    assert (result.returncode, result.stdout) == (0, "registered 2, already known 0, changed 0, bad lines 0\n")
     assert "Ctrl-D" in result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tracemalloc
+import unicodedata
 from datetime import UTC, datetime
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from samples import IDENTITIES
 
 from webapp.calls.rule import Registration
-from webapp.esms.registrations import BadLine, InvalidRegistration, Lines, read_registration
+from webapp.esms.registrations import BadLine, InvalidRegistration, Lines, UnreadableList, read_registration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,49 +45,131 @@ class Reading:
 # What is read
 
 
+def registration(esms_id: str, **values: Any) -> Registration:
+    """What is registered of the id that is spelled so."""
+    return Registration(reference_id=esms_id.lower(), esms_id=esms_id, **values)
+
+
 def test_a_csv_is_read_by_the_names_of_its_header() -> None:
     read = Reading(
-        "placed_at,note,Reference_ID , campaign,phone,request_id\n"
-        "2026-11-23 10:00,x, 066107EE-6ec4 ,Tết,0901888484,r-1\n"
-        ",,b,,,\n"
+        "placed_at,note,Reference_ID , campaign,phone,request_id,kind\n"
+        "2026-11-23 10:00,x, 066107EE-6ec4 ,Tết,0901888484,r-1,OTP\n"
+        ",,b,,,,\n"
         "2026-11-23T10:00:00Z,,c\n"
     )
 
     assert read.bad == {}
     assert read.found == [
-        Registration(
-            reference_id="066107ee-6ec4",
-            esms_id="066107EE-6ec4",
+        registration(
+            "066107EE-6ec4",
             request_id="r-1",
             phone="0901888484",
             campaign="Tết",
             placed_at=datetime(2026, 11, 23, 3, tzinfo=UTC),
+            kind="otp",
         ),
-        Registration(reference_id="b", esms_id="b"),
-        Registration(reference_id="c", esms_id="c", placed_at=datetime(2026, 11, 23, 10, tzinfo=UTC)),
+        registration("b"),
+        registration("c", placed_at=datetime(2026, 11, 23, 10, tzinfo=UTC)),
     ]
-    assert read.lines.header_ignored == ["note"]
+    assert read.lines.ignored_columns == {"note": ""}
 
 
-@pytest.mark.parametrize("header", ["ReferenceId,Phone,campaign", "SMSID,Phone,campaign", "smsid; phone; campaign"])
-def test_a_header_may_have_the_names_of_esms(header: str) -> None:
-    read = Reading(f"{header}\n{'a;1;june' if ';' in header else 'a,1,june'}\n")
-    assert (read.bad, read.found) == ({}, [Registration(reference_id="a", esms_id="a", phone="1", campaign="june")])
+@pytest.mark.parametrize("id_column", ["ReferenceId", "SMSID", "smsid", "Reference ID", "REFERENCE-id", '"Sms Id"'])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|", "; "])
+def test_a_header_may_have_the_names_of_esms(id_column: str, delimiter: str) -> None:
+    header = delimiter.join((id_column, "Phone", "campaign", "Placed at"))
+    read = Reading(f"{header}\n{delimiter.join(('a', '1', 'june', '23/11/2026 10:00'))}\n")
+
+    placed_at = datetime(2026, 11, 23, 3, tzinfo=UTC)
+    assert (read.bad, read.found) == ({}, [registration("a", phone="1", campaign="june", placed_at=placed_at)])
 
 
 def test_without_a_header_each_line_is_an_id() -> None:
     read = Reading("\n".join(sample.text for sample in IDENTITIES))
 
     assert read.names == [sample.text.strip().lower() for sample in IDENTITIES]
-    assert (read.bad, read.lines.header_ignored, read.lines.commas_at) == ({}, [], 0)
+    assert (read.bad, read.lines.ignored_columns) == ({}, {})
+    assert [one.esms_id for one in read.found] == [sample.text.strip() for sample in IDENTITIES]
 
 
-def test_a_csv_without_a_header_is_guessed_from_its_commas() -> None:
-    """Its lines may be ids, but most likely are not: whoever registers them is told which line it was."""
-    read = Reading("a\nb,0901888484\nc,0901888484\n")
+@pytest.mark.parametrize("hint", ["sep=;", "sep=,", "SEP=\t", '"sep=;"', "sep=", "sep=|;;"])
+@pytest.mark.parametrize("content", ["a\nb\n", "reference_id;phone\na;1\nb;2\n"])
+def test_what_excel_says_about_the_delimiter_is_ignored(hint: str, content: str) -> None:
+    assert Reading(f"\ufeff{hint}\r\n{content}").names == ["a", "b"]
+    joined = Reading(f"{content}{hint}\r\n{content}")
+    assert (joined.names, joined.bad) == (["a", "b", "a", "b"], {})
 
-    assert read.names == ["a", "b,0901888484", "c,0901888484"]
-    assert read.lines.commas_at == 2
+
+def test_files_that_were_joined_are_read_each_by_its_header() -> None:
+    read = Reading(
+        "first\nreference_id,phone\na,1\nreference_id,phone\nb,2\n"
+        "\ufeffPhone;SMSID;note\n3;c;x\nsmsid\nd\nReference ID|campaign\ne|june\n"
+    )
+
+    assert read.bad == {}
+    assert read.found == [
+        registration("first"),
+        registration("a", phone="1"),
+        registration("b", phone="2"),
+        registration("c", phone="3"),
+        registration("d"),
+        registration("e", campaign="june"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a,0901888484\nb,0901888484\n", "line 1 holds a comma, and names no column reference_id"),
+        ("\n\nsep=;\na;0901888484\n", "line 4 holds a semicolon, and names no column reference_id"),
+        ("a\t0901888484\n", "line 1 holds a tab, and names no column"),
+        ("a|0901888484\n", "line 1 holds a bar, and names no column"),
+        ("phone,campaign\n0901888484,june\n", "out of reference_id, request_id, phone, campaign, placed_at, kind."),
+        ("refrence_id,phone\na,1\n", "'refrence_id': do you mean reference_id?"),
+        ("phone;Referenceid2;RefernceID\n", "'RefernceID': do you mean reference_id?"),
+        ("Refrence ID\na\nb\n", "line 1 names no column reference_id (or ReferenceId, SMSID)"),
+        ("referenceids\na\nb\n", "'referenceids': do you mean reference_id?"),
+        ('"a","1\n', "line 1 holds a comma"),
+        ("a\rb,1\r", "line 1 holds a comma"),
+        (b"\xffa,1\n", "line 1 holds a comma"),
+        ("reference_id,phone\r\na,Tết\r\n".encode("utf-16"), "is UTF-16 text"),
+        ("reference_id,phone\r\n".encode("utf-16-be").join([b"\xfe\xff", b""]), "is UTF-16 text"),
+        (b"PK\x03\x04\x14\x00\x06\x00", "an Excel workbook (.xlsx): save it as CSV in UTF-8"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)"),
+    ],
+)
+def test_a_file_that_has_columns_and_no_header_is_refused_as_a_whole(content: str | bytes, words: str) -> None:
+    with pytest.raises(UnreadableList) as caught:
+        Reading(content)
+
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("first", ["reference-1", "reference-a", "refid", "sms-1", "smsx", "call", "id", "066107ee"])
+def test_an_id_that_resembles_a_column_is_an_id(first: str) -> None:
+    assert Reading(f"{first}\nb\n").names == [first, "b"]
+
+
+def test_a_column_that_is_mistyped_is_named_with_the_likely_one() -> None:
+    read = Reading("reference_id,campain,Phone number,note,esms_id,\na,june,1,x,A,\n")
+
+    assert read.found == [registration("a")]
+    assert read.lines.ignored_columns == {
+        "campain": " (do you mean campaign?)",
+        "Phone number": "",
+        "note": "",
+        "esms_id": "",
+    }
+
+
+def test_texts_are_kept_in_one_form_of_unicode() -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Đà Nẵng") for form in ("NFC", "NFD"))
+    read = Reading(f"reference_id,campaign,request_id,phone,placed_at\na,{decomposed},{decomposed},{decomposed},\n")
+
+    assert composed != decomposed
+    assert read.found == [registration("a", campaign=composed, request_id=composed, phone=composed)]
+    item = {"reference_id": "a", "campaign": decomposed}
+    assert read_registration(item, ZONE) == registration("a", campaign=composed)
 
 
 @pytest.mark.parametrize("content", ["a\nb\n", "reference_id\na\nb", "phone,reference_id\n1,a\n1,b\n"])
@@ -102,6 +185,8 @@ def test_a_csv_without_a_header_is_guessed_from_its_commas() -> None:
         pytest.param(lambda text: text.upper(), id="upper case"),
         pytest.param(lambda text: text.replace(",", ";"), id="semicolons"),
         pytest.param(lambda text: text.replace(",", "\t"), id="tabs"),
+        pytest.param(lambda text: text.replace(",", "|"), id="bars"),
+        pytest.param(lambda text: text.replace(",", ",,").replace("\n", ",\n") if "," in text else text, id="empty"),
     ],
 )
 def test_neither_a_bom_nor_blank_lines_line_ends_or_delimiters_matter(
@@ -113,7 +198,18 @@ def test_neither_a_bom_nor_blank_lines_line_ends_or_delimiters_matter(
 
 
 @pytest.mark.parametrize(
-    "content", ["", "\n\n \r\n", "\ufeff", "\ufeff\r\n", "reference_id", "reference_id\r\n\r\n", "\ufeffreference_id\n"]
+    "content",
+    [
+        "",
+        "reference_id,phone\n,\n;;;\n",
+        "sep=;",
+        "\n\n \r\n",
+        "\ufeff",
+        "\ufeff\r\n",
+        "reference_id",
+        "reference_id\r\n\r\n",
+        "\ufeffreference_id\n",
+    ],
 )
 def test_a_file_may_hold_no_calls(content: str) -> None:
     read = Reading(content)
@@ -131,7 +227,8 @@ def test_a_file_may_hold_no_calls(content: str) -> None:
         ("a,'one'", "'one'"),
         ('a,""', None),
         ('"a"', None),
-        ("a;b,x", "x"),
+        ("a,x,,", "x"),
+        ('a,"x;y|z"', "x;y|z"),
     ],
 )
 def test_quotes_are_those_of_a_csv(line: str, campaign: str | None) -> None:
@@ -149,7 +246,7 @@ def test_a_quoted_header_may_be_delimited_otherwise() -> None:
 
 def test_the_newest_line_of_a_call_comes_last() -> None:
     assert Reading("reference_id,phone\na,1\nA,2\na,1\n").found == [
-        Registration(reference_id="a", esms_id=spelled, phone=phone) for spelled, phone in ("a1", "A2", "a1")
+        registration(name, phone=phone) for name, phone in ("a1", "A2", "a1")
     ]
 
 
@@ -166,8 +263,15 @@ def test_the_newest_line_of_a_call_comes_last() -> None:
         (b"a" * 129, "reference_id: must have 1 to 128 visible ASCII characters"),
         ("é".encode(), "reference_id: must have 1 to 128 visible ASCII characters"),
         (b"a\0b", "reference_id: must have 1 to 128 visible ASCII characters"),
-        (b"a,1,yesterday", "placed_at: 'yesterday' is not an ISO 8601 date or time"),
-        (b"a,1,1790000000", "placed_at: '1790000000' is not an ISO 8601 date or time"),
+        (b"a,1,tomorrow", "placed_at: 'tomorrow' is not a date or time such as 2026-11-23"),
+        (b"a,1,11/23/2026", "there is no month 23: the day comes first"),
+        (b"a,1,1790000000", "placed_at: '1790000000' is not a date or time"),
+        (b'"a,b",1', "reference_id: 'a,b' holds a comma"),
+        (b"a;b,1", "reference_id: 'a;b' holds a semicolon"),
+        (b"a\tb,1", "reference_id: 'a\\tb' holds a tab"),
+        (b"a|b,1", "reference_id: 'a|b' holds a bar"),
+        (b"Phone,1", "reference_id: 'Phone' is the name of a column"),
+        (b"placed at,1", "reference_id: 'placed at' is the name of a column"),
         (b"a," + b"1" * 201, "phone: "),
         (b"a,1\x002", "phone: "),
         (b"a,1,,2", "the line has 4 values, and the header 3 names"),
@@ -208,27 +312,42 @@ def test_long_line_is_recognised_in_any_portions(length: int, end: bytes) -> Non
 
 
 def test_a_first_line_that_is_bad_takes_no_other_with_it() -> None:
-    assert Reading(b"\xff\xfe\na\nb\n").names == ["a", "b"]
-    assert list(Reading(b"\xff\xfe\na\n").bad) == [1]
-    assert Reading(b"x" * 2 * LONGEST + b"\nreference_id,phone\na,1\n").found == [
-        Registration(reference_id="a", esms_id="a", phone="1")
-    ]
+    assert Reading(b"\xff\na\nb\n").names == ["a", "b"]
+    assert list(Reading(b"\xff\na\n").bad) == [1]
+    assert Reading(b"x" * 2 * LONGEST + b"\nreference_id,phone\na,1\n").found == [registration("a", phone="1")]
     # A header in another encoding is one all the same, where its names can be read.
     assert Reading("reference_id,t\xean\na,1\n".encode("latin-1")).names == ["a"]
 
 
-def test_a_file_in_another_encoding_is_named_line_by_line() -> None:
-    read = Reading("reference_id,campaign\r\na,Tết\r\nb,x\r\n".encode("utf-16"))
+def test_a_bad_line_in_a_list_of_ids_is_named() -> None:
+    """Without a header a delimiter is a sign that columns were lost, and a column's name that files were joined."""
+    read = Reading("a\nb,0901888484\nphone\nc;1\nd\n")
 
-    assert read.found == []
-    assert set(read.bad) >= {1, 2, 3}
+    assert read.names == ["a", "d"]
+    assert {number: words.partition(".")[0] for number, words in read.bad.items()} == {
+        2: "reference_id: 'b,0901888484' holds a comma",
+        3: "reference_id: 'phone' is the name of a column",
+        4: "reference_id: 'c;1' holds a semicolon",
+    }
 
 
 lines = st.one_of(
     st.binary(max_size=60),
     st.text(max_size=60).map(str.encode),
     st.sampled_from(
-        [b"a,b", b'"', b'a,"b', b"a;b", b"\xef\xbb\xbf", b"", b"reference_id", b"reference_id;phone", b"a"]
+        [
+            b"a,b",
+            b'"',
+            b'a,"b',
+            b"a;b",
+            b"\xef\xbb\xbf",
+            b"",
+            b"smsid",
+            b"reference_id;phone",
+            b"a",
+            b"sep=;",
+            b"\xff\xfe",
+        ]
     ),
 )
 
@@ -236,7 +355,12 @@ lines = st.one_of(
 @given(st.lists(lines, max_size=12))
 def test_no_bytes_keep_the_line_after_them_from_being_read(before: list[bytes]) -> None:
     content = b"\n".join([*before, b"the-last"])
-    read = Reading(content)
+    try:
+        read = Reading(content)
+    except UnreadableList:
+        # Of a file without a header nothing is read; behind a header all of it is.
+        read = Reading(b"reference_id\n" + content)
+        content = b"reference_id\n" + content
 
     assert read.names[-1] == "the-last"
     assert all(1 <= number <= content.count(b"\n") for number in read.bad)
@@ -249,7 +373,7 @@ def test_no_bytes_keep_the_line_after_them_from_being_read(before: list[bytes]) 
 def lines_of_a_campaign(number: int) -> Iterator[bytes]:
     """So many lines, of which some are bad or long."""
     yield b"reference_id,phone,campaign,placed_at\n"
-    usual = [b"%d,0901888484,june,2026-11-23\n", b'%d,"0901888484","j",\n', b"%d,,,yesterday\n", b"%d,\xff\n", b"\n"]
+    usual = [b"%d,0901888484,june,2026-11-23\n", b'%d,"0901888484","j",\n', b"%d,,,soon\n", b"%d,\xff\n", b"\n"]
     for place, line in enumerate(islice(cycle(usual), number)):
         yield line % place if b"%d" in line else line
         if place % 5000 == 0:
@@ -296,15 +420,12 @@ def test_memory_is_flat_however_many_lines_there_are() -> None:
 @pytest.mark.parametrize(
     ("item", "expected"),
     [
-        ({"reference_id": " A "}, Registration(reference_id="a", esms_id="A")),
-        ({"reference_id": 7, "phone": 901888484}, Registration(reference_id="7", esms_id="7", phone="901888484")),
+        ({"reference_id": " A "}, registration("A")),
+        ({"reference_id": 7, "phone": 901888484}, registration("7", phone="901888484")),
+        ({"reference_id": "a", "phone": " ", "campaign": None, "placed_at": "", "kind": " "}, registration("a")),
         (
-            {"reference_id": "a", "phone": " ", "campaign": None, "placed_at": ""},
-            Registration(reference_id="a", esms_id="a"),
-        ),
-        (
-            {"reference_id": "a", "placed_at": "2026-11-23"},
-            Registration(reference_id="a", esms_id="a", placed_at=datetime(2026, 11, 22, 17, tzinfo=UTC)),
+            {"reference_id": "a", "placed_at": "2026-11-23", "kind": "Voice"},
+            registration("a", placed_at=datetime(2026, 11, 22, 17, tzinfo=UTC), kind="voice"),
         ),
     ],
 )
@@ -325,7 +446,8 @@ def test_an_object_is_read_by_its_fields(item: dict[str, Any], expected: Registr
         ({"reference_id": "a", "phone": 1.5}, "phone: must be text"),
         ({"reference_id": "a", "phone": {}}, "phone: must be text"),
         ({"reference_id": "a", "campaign": "x" * 201}, "campaign: "),
-        ({"reference_id": "a", "placed_at": 1790000000}, "placed_at: '1790000000' is not an ISO 8601"),
+        ({"reference_id": "a", "placed_at": 1790000000}, "placed_at: '1790000000' is not a date or time"),
+        ({"reference_id": "a", "kind": "sms"}, "kind: must be voice or otp"),
     ],
 )
 def test_an_object_that_cannot_be_taken_is_refused_by_the_name_of_the_field(item: Any, words: str) -> None:

@@ -1,0 +1,27 @@
+"""Makes text from outside fit for a terminal and a log: no character moves a cursor, hides or reverses others."""
+
+from __future__ import annotations
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""The text with every character that cannot be seen shown as ``\x1b``; those in ``keep`` stay.
+
+    Lone surrogates (bytes that are no text) are shown likewise.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or sign in keep else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
+def printable_json(text: str) -> str:
+    r"""JSON that means the same, with such characters as ``\u001b``; its line breaks stay."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign == "\n" else _escaped(sign) for sign in text)
+
+
+def _escaped(sign: str) -> str:
+    units = sign.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[place : place + 2].hex()}" for place in range(0, len(units), 2))
