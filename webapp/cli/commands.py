@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -10,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from webapp.cli.exit_codes import INTERRUPTED
+from webapp.cli.output import say
 
 COMMANDS = {
     "audit": "Ask eSMS (GetSendStatus) about settled calls, and report where the store disagrees.",
@@ -64,15 +66,18 @@ class Commands(click.Group):
         return found
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Run, and exit with the command's code; no traceback reaches a user."""
+        """Run, and exit with the command's code; no traceback reaches a user. What is made is for that user alone."""
+        os.umask(0o077)
         _open_what_is_closed()
         try:
             code = super().main(*args, **kwargs | {"standalone_mode": False})
         except click.ClickException as error:
-            error.show()
+            words = io.StringIO()
+            error.show(words)
+            say(words.getvalue().removesuffix("\n"), err=True)
             code = error.exit_code
         except click.Abort:
-            click.echo("Interrupted.", err=True)
+            say("Interrupted.", err=True)
             code = INTERRUPTED
         except Exception as error:  # noqa: BLE001 - see above
             from webapp.cli.errors import report  # noqa: PLC0415 - it imports the database and more

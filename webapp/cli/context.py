@@ -8,11 +8,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from webapp.callbacks.spool import Spool
+from webapp.cli.output import hint, printable
 from webapp.storage.database import Database
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
 from webapp.support import log
-from webapp.support.settings import ConfigError, Settings, load_settings
+from webapp.support.settings import ENV_FILE, ConfigError, Settings, load_settings, mistyped_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,7 @@ class CliContext:
     def __init__(self, patience: timedelta, at_most: timedelta | None) -> None:
         """Read the settings; connect to nothing yet."""
         self.settings = load_settings()
+        hint_at_mistyped_names()
         log.configure(self.settings.secrets(), level=30)
         self.database = Database(self.settings.database, patience=patience, transaction_limit=at_most)
         self.writer = Writer(self.database)
@@ -54,6 +56,12 @@ def open_context(
         yield context
     finally:
         context.database.close()
+
+
+def hint_at_mistyped_names() -> None:
+    """Name on standard error what is probably mistyped in ``.env``."""
+    for name, meant in mistyped_names().items():
+        hint(f"{ENV_FILE}: {printable(name)} is not a setting, and is ignored. Do you mean {meant}?")
 
 
 def client_of(settings: Settings) -> Client:

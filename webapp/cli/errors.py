@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import sys
 
-import click
-
 from webapp.callbacks.spool import SpoolError
 from webapp.cli.exit_codes import NO_DATABASE, PROBLEM, USAGE
+from webapp.cli.output import say
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support.redaction import redact
-from webapp.support.settings import ConfigError, load_settings
+from webapp.support.settings import ConfigError, env_file_in_words, load_settings
 
 
 def report(error: Exception) -> int:
@@ -24,7 +23,7 @@ def report(error: Exception) -> int:
         secrets = load_settings().secrets()
     except Exception:  # noqa: BLE001 - most likely the settings are what is wrong
         secrets = ()
-    click.echo(f"Error: {redact(message, secrets)}", err=True)
+    say(f"Error: {redact(message, secrets)}", err=True)
     return code
 
 
@@ -32,15 +31,13 @@ def _explain(error: Exception) -> tuple[str, int]:
     code = PROBLEM
     match error:
         case ConfigError():
-            words, code = (
-                f"{error}\ndocs/settings.md lists the settings; they come from the environment and .env.",
-                USAGE,
-            )
+            words = "docs/settings.md lists the settings; they come from the environment and from"
+            words, code = f"{error}\n{words} {env_file_in_words()}.", USAGE
         case Unavailable():
             words = f"The database cannot be used: {error}\nCheck DATABASE_URL and that the database runs."
             code = NO_DATABASE
         case NotMigrated():
-            words = str(error)
+            words = f"{error}\nSettings come from the environment and from {env_file_in_words()}."
         case SpoolError():
             words = f"The spool cannot be used: {error}\nCheck INSTANCE_DIR, its disk and SPOOL_LIMIT."
         case OSError():

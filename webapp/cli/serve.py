@@ -15,7 +15,7 @@ import click
 
 from webapp.callbacks.spool import SpoolError, ephemeral_filesystem
 from webapp.cli.context import open_context, spool_of
-from webapp.cli.output import hint
+from webapp.cli.output import hint, say
 from webapp.cli.status_needs import REPLAY_DUE
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import files
@@ -66,8 +66,8 @@ def serve(bind: str, workers: int) -> None:
                 raise
             _warn_that_the_database_is_away(error, context.settings)
     _warn_about_the_spool(context.settings)
-    context.settings.api_tokens()
-    click.echo(f"CallbackUrl to give to eSMS:\n  {context.settings.callback_url(bind)}")
+    context.settings.make_tokens()
+    say(f"CallbackUrl to give to eSMS:\n  {context.settings.callback_url(bind)}")
     if context.settings.public_url is None:
         hint("eSMS must reach it from outside: set PUBLIC_URL to the server's public address.")
     sys.stdout.flush()

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError, field_validator
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 
 from webapp.support import tokens
 from webapp.support.database_url import read_database_url
+from webapp.support.spelling import likely
 from webapp.support.times import parse_duration
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ENV_FILE = ".env"
 CALLBACK_PATH = "/esms/callback/"
 CALLBACK_PARAMETERS = (
     "ReferenceId",
@@ -40,6 +47,9 @@ Verify = Literal["off", "conflicts", "unregistered", "all"]
 
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%")
 _SCHEME = re.compile(r"https?|socks[45][ah]?")
+_OUR_PREFIXES = ("esms_", "reconcile_")
+_OTHERS_NAMES = {"HTTP_PROXY", "NO_PROXY", "ALL_PROXY", "CURL_CA_BUNDLE"}
+"""Names of other programs' variables that look like ours."""
 _WEB_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _REMEDIES = {
     "bool_parsing": "must be on or off",
@@ -153,7 +163,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         # JSON would round a token that is a number.
         enable_decoding=False,
-        env_file=".env",
+        env_file=ENV_FILE,
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -259,14 +269,23 @@ class Settings(BaseSettings):
         description="Zone of the times that people give without one, and of the days that are counted.",
     )  # type: ignore[assignment]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _stripped(cls, values: dict[str, object]) -> dict[str, object]:
+        """Without white space around them; a blank value counts as not set."""
+        stripped = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
+        return {name: value for name, value in stripped.items() if value != ""}
+
     @field_validator("*", mode="before")
     @classmethod
-    def _stripped(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        if not value.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in value):
+    def _is_text(cls, value: object) -> object:
+        if (
+            isinstance(value, str)
+            and not value.isprintable()
+            and any("\ud800" <= letter <= "\udfff" for letter in value)
+        ):
             raise ValueError("must be text in UTF-8")
-        return value.strip()
+        return value
 
     @property
     def database(self) -> str:
@@ -295,37 +314,54 @@ class Settings(BaseSettings):
         return next(((name.upper(), path) for name in names if (path := getattr(self, name))), None)
 
     def callback_tokens(self) -> tuple[str, ...]:
-        """All accepted callback tokens; the first is the one to give to eSMS. Generated once if none is set."""
-        return self.callback_token or (self._generated("callback_token"),)
+        """All accepted callback tokens; the first is the one to give to eSMS. Raises ConfigError if there is none."""
+        return self.callback_token or (self._kept("callback_token"),)
 
     def api_tokens(self) -> tuple[str, ...]:
-        """All accepted API tokens. Generated once if none is set."""
-        return self.api_token or (self._generated("api_token"),)
+        """All accepted API tokens. Raises ConfigError if there is none."""
+        return self.api_token or (self._kept("api_token"),)
 
-    def _generated(self, name: str) -> str:
-        path = self.instance_dir / name
+    def make_tokens(self) -> None:
+        """Generate the tokens that are neither set nor kept in the instance folder; raises ConfigError."""
+        for name in ("callback_token", "api_token"):
+            if getattr(self, name) is None:
+                try:
+                    tokens.make_token(self.instance_dir, name)
+                except OSError as error:
+                    raise ConfigError(self._unreadable(name, "made", error)) from None
+
+    def _kept(self, name: str) -> str:
+        path = self.instance_dir.resolve() / name
         try:
-            token = tokens.token_of(self.instance_dir, name)
+            token = tokens.stored_token(self.instance_dir, name)
         except (OSError, ValueError) as error:
+            raise ConfigError(self._unreadable(name, "read", error)) from None
+        if token is None:
             message = (
-                f"{name.upper()} is not set, and {path} cannot be read or made ({error.__class__.__name__}): "
-                "set it, or make INSTANCE_DIR a folder that can be written."
+                f"{name.upper()} is not set, and {path} does not exist. Run this in the working folder of the server, "
+                f"or set {name.upper()} or INSTANCE_DIR as there. On a new server `esms-calls serve` makes a token."
             )
-            raise ConfigError(message) from None
+            raise ConfigError(message)
         if not tokens.is_well_formed(token):
             message = (
                 f"{path} does not hold a token of at least 16 URL-safe characters: "
-                f"remove the file to have a new one generated, or set {name.upper()}."
+                f"remove the file to have `esms-calls serve` make a new one, or set {name.upper()}."
             )
             raise ConfigError(message)
         return token
+
+    def _unreadable(self, name: str, verb: str, error: Exception) -> str:
+        return (
+            f"{name.upper()} is not set, and {self.instance_dir.resolve() / name} cannot be {verb} "
+            f"({error.__class__.__name__}): set it, or make INSTANCE_DIR a folder of this user's."
+        )
 
     def secrets(self) -> tuple[str, ...]:
         """Everything that may appear in no output, log, error, metric or row; as it is and URL-encoded."""
         url = make_url(self.database)
         known = (
-            *(self.callback_token or (tokens.stored_token(self.instance_dir, "callback_token"),)),
-            *(self.api_token or (tokens.stored_token(self.instance_dir, "api_token"),)),
+            *(self.callback_token or (self._stored_or_none("callback_token"),)),
+            *(self.api_token or (self._stored_or_none("api_token"),)),
             self.esms_api_key,
             self.esms_secret_key,
             unquote(urlsplit(self.https_proxy or "").password or ""),
@@ -335,10 +371,38 @@ class Settings(BaseSettings):
         spellings = {spelling for secret in known if secret for spelling in (secret, quote(secret, safe=""))}
         return tuple(sorted(spellings, key=len, reverse=True))
 
+    def _stored_or_none(self, name: str) -> str | None:
+        with suppress(OSError, ValueError):
+            return tokens.stored_token(self.instance_dir, name)
+        return None
+
     def callback_url(self, default_host: str = "127.0.0.1:8000") -> str:
         """The CallbackUrl to give to eSMS, with the documented empty parameters."""
         query = "&".join(f"{name}=" for name in CALLBACK_PARAMETERS)
         return f"{self.public_url or f'http://{default_host}'}{CALLBACK_PATH}{self.callback_tokens()[0]}?{query}"
+
+
+def mistyped_names() -> dict[str, str]:
+    """Names in ``.env`` that are no settings but look like one that is not set, each with that one."""
+    try:
+        given = dotenv_values(ENV_FILE, interpolate=False)
+    except (OSError, ValueError):
+        return {}
+    names = set(Settings.model_fields)
+    unset = names - {name.lower() for name in (*given, *os.environ)}
+    unknown = (name for name in given if name.lower() not in names and name.upper() not in _OTHERS_NAMES)
+    found = {name: _likely_setting(name.lower(), unset) for name in unknown}
+    return {name: meant.upper() for name, meant in found.items() if meant}
+
+
+def _likely_setting(name: str, known: Iterable[str]) -> str | None:
+    return likely(name, known, similarity=0.6 if name.startswith(_OUR_PREFIXES) else 0.75)
+
+
+def env_file_in_words() -> str:
+    """Where ``.env`` is looked for, and whether it is there."""
+    path = Path(ENV_FILE).absolute()
+    return f"{path}{'' if path.is_file() else ' (there is none)'}"
 
 
 def load_settings(**overrides: Any) -> Settings:

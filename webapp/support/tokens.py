@@ -31,22 +31,18 @@ def is_accepted(token: str, accepted: Iterable[str]) -> bool:
 
 
 def stored_token(folder: Path, name: str) -> str | None:
-    """The token in the file ``name`` of the folder; None if there is none."""
+    """The token in the file ``name`` of the folder; None if there is no such file. Raises OSError or ValueError."""
     try:
         return (folder / name).read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return None
 
 
-def token_of(folder: Path, name: str) -> str:
-    """The token in the file ``name`` of the folder; the first process that asks for it generates it.
-
-    Raises OSError or ValueError if the file cannot be read or made.
-    """
+def make_token(folder: Path, name: str) -> None:
+    """Generate a token into the file ``name`` of the folder, unless there is one. Raises OSError."""
     path = folder / name
     if not path.exists():
         _generate(folder, path)
-    return path.read_text(encoding="ascii").strip()
 
 
 def _generate(folder: Path, path: Path) -> None:
