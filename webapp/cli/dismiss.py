@@ -10,7 +10,7 @@ import click
 from webapp.cli.context import open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import reference_ids
-from webapp.cli.output import printable
+from webapp.cli.output import printable, say
 
 
 @click.command()
@@ -36,12 +36,12 @@ def dismiss(*, ids: tuple[str, ...], given_up: bool, rejected: bool, undo: bool)
     with open_context() as context:
         stored = context.writer.dismiss(ids, at)
         if ids:
-            click.echo(f"calls {verb}: {len(stored)}")
+            say(f"calls {verb}: {len(stored)}")
         if given_up:
-            click.echo(f"given-up calls {verb}: {context.writer.dismiss_given_up(at)}")
+            say(f"given-up calls {verb}: {context.writer.dismiss_given_up(at)}")
         if rejected:
-            click.echo(f"rejected callbacks {verb}: {context.writer.dismiss_rejected(at)}")
+            say(f"rejected callbacks {verb}: {context.writer.dismiss_rejected(at)}")
     unknown = [one for one in dict.fromkeys(ids) if one not in stored]
     for one in unknown:
-        click.echo(f"unknown: {printable(one)}", err=True)
+        say(f"unknown: {printable(one)}", err=True)
     sys.exit(PROBLEM if unknown else DONE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from webapp.cli.context import open_context
+from webapp.cli.output import say
 from webapp.cli.status_needs import REPLAY_DUE
 
 
@@ -15,6 +16,6 @@ def migrate() -> None:
         before, after = context.database.migrate()
         replay_due = context.reader.replay_due()
     words = "was there already" if before == after else f"was {before or 'empty'}"
-    click.echo(f"{context.database.name} is at migration {after} ({words}).")
+    say(f"{context.database.name} is at migration {after} ({words}).")
     if replay_due:
-        click.echo(f"Next: {REPLAY_DUE}")
+        say(f"Next: {REPLAY_DUE}")

@@ -11,7 +11,7 @@ import click
 from webapp.cli.context import open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import reference_ids
-from webapp.cli.output import printable
+from webapp.cli.output import printable, say
 from webapp.cli.tables import print_table
 from webapp.cli.time_words import local_time
 
@@ -77,11 +77,11 @@ def show(*, ids: str) -> None:
         zone = context.settings.time_zone
         call = context.reader.call(reference_id)
     if call is None:
-        click.echo(f"unknown: {printable(reference_id)}: no report of it came, and it was never registered.", err=True)
+        say(f"unknown: {printable(reference_id)}: no report of it came, and it was never registered.", err=True)
         sys.exit(PROBLEM)
     print_table(printable(reference_id), _facts(call, zone))
     for line in _story(call["reports"], zone):
-        click.echo(line)
+        say(line)
     sys.exit(DONE)
 
 

@@ -15,7 +15,7 @@ from webapp.callbacks.parsing import as_json
 from webapp.callbacks.store import CallbackStore
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.exit_codes import PROBLEM
-from webapp.cli.output import hint, printable
+from webapp.cli.output import hint, printable, say, say_all, write_json
 from webapp.support.progress import progress
 from webapp.support.redaction import redactor
 from webapp.support.settings import load_settings
@@ -58,8 +58,8 @@ def spool_list() -> None:
     for arrival in _spooled():
         number += 1
         about = arrival["reference_id"] or f"unreadable: {arrival['reason']}"
-        sys.stdout.write(f"{arrival['received_at']}  {arrival['id']}  {about}\n")
-    click.echo(f"{number} in the spool" if number else "The spool is empty.", err=True)
+        say_all([f"{arrival['received_at']}  {arrival['id']}  {printable(about)}"])
+    say(f"{number} in the spool" if number else "The spool is empty.", err=True)
 
 
 @spool.command("export")
@@ -69,7 +69,7 @@ def spool_export() -> None:
     Each line, on standard output, has one request as it was received, and what it says.
     """
     for arrival in _spooled():
-        sys.stdout.write(f"{json.dumps(arrival)}\n")
+        write_json(f"{json.dumps(arrival)}\n")
 
 
 @spool.command("drain")
@@ -89,13 +89,13 @@ def spool_drain() -> None:
             left = _drain(drain, waiting, show)
     if left:
         for identifier, problem in drain.failed.items():
-            click.echo(f"{identifier}: {printable(problem)}", err=True)
+            say(f"{identifier}: {printable(problem)}", err=True)
         hint(
             f"The database rejects {left} callbacks with these errors; they stay in the spool (esms-calls spool list). "
             "Find what raises the errors, most likely a trigger, correct it, and drain again."
         )
         sys.exit(PROBLEM)
-    click.echo(f"{total} callbacks stored; the spool is empty." if total else "The spool is empty.")
+    say(f"{total} callbacks stored; the spool is empty." if total else "The spool is empty.")
 
 
 def _drain(drain: Drain, waiting: Spool, show: ShowProgress) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 class CallFilter:
     """Which calls are wanted; None is any. ``since`` is inclusive, ``until`` exclusive, of ``placed_at``."""
 
-    outcome: str | None = None
+    outcomes: tuple[str, ...] | None = None
     kind: str | None = None
     status: str | None = None
     ivr: str | None = None
     campaign: str | None = None
+    """In any form of Unicode: names are kept in NFC."""
     phone: str | None = None
     """In any spelling: ``0901 888 484`` finds ``+84901888484``."""
     request_id: str | None = None
@@ -38,14 +40,15 @@ class CallFilter:
     def conditions(self) -> list[ColumnElement[bool]]:
         """As SQL."""
         equal = (
-            (calls.c.outcome, self.outcome),
             (calls.c.kind, self.kind),
             (calls.c.call_status, self.status),
             (calls.c.ivr, self.ivr),
-            (calls.c.campaign, self.campaign),
+            (calls.c.campaign, self.campaign and unicodedata.normalize("NFC", self.campaign)),
             (calls.c.request_id, self.request_id),
         )
         wanted: list[ColumnElement[bool]] = [column == value for column, value in equal if value is not None]
+        if self.outcomes is not None:
+            wanted.append(calls.c.outcome.in_(self.outcomes))
         if self.phone is not None:
             number = e164(self.phone)
             wanted.append(calls.c.phone == self.phone if number is None else calls.c.phone_e164 == number)

@@ -16,7 +16,7 @@ from webapp.storage.models import calls
 from webapp.storage.types import Moment, Money
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import Column
 
@@ -37,26 +37,24 @@ def _field(column: Column[Any]) -> pa.Field:
     return pa.field(column.name, kind, metadata={"comment": column.comment or ""})
 
 
-SCHEMA = pa.schema([_field(column) for column in calls.columns])
-_AS_SHOWN = pa.schema(
-    [
-        field.with_type(pa.string()) if pa.types.is_timestamp(field.type) or pa.types.is_decimal(field.type) else field
-        for field in SCHEMA
-    ]
-)
-"""As calls are shown everywhere: times and prices are text."""
-
-
-def write(rows: Iterable[dict[str, Any]], target: BinaryIO) -> None:
-    """Write calls, as they are shown, as one Parquet file; in memory is one group of rows at a time."""
+def write(rows: Iterable[dict[str, Any]], target: BinaryIO, *, columns: Sequence[str]) -> None:
+    """Write these columns of calls, as they are shown, as one Parquet file; in memory is one group of rows."""
+    schema = pa.schema([_field(calls.columns[name]) for name in columns])
     remaining = iter(rows)
-    with ParquetWriter(target, SCHEMA) as file:
-        while group := _table(islice(remaining, _ROW_GROUP)):
+    with ParquetWriter(target, schema) as file:
+        while group := _table(islice(remaining, _ROW_GROUP), schema):
             file.write_table(group)
 
 
-def _table(rows: Iterator[dict[str, Any]]) -> pa.Table:
+def _table(rows: Iterator[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     portions = iter(lambda: list(islice(rows, _AT_ONCE)), [])
+    shown = pa.schema([_as_shown(field) for field in schema])
     return pa.concat_tables(
-        [pa.Table.from_pylist(portion, _AS_SHOWN).cast(SCHEMA) for portion in portions] or [SCHEMA.empty_table()]
+        [pa.Table.from_pylist(portion, shown).cast(schema) for portion in portions] or [schema.empty_table()]
     )
+
+
+def _as_shown(field: pa.Field) -> pa.Field:
+    """As calls are shown everywhere: times and prices are text."""
+    is_text = pa.types.is_timestamp(field.type) or pa.types.is_decimal(field.type)
+    return field.with_type(pa.string()) if is_text else field

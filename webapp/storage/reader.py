@@ -22,7 +22,7 @@ from webapp.storage.types import plain
 from webapp.support.pauses import let_others_run
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterator, Mapping
+    from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
     from uuid import UUID
 
     from webapp.storage.database import Database
@@ -78,9 +78,12 @@ class Reader:
         position = Position(last["placed_at"], last["reference_id"]) if last else None
         return [_plain_row(row) for row in rows[:limit]], position
 
-    def export(self, wanted: CallFilter = EVERY_CALL) -> Generator[dict[str, Any]]:
-        """These calls, oldest placed first, streamed; to be closed."""
-        query = select(calls).where(*wanted.conditions()).order_by(calls.c.placed_at, calls.c.reference_id)
+    def export(
+        self, wanted: CallFilter = EVERY_CALL, columns: Sequence[str] = tuple(calls.columns.keys())
+    ) -> Generator[dict[str, Any]]:
+        """These columns of these calls, oldest placed first, streamed; to be closed."""
+        query = select(*(calls.c[name] for name in columns)).where(*wanted.conditions())
+        query = query.order_by(calls.c.placed_at, calls.c.reference_id)
         with (
             self._database.snapshot(limited=False) as connection,
             connection.execute(query, execution_options={"yield_per": _PORTION}) as rows,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -205,13 +204,13 @@ def _filter(arguments: dict[str, str], zone: ZoneInfo) -> CallFilter:
         return read
 
     return CallFilter(
-        outcome=_read(arguments, "outcome", one_of(*OUTCOMES), None),
+        outcomes=_read(arguments, "outcome", lambda value: (one_of(*OUTCOMES)(value),), None),
         kind=_read(arguments, "kind", one_of(*KINDS), None),
         phone=_read(arguments, "phone", text, None),
         request_id=_read(arguments, "request_id", text, None),
         status=_read(arguments, "status", lambda value: normalise_status(text(value)), None),
         ivr=_read(arguments, "ivr", text, None),
-        campaign=_read(arguments, "campaign", lambda value: unicodedata.normalize("NFC", text(value)), None),
+        campaign=_read(arguments, "campaign", text, None),
         since=_read(arguments, "since", lambda value: parse_time(value, zone), None),
         until=_read(arguments, "until", lambda value: parse_time(value, zone), None),
         missing=_read(arguments, "missing", yes_no, None),

@@ -1,0 +1,106 @@
+"""Calls as an Excel workbook, for people: text stays text, times are local, and nothing is a formula.
+
+A CSV cannot be that: Excel makes numbers, dates and formulas of its values, drops the zero of 0901888484, and takes the
+delimiter and the encoding from the settings of the machine.
+"""
+
+from __future__ import annotations
+
+import io
+from datetime import datetime
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from sqlalchemy import Boolean, Integer
+from xlsxwriter import Workbook
+
+from webapp.storage.models import calls
+from webapp.storage.types import Moment, Money
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from zoneinfo import ZoneInfo
+
+    from xlsxwriter.format import Format
+    from xlsxwriter.worksheet import Worksheet
+
+ROWS = 1_048_576
+"""The rows of a sheet, at most, its header included; further calls are on further sheets."""
+_FIRST_YEAR = 1900
+"""Excel knows no earlier times."""
+_FORMATS = {
+    "header": {"bold": True, "bottom": 1},
+    "text": {"num_format": "@"},
+    "time": {"num_format": "dd/mm/yyyy hh:mm:ss"},
+    "price": {"num_format": "#,##0.0000"},
+}
+_WIDTHS = {"reference_id": 38, "esms_id": 38, "campaign": 20}
+_WIDTH = 19
+
+
+def write(rows: Iterable[dict[str, Any]], target: BinaryIO, *, columns: Sequence[str], zone: ZoneInfo) -> None:
+    """Write these columns of calls, as they are shown, with times in ``zone``; what waits is in a temporary folder."""
+    with TemporaryDirectory(prefix="esms-calls-") as folder:
+        book = Workbook(target, {"constant_memory": True, "tmpdir": folder})
+        sheets = _Sheets(book, columns, zone)
+        try:
+            for row in rows:
+                sheets.write(row)
+        except BaseException:
+            # What is not whole is no workbook: xlsxwriter closes it in any case.
+            book.filename = io.BytesIO()
+            raise
+        finally:
+            book.close()
+
+
+class _Sheets:
+    """The sheets of a workbook: as many as the calls need, each with the header."""
+
+    def __init__(self, book: Workbook, columns: Sequence[str], zone: ZoneInfo) -> None:
+        self._book = book
+        self._columns = [(name, calls.columns[name].type) for name in columns]
+        self._zone = zone
+        self._formats: dict[str, Format] = {name: book.add_format(values) for name, values in _FORMATS.items()}
+        self._number = 0
+        self._sheet = self._add_sheet()
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Write one call."""
+        if self._rows == ROWS:
+            self._sheet = self._add_sheet()
+        for place, (name, kind) in enumerate(self._columns):
+            if row[name] is not None:
+                self._write_cell(place, kind, row[name])
+        self._rows += 1
+
+    def _add_sheet(self) -> Worksheet:
+        self._number += 1
+        sheet = self._book.add_worksheet("calls" if self._number == 1 else f"calls {self._number}")
+        sheet.freeze_panes(1, 1)
+        for place, (name, _) in enumerate(self._columns):
+            sheet.set_column(place, place, _WIDTHS.get(name, _WIDTH))
+            sheet.write_string(0, place, name, self._formats["header"])
+        self._rows = 1
+        return sheet
+
+    def _write_cell(self, place: int, kind: Any, value: Any) -> None:
+        at = self._rows, place
+        if isinstance(kind, Moment) and (local := self._local(value)):
+            self._sheet.write_datetime(*at, local, self._formats["time"])
+        elif isinstance(kind, Money):
+            self._sheet.write_number(*at, float(value), self._formats["price"])
+        elif isinstance(kind, Boolean):
+            self._sheet.write_boolean(*at, value)
+        elif isinstance(kind, Integer):
+            self._sheet.write_number(*at, value)
+        else:
+            self._sheet.write_string(*at, value, self._formats["text"])
+
+    def _local(self, shown: str) -> datetime | None:
+        """The time by the clocks of the zone; None if Excel has none such."""
+        try:
+            local = datetime.fromisoformat(shown).astimezone(self._zone).replace(tzinfo=None)
+        except OverflowError:
+            return None
+        return local if local.year >= _FIRST_YEAR else None
