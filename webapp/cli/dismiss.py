@@ -14,7 +14,7 @@ from webapp.cli.output import printable, say
 
 
 @click.command()
-@click.argument("ids", nargs=-1, callback=reference_ids)
+@click.argument("ids", nargs=-1, metavar="[ID]...", callback=reference_ids)
 @click.option("--given-up", is_flag=True, help="All calls that were given up.")
 @click.option("--rejected", is_flag=True, help="All rejected callbacks.")
 @click.option("--undo", is_flag=True, help="Take it back: status names them again.")
@@ -31,16 +31,16 @@ def dismiss(*, ids: tuple[str, ...], given_up: bool, rejected: bool, undo: bool)
     """  # noqa: D301 - click wants the control character
     if not (ids or given_up or rejected):
         raise click.UsageError("Name the calls, or use --given-up or --rejected.")
-    at = None if undo else datetime.now(UTC)
+    now = datetime.now(UTC)
     verb = "taken back" if undo else "dismissed"
     with open_context() as context:
-        stored = context.writer.dismiss(ids, at)
+        stored = context.writer.dismiss(ids, now, undo=undo)
         if ids:
             say(f"calls {verb}: {len(stored)}")
         if given_up:
-            say(f"given-up calls {verb}: {context.writer.dismiss_given_up(at)}")
+            say(f"given-up calls {verb}: {context.writer.dismiss_given_up(now, undo=undo)}")
         if rejected:
-            say(f"rejected callbacks {verb}: {context.writer.dismiss_rejected(at)}")
+            say(f"rejected callbacks {verb}: {context.writer.dismiss_rejected(now, undo=undo)}")
     unknown = [one for one in dict.fromkeys(ids) if one not in stored]
     for one in unknown:
         say(f"unknown: {printable(one)}", err=True)

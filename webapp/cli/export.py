@@ -90,7 +90,7 @@ def export(
     all_columns: bool,
     output: Path | None,
 ) -> None:
-    """Write calls as CSV, JSON Lines, Parquet or an Excel workbook, oldest placed first, to standard output or a file.
+    """Write calls as CSV, JSON Lines, Parquet or an Excel workbook, oldest placed first.
 
     CSV, JSON Lines and Parquet are for programs: times are in UTC, prices have four decimals, unknown values are empty
     (CSV) or null. Do not open the CSV in Excel, which makes numbers, dates and formulas of its values: --excel is for

@@ -50,9 +50,18 @@ placed_until = click.option("--until", type=Time(), help="Only calls placed befo
 
 def reference_ids(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     """A callback for arguments that name calls; in their stored form."""
+    return tuple(map(_identity, given))
+
+
+def reference_id(_: click.Context, __: click.Parameter, given: str) -> str:
+    """The same for one call."""
+    return _identity(given)
+
+
+def _identity(given: str) -> str:
     from webapp.esms.parameters import normalise_identity  # noqa: PLC0415 - few commands name calls
 
     try:
-        return tuple(normalise_identity(one) for one in given)
+        return normalise_identity(given)
     except ValueError as error:
-        raise click.BadParameter(f"an id {error}") from None
+        raise click.BadParameter(f"{given!r:.60}: an id {error}.") from None

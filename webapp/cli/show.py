@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from webapp.cli.context import open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
-from webapp.cli.options import reference_ids
-from webapp.cli.output import printable, say
+from webapp.cli.options import reference_id
+from webapp.cli.output import printable, say, say_all
 from webapp.cli.tables import print_table
 from webapp.cli.time_words import local_time
+from webapp.esms.finality import SEND_STATUS_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,8 +49,22 @@ _FACTS = (
     "lookup_count",
     "last_lookup_code",
 )
-_SAID = ("call_status", "call_duration", "ivr", "send_status", "sent_result", "price", "cid", "phone", "request_id")
-_UNITS = {"call_duration": " s", "price": " VND"}
+_WORDS = {
+    "call_status": "{}",
+    "sent_result": "{}",
+    "send_status": "SendStatus {}",
+    "call_duration": "{} s",
+    "ivr": "key {}",
+    "price": "{}",
+    "cid": "from {}",
+    "phone": "to {}",
+    "request_id": "request id {}",
+}
+"""What a report may say, in the order of the story."""
+_MEANINGS: dict[str, dict[int, str]] = {
+    "sent_result": {0: "failed at the carrier", 1: "succeeded at the carrier"},
+    "send_status": SEND_STATUS_WORDS,
+}
 _EFFECTS = {
     "settled": "settled the call",
     "stale": "changed nothing: the call was settled already",
@@ -62,55 +78,34 @@ _EFFECTS = {
 
 
 @click.command()
-@click.argument("ids", nargs=1, metavar="ID")
-def show(*, ids: str) -> None:
-    """Show one call and its story: what each report said and did, in local time (TIME_ZONE).
+@click.argument("reference_id", metavar="ID", callback=reference_id)
+def show(reference_id: str) -> None:
+    """Show one call and its story: what each report said and did.
 
-    Exit code 1 if the call is not stored.
+    ID is the ReferenceId or SMSID, in upper or lower case. Values that are not known are left out. The story has a line
+    for each report, oldest first; times are in TIME_ZONE. Exit code 1 if the call is not stored.
 
     \b
     Example:
       esms-calls show 066107ee-6ec4-4283-b595-aa74977c65c5
     """  # noqa: D301 - click wants the control character
-    (reference_id,) = reference_ids(click.get_current_context(), click.Argument(["ids"]), (ids,))
     with open_context(writes=False) as context:
         zone = context.settings.time_zone
         call = context.reader.call(reference_id)
     if call is None:
-        say(f"unknown: {printable(reference_id)}: no report of it came, and it was never registered.", err=True)
+        say(f"unknown: {printable(reference_id)}. No report of it came, and it was never registered.", err=True)
         sys.exit(PROBLEM)
     print_table(printable(reference_id), _facts(call, zone))
-    for line in _story(call["reports"], zone):
-        say(line)
+    say_all(line for report in call["reports"] for line in _story(report, zone))
+    if not call["reports"]:
+        say("No report of this call has come.")
     sys.exit(DONE)
 
 
 def _facts(call: Mapping[str, Any], zone: ZoneInfo) -> Iterator[tuple[str, str]]:
     for name in _FACTS:
-        if call[name] not in {None, False}:
+        if call[name] is not None and call[name] is not False:
             yield name, _shown(name, call[name], zone)
-
-
-def _story(reports: list[dict[str, Any]], zone: ZoneInfo) -> Iterator[str]:
-    """A line a report; repeated ones are folded into one."""
-    if not reports:
-        yield "No report of this call has come."
-    repeated = 0
-    for place, report in enumerate(reports):
-        following = reports[place + 1]["effect"] if place + 1 < len(reports) else None
-        if report["effect"] == following == "duplicate":
-            repeated += 1
-            continue
-        said = ", ".join(f"{name} {_shown(name, report[name], zone)}" for name in _SAID if report[name] is not None)
-        code = f" (code {printable(report['lookup_code'])})" if report["lookup_code"] else ""
-        times = f" ({repeated + 1} times)" if repeated else ""
-        received = local_time(datetime.fromisoformat(report["received_at"]), zone)
-        yield (
-            f"{received}  {report['source']}{code} {_EFFECTS[report['effect']]}{times}: {said or 'nothing was said'}"
-        )
-        if report["unread"]:
-            yield f"    could not be read: {printable(report['unread'])}"
-        repeated = 0
 
 
 def _shown(name: str, value: Any, zone: ZoneInfo) -> str:
@@ -118,4 +113,31 @@ def _shown(name: str, value: Any, zone: ZoneInfo) -> str:
         return local_time(datetime.fromisoformat(value), zone)
     if value is True:
         return "yes"
-    return f"{printable(str(value))}{_UNITS.get(name, '')}"
+    if name == "price":
+        return _price(value)
+    meaning = _MEANINGS.get(name, {}).get(value)
+    return f"{value} ({meaning})" if meaning else f"{value}{' s' if name == 'call_duration' else ''}"
+
+
+def _story(report: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
+    """When a report came, what it did, and what it said: a line, and another one if something could not be read."""
+    received = local_time(datetime.fromisoformat(report["received_at"]), zone)
+    code = f" (code {printable(report['lookup_code'])})" if report["lookup_code"] else ""
+    said = printable(", ".join(_said(report))) or "nothing"
+    yield f"{received}  {report['source']}{code} {_EFFECTS[report['effect']]}; it said: {said}"
+    if report["unread"]:
+        yield f"    could not be read: {printable(report['unread'])}"
+
+
+def _said(report: Mapping[str, Any]) -> Iterator[str]:
+    """What the report said, in words."""
+    for name, words in _WORDS.items():
+        value = report[name]
+        if value is not None:
+            value = _price(value) if name == "price" else _MEANINGS.get(name, {}).get(value, value)
+            yield words.format(value)
+
+
+def _price(shown: str) -> str:
+    """``450.0000`` as ``450 VND``."""
+    return f"{Decimal(shown).normalize():f} VND"

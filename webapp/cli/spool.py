@@ -13,7 +13,7 @@ from webapp.callbacks.circuit_breaker import CircuitBreaker
 from webapp.callbacks.drain import Drain
 from webapp.callbacks.parsing import as_json
 from webapp.callbacks.store import CallbackStore
-from webapp.cli.context import open_context, spool_of
+from webapp.cli.context import hint_at_mistyped_names, open_context, spool_of
 from webapp.cli.exit_codes import PROBLEM
 from webapp.cli.output import hint, printable, say, say_all, write_json
 from webapp.support.progress import progress
@@ -41,6 +41,7 @@ def spool() -> None:
 def _spooled() -> Iterator[dict[str, Any]]:
     """Every callback in the spool, oldest first, with what it says."""
     settings, last = load_settings(), 0
+    hint_at_mistyped_names()
     waiting, redact = spool_of(settings), redactor(settings.secrets())
     while found := waiting.oldest(_PORTION, after=last):
         for _, arrival in found:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("ids", nargs=-1, callback=reference_ids)
+@click.argument("ids", nargs=-1, metavar="[ID]...", callback=reference_ids)
 @click.option("--file", type=click.File("rb"), help="The calls of a list or CSV, as register takes it; - is stdin.")
 def unregister(*, ids: tuple[str, ...], file: BinaryIO | None) -> None:
     """Take back registrations that were made by mistake.

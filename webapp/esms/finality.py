@@ -1,7 +1,18 @@
-"""Whether a report ends its call: eSMS's numbers for it, which the rule does not know."""
+"""eSMS's numbers for where a call is, and whether a report ends its call: the rule does not know them."""
 
 from __future__ import annotations
 
+SEND_STATUS_WORDS = {
+    0: "draft",
+    1: "awaiting approval",
+    2: "waiting to be sent",
+    3: "being sent",
+    4: "rejected",
+    5: "done",
+    6: "deleted",
+    7: "sent, result awaited",
+}
+"""What eSMS's SendStatus means. *documented*: 0, 1, 2, 4, 5, 7; *seen*: 3, 6."""
 DONE = 5
 """*documented*: SendStatus of a call that is over."""
 REJECTED = (4, 6)

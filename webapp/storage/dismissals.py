@@ -13,31 +13,37 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from datetime import datetime
 
+    from sqlalchemy import ColumnElement
     from sqlalchemy.engine import Connection
 
-
-def dismiss_calls(connection: Connection, reference_ids: Collection[str], at: datetime | None) -> set[str]:
-    """Dismiss these calls at that time, None takes it back; the ids of those that are stored."""
-    return _set(connection, reference_ids, at)
+_AT_ONCE = 1000
 
 
-def dismiss_given_up(connection: Connection, at: datetime | None) -> int:
-    """Dismiss all calls that were given up; the number of those that this changed."""
-    given_up = calls.c.gave_up_at.is_not(None)
-    other = calls.c.dismissed_at.is_(None) if at else calls.c.dismissed_at.is_not(None)
-    return connection.execute(update(calls).where(given_up, other).values(dismissed_at=at)).rowcount
+def dismiss_calls(connection: Connection, reference_ids: Collection[str], now: datetime, *, undo: bool) -> set[str]:
+    """Note that a person has seen to these calls now, or take it back; the ids of those that are stored."""
+    return set(_note(connection, bulk.is_one_of(connection, calls.c.reference_id, reference_ids), now, undo=undo))
 
 
-def dismiss_rejected(connection: Connection, at: datetime | None) -> int:
-    """Dismiss all rejected callbacks; the number of those that this changed."""
-    table = rejected_callbacks
-    other = table.c.dismissed_at.is_(None) if at else table.c.dismissed_at.is_not(None)
-    return connection.execute(update(table).where(other).values(dismissed_at=at)).rowcount
+def dismiss_given_up(connection: Connection, now: datetime, *, undo: bool) -> int:
+    """The same for all calls that were given up; the number of those that this changed."""
+    noted = calls.c.dismissed_at.is_not(None)
+    wanted = calls.c.gave_up_at.is_not(None) & (noted if undo else ~noted)
+    return len(_note(connection, wanted, now, undo=undo))
 
 
-def _set(connection: Connection, reference_ids: Collection[str], at: datetime | None) -> set[str]:
+def dismiss_rejected(connection: Connection, now: datetime, *, undo: bool) -> int:
+    """The same for all rejected callbacks that were not replayed; the number of those that this changed."""
+    noted = rejected_callbacks.c.dismissed_at.is_not(None)
+    wanted = rejected_callbacks.c.replayed_at.is_(None) & (noted if undo else ~noted)
+    note = update(rejected_callbacks).where(wanted).values(dismissed_at=None if undo else now)
+    return connection.execute(note).rowcount
+
+
+def _note(connection: Connection, wanted: ColumnElement[bool], now: datetime, *, undo: bool) -> list[str]:
+    """The ids of the wanted calls. They are locked in their order, as every writer does."""
     key = calls.c.reference_id
-    in_order = select(key).where(bulk.is_one_of(connection, key, reference_ids)).order_by(key).with_for_update()
-    found = list(connection.scalars(in_order))
-    connection.execute(update(calls).where(bulk.is_one_of(connection, key, found)).values(dismissed_at=at))
-    return set(found)
+    found = list(connection.scalars(select(key).where(wanted).order_by(key).with_for_update()))
+    for place in range(0, len(found), _AT_ONCE):
+        some = bulk.is_one_of(connection, key, found[place : place + _AT_ONCE])
+        connection.execute(update(calls).where(some).values(dismissed_at=None if undo else now, updated_at=now))
+    return found

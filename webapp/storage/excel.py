@@ -6,13 +6,13 @@ delimiter and the encoding from the settings of the machine.
 
 from __future__ import annotations
 
-import io
 from datetime import datetime
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from sqlalchemy import Boolean, Integer
 from xlsxwriter import Workbook
+from xlsxwriter.exceptions import FileCreateError
 
 from webapp.storage.models import calls
 from webapp.storage.types import Moment, Money
@@ -41,17 +41,16 @@ _WIDTH = 19
 def write(rows: Iterable[dict[str, Any]], target: BinaryIO, *, columns: Sequence[str], zone: ZoneInfo) -> None:
     """Write these columns of calls, as they are shown, with times in ``zone``; what waits is in a temporary folder."""
     with TemporaryDirectory(prefix="esms-calls-") as folder:
-        book = Workbook(target, {"constant_memory": True, "tmpdir": folder})
+        book = Workbook(target, {"constant_memory": True, "tmpdir": folder, "use_zip64": True})
         sheets = _Sheets(book, columns, zone)
         try:
             for row in rows:
                 sheets.write(row)
-        except BaseException:
-            # What is not whole is no workbook: xlsxwriter closes it in any case.
-            book.filename = io.BytesIO()
-            raise
-        finally:
             book.close()
+        except FileCreateError as error:
+            raise error.args[0] from None  # an OSError
+        finally:
+            sheets.close()
 
 
 class _Sheets:
@@ -73,6 +72,11 @@ class _Sheets:
             if row[name] is not None:
                 self._write_cell(place, kind, row[name])
         self._rows += 1
+
+    def close(self) -> None:
+        """Close the files in which sheets wait, also when the workbook was not written."""
+        for sheet in self._book.worksheets():
+            sheet._opt_close()  # noqa: SLF001 - xlsxwriter does it only after the workbook was written
 
     def _add_sheet(self) -> Worksheet:
         self._number += 1

@@ -156,29 +156,30 @@ class Writer:
             locked.read(reference_ids, lock=True)
             unknown = [one for one in reference_ids if one not in locked.calls]
             removed = [name for name, call in locked.calls.items() if not call.report_count]
+            cleared = sum(bool(call.report_count and call.registered_at) for call in locked.calls.values())
             locked.unregister()
             locked.write()
             if removed:
                 connection.execute(delete(calls).where(bulk.is_one_of(connection, calls.c.reference_id, removed)))
-        return Unregistered(len(removed), len(locked.calls), unknown)
+        return Unregistered(len(removed), cleared, unknown)
 
     @retrying
-    def dismiss(self, reference_ids: Sequence[str], at: datetime | None) -> set[str]:
-        """Dismiss calls, None takes it back; see ``dismissals``."""
+    def dismiss(self, reference_ids: Sequence[str], now: datetime, *, undo: bool = False) -> set[str]:
+        """Note that a person has seen to calls; see ``dismissals``."""
         with self._database.transaction() as connection:
-            return dismissals.dismiss_calls(connection, reference_ids, at)
+            return dismissals.dismiss_calls(connection, reference_ids, now, undo=undo)
 
     @retrying
-    def dismiss_given_up(self, at: datetime | None) -> int:
-        """Dismiss all calls that were given up; see ``dismissals``."""
+    def dismiss_given_up(self, now: datetime, *, undo: bool = False) -> int:
+        """The same for all calls that were given up."""
         with self._database.transaction() as connection:
-            return dismissals.dismiss_given_up(connection, at)
+            return dismissals.dismiss_given_up(connection, now, undo=undo)
 
     @retrying
-    def dismiss_rejected(self, at: datetime | None) -> int:
-        """Dismiss all rejected callbacks; see ``dismissals``."""
+    def dismiss_rejected(self, now: datetime, *, undo: bool = False) -> int:
+        """The same for all rejected callbacks."""
         with self._database.transaction() as connection:
-            return dismissals.dismiss_rejected(connection, at)
+            return dismissals.dismiss_rejected(connection, now, undo=undo)
 
     @retrying
     def conclude(
@@ -382,6 +383,8 @@ class _LockedCalls:
         self.calls = {name: call for name, call in self.calls.items() if call.report_count}
         self._read_histories(self.calls)
         for name, call in self.calls.items():
+            if not call.registered_at:
+                continue
             bare = replace(call, registered_at=None, registered_fields=frozenset(), campaign=None)
             self.calls[name] = schedule.plan(call, rule.fold_all(bare, self._reports_of(name)), self._now)
 
@@ -437,7 +440,8 @@ def _register(known: dict[str, Call], registrations: Iterable[Registration], now
         after = known[before.reference_id] = rule.register(before, registration, now)
         is_new = before.registered_at is None
         new, already_known = new + is_new, already_known + (not is_new)
-        changed += not is_new and after != before
+        # How the id is spelled says nothing new of the call.
+        changed += not is_new and replace(after, esms_id=before.esms_id) != before
     return Registered(new, already_known, changed)
 
 

@@ -76,6 +76,8 @@ def test_a_command_may_use_the_context_of_the_flask_application(
 
     monkeypatch.setattr("webapp.cli.status.status", status)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CALLBACK_TOKEN", "a-token-of-the-tests")
+    monkeypatch.setenv("API_TOKEN", "a-token-of-the-tests")
 
     result = CliRunner().invoke(cli, ["status"])
 

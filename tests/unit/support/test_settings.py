@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -15,11 +16,8 @@ from samples import CALLBACK_TEMPLATE
 from sqlalchemy import make_url
 
 from webapp.cli.commands import COMMANDS, cli
-from webapp.support.settings import ConfigError, Settings, load_settings
+from webapp.support.settings import ConfigError, Settings, load_settings, mistyped_names
 from webapp.support.tokens import is_accepted
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SECRET = "the-secret-that-is-shown-nowhere"
 ZONE = ZoneInfo("Asia/Ho_Chi_Minh")
@@ -88,6 +86,10 @@ def refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch, *arguments: 
         ("RECONCILE_CONCURRENCY", "1", 1),
         ("TRUSTED_PROXIES", "2", 2),
         ("TIME_ZONE", "UTC", ZoneInfo("UTC")),
+        ("TIME_ZONE", " \tUTC\u00a0\n", ZoneInfo("UTC")),
+        ("VERIFY", " all ", "all"),
+        ("RECONCILE_RATE", " 20 ", 20),
+        ("INSTANCE_DIR", " kept here ", Path("kept here")),
         ("PUBLIC_URL", " https://calls.example.vn/voice/ ", "https://calls.example.vn/voice"),
         ("ESMS_API_URL", "http://[::1]:8808/json/", "http://[::1]:8808/json"),
         ("ESMS_MESSAGE_API_URL", "https://rest.example.vn/json/", "https://rest.example.vn/json"),
@@ -109,10 +111,11 @@ def test_a_setting_is_read_from_the_environment(
     assert getattr(load_settings(), name.lower()) == expected
 
 
+@pytest.mark.parametrize("value", ["", " \t"])
 @pytest.mark.parametrize("name", [name.upper() for name in Settings.model_fields])
-def test_an_empty_setting_is_one_that_is_not_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_setting_is_one_that_is_not_set(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = load_settings()
-    monkeypatch.setenv(name, "")
+    monkeypatch.setenv(name, value)
 
     assert load_settings() == usual
 
@@ -182,6 +185,23 @@ def test_an_empty_setting_is_one_that_is_not_set(name: str, monkeypatch: pytest.
         ("DATABASE_URL", f"postgresql+asyncpg://user:{SECRET}@host/calls", "postgresql://user:password@host/name"),
         ("DATABASE_URL", f"postgresql://user:{SECRET}@host:port/calls", "postgresql://user:password@host/name"),
         ("DATABASE_URL", SECRET, "postgresql://user:password@host/name"),
+        *[
+            ("DATABASE_URL", f"{scheme}://user:{password}@host/calls{query}", "write @ as %40")
+            for scheme in ("postgres", "postgresql")
+            for query in ("", "?sslmode=require")
+            for password in (
+                f"{SECRET}@",
+                f"@{SECRET}",
+                f"one@{SECRET}",
+                f"one@{SECRET}/two",
+                f"one@{SECRET}:two",
+                f"one/two@{SECRET}#",
+                f"one#two@{SECRET}",
+                f"one@{SECRET}@two",
+                f"one@two?{SECRET}",
+                f"one?{SECRET}@two",
+            )
+        ],
         ("DATABASE_URL", "sqlite://", "in memory"),
         ("DATABASE_URL", "sqlite:///:memory:", "in memory"),
     ],
@@ -241,6 +261,15 @@ def test_the_proxys_password_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_every_command_is_looked_at_here() -> None:
     assert {*EVERY_COMMAND, "sandbox"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", [*EVERY_COMMAND, "sandbox"])
+def test_no_command_but_serve_makes_a_token(command: str, tmp_path: Path) -> None:
+    """A callback-url with a token that no server knows would send eSMS's callbacks into the void."""
+    if command not in {"serve", "sandbox"}:
+        assert "Traceback" not in run("migrate").output + run(command, *EVERY_COMMAND[command]).output
+
+    assert not list(tmp_path.rglob("*token*"))
 
 
 @pytest.mark.parametrize("command", EVERY_COMMAND)
@@ -319,6 +348,62 @@ def test_a_file_that_is_no_text_stops_a_command(tmp_path: Path) -> None:
     assert SECRET not in result.stderr
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_file_with_a_bom_is_read_from_its_first_line_on(end: str, tmp_path: Path) -> None:
+    lines = ["RECONCILE_GRACE=1h", "TIME_ZONE = UTC ", f" CALLBACK_TOKEN= {SECRET} , 1234567890123456. ", ""]
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbf" + end.join(lines).encode())
+
+    found = load_settings()
+
+    assert (found.reconcile_grace, found.time_zone) == (timedelta(hours=1), ZoneInfo("UTC"))
+    assert found.callback_token == (SECRET, "1234567890123456.")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("RECONCILE_RTE", "RECONCILE_RATE"),
+        ("ESMS_KEY", "ESMS_API_KEY"),
+        ("ESMS_SECRET", "ESMS_SECRET_KEY"),
+        ("DATABSE_URL", "DATABASE_URL"),
+        ("DATABASE_URI", "DATABASE_URL"),
+        ("TIMEZONE", "TIME_ZONE"),
+        ("public_ur", "PUBLIC_URL"),
+    ],
+)
+def test_a_name_in_the_file_that_is_probably_mistyped_is_named_with_the_likely_one(
+    name: str, meant: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(f"{name}={SECRET}\nCALLBACK_TOKEN={SECRET}\nSOMETHING_ELSE=1\nHTTPS_PROXY=x\n")
+
+    assert mistyped_names() == {name: meant}
+    for arguments in (["callback-url"], ["status"], ["spool", "list"]):
+        told = run(*arguments).stderr
+        assert told.count(f".env: {name} is not a setting, and is ignored. Do you mean {meant}?") == 1
+        assert SECRET not in told
+
+
+@pytest.mark.parametrize("place", [".env", "environment"])
+def test_a_name_whose_likely_one_is_set_belongs_to_another_program(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text(f"SECRET_KEY=x\n{'esms_secret_key=y' if place == '.env' else ''}\n")
+    if place == "environment":
+        monkeypatch.setenv("ESMS_SECRET_KEY", "y")
+
+    assert mistyped_names() == {}
+
+
+def test_where_the_settings_were_looked_for_is_said(tmp_path: Path) -> None:
+    nowhere = run("callback-url")
+    (tmp_path / ".env").write_text("TIME_ZONE=Mars\n")
+
+    assert nowhere.exit_code == 2
+    assert f"{tmp_path}/instance/callback_token does not exist" in nowhere.stderr
+    assert f"{tmp_path}/.env (there is none)" in nowhere.stderr
+    assert f"{tmp_path}/.env." in run("callback-url").stderr
+
+
 # The database
 
 
@@ -374,22 +459,41 @@ def test_a_token_that_is_not_set_is_generated_once_for_its_owner_alone_and_used_
 ) -> None:
     monkeypatch.setenv("INSTANCE_DIR", "a/b")
 
+    load_settings().make_tokens()
     (token,) = getattr(load_settings(), f"{kind}s")()
+    load_settings().make_tokens()
 
     assert re.fullmatch(r"[A-Za-z0-9_-]{43}", token), "32 bytes"
     assert getattr(load_settings(), f"{kind}s")() == (token,)
-    assert [path.name for path in (tmp_path / "a/b").iterdir()] == [kind]
+    assert {path.name for path in (tmp_path / "a/b").iterdir()} == {"callback_token", "api_token"}
     assert (tmp_path / "a/b" / kind).stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "a/b").stat().st_mode & 0o777 == 0o700
-    assert load_settings().secrets() == (token,)
+    assert token in load_settings().secrets()
     # Each kind and each folder has its own.
     assert len({*load_settings().callback_tokens(), *load_settings().api_tokens()}) == 2
     monkeypatch.setenv("INSTANCE_DIR", "c")
+    load_settings().make_tokens()
     assert getattr(load_settings(), f"{kind}s")() != (token,)
+
+
+@pytest.mark.parametrize("kind", ["callback_token", "api_token"])
+def test_a_token_that_is_neither_set_nor_kept_is_missed_in_words(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTANCE_DIR", "a/b")
+
+    with pytest.raises(ConfigError, match=f"^{kind.upper()} is not set, and {tmp_path}/a/b/{kind} does not exist"):
+        getattr(load_settings(), f"{kind}s")()
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_token_that_is_set_counts_and_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALLBACK_TOKEN", f"{SECRET},the-old-callback-token")
+
+    monkeypatch.setenv("API_TOKEN", SECRET)
+
+    load_settings().make_tokens()
 
     assert load_settings().callback_tokens() == (SECRET, "the-old-callback-token")
     assert list(tmp_path.iterdir()) == []
@@ -410,13 +514,37 @@ def test_a_kept_token_that_is_none_is_named_and_not_shown(content: bytes, tmp_pa
     assert (tmp_path / "instance/callback_token").read_bytes() == content
 
 
-def test_a_token_that_cannot_be_stored_stops_a_command_and_the_remedy_is_said(tmp_path: Path) -> None:
+def test_an_instance_folder_that_is_a_file_stops_a_command(tmp_path: Path) -> None:
     (tmp_path / "instance").touch()
 
     result = run("callback-url")
 
     assert (result.exit_code, result.stdout) == (2, "")
     assert "INSTANCE_DIR must be a folder, and instance is none." in result.stderr
+
+
+def test_a_token_that_cannot_be_read_stops_a_command_and_the_remedy_is_said(tmp_path: Path) -> None:
+    (tmp_path / "instance/callback_token").mkdir(parents=True)
+
+    result = run("callback-url")
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"CALLBACK_TOKEN is not set, and {tmp_path}/instance/callback_token cannot be read" in result.stderr
+    assert "INSTANCE_DIR" in result.stderr
+
+
+def test_a_token_that_cannot_be_made_stops_the_server_and_the_remedy_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTANCE_DIR", "/proc/instance")
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/calls.db")
+    monkeypatch.setenv("SPOOL", "off")
+
+    result = run("serve", "--bind", "127.0.0.1:0")
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "CALLBACK_TOKEN is not set, and /proc/instance/callback_token cannot be made" in result.stderr
+    assert "INSTANCE_DIR" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -466,5 +594,18 @@ def test_the_callback_url_has_the_first_token_and_the_documented_empty_parameter
 
 
 def test_the_callback_url_is_the_same_every_time_though_its_token_was_generated() -> None:
+    load_settings().make_tokens()
+
     assert run("callback-url").stdout == run("callback-url").stdout
     assert load_settings().callback_tokens()[0] in run("callback-url").stdout
+
+
+def test_the_callback_url_is_not_printed_without_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_TOKEN", SECRET)
+
+    result = run("callback-url")
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"CALLBACK_TOKEN is not set, and {tmp_path}/instance/callback_token does not exist" in result.stderr
+    assert "On a new server `esms-calls serve` makes a token." in result.stderr
+    assert list(tmp_path.iterdir()) == []

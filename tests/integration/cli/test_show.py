@@ -1,0 +1,103 @@
+"""The command show: one call and its story, for people, in local time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from makers import NOW, at, callback, lookup
+
+from webapp.calls.rule import Registration
+
+if TYPE_CHECKING:
+    import pytest
+
+    from webapp.storage.writer import Writer
+
+from commands import ON_SQLITE, SET, done, run
+
+
+def facts(printed: str) -> dict[str, str]:
+    """The table above the story."""
+    lines = [line.split(maxsplit=1) for line in printed.splitlines() if line.startswith("  ")]
+    return {name: value.strip() for name, value in (line for line in lines if len(line) == 2)}
+
+
+@SET
+def test_show_has_a_line_for_each_report_in_local_time(writer: Writer) -> None:
+    writer.register([Registration(reference_id="a", campaign="Tết", phone="0901888484", esms_id="A")], at(0))
+    writer.record([callback("a", 1, send_status=7)], at(1))
+    writer.record(
+        [
+            callback("a", 2, call_status="NOANSWERED", call_duration=0, sent_result=0, price=0),
+            callback("a", 3, call_status="ANSWERED", call_duration=13, ivr="1"),
+            lookup("a", 4, send_status=5, call_status="ANSWERED", request_id="r-1", unread="Ivr"),
+            lookup("a", 5, lookup_code="99"),
+        ],
+        at(5),
+    )
+
+    printed = done("show", " A ")
+
+    story = [line for line in printed.splitlines() if line[:4] == "2026" or line.startswith("    could")]
+    assert story == [
+        "2026-11-23 17:00:01  callback was progress; it said: SendStatus sent, result awaited",
+        "2026-11-23 17:00:02  callback settled the call; it said: NOANSWERED, failed at the carrier, 0 s, 0 VND",
+        "2026-11-23 17:00:03  callback disagreed with the settled call; it said: ANSWERED, 13 s, key 1",
+        "2026-11-23 17:00:04  lookup (code 100) confirmed the call; it said: ANSWERED, SendStatus done, request id r-1",
+        "    could not be read: Ivr",
+        "2026-11-23 17:00:05  lookup (code 99) changed nothing: the call was settled already; it said: nothing",
+    ]
+    shown = facts(printed)
+    assert (shown["outcome"], shown["campaign"], shown["phone"], shown["esms_id"]) == (
+        "answered",
+        "Tết",
+        "0901888484",
+        "A",
+    )
+    assert (shown["call_duration"], shown["price"], shown["send_status"]) == ("13 s", "0 VND", "5 (done)")
+    assert (shown["registered_at"], shown["settled_by"]) == ("2026-11-23 17:00:00", "callback")
+    assert "gave_up_at" not in shown
+
+
+@SET
+def test_show_tells_what_is_zero_from_what_is_not_known(writer: Writer) -> None:
+    writer.record([callback("a", 1, send_status=5, call_duration=0, sent_result=0, price=0)], at(1))
+
+    shown = facts(done("show", "a"))
+
+    assert (shown["call_duration"], shown["price"], shown["sent_result"]) == (
+        "0 s",
+        "0 VND",
+        "0 (failed at the carrier)",
+    )
+    assert not {"call_status", "conflict"} & shown.keys()
+
+
+@ON_SQLITE
+@SET
+def test_show_is_in_the_zone_that_is_set(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIME_ZONE", "America/New_York")
+    writer.record([callback("a", 0, call_status="ANSWERED")], NOW)
+
+    assert "2026-11-23 05:00:00  callback settled the call" in done("show", "a")
+
+
+@SET
+def test_show_of_a_call_without_a_report_says_so(writer: Writer) -> None:
+    writer.register([Registration(reference_id="a")], NOW)
+
+    printed = done("show", "a")
+
+    assert facts(printed)["outcome"] == "missing"
+    assert "No report of this call has come." in printed
+
+
+@ON_SQLITE
+@SET
+def test_show_of_an_unknown_call_names_it() -> None:
+    result = run("show", "Nobody")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "unknown: nobody. No report of it came, and it was never registered." in result.stderr
+    assert run("show", "a b").exit_code == run("show").exit_code == 2
+    assert "'a b': an id must have 1 to 128 visible ASCII characters." in run("show", "a b").stderr

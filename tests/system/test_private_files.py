@@ -1,0 +1,88 @@
+"""What the program makes is for its user alone, whatever the umask of the shell is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import requests
+from commands import wait_until
+from running import COMMAND, free_port
+
+
+def readable_by_others(folder: Path) -> list[str]:
+    """What others may read, write or enter, of all that is in the folder."""
+    found = [path for path in folder.rglob("*") if stat.S_IMODE(path.lstat().st_mode) & 0o077 and not path.is_symlink()]
+    return [f"{path.relative_to(folder)} {stat.S_IMODE(path.stat().st_mode):o}" for path in found]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is set, and the working folder is empty."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DATABASE_URL", "INSTANCE_DIR", "CALLBACK_TOKEN", "API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def command(*arguments: str) -> None:
+    """Run it in a shell that lets everyone read and write."""
+    subprocess.run([COMMAND, *arguments], input="a\n", text=True, check=True, umask=0)
+
+
+def test_what_commands_make_is_for_their_user_alone(tmp_path: Path) -> None:
+    command("migrate")
+    command("register")
+    for form in ("csv", "jsonl", "parquet"):
+        command("export", "--format", form, "--output", f"calls.{form}")
+    command("export", "--excel", "--output", "calls.xlsx")
+    Path("calls.csv").chmod(0o644)
+    command("export", "--output", "calls.csv")
+
+    assert {"calls.db", "calls.csv", "calls.parquet", "calls.xlsx"} <= {path.name for path in tmp_path.rglob("*")}
+    assert readable_by_others(tmp_path) == []
+
+
+def test_what_the_server_makes_is_for_its_user_alone(tmp_path: Path) -> None:
+    """Its database is away, so that it needs the spool."""
+    away = f"postgresql://127.0.0.1:{free_port()}/calls"
+    url = f"http://127.0.0.1:{free_port()}"
+    server = subprocess.Popen(
+        [COMMAND, "serve", "--bind", url.removeprefix("http://"), "--workers", "1"],
+        umask=0,
+        env=os.environ | {"DATABASE_URL": away, "ANSWER_WITHIN": "1s"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: answers(url) or server.poll() is not None)
+        token = Path("instance/callback_token").read_text("ascii").strip()
+        answer = requests.get(f"{url}/esms/callback/{token}?ReferenceId=a&CallStatus=ANSWERED", timeout=20)
+        variables = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+        (counts,) = (
+            Path(os.fsdecode(one.partition(b"=")[2]))
+            for one in variables
+            if one.startswith(b"PROMETHEUS_MULTIPROC_DIR=")
+        )
+        made = {path.name for folder in (tmp_path, counts) for path in folder.rglob("*")}
+        readable = readable_by_others(tmp_path) + readable_by_others(counts)
+        mode = stat.S_IMODE(counts.stat().st_mode)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+
+    assert answer.json() == {"result": "spooled"}
+    assert {"callback_token", "api_token", "spool.db", "in-use"} <= made
+    assert any(name.endswith(".db") and name.startswith("counter") for name in made)
+    assert (readable, mode) == ([], 0o700)
+
+
+def answers(url: str) -> bool:
+    """Whether the server serves."""
+    with suppress(requests.ConnectionError):
+        return requests.get(f"{url}/healthz", timeout=5).ok
+    return False
