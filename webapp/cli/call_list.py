@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -39,7 +40,7 @@ class CallList:
     def __init__(self, file: BinaryIO, zone: ZoneInfo) -> None:
         """Read the first line; times without a zone are in ``zone``. Raises NoList."""
         try:
-            self._lines = Lines(file, zone)
+            self._lines = Lines(file, zone, datetime.now(UTC))
         except UnreadableList as error:
             raise NoList(str(error)) from None
         self.bad = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -35,7 +35,7 @@ class Time(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, datetime):
             return value
         try:
-            return parse_time(value, load_settings().time_zone)
+            return parse_time(value, load_settings().time_zone, datetime.now(UTC))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

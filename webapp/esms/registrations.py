@@ -16,6 +16,7 @@ from webapp.support.times import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
     from zoneinfo import ZoneInfo
 
 FIELDS = ("reference_id", "request_id", "phone", "campaign", "placed_at", "kind")
@@ -56,10 +57,10 @@ def read_registration(item: Any, zone: ZoneInfo) -> Registration:
     return _registration({name: str(value) for name, value in item.items() if value is not None}, zone)
 
 
-def _registration(values: Mapping[str, str], zone: ZoneInfo) -> Registration:
+def _registration(values: Mapping[str, str], zone: ZoneInfo, now: datetime | None = None) -> Registration:
     read: dict[str, Callable[[str], Any]] = {
         "reference_id": normalise_identity,
-        "placed_at": lambda text: parse_time(text, zone),
+        "placed_at": lambda text: parse_time(text, zone, now),
         "kind": _kind,
     }
     fields: dict[str, Any] = {}
@@ -113,10 +114,11 @@ class Lines:
     probably meant.
     """
 
-    def __init__(self, file: BinaryIO, zone: ZoneInfo) -> None:
+    def __init__(self, file: BinaryIO, zone: ZoneInfo, now: datetime) -> None:
         """Read the first line; times without a zone are in ``zone``. Raises UnreadableList."""
         self._file = file
         self._zone = zone
+        self._now = now
         self._header: list[str] = []
         self._delimiter = ","
         self.ignored_columns: dict[str, str] = {}
@@ -138,7 +140,7 @@ class Lines:
                 raise InvalidRegistration(f"the line is over {_LONGEST_LINE // 1024} KiB.")  # noqa: TRY301
             if self._read_header(line.text):
                 return
-            registration = _registration(self._values(line.text), self._zone)
+            registration = _registration(self._values(line.text), self._zone, self._now)
         except InvalidRegistration as bad:
             yield BadLine(line.number, str(bad))
         else:

@@ -8,14 +8,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from webapp.support.redaction import redact
+from webapp.support.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-_CONTROL = {code: f"\\x{code:02x}" for code in [*range(32), *range(127, 160)] if chr(code) != "\n"} | {
-    0x2028: "\\u2028",
-    0x2029: "\\u2029",
-}
 
 
 class Formatter(logging.Formatter):
@@ -33,10 +29,7 @@ class Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as it is written."""
         text = redact(super().format(record), self._secrets)
-        if text.isascii() and text.isprintable():
-            return text
-        text = text.translate(_CONTROL)
-        return text.encode("utf-8", "backslashreplace").decode().replace("\n", "\n  | ")
+        return printable(text, keep="\n").replace("\n", "\n  | ")
 
 
 @lru_cache(maxsize=1)

@@ -184,7 +184,7 @@ class Settings(BaseSettings):
         None,
         repr=False,
         description="Secret part of the CallbackUrl. Several, with commas: each is accepted, the first is printed. "
-        "If not set, one is generated and kept in the instance folder.",
+        "If not set, `serve` generates one and keeps it in the instance folder.",
     )
     api_token: Tokens | None = Field(
         None, repr=False, description="Bearer token of `/api`. Several, or generated, like `CALLBACK_TOKEN`."

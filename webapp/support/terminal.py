@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_LAST_BYTE, _LAST_BMP = 0xFF, 0xFFFF
+
 
 def printable(text: str, *, keep: str = "") -> str:
     r"""The text with every character that cannot be seen shown as ``\x1b``; those in ``keep`` stay.
@@ -10,9 +12,7 @@ def printable(text: str, *, keep: str = "") -> str:
     """
     if text.isprintable():
         return text
-    return "".join(
-        sign if sign.isprintable() or sign in keep else sign.encode("unicode_escape").decode() for sign in text
-    )
+    return "".join(sign if sign.isprintable() or sign in keep else _in_hexadecimal(ord(sign)) for sign in text)
 
 
 def printable_json(text: str) -> str:
@@ -20,6 +20,12 @@ def printable_json(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() or sign == "\n" else _escaped(sign) for sign in text)
+
+
+def _in_hexadecimal(number: int) -> str:
+    if number <= _LAST_BYTE:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number <= _LAST_BMP else f"\\U{number:08x}"
 
 
 def _escaped(sign: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _YEAR_FIRST = re.compile(rf"(?P<year>[0-9]{{4}})/(?P<month>[0-9]{{1,2}})/(?P<day
 """``2026/11/23 14:30:00``. *documented*: the SendDate of a placed call."""
 _ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.+-]*)?")
 _LAST_MONTH, _YEAR_DIGITS = 12, 4
-EXAMPLES = "2026-11-23, 2026-11-23T10:00:00+07:00, 23/11/2026 14:30, today or yesterday"
+_EXAMPLES = "2026-11-23, 2026-11-23T10:00:00+07:00 or 23/11/2026 14:30"
 
 
 def parse_duration(text: object) -> timedelta:
@@ -40,9 +40,9 @@ def parse_duration(text: object) -> timedelta:
 def parse_time(text: str, zone: ZoneInfo, now: datetime | None = None) -> datetime:
     """A date or time, in UTC; one without an offset is taken to be in ``zone``. Raises ValueError.
 
-    It is written as in ISO 8601, with the day first (``23/11/2026 14:30``), or ``today`` or ``yesterday``: the
-    beginning of that day, counted from ``now`` (by default the clock's). A query string turns the ``+`` of an offset
-    into a blank; that is undone.
+    It is written as in ISO 8601, or with the day first (``23/11/2026 14:30``). With ``now``, which is for people, it
+    may also be ``today`` or ``yesterday``: the beginning of that day. A query string turns the ``+`` of an offset into
+    a blank; that is undone.
     """
     text = text.strip()
     try:
@@ -51,7 +51,7 @@ def parse_time(text: str, zone: ZoneInfo, now: datetime | None = None) -> dateti
         moment = None
     if moment is None:
         hint = _hint(text) if len(text) <= _LONGEST_TEXT else ""
-        raise ValueError(f"{text[:_LONGEST_TEXT]!r:.60} is not a date or time such as {EXAMPLES}{hint}")
+        raise ValueError(f"{text[:_LONGEST_TEXT]!r:.60} is not a date or time such as {_examples(now)}{hint}")
     aware = moment if moment.tzinfo else moment.replace(tzinfo=zone)
     try:
         return aware.astimezone(UTC)
@@ -61,8 +61,8 @@ def parse_time(text: str, zone: ZoneInfo, now: datetime | None = None) -> dateti
 
 def _read(text: str, zone: ZoneInfo, now: datetime | None) -> datetime:
     days_ago = _DAYS_AGO.get(unicodedata.normalize("NFC", text).lower())
-    if days_ago is not None:
-        return datetime.combine(_today(zone, now) - timedelta(days=days_ago), time())
+    if now is not None and days_ago is not None:
+        return datetime.combine(now.astimezone(zone).date() - timedelta(days=days_ago), time())
     if found := _DAY_FIRST.fullmatch(text) or _YEAR_FIRST.fullmatch(text):
         text = _as_iso(**found.groupdict())
     return datetime.fromisoformat(_with_plus(text))
@@ -75,8 +75,8 @@ def _as_iso(*, day: str, month: str, year: str, clock: str | None) -> str:
     return f"{year}-{int(month):02}-{int(day):02}T{clock}"
 
 
-def _today(zone: ZoneInfo, now: datetime | None) -> date:
-    return (now or datetime.now(UTC)).astimezone(zone).date()
+def _examples(now: datetime | None) -> str:
+    return _EXAMPLES if now is None else f"{_EXAMPLES}, today or yesterday"
 
 
 def _hint(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -173,6 +174,52 @@ def test_a_call_known_only_from_its_callback_counts_as_registered_and_stays_sett
     assert changed == {"campaign", "registered_at", "registered_fields", "updated_at"}
 
 
+def test_calls_to_which_a_value_is_new_are_counted(api: Api) -> None:
+    api.register([{"reference_id": "a", "phone": "1"}, {"reference_id": "b", "phone": "1", "campaign": "may"}])
+
+    answer = api.register(
+        [
+            {"reference_id": "A", "phone": "1"},
+            {"reference_id": "b", "phone": " ", "campaign": "june"},
+            {"reference_id": "c", "phone": "1"},
+        ]
+    )
+
+    assert answer == (201, {"registered": 1, "already_known": 2, "changed": 1})
+
+
+def test_one_campaign_is_one_however_its_letters_are_composed(api: Api) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Đà Nẵng") for form in ("NFC", "NFD"))
+    api.register([{"reference_id": "a", "campaign": composed}, {"reference_id": "b", "campaign": decomposed}])
+
+    assert {api.call(name)["campaign"] for name in "ab"} == {composed}
+    assert api.found(f"campaign={quote(composed)}") == api.found(f"campaign={quote(decomposed)}") == ["b", "a"]
+
+
+PHONES = [
+    "0901888484",
+    "0901 888 484",
+    "0901.888.484",
+    "+84901888484",
+    "%2B84 901888484",
+    "0084901888484",
+    "84901888484",
+]
+
+
+@pytest.mark.parametrize("asked", PHONES)
+def test_a_phone_is_found_however_it_and_the_question_are_written(api: Api, asked: str) -> None:
+    given = ["0901 888 484", "+84901888484", "0084 901888484", "84901888484", "0901888485", "no number", ""]
+    api.register([{"reference_id": f"r{place}", "phone": phone} for place, phone in enumerate(given)])
+    api.callback("SMSID=otp&SendStatus=5&SendSuccess=1&SendFailed=0&TypeId=8&phonenumber=84901888484")
+
+    assert sorted(api.found(f"phone={asked}")) == ["otp", "r0", "r1", "r2", "r3"]
+    assert {api.call(name)["phone_e164"] for name in ("otp", "r0", "r1", "r2", "r3")} == {"+84901888484"}
+    assert api.call("r0")["phone"] == "0901 888 484"
+    assert api.found("phone=no number") == ["r5"]
+    assert [api.call(name)["phone_e164"] for name in ("r5", "r6")] == [None, None]
+
+
 def test_newer_values_replace_older_ones_and_blank_ones_replace_nothing(api: Api) -> None:
     api.register({"reference_id": "a", "phone": "0901", "campaign": "may", "request_id": "r1"})
     first = api.call("a")["registered_at"]
@@ -191,6 +238,7 @@ def test_newer_values_replace_older_ones_and_blank_ones_replace_nothing(api: Api
         ("2026-06-01T10:00:00.123456Z", "2026-06-01T10:00:00.123456Z"),
         ("2026-06-01T10:00:00", "2026-06-01T03:00:00.000000Z"),
         ("2026-06-01", "2026-05-31T17:00:00.000000Z"),
+        ("1/6/2026 10:00", "2026-06-01T03:00:00.000000Z"),
         ("2999-01-01T00:00:00Z", "2999-01-01T00:00:00.000000Z"),
     ],
 )
@@ -440,6 +488,12 @@ def test_calls_are_filtered_by_every_parameter_newest_placed_first(many: Api) ->
         "campaign=even&missing=0&conflict=0": "a",
         "status=&ivr=%20&since=": "edcba",
         "since=2026-06-03": "edc",
+        "since=03/06/2026": "edc",
+        "since=3/6/2026+00:00": "edc",
+        "outcome=answered": "a",
+        "outcome=Missing": "ed",
+        "kind=voice": "cba",
+        "kind=otp": "",
         "until=2026-06-03": "ba",
         "since=2026-06-02&until=2026-06-04": "cb",
         "since=2026-06-03T00:00:00%2B07:00": "edc",

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from makers import NOW
 from samples import IDENTITIES
 
 from webapp.calls.rule import Registration
@@ -31,7 +32,7 @@ class Reading:
     def __init__(self, content: str | bytes) -> None:
         """Read all of it."""
         file = io.BytesIO(content if isinstance(content, bytes) else content.encode())
-        self.lines = Lines(file, ZONE)
+        self.lines = Lines(file, ZONE, NOW)
         read = list(self.lines)
         self.bad = dict(line for line in read if isinstance(line, BadLine))
         self.found = [line for line in read if not isinstance(line, BadLine)]
@@ -160,6 +161,12 @@ def test_a_column_that_is_mistyped_is_named_with_the_likely_one() -> None:
         "note": "",
         "esms_id": "",
     }
+
+
+def test_today_is_counted_from_now() -> None:
+    read = Reading("reference_id,placed_at\na,today\nb,hôm qua\n")
+
+    assert [one.placed_at for one in read.found] == [datetime(2026, 11, day, 17, tzinfo=UTC) for day in (22, 21)]
 
 
 def test_texts_are_kept_in_one_form_of_unicode() -> None:
@@ -395,7 +402,7 @@ class Campaign:
 
 def peak_of_reading(number: int) -> int:
     """Bytes allocated at the most while a file is registered in portions, as the command does."""
-    lines = iter(Lines(cast("BinaryIO", Campaign(number)), ZONE))
+    lines = iter(Lines(cast("BinaryIO", Campaign(number)), ZONE, NOW))
     bad = read = 0
     tracemalloc.start()
     while portion := list(islice(lines, 1000)):
@@ -447,6 +454,7 @@ def test_an_object_is_read_by_its_fields(item: dict[str, Any], expected: Registr
         ({"reference_id": "a", "phone": {}}, "phone: must be text"),
         ({"reference_id": "a", "campaign": "x" * 201}, "campaign: "),
         ({"reference_id": "a", "placed_at": 1790000000}, "placed_at: '1790000000' is not a date or time"),
+        ({"reference_id": "a", "placed_at": "today"}, "placed_at: 'today' is not a date or time"),
         ({"reference_id": "a", "kind": "sms"}, "kind: must be voice or otp"),
     ],
 )

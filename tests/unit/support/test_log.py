@@ -116,7 +116,7 @@ def test_no_parameter_can_forge_a_line(separator: str) -> None:
     assert not any(beginnings[1:])
 
 
-@pytest.mark.parametrize("control", ["\x1b[2J", "\x00", "\x07", "\x08", "\x7f\x9b2J", "\x9d"])
+@pytest.mark.parametrize("control", ["\x1b[2J", "\x00", "\x07", "\x08", "\x7f\x9b2J", "\x9d", "\u202e", "\u2066"])
 def test_terminals_get_nothing_but_text(control: str) -> None:
     written = line("callback %s.", control)
 
