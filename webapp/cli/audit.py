@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import sys
@@ -16,7 +15,7 @@ from webapp.cli import lookup_words
 from webapp.cli.context import client_of, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM, REFUSED
 from webapp.cli.options import placed_since, placed_until
-from webapp.cli.output import printable
+from webapp.cli.output import printable, say, say_json
 from webapp.cli.signals import stop_at_signals
 from webapp.esms.lookup import LOOKUP_FIELDS
 from webapp.reconcile.audit import Auditor
@@ -153,15 +152,15 @@ def _shows_progress(show: ShowProgress) -> Callable[[Audit], None]:
 
 def _show(audit: Audit, url: str, *, fix: bool, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(_as_json(audit, fix=fix)))
+        say_json(_as_json(audit, fix=fix))
     elif audit.wanted:
         _show_disagreeing(audit, fix=fix)
         _show_calls("unknown to eSMS (code 104 or 105): forged, or too old for it", audit.unknown)
         _show_calls("undecided: eSMS does not say how they ended, or they changed while it was asked", audit.undecided)
     for line in _sentences(audit, fix=fix):
-        click.echo(line, err=as_json)
+        say(line, err=as_json)
     for line in _trouble(audit, url):
-        click.echo(line, err=as_json or line.startswith("Error: "))
+        say(line, err=as_json or line.startswith("Error: "))
 
 
 def _as_json(audit: Audit, *, fix: bool) -> dict[str, Any]:
@@ -202,7 +201,7 @@ def _show_disagreeing(audit: Audit, *, fix: bool) -> None:
         rows.append((printable(one.reference_id), ", ".join(one.stored), _values(one.stored), said, *effect))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     _show_rest(len(audit.disagreeing), _SHOWN)
 
 
@@ -216,15 +215,15 @@ def _values(values: dict[str, Any]) -> str:
 
 def _show_calls(title: str, reference_ids: list[str]) -> None:
     if reference_ids:
-        click.echo(f"{title}: {len(reference_ids)}")
+        say(f"{title}: {len(reference_ids)}")
         for reference_id in reference_ids[:_SHOWN]:
-            click.echo(f"  {printable(reference_id)}")
+            say(f"  {printable(reference_id)}")
         _show_rest(len(reference_ids), _SHOWN)
 
 
 def _show_rest(of_all: int, shown: int) -> None:
     if of_all > shown:
-        click.echo(f"  and {of_all - shown} more; --json has them all")
+        say(f"  and {of_all - shown} more; --json has them all")
 
 
 def _sentences(audit: Audit, *, fix: bool) -> Iterator[str]:

@@ -25,7 +25,7 @@ COMMANDS = {
     "replay": "Fold the whole history again by the rule, and correct the calls that differ from it.",
     "sandbox": "Stand in for eSMS on this machine: take calls, send their callbacks, answer look-ups.",
     "serve": "Serve callbacks and the API with gunicorn, until SIGTERM or Ctrl-C.",
-    "show": "Show one call and its story: what each report said and did, in local time (TIME_ZONE).",
+    "show": "Show one call and its story: what each report said and did.",
     "spool": "Show, export or store the callbacks that wait because the database could not take them.",
     "status": "Show what needs a person, what is stored, and what is missing.",
     "unregister": "Take back registrations that were made by mistake.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
 from contextlib import ExitStack, suppress
@@ -16,7 +15,7 @@ from webapp.cli import lookup_words, status_needs
 from webapp.cli.context import CliContext, client_of, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM, REFUSED
 from webapp.cli.options import Duration, placed_since, placed_until
-from webapp.cli.output import printable
+from webapp.cli.output import printable, say, say_json
 from webapp.cli.signals import stop_at_signals
 from webapp.cli.tables import print_table
 from webapp.cli.time_words import local_time
@@ -129,7 +128,7 @@ def reconcile(
         client = client_of(context.settings)
         if retry_given_up:
             reopened = context.writer.reopen(within, context.database.now())
-            click.echo(f"due again: {reopened} calls that were given up", err=as_json)
+            say(f"due again: {reopened} calls that were given up", err=as_json)
             due = due_at(context.database.now(), context.settings, grace=older_than, within=within)
         reconciler = Reconciler(context.database, client, context.settings)
         with stop_at_signals() as stop, show_progress("asking eSMS", None) as show:
@@ -163,7 +162,7 @@ def _serve(
                     _show_database_change(context, event)
                 elif isinstance(event, Idle):
                     now = local_time(datetime.now(UTC), context.settings.time_zone)
-                    click.echo(f"{now} reconcile: no call to ask about now; still watching", err=as_json)
+                    say(f"{now} reconcile: no call to ask about now; still watching", err=as_json)
                 else:
                     _show_run(context, event, as_json=as_json)
                 sys.stdout.flush()
@@ -175,7 +174,7 @@ def _show_database_change(context: CliContext, change: DatabaseChange) -> None:
     if change.problem:
         pause = f"{LONGEST_DATABASE_PAUSE.seconds} s"
         words = f"The database cannot be used: {change.problem}\nTrying again at least every {pause}."
-    click.echo(redact(words, context.settings.secrets()), err=True)
+    say(redact(words, context.settings.secrets()), err=True)
 
 
 def _show_due(context: CliContext, due: Due, limit: int | None, *, retry_given_up: bool, as_json: bool) -> None:
@@ -185,19 +184,19 @@ def _show_due(context: CliContext, due: Due, limit: int | None, *, retry_given_u
     if as_json:
         empty = dict.fromkeys(("id", "started_at", "finished_at", "outcome", "seen_at", "answered_at"))
         counts = dict.fromkeys(("checked", "settled", "pending", "not_found", "failed", "gave_up"), 0)
-        click.echo(json.dumps({**empty, **counts, "host": socket.gethostname(), "seconds": 0.0, "due": number}))
+        say_json({**empty, **counts, "host": socket.gethostname(), "seconds": 0.0, "due": number})
         return
-    click.echo(f"due: {number}; nothing was asked")
+    say(f"due: {number}; nothing was asked")
     if given_up:
-        click.echo(f"  of these given up, and due again: {given_up}")
+        say(f"  of these given up, and due again: {given_up}")
     _echo_some(first, number)
 
 
 def _echo_some(reference_ids: list[str], of_all: int, *, err: bool = False) -> None:
     for reference_id in reference_ids:
-        click.echo(f"  {reference_id}", err=err)
+        say(f"  {reference_id}", err=err)
     if of_all > len(reference_ids):
-        click.echo(f"  and {of_all - len(reference_ids)} more", err=err)
+        say(f"  and {of_all - len(reference_ids)} more", err=err)
 
 
 def _shows_progress(show: ShowProgress) -> Callable[[Progress], None]:
@@ -215,10 +214,10 @@ def _show_run(context: CliContext, progress: Progress, *, as_json: bool) -> None
     seconds_row = ("seconds", f"{seconds:.1f}")
     columns = {name: plain(value) for name, value in asdict(run).items()}
     if as_json:
-        click.echo(json.dumps(columns | {"seconds": round(seconds, 3)}))
+        say_json(columns | {"seconds": round(seconds, 3)})
     if progress.all_claimed_by_others:
         words = f"Nothing to do: another run has claimed all of the {progress.due} calls that are due."
-        click.echo(words, err=as_json)
+        say(words, err=as_json)
     elif not as_json:
         _show_figures(context, progress, [*((name.replace("_", " "), columns[name]) for name in _FIGURES), seconds_row])
     _show_trouble(context, progress, as_json=as_json)
@@ -229,19 +228,19 @@ def _show_trouble(context: CliContext, progress: Progress, *, as_json: bool) -> 
     """What failed, why calls were not asked about, and what to do."""
     for code, number in sorted(progress.failures.counts.items()):
         words = f"failed with {printable(code)}: {number}; calls that stay open are asked about again when due."
-        click.echo(f"{words} {lookup_words.what_failed(code, progress.failures)}".rstrip(), err=as_json)
+        say(f"{words} {lookup_words.what_failed(code, progress.failures)}".rstrip(), err=as_json)
         _echo_some(progress.failures.named(code), number, err=as_json)
     for line in lookup_words.clocks(progress.clocks):
-        click.echo(f"! {line}", err=as_json)
+        say(f"! {line}", err=as_json)
     if progress.slowed_down:
-        click.echo(lookup_words.slowed_down(progress.slowed_down), err=as_json)
+        say(lookup_words.slowed_down(progress.slowed_down), err=as_json)
     if progress.refused_code:
-        click.echo(lookup_words.refused(progress.refused_code), err=True)
+        say(lookup_words.refused(progress.refused_code), err=True)
     if progress.ended == "no answer":
-        click.echo(lookup_words.no_answer(progress.unanswered, context.settings.esms_api_url), err=True)
+        say(lookup_words.no_answer(progress.unanswered, context.settings.esms_api_url), err=True)
     if progress.unasked:
         words = f"not asked about: {progress.unasked}, because {lookup_words.why(progress.ended)}; they stay due"
-        click.echo(words, err=as_json)
+        say(words, err=as_json)
 
 
 def _show_figures(context: CliContext, progress: Progress, figures: list[tuple[str, Any]]) -> None:
@@ -249,16 +248,16 @@ def _show_figures(context: CliContext, progress: Progress, figures: list[tuple[s
     if sys.stdout.isatty():
         print_table("Reconcile", figures)
         if not progress.due:
-            click.echo("No call to ask about now.")
+            say("No call to ask about now.")
         return
     words = ", ".join(f"{name} {value}" for name, value in figures) if progress.due else "no call to ask about now"
-    click.echo(f"{local_time(datetime.now(UTC), context.settings.time_zone)} reconcile: {words}")
+    say(f"{local_time(datetime.now(UTC), context.settings.time_zone)} reconcile: {words}")
 
 
 def _show_share(context: CliContext, *, as_json: bool) -> None:
     """How many calls were settled by lookups in the last day: a high share means that callbacks do not come."""
     share = context.reader.lookup_share(datetime.now(UTC))
     if as_json or sys.stdout.isatty():
-        click.echo(f"settled by lookup in the last 24 hours: {status_needs.lookup_share_in_words(share)}", err=as_json)
+        say(f"settled by lookup in the last 24 hours: {status_needs.lookup_share_in_words(share)}", err=as_json)
     if warning := status_needs.lookup_share_warning(share, context.settings.lookup_share_warn):
-        click.echo(f"! {warning}", err=as_json)
+        say(f"! {warning}", err=as_json)

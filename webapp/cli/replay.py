@@ -14,7 +14,7 @@ from webapp.callbacks.parsing import report_from_request
 from webapp.cli.context import CliContext, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import Time
-from webapp.cli.output import printable
+from webapp.cli.output import printable, say, say_all
 from webapp.esms import parameters
 from webapp.esms.stored import read_again
 from webapp.storage.errors import WriteFailed
@@ -71,15 +71,15 @@ class _Changes:
             self._columns.update(one.columns)
             if one.outcomes:
                 self._outcomes[one.outcomes] += 1
-            sys.stdout.write(f"{printable(one.reference_id)}\n")
+            say_all([printable(one.reference_id)])
 
     def show(self, read: str, verb: str) -> None:
-        click.echo(f"{read}, {self.calls} {verb}", err=True)
+        say(f"{read}, {self.calls} {verb}", err=True)
         for (before, after), number in self._outcomes.most_common():
-            click.echo(f"  outcome {before} -> {after}: {number}", err=True)
+            say(f"  outcome {before} -> {after}: {number}", err=True)
         if self._columns:
             columns = ", ".join(f"{name} {number}" for name, number in self._columns.most_common())
-            click.echo(f"  by column: {columns}", err=True)
+            say(f"  by column: {columns}", err=True)
 
 
 def _replay_history(context: CliContext, *, check_only: bool) -> int:
@@ -121,6 +121,6 @@ def _replay_rejected(context: CliContext, since: datetime | None) -> None:
             other += 1
             continue
         stored += 1
-        click.echo(f"{printable(report.reference_id)} {effect}")
+        say(f"{printable(report.reference_id)} {effect}")
     channels = f", {other} are messages of other channels" if other else ""
-    click.echo(f"{stored} rejected callbacks stored, {unreadable} still cannot be read{channels}", err=True)
+    say(f"{stored} rejected callbacks stored, {unreadable} still cannot be read{channels}", err=True)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from webapp.cli.output import say
 from webapp.cli.signals import stop_at_signals
 from webapp.esms.sandbox.callbacks import MOST_REQUESTS, checked_callback_url
 from webapp.esms.sandbox.calls import expected
@@ -122,10 +123,10 @@ def sandbox(
     if seed is None:
         seed = secrets.randbelow(_SEEDS)
     with stop_at_signals() as stop, _listening(bind, Options(seed=seed, **behaviour)) as esms:
-        click.echo(f"Standing in for eSMS at {esms.api_url}\nTo use it (any keys will do):")
-        click.echo(f"  export ESMS_API_URL={esms.api_url} ESMS_API_KEY=any ESMS_SECRET_KEY=any")
-        click.echo(f"  export ESMS_MESSAGE_API_URL={esms.message_api_url}")
-        click.echo(f"Seed: {seed} (--seed {seed} gives the same calls again)")
+        say(f"Standing in for eSMS at {esms.api_url}\nTo use it (any keys will do):")
+        say(f"  export ESMS_API_URL={esms.api_url} ESMS_API_KEY=any ESMS_SECRET_KEY=any")
+        say(f"  export ESMS_MESSAGE_API_URL={esms.message_api_url}")
+        say(f"Seed: {seed} (--seed {seed} gives the same calls again)")
         if count:
             calls = esms.place(count, callback_url=callback_url)
             _write_placed(placed, calls, campaign)
@@ -138,7 +139,7 @@ def sandbox(
                     "Take the URL that `esms-calls callback-url` prints on the receiver's machine."
                 )
         if not once:
-            click.echo("Answering look-ups until Ctrl-C.")
+            say("Answering look-ups until Ctrl-C.")
             stop.wait()
 
 
@@ -202,4 +203,4 @@ def _summarise(esms: Sandbox) -> None:
         "- not sent": f"{callbacks.planned - callbacks.finished:,}",
         "- not answered 200": failures or "none",
     }
-    click.echo("\n".join(f"{name:20} {value}" for name, value in rows.items()))
+    say("\n".join(f"{name:20} {value}" for name, value in rows.items()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import click
 from webapp.cli import status_text
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.exit_codes import DONE, PROBLEM
-from webapp.cli.output import printable
+from webapp.cli.output import printable, say, say_json
 from webapp.cli.status_needs import Moment, all_needs, spool_needs
 from webapp.cli.tables import print_table
 from webapp.reconcile.run import due_at, lease_of
@@ -58,7 +57,7 @@ def status(*, as_json: bool) -> None:
         _print_json(status_text.as_json(found, spool, moment) | {"database": name}, needs)
     else:
         _show(found, spool, moment, needs)
-        click.echo(f"database: {name}")
+        say(f"database: {name}")
     sys.exit(PROBLEM if needs else DONE)
 
 
@@ -71,7 +70,7 @@ def _show(found: Status, spool: Depth, moment: Moment, needs: list[str]) -> None
         ("With two prices", found.price_conflict_calls, found.price_conflicts),
     ):
         for line in status_text.listed(title, ids, number):
-            click.echo(printable(line))
+            say(printable(line))
 
 
 def _show_spool(spool: Depth, moment: Moment, *, as_json: bool) -> None:
@@ -79,15 +78,15 @@ def _show_spool(spool: Depth, moment: Moment, *, as_json: bool) -> None:
     if as_json:
         _print_json({"spool": status_text.spool_as_json(spool, moment.now)}, needs)
         return
-    click.echo("The database cannot be reached. Callbacks are safe: they wait in the spool until it is back.")
+    say("The database cannot be reached. Callbacks are safe: they wait in the spool until it is back.")
     _show_needs(needs)
     print_table("Spool", status_text.spool_rows(spool, moment.now, moment.zone))
 
 
 def _print_json(values: dict[str, Any], needs: list[str]) -> None:
-    click.echo(json.dumps(values | {"needs": needs}))
+    say_json(values | {"needs": needs})
 
 
 def _show_needs(needs: list[str]) -> None:
     for need in needs or ["Nothing needs you."]:
-        click.echo(printable(f"! {need}" if needs else need))
+        say(printable(f"! {need}" if needs else need))
