@@ -31,6 +31,8 @@ _LOST_TO_ANOTHER = {"40001", "40P01"}
 """PostgreSQL's codes of a transaction that lost to another one."""
 _CAUSED_BY_VALUES = {"09", "20", "21", "27", "2F", "38", "39", "44", "54", "P0"}
 """Classes of PostgreSQL's codes that triggers, functions and limits give, besides those of refused values."""
+_PLACES = {"host", "hostaddr", "port", "user", "dbname", "service"}
+"""Options of a URL that say which database it is."""
 _SQLITE_READERS = 4
 """Connections that read a SQLite file, at most: each may use one of the process's threads for SQLite."""
 
@@ -66,10 +68,11 @@ class Database:
 
     @property
     def name(self) -> str:
-        """The database in words, without its password."""
+        """The database in words, without its password and other options."""
         if self.is_sqlite:
             return str(self.url.database)
-        return self.url.difference_update_query(["password"]).render_as_string(hide_password=True)
+        places = {name: value for name, value in self.url.query.items() if name in _PLACES}
+        return self.url.set(query=places).render_as_string(hide_password=True)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

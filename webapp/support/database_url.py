@@ -80,6 +80,7 @@ _PROBLEM_OF: dict[str, Callable[[str], str | None]] = {
 }
 """What is wrong with the value of an option; an option of libpq that is not here may be any text."""
 _REPEATABLE = {"host", "port"}
+SECRET_OPTIONS = ("password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
 
 
 def read_database_url(text: str) -> str:

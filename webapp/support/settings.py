@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 
 from webapp.support import tokens
-from webapp.support.database_url import read_database_url
+from webapp.support.database_url import SECRET_OPTIONS, read_database_url
 from webapp.support.spelling import likely
 from webapp.support.times import parse_duration
 
@@ -366,7 +366,7 @@ class Settings(BaseSettings):
             self.esms_secret_key,
             unquote(urlsplit(self.https_proxy or "").password or ""),
             url.password,
-            *url.normalized_query.get("password", ()),
+            *(secret for name in SECRET_OPTIONS for secret in url.normalized_query.get(name, ())),
         )
         spellings = {spelling for secret in known if secret for spelling in (secret, quote(secret, safe=""))}
         return tuple(sorted(spellings, key=len, reverse=True))

@@ -285,8 +285,9 @@ def test_absent_server_is_unavailable_and_the_password_is_not_shown() -> None:
         assert database.name == f"postgresql+psycopg://user:***@127.0.0.1:{url.port}/calls"
 
 
-def test_password_in_the_query_of_the_url_is_not_shown() -> None:
-    url = f"postgresql+psycopg:///calls?user=me&host=127.0.0.1&port={free_port()}&password=s3cr3t"
+@pytest.mark.parametrize("option", ["password", "sslpassword"])
+def test_password_in_the_query_of_the_url_is_not_shown(option: str) -> None:
+    url = f"postgresql+psycopg:///calls?user=me&host=127.0.0.1&port={free_port()}&{option}=s3cr3t"
     with connected(url, patience=SHORT) as database:
         with pytest.raises(Unavailable) as caught:
             database.check()

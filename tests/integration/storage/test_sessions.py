@@ -6,7 +6,7 @@ import json
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 import psycopg
 import pytest
@@ -15,11 +15,12 @@ from commands import ON_POSTGRESQL, done, run
 from constants import API_TOKEN, CALLBACK_TOKEN
 from makers import stored_call, stored_reports
 from pooling import NEEDS_PGBOUNCER, pgbouncer
-from running import serving
+from running import free_port, serving
 from sqlalchemy import make_url, text
 
 from webapp import create_app
 from webapp.storage.database import Database
+from webapp.support.database_url import read_database_url
 from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:
@@ -203,6 +204,18 @@ def call_back_at_once(url: str, reference_ids: list[str]) -> list[Any]:
     for thread in threads:
         thread.join()
     return answers
+
+
+def test_of_several_hosts_the_one_that_answers_is_used(database: Database) -> None:
+    url = database.url
+    place = url.query.get("host") or f"{url.host}:{url.port or 5432}"
+    several = url.set(host=None, port=None, query={"host": (f"127.0.0.1:{free_port()}", str(place))})
+    try:
+        second = Database(read_database_url(several.render_as_string(hide_password=False).replace("+psycopg", "")))
+        second.check()
+        assert str(place) in unquote(second.name)
+    finally:
+        second.close()
 
 
 @NEEDS_PGBOUNCER
