@@ -741,7 +741,8 @@ def test_a_wrong_option_or_setting_ends_it_with_2(
 
 @ON_SQLITE
 def test_a_database_that_is_not_there_is_4(esms: Sandbox, tmp_path: Path) -> None:
-    result = audit(DATABASE_URL=f"sqlite:///{tmp_path}")
+    (tmp_path / "text").write_text("no database" * 1000)
+    result = audit(DATABASE_URL=f"sqlite:///{tmp_path}/text")
 
     assert (result.exit_code, result.stdout, esms.lookups) == (4, "", [])
 

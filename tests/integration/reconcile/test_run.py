@@ -620,12 +620,13 @@ def test_what_else_was_in_flight_when_the_account_was_refused_counts(
 
 @ON_SQLITE
 @pytest.mark.parametrize(
-    "url", ["postgresql://me:{password}@127.0.0.1:{port}/calls", "sqlite:///{folder}"], ids=["refused", "folder"]
+    "url", ["postgresql://me:{password}@127.0.0.1:{port}/calls", "sqlite:///{folder}/text"], ids=["refused", "text"]
 )
 def test_a_database_that_cannot_be_reached_ends_it_with_4_and_shows_no_password(
     tmp_path: Path, esms: Sandbox, reconcile: Command, url: str
 ) -> None:
     where = url.format(password=quote(PASSWORD, safe=""), port=free_port(), folder=tmp_path)
+    (tmp_path / "text").write_text("no database" * 1000)
 
     for arguments in ([], ["--dry-run"]):
         result = reconcile(*arguments, DATABASE_URL=where)
