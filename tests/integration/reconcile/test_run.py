@@ -58,7 +58,7 @@ from webapp.reconcile import run as reconcile_run
 from webapp.reconcile.failures import NAMED_FAILURES
 from webapp.storage.database import Database
 from webapp.storage.errors import Unavailable
-from webapp.storage.models import calls, reconcile_runs
+from webapp.storage.models import calls, lookup_rate, reconcile_runs
 from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
@@ -443,16 +443,16 @@ def test_as_many_look_ups_are_in_flight_as_the_setting_says(
 
 @ON_SQLITE
 def test_code_160_slows_the_run_down_and_charges_nothing(esms: Sandbox, database: Database, reconcile: Command) -> None:
-    reference_ids = missing(esms, database, 7)
+    reference_ids = missing(esms, database, 10)
     esms.options = replace(esms.options, rate_limit=5)
 
-    result = reconcile("--json", "--limit", "7", RECONCILE_RATE="20", RECONCILE_CONCURRENCY="2")
+    result = reconcile("--json", "--limit", "10", RECONCILE_RATE="8", RECONCILE_CONCURRENCY="2")
 
-    assert (result.exit_code, counts(result.stdout)) == (0, {"checked": 7, "settled": 7})
+    assert (result.exit_code, counts(result.stdout)) == (0, {"checked": 10, "settled": 10})
     codes = [lookup.code for lookup in esms.lookups]
     assert f"look-ups rate-limited by eSMS (code 160, HTTP 429 or 503): {codes.count('160')}." in result.stderr
-    times = [lookup.at for lookup in esms.lookups]
-    assert times[-1] - times[-2] > 1.5 * (times[1] - times[0])
+    (rate,) = rows(database, lookup_rate)
+    assert rate["share"] < 1
     assert {stored_call(database, reference_id).lookup_count for reference_id in reference_ids} == {1}
 
 
@@ -605,14 +605,14 @@ def test_wrong_keys_are_refused(esms: Sandbox, database: Database, reconcile: Co
 def test_what_else_was_in_flight_when_the_account_was_refused_counts(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
-    refused, *others = missing(esms, database, 9)
+    refused, *others = missing(esms, database, 30)
     esms.faults = {refused: "140"}
     esms.options = replace(esms.options, latency=0.1)
 
     result = reconcile("--json", RECONCILE_CONCURRENCY="3")
 
     done = len(esms.lookups) - 1
-    assert 2 <= done < 8
+    assert 1 <= done < len(others)
     assert (result.exit_code, counts(result.stdout)) == (3, {"checked": done, "settled": done})
     assert due(database) == [refused, *others[done:]]
     assert claimed(database) == []
