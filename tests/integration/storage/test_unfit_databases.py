@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from commands import run
 from constants import CALLBACK_TOKEN
+from running import free_port
 from sqlalchemy import create_engine, make_url, text
 
 from webapp import create_app
@@ -62,8 +63,8 @@ def test_what_is_wrong_and_what_to_do_is_said_by_every_command(database: Databas
         for statement in statements:
             connection.execute(text(statement))
 
-    for command in ("migrate", "serve", "status", "export"):
-        result = run(command)
+    for command in (["migrate"], ["serve", "--bind", f"127.0.0.1:{free_port()}"], ["status"], ["export"]):
+        result = run(*command)
         assert (result.exit_code, result.stdout) == (1, "")
         assert words in result.stderr
         assert remedy in result.stderr
@@ -119,8 +120,8 @@ def test_a_database_that_is_not_utf_8_is_refused_and_callbacks_wait_in_the_spool
     words = f"The database has the encoding {encoding}, and esms-calls needs UTF8"
     with encoded(postgresql, encoding) as url:
         monkeypatch.setenv("DATABASE_URL", url)
-        for command in ("migrate", "serve", "status"):
-            result = run(command)
+        for command in (["migrate"], ["serve", "--bind", f"127.0.0.1:{free_port()}"], ["status"]):
+            result = run(*command)
             assert (result.exit_code, result.stdout) == (1, "")
             assert words in result.stderr
             assert "createdb --encoding=UTF8 --template=template0" in result.stderr
