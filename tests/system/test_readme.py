@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from commands import a_terminal
 from running import wait_until_healthy
 
 if TYPE_CHECKING:
@@ -111,18 +112,21 @@ def background(
 
 
 def terminal(clone: Path, commands: str, environment: dict[str, str], *, returncode: int = 0) -> str:
-    """What the commands print; the last one must end with the code, and those before it with 0."""
-    done = subprocess.run(
-        ["bash", "-eo", "pipefail", "-c", commands],  # noqa: S607
-        cwd=clone,
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == returncode, f"{commands}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    """What the commands print on a terminal; the last one must end with the code, and those before it with 0."""
+    with a_terminal() as (screen, shown):
+        done = subprocess.run(
+            ["bash", "-eo", "pipefail", "-c", commands],  # noqa: S607
+            cwd=clone,
+            env=environment | {"TERM": "dumb"},
+            check=False,
+            stdout=screen,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+        )
+        output = shown()
+    assert done.returncode == returncode, f"{commands}\n{output}\n{done.stderr}"
+    return output
 
 
 @pytest.mark.timeout(1200)
