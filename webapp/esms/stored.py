@@ -61,5 +61,5 @@ def _pairs(payload: str) -> Iterator[tuple[str, Any]]:
     """The parameters of a payload; a name that was repeated has the list of its values there."""
     said = json.loads(payload)
     for name, value in said.items() if isinstance(said, dict) else ():
-        for one in value if isinstance(value, list) else (value,):
+        for one in value if isinstance(value, list) and value else (value,):
             yield name, one

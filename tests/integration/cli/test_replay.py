@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from makers import NOW, at, callback, change_by_hand, stored_call, stored_reports
+import pytest
+from makers import NOW, at, callback, change_by_hand, lookup, stored_call, stored_reports
+
+from webapp.storage.models import due_replay
+from webapp.storage.rejected import OTHER_CHANNEL
 
 if TYPE_CHECKING:
     from webapp.storage.database import Database
@@ -78,3 +83,80 @@ def test_a_replay_of_the_rejected_goes_back_only_so_far(writer: Writer, reader: 
     assert done("replay", "--rejected", "--since", "2026-11-23T17:00:10") == "call-10 progressed\n"
     assert reader.call("call-0") is None
     assert done("replay", "--rejected") == "call-0 progressed\n"
+
+
+@SET
+def test_a_replay_of_the_rejected_leaves_messages_of_other_channels(writer: Writer, reader: Reader) -> None:
+    message = b"SMSID=sms&TypeId=2&SendStatus=5&SendSuccess=1"
+    writer.reject(replace(rejected(message), reason=f"{OTHER_CHANNEL}2"))
+
+    result = run("replay", "--rejected")
+
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "1 are messages of other channels" in result.stderr
+    assert reader.call("sms") is None
+
+
+@SET
+def test_a_replay_says_how_calls_changed(writer: Writer, database: Database) -> None:
+    writer.record([callback(name, 1, call_status="BUSY", price=450) for name in "ab"], NOW)
+    change_by_hand(database, "UPDATE calls SET price = 1")
+    change_by_hand(database, "UPDATE calls SET settled_at = NULL, settled_by = NULL WHERE reference_id = 'b'")
+
+    result = run("replay")
+
+    assert (result.exit_code, result.stdout) == (0, "a\nb\n")
+    assert "outcome missing -> other: 1" in result.stderr
+    assert "by column: price 2, settled_at 1, settled_by 1" in result.stderr
+
+
+@SET
+def test_what_only_code_99_had_settled_is_missing_again_after_a_replay(writer: Writer, database: Database) -> None:
+    writer.record([lookup("a", 1, lookup_code="99")], NOW)
+    change_by_hand(database, "UPDATE calls SET settled_at = last_reported_at, settled_by = 'lookup'")
+
+    result = run("replay")
+
+    assert (result.exit_code, result.stdout) == (0, "a\n")
+    assert "outcome unknown -> missing: 1" in result.stderr
+    assert not stored_call(database, "a").settled
+
+
+@SET
+def test_a_replay_that_is_due_is_named_until_it_ran(writer: Writer, database: Database) -> None:
+    writer.record([callback("a", 1, call_status="BUSY")], NOW)
+    with database.transaction() as connection:
+        connection.execute(due_replay.insert().values(one=1, since=NOW))
+
+    for command in ("migrate", "status"):
+        assert "esms-calls replay" in run(command).stdout
+    assert run("replay", "--check").exit_code == 0
+    assert "esms-calls replay" in run("migrate").stdout, "a check changes nothing"
+    done("replay")
+    for command in ("migrate", "status"):
+        assert "esms-calls replay" not in run(command).stdout
+
+
+@SET
+def test_unread_values_are_read_again_and_their_calls_folded_anew(writer: Writer, database: Database) -> None:
+    payload = json.dumps({"ReferenceId": "A", "CallStatus": "BUSY", "CallDuration": "13.0", "Price": "free"})
+    misread = callback("a", 1, call_status="BUSY", unread="CallDuration,Price", payload=payload, esms_id="A")
+    other = json.dumps({"ReferenceId": "b", "CallStatus": "BUSY", "Ivr": []})
+    effects = writer.record([misread, callback("b", 2, call_status="BUSY", unread="Ivr", payload=other)], NOW)
+
+    early, late = run("replay", "--unread", "--since", "2026-11-23T17:00:02"), run("replay", "--unread")
+    again = run("replay", "--unread")
+
+    assert [(one.exit_code, one.stdout) for one in (early, late, again)] == [(0, ""), (0, "a\n"), (0, "")]
+    assert "2 reports with unread values, 1 are read otherwise now, 1 calls changed" in late.stderr
+    (report,) = stored_reports(database, "a")
+    assert (report.call_duration, report.unread, report.payload) == (13, "Price", payload)
+    assert stored_call(database, "a").call_duration == 13
+    assert effects == ["settled", "settled"]
+    assert run("replay", "--check").exit_code == 0
+
+
+@SET
+@pytest.mark.parametrize("options", [["--check", "--unread"], ["--rejected", "--unread"], ["--since", "today"]])
+def test_options_that_do_not_go_together_are_a_usage_error(options: list[str]) -> None:
+    assert run("replay", *options).exit_code == 2
