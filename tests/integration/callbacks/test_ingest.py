@@ -570,32 +570,32 @@ def test_a_callback_that_can_be_neither_stored_nor_rejected_waits_in_the_spool_a
 
 
 def test_a_callback_that_can_be_neither_stored_nor_rejected_is_answered_spooled_and_its_batch_is_stored(
-    receiver: Ingest, database: Database, spool: Spool
+    database: Database, spool: Spool
 ) -> None:
     refuse_everywhere(database, "poison")
     requests = [request(f"ReferenceId={name}") for name in ("a", "poison", "b", "c")]
+    with ingest_on(database, spool, timedelta(seconds=20)) as receiver:
+        with locked(database):
+            blocker = threading.Thread(target=receiver.receive, args=(request("ReferenceId=first"),))
+            blocker.start()
+            time.sleep(0.1)
+            told: list[Any] = []
+            asking = threading.Thread(target=lambda: told.extend(together(receiver.receive, *requests)))
+            asking.start()
+            time.sleep(0.2)
+        for thread in (blocker, asking):
+            thread.join(20)
 
-    with locked(database):
-        blocker = threading.Thread(target=receiver.receive, args=(request("ReferenceId=first"),))
-        blocker.start()
-        time.sleep(0.1)
-        told: list[Any] = []
-        asking = threading.Thread(target=lambda: told.extend(together(receiver.receive, *requests)))
-        asking.start()
-        time.sleep(0.2)
-    for thread in (blocker, asking):
-        thread.join(20)
+        stored = [Accepted("progressed", name) for name in "abc"]
+        assert told == [stored[0], Accepted("spooled", "poison"), *stored[1:]]
+        assert waiting(spool) == [b"ReferenceId=poison"]
+        assert receiver.receive(request("x=poison")) == NotAccepted("ReferenceId: is missing")
+        assert waiting(spool) == [b"ReferenceId=poison", b"x=poison"]
+        assert receiver.receive(request("ReferenceId=after")) == Accepted("progressed", "after")
 
-    stored = [Accepted("progressed", name) for name in "abc"]
-    assert told == [stored[0], Accepted("spooled", "poison"), *stored[1:]]
-    assert waiting(spool) == [b"ReferenceId=poison"]
-    assert receiver.receive(request("x=poison")) == NotAccepted("ReferenceId: is missing")
-    assert waiting(spool) == [b"ReferenceId=poison", b"x=poison"]
-    assert receiver.receive(request("ReferenceId=after")) == Accepted("progressed", "after"), "the database is in use"
-
-    allow_everywhere(database)
-    until(lambda: spool.depth().reports == 0)
-    assert len(stored_reports(database, "poison")) == 1
+        allow_everywhere(database)
+        until(lambda: spool.depth().reports == 0)
+        assert len(stored_reports(database, "poison")) == 1
 
 
 def test_without_a_spool_a_callback_that_can_be_neither_stored_nor_rejected_is_unavailable(database: Database) -> None:
@@ -606,7 +606,7 @@ def test_without_a_spool_a_callback_that_can_be_neither_stored_nor_rejected_is_u
 
 @ON_POSTGRESQL
 def test_a_portion_of_reports_of_locked_calls_alone_is_skipped(database: Database, spool: Spool) -> None:
-    with ingest_on(database, spool, timedelta(seconds=1)) as receiver:
+    with ingest_on(database, spool, timedelta(seconds=3)) as receiver:
         receiver.receive(request("ReferenceId=locked"))
         spool.append([request("ReferenceId=locked") for _ in range(3)])
         spool.append([request("ReferenceId=last")])
