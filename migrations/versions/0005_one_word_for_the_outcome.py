@@ -32,6 +32,12 @@ INDEXES = (
     ("ix_status_reports_callbacks", "status_reports", ["received_at"], "source = 'callback'"),
     ("ix_status_reports_unread", "status_reports", ["received_at"], "unread IS NOT NULL"),
 )
+MISSING = "settled_at IS NULL AND gave_up_at IS NULL"
+DUE = {
+    "ix_calls_missing": MISSING,
+    "ix_calls_unasked": f"{MISSING} AND lookup_count = 0",
+}
+"""The indexes of what is due; from here on each is split into one of registered calls, and one of the others."""
 NOW = {"postgresql": "now()", "sqlite": "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"}
 
 
@@ -113,6 +119,17 @@ def columns() -> list[tuple[str, sa.Column[Any]]]:
     ]
 
 
+def index(name: str, table: str, of: list[str], condition: str) -> None:
+    """An index of the rows for which the condition holds."""
+    op.create_index(name, table, of, postgresql_where=sa.text(condition), sqlite_where=sa.text(condition))
+
+
+def split(condition: str, *, registered: bool) -> str:
+    """The condition for one half of the calls; ``registered_at`` stands before ``lookup_count``, as in the models."""
+    half = f"{MISSING} AND registered_at IS {'NOT ' if registered else ''}NULL"
+    return condition.replace(MISSING, half)
+
+
 def add(table: str, column: sa.Column[Any]) -> None:
     """Add a column. On SQLite its comment is kept in the text of the table, where Alembic would leave it out."""
     if op.get_context().dialect.name == "sqlite":
@@ -126,8 +143,12 @@ def upgrade() -> None:
     """Add the columns, their indexes and two tables."""
     for table, column in columns():
         add(table, column)
-    for name, table, of, condition in INDEXES:
-        op.create_index(name, table, of, postgresql_where=sa.text(condition), sqlite_where=sa.text(condition))
+    for one in INDEXES:
+        index(*one)
+    for name, condition in DUE.items():
+        op.drop_index(name, "calls")
+        index(name, "calls", ["next_lookup_at", "placed_at"], split(condition, registered=True))
+        index(f"{name}_unregistered", "calls", ["next_lookup_at", "placed_at"], split(condition, registered=False))
     op.create_table(
         "wrong_token_requests",
         sa.Column("hour", moment(), nullable=False, comment="Beginning of the hour, UTC"),
@@ -152,6 +173,10 @@ def downgrade() -> None:
     """Drop them."""
     op.drop_table("due_replay")
     op.drop_table("wrong_token_requests")
+    for name, condition in DUE.items():
+        op.drop_index(f"{name}_unregistered", "calls")
+        op.drop_index(name, "calls")
+        index(name, "calls", ["next_lookup_at", "placed_at"], condition)
     for name, table, _, _ in reversed(INDEXES):
         op.drop_index(name, table)
     for table, column in reversed(columns()):

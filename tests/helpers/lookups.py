@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from webapp.storage.runs import Run
 
 
-def claim(database: Database, due: Due, limit: int, *, now: datetime, until: datetime) -> list[Claimed]:
+def claim(
+    database: Database, due: Due, limit: int, *, now: datetime, until: datetime, reserved: int = 0
+) -> list[Claimed]:
     with database.transaction() as connection:
-        return claims.claim(connection, due, limit, now=now, until=until)
+        return claims.claim(connection, due, limit, now=now, until=until, reserved=reserved)
 
 
 def renew(database: Database, leases: Mapping[str, datetime], until: datetime) -> set[str]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select, text
 
 from webapp.calls import rule
-from webapp.calls.report import StatusReport
+from webapp.calls.report import FIELDS, StatusReport
 from webapp.calls.rule import Call
 from webapp.esms import lookup as esms_lookup
 from webapp.esms import parameters
@@ -41,7 +41,9 @@ def any_of(*values: Any) -> st.SearchStrategy[Any]:
 def report_with(**values: Any) -> StatusReport:
     """A report with these values, final if eSMS's numbers say so."""
     numbers = {name: values.get(name) for name in ("send_status", "call_status", "sent_result")}
-    usual: dict[str, Any] = {"final": is_final(**numbers, undetermined=False), "kind": "voice"}
+    nothing_said = values.get("source") == "lookup" and all(values.get(name) is None for name in FIELDS)
+    kind = None if nothing_said else "voice"
+    usual: dict[str, Any] = {"final": is_final(**numbers, undetermined=False), "kind": kind}
     return StatusReport(**(usual | values))
 
 

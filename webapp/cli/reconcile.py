@@ -92,7 +92,8 @@ def reconcile(
 ) -> None:
     """Ask eSMS (GetSendStatus) about every call whose result never came, and about calls in conflict.
 
-    Calls that were never asked about come first, then those that have been due the longest. Several runs, on one
+    Registered calls come first; while they are due, those known from callbacks alone get one look-up in ten. Of each,
+    those never asked about come first, then those that have been due the longest. Several runs, on one
     machine or on many, share the calls and one rate (RECONCILE_RATE). When eSMS rate-limits look-ups, the rate is
     halved and recovers within minutes. A call that stays open is asked about again after 5 minutes, doubling up to
     6 hours, or up to 30 minutes where no answer came. After 30 look-ups in a row without an answer the run ends.

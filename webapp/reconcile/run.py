@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from webapp.support.settings import Settings
 
 _SAVE_SECONDS = 2.0
+_ONE_IN = 10
 _LEASE_TIMEOUTS = 3
 """Length of a lease in ESMS_TIMEOUT: a short time-out means short leases."""
 
@@ -107,6 +108,7 @@ class Reconciler:
         self._verifying: set[str] = set()
         self._unclosed_run: Run | None = None
         self._claimed = 0
+        self._shared = self._shared_by_unregistered = 0
         self._all_claimed = False
         self._saved_at = time.monotonic()
         self._renewed_at = 0.0
@@ -185,10 +187,21 @@ class Reconciler:
         here, now = time.monotonic(), self._clock.now()
         until = now + self._lease
         found = self._claim_due(due, capacity, now, until)
+        self._note_shares(found)
         self._all_claimed = not found
         self._claimed += len(found)
         self._leases.update(dict.fromkeys((call.reference_id for call in found), until))
         return _Claims(found, here + self._lease.total_seconds())
+
+    def _reserved(self, count: int) -> int:
+        """How many of the next claims are for calls known from callbacks alone: one in ten, while both are due."""
+        return max(0, (self._shared + count) // _ONE_IN - self._shared_by_unregistered)
+
+    def _note_shares(self, claimed: list[Claimed]) -> None:
+        open_calls = [call for call in claimed if not call.verifying]
+        if any(call.registered for call in open_calls):
+            self._shared += len(open_calls)
+            self._shared_by_unregistered += sum(not call.registered for call in open_calls)
 
     def _ask(self, dispatcher: Dispatcher, due: Due, claimed: _Claims) -> Due:
         """Have eSMS asked about these calls; what is due after them."""
@@ -271,7 +284,7 @@ class Reconciler:
     @retrying
     def _claim_due(self, due: Due, limit: int, now: datetime, until: datetime) -> list[Claimed]:
         with self._database.transaction() as connection:
-            return claims.claim(connection, due, limit, now=now, until=until)
+            return claims.claim(connection, due, limit, now=now, until=until, reserved=self._reserved(limit))
 
     @retrying
     def _renew(self, leases: dict[str, datetime], until: datetime) -> set[str]:

@@ -50,6 +50,7 @@ class Claimed:
 
     request: LookupRequest
     placed_at: datetime
+    registered: bool
     verifying: bool
 
     @property
@@ -65,18 +66,19 @@ def is_due(due: Due) -> ColumnElement[bool]:
 
 def due_parts(due: Due) -> list[ColumnElement[bool]]:
     """The same in parts that have no call in common: counted one by one, they need no memory for each call."""
-    parts = _open_parts(due)
+    parts = [*_open_parts(due, registered=True), *_open_parts(due, registered=False)]
     if due.verify_since is not None and due.verify in _UNCONFIRMED:
         parts.append(_to_confirm(due))
     return [and_(part, *due.within.conditions()) for part in parts]
 
 
-def _open_parts(due: Due) -> list[ColumnElement[bool]]:
+def _open_parts(due: Due, *, registered: bool) -> list[ColumnElement[bool]]:
     """Open calls in three parts, each of them in an index that has the longest due first."""
-    missing = and_(is_missing(), calls.c.placed_at <= due.placed_until)
+    these = calls.c.registered_at.is_not(None) if registered else calls.c.registered_at.is_(None)
+    missing = and_(is_missing(), these, calls.c.placed_at <= due.placed_until)
     planned_by_now = calls.c.next_lookup_at <= due.due_until
     parts = [and_(missing, calls.c.next_lookup_at.is_(None)), and_(missing, planned_by_now)]
-    return parts if due.verify == "off" else [*parts, and_(calls.c.conflict, planned_by_now)]
+    return parts if due.verify == "off" else [*parts, and_(calls.c.conflict, these, planned_by_now)]
 
 
 def _to_confirm(due: Due) -> ColumnElement[bool]:
@@ -105,27 +107,44 @@ class _Group:
     verifying: bool = False
 
 
-def _groups(due: Due) -> list[_Group]:
-    """The due calls in the order in which they are claimed: never asked about, asked about, to be confirmed."""
+def _open_groups(due: Due, *, registered: bool) -> list[_Group]:
+    """Open calls in the order in which they are claimed: those never asked about, those asked about."""
     longest_due = (calls.c.next_lookup_at, calls.c.placed_at)
     never = calls.c.lookup_count == literal_column("0")  # as the index says it, or SQLite would not use that
     within = and_(true(), *due.within.conditions())
-    groups = [
-        _Group([and_(part, asked, within) for part in _open_parts(due)], longest_due) for asked in (never, ~never)
-    ]
-    if due.verify_since is not None and due.verify in _UNCONFIRMED:
-        by_age = (calls.c.placed_at, calls.c.reference_id)
-        groups.append(_Group([and_(_to_confirm(due), within)], by_age, sort_key=calls.c.placed_at, verifying=True))
-    return groups
+    parts = _open_parts(due, registered=registered)
+    return [_Group([and_(part, asked, within) for part in parts], longest_due) for asked in (never, ~never)]
 
 
-def claim(connection: Connection, due: Due, limit: int, *, now: datetime, until: datetime) -> list[Claimed]:
-    """Claim up to ``limit`` due calls until then: those never asked about first, then the longest due.
+def _confirming_groups(due: Due) -> list[_Group]:
+    """Settled calls that are to be confirmed, the first placed first."""
+    if due.verify_since is None or due.verify not in _UNCONFIRMED:
+        return []
+    by_age = (calls.c.placed_at, calls.c.reference_id)
+    part = and_(_to_confirm(due), *due.within.conditions())
+    return [_Group([part], by_age, sort_key=calls.c.placed_at, verifying=True)]
 
-    Calls that are to be confirmed come last, the first placed first.
+
+def claim(
+    connection: Connection, due: Due, limit: int, *, now: datetime, until: datetime, reserved: int = 0
+) -> list[Claimed]:
+    """Claim up to ``limit`` due calls until then: registered ones, then those known from callbacks alone.
+
+    Of each, those never asked about come first, then the longest due. ``reserved`` of them are for calls known from
+    callbacks alone, where any are due. Calls that are to be confirmed come last.
     """
+    unregistered = _open_groups(due, registered=False)
+    kept = _claim_in_order(connection, unregistered, reserved, now, until)
+    first = _claim_in_order(connection, _open_groups(due, registered=True), limit - len(kept), now, until)
+    last = [*unregistered, *_confirming_groups(due)]
+    return [*first, *kept, *_claim_in_order(connection, last, limit - len(first) - len(kept), now, until)]
+
+
+def _claim_in_order(
+    connection: Connection, groups: list[_Group], limit: int, now: datetime, until: datetime
+) -> list[Claimed]:
     claimed: list[Claimed] = []
-    for group in _groups(due):
+    for group in groups:
         if wanted := limit - len(claimed):
             claimed += _claim_of(connection, group, wanted, now, until)
     return claimed
@@ -152,11 +171,14 @@ def _claim_of(connection: Connection, group: _Group, limit: int, now: datetime, 
         locked = select(key).where(*still).order_by(group.sort_key).limit(limit).with_for_update(skip_locked=True)
         mine = locked.cte("mine")
         claim = update(calls).where(key.in_(select(mine.c.reference_id))).values(claimed_until=until)
-        columns = (key, calls.c.esms_id, calls.c.kind, calls.c.placed_at, group.sort_key.label("sort_key"))
-        claimed = connection.execute(claim.returning(*columns)).all()
+        columns = (key, calls.c.esms_id, calls.c.kind, calls.c.placed_at, calls.c.registered_at)
+        claimed = connection.execute(claim.returning(*columns, group.sort_key.label("sort_key"))).all()
         if claimed or len(names) < limit * _RUNS_AT_ONCE:
             rows = sorted(claimed, key=lambda row: (row.sort_key, row.reference_id))
-            return [Claimed(LookupRequest(*row[:3]), row.placed_at, group.verifying) for row in rows]
+            return [
+                Claimed(LookupRequest(*row[:3]), row.placed_at, row.registered_at is not None, group.verifying)
+                for row in rows
+            ]
     return []
 
 

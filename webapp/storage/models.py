@@ -182,8 +182,9 @@ class CallRow(Base):
     )
 
 
-_MISSING = text("settled_at IS NULL AND gave_up_at IS NULL")
-_UNASKED = text("settled_at IS NULL AND gave_up_at IS NULL AND lookup_count = 0")
+_MISSING = "settled_at IS NULL AND gave_up_at IS NULL AND registered_at IS NOT NULL"
+_UNREGISTERED = "settled_at IS NULL AND gave_up_at IS NULL AND registered_at IS NULL"
+_UNASKED = " AND lookup_count = 0"
 
 Index("ix_calls_placed_at", CallRow.placed_at, CallRow.reference_id)
 Index(
@@ -207,20 +208,21 @@ Index(
     postgresql_where=text("campaign IS NOT NULL"),
     sqlite_where=text("campaign IS NOT NULL"),
 )
-Index(
-    "ix_calls_missing",
-    CallRow.next_lookup_at,
-    CallRow.placed_at,
-    postgresql_where=_MISSING,
-    sqlite_where=_MISSING,
-)
-Index(
-    "ix_calls_unasked",
-    CallRow.next_lookup_at,
-    CallRow.placed_at,
-    postgresql_where=_UNASKED,
-    sqlite_where=_UNASKED,
-)
+# Each call is in the indexes of one half alone: callbacks about calls that nobody registered (forged ones, say) make
+# those of the registered ones no longer.
+for _name, _condition in (
+    ("ix_calls_missing", _MISSING),
+    ("ix_calls_missing_unregistered", _UNREGISTERED),
+    ("ix_calls_unasked", _MISSING + _UNASKED),
+    ("ix_calls_unasked_unregistered", _UNREGISTERED + _UNASKED),
+):
+    Index(
+        _name,
+        CallRow.next_lookup_at,
+        CallRow.placed_at,
+        postgresql_where=text(_condition),
+        sqlite_where=text(_condition),
+    )
 Index(
     "ix_calls_conflict",
     CallRow.next_lookup_at,

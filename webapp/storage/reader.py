@@ -122,7 +122,8 @@ class Reader:
     def due(self, due: Due, at_most: int) -> tuple[int, list[str]]:
         """How many calls are due, and the first of them in the order of look-ups."""
         to_be_confirmed = and_(calls.c.settled_at.is_not(None), ~calls.c.conflict)
-        in_order = (to_be_confirmed, and_(~to_be_confirmed, calls.c.lookup_count > 0), DUE_SINCE)
+        parts = (calls.c.registered_at.is_(None), calls.c.lookup_count > 0)
+        in_order = (to_be_confirmed, *(and_(~to_be_confirmed, part) for part in parts), DUE_SINCE)
         first = select(calls.c.reference_id).where(is_due(due)).order_by(*in_order)
         counts = [select(func.count()).select_from(calls).where(part).scalar_subquery() for part in due_parts(due)]
         numbers = select(*counts)

@@ -30,6 +30,7 @@ from reconciling import (
 )
 
 from webapp.cli import reconcile
+from webapp.esms.sandbox.calls import normalised
 from webapp.reconcile.run import Progress
 from webapp.storage.models import calls
 from webapp.storage.runs import Run
@@ -185,6 +186,25 @@ def test_which_settled_calls_are_asked_about_is_a_setting(
             assert (call.confirmed_at is not None) == (kind in wanted)
             assert call.conflict == (kind == "conflict" and kind not in wanted)
             assert (call.next_lookup_at is None) == (not call.conflict)
+
+
+@ON_SQLITE
+def test_registered_calls_come_first_and_the_others_get_one_look_up_in_ten(
+    esms: Sandbox, database: Database, reconcile: Command
+) -> None:
+    """So forged callbacks, however many, delay no registered call; and the registered ones delay no other for ever."""
+    registered = missing(esms, database, 90)
+    others = [normalised(call.reference_id) for call in esms.place(60)]
+    now = datetime.now(UTC)
+    Writer(database).record([callback(name, received_at=now - HOUR, send_status=2) for name in others], now)
+
+    reconcile(RECONCILE_CONCURRENCY="4")
+
+    in_order = [name in registered for name in asked(esms)]
+    assert len(in_order) == 150
+    assert 8 <= in_order[:100].count(False) <= 12
+    assert in_order[:50].count(False) >= 3
+    assert not any(in_order[110:])
 
 
 @pytest.mark.parametrize("fault", ["garbage", "105", "not-final", "reset"])

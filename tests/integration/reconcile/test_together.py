@@ -461,7 +461,7 @@ def test_a_callback_that_settles_the_call_in_the_middle_of_a_look_up_that_fails_
 def test_calls_never_asked_about_come_first_however_long_others_are_due(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
-    """Of these, also one that a person inserted with its id alone."""
+    """Of these, also one that a person inserted as registered."""
     broken = missing(esms, database, 1000, ago=10 * HOUR)
     change_by_hand(
         database,
@@ -470,7 +470,8 @@ def test_calls_never_asked_about_come_first_however_long_others_are_due(
     esms.faults = dict.fromkeys(broken, "garbage")
     new = missing(esms, database, 3)
     change_by_hand(database, "INSERT INTO calls (reference_id) VALUES ('by-hand')")
-    change(database, "by-hand", placed_at=datetime.now(UTC) - 30 * MINUTE)
+    at = datetime.now(UTC) - 30 * MINUTE
+    change(database, "by-hand", placed_at=at, registered_at=at)
 
     reconcile("--limit", "8", RECONCILE_CONCURRENCY="1")
 

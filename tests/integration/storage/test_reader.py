@@ -365,7 +365,7 @@ def test_what_is_due_is_counted_and_named_in_the_order_in_which_it_is_asked_abou
     assert reader.due(Due(placed_until=at(9), due_until=at(9)), 10) == (2, ["older", "missing"])
     assert reader.due(Due(placed_until=at(HOUR), due_until=at(HOUR)), 10) == (
         4,
-        ["older", "missing", "conflict", "asked"],
+        ["older", "missing", "asked", "conflict"],
     )
     assert reader.due(Due(placed_until=at(HOUR), due_until=at(HOUR)), 0) == (4, [])
 

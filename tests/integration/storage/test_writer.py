@@ -250,6 +250,7 @@ LARGEST: dict[str, Any] = {
     "phone": "'\"\\%\n\t" + "€" * 194,
     "unread": ",".join(["CallStatus", "CallDuration", "Ivr", "SendStatus", "SentResult", "Price", "CID"] * 5),
     "payload": parameters.storable_json({"\0": "\udc80" + "😀" * 65_536}),
+    "esms_id": None,
     "remote_addr": "2001:0db8:0000:0000:0000:ff00:0042:8329%eth0",
 }
 SMALLEST: dict[str, Any] = {
@@ -738,7 +739,7 @@ BY_HAND = f"""
 def test_rows_that_people_insert_with_the_columns_of_the_contract_are_found(database: Database) -> None:
     change_by_hand(database, BY_HAND)
 
-    assert claim(database, 0) == ["conflict", "missing", "asked"]
+    assert claim(database, 0) == ["missing", "asked", "conflict"]
 
 
 def test_what_people_insert_of_a_call_is_as_good_as_registered(writer: Writer, database: Database) -> None:
