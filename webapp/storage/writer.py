@@ -289,6 +289,7 @@ class _LockedCalls:
         self._absent: set[str] = set()
         self._history: dict[str, list[StatusReport]] = {}
         self._new: list[StatusReport] = []
+        self._wrong_phones: set[str] = set()
         self.calls: dict[str, Call] = {}
         self.effects: dict[UUID, Effect] = {}
 
@@ -392,12 +393,22 @@ class _LockedCalls:
         """Make every call the fold of its history; those that differed."""
         differing = []
         self._read_histories(self.calls)
+        self._read_wrong_phones()
         for reference_id, before in self.calls.items():
             after = schedule.plan(before, rule.fold_all(before, self._reports_of(reference_id)), self._now)
-            if after != before:
-                differing.append(_difference(before, after))
+            if after != before or reference_id in self._wrong_phones:
+                of_phone = ("phone_e164",) if reference_id in self._wrong_phones else ()
+                differing.append(_difference(before, after, of_phone))
                 self.calls[reference_id] = after
         return differing
+
+    def _read_wrong_phones(self) -> None:
+        """Find the calls whose phone is not in its one form: older ones, and those that were inserted by SQL."""
+        columns = select(calls.c.reference_id, calls.c.phone, calls.c.phone_e164)
+        rows = self._connection.execute(
+            columns.where(bulk.is_one_of(self._connection, calls.c.reference_id, self.calls))
+        )
+        self._wrong_phones = {row.reference_id for row in rows if row.phone_e164 != e164(row.phone)}
 
     def write(self, **columns: Any) -> None:
         """Write the reports that are new and the calls that changed; ``columns`` of those that changed, besides.
@@ -409,7 +420,7 @@ class _LockedCalls:
             _changing_values(call)
             | {"phone_e164": e164(call.phone), "updated_at": self._now, **columns, "reference_id": name}
             for name, call in self.calls.items()
-            if name not in self._absent and call != self._before[name]
+            if name not in self._absent and (call != self._before[name] or name in self._wrong_phones)
         ]
         new = [_report_values(report) | {"effect": self.effects[report.id]} for report in self._new]
         if absent and bulk.insert_absent(self._connection, calls, absent) < len(absent):
@@ -494,10 +505,10 @@ _READ_COLUMNS = [column for column in _REPORT_COLUMNS if column.name in {*FIELDS
 _read_values = _Values([*_READ_COLUMNS, status_reports.c.id])
 
 
-def _difference(before: Call, after: Call) -> Refolded:
+def _difference(before: Call, after: Call, besides: tuple[str, ...]) -> Refolded:
     differ = tuple(field.name for field in fields(Call) if getattr(before, field.name) != getattr(after, field.name))
     outcomes = outcome(before, REJECTED), outcome(after, REJECTED)
-    return Refolded(after.reference_id, differ, outcomes if outcomes[0] != outcomes[1] else None)
+    return Refolded(after.reference_id, differ + besides, outcomes if outcomes[0] != outcomes[1] else None)
 
 
 def _first_received(reports: Iterable[StatusReport]) -> dict[str, datetime]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from makers import NOW, at, callback, change_by_hand, lookup, stored_call, stored_reports
 
+from webapp.calls.rule import Registration
+from webapp.storage.filters import CallFilter
 from webapp.storage.models import due_replay
 from webapp.storage.rejected import OTHER_CHANNEL
 
@@ -160,3 +162,21 @@ def test_unread_values_are_read_again_and_their_calls_folded_anew(writer: Writer
 @pytest.mark.parametrize("options", [["--check", "--unread"], ["--rejected", "--unread"], ["--since", "today"]])
 def test_options_that_do_not_go_together_are_a_usage_error(options: list[str]) -> None:
     assert run("replay", *options).exit_code == 2
+
+
+@SET
+def test_a_replay_gives_phones_their_one_form(writer: Writer, database: Database, reader: Reader) -> None:
+    """Calls that were stored by an older version, or inserted by SQL, have none; they are found after it."""
+    writer.register([Registration(reference_id=name, phone="0901 888 484") for name in "ab"], NOW)
+    change_by_hand(database, "UPDATE calls SET phone_e164 = NULL WHERE reference_id = 'a'")
+    change_by_hand(database, "INSERT INTO calls (reference_id, phone) VALUES ('c', '+84901888484')")
+    untouched = reader.call("b")
+
+    checked, replayed = run("replay", "--check"), run("replay")
+
+    assert (checked.exit_code, checked.stdout) == (1, "a\nc\n")
+    assert "by column: phone_e164 2" in replayed.stderr
+    found, _ = reader.page(CallFilter(phone="84901888484"), None, 10)
+    assert {call["reference_id"] for call in found} == {"a", "b", "c"}
+    assert reader.call("b") == untouched
+    assert done("replay", "--check") == ""
