@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode
@@ -69,15 +70,17 @@ def url_of(database: Database) -> str:
 @contextmanager
 def of_role(url: str) -> Iterator[str]:
     """The URL for a role with odd settings."""
+    role = f"odd_{uuid.uuid4().hex}"
     with connection_to(url) as connection:
-        connection.execute("CREATE ROLE odd LOGIN SUPERUSER PASSWORD 'odd'")
+        connection.execute(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'odd'".encode())
         for name, value in ODD.items():
-            connection.execute(f"ALTER ROLE odd SET {name} = '{value}'".encode())
+            connection.execute(f"ALTER ROLE {role} SET {name} = '{value}'".encode())
     try:
-        yield make_url(url).set(username="odd", password="odd").render_as_string(hide_password=False)
+        yield make_url(url).set(username=role, password="odd").render_as_string(hide_password=False)
     finally:
         with connection_to(url) as connection:
-            connection.execute("DROP ROLE odd")
+            connection.execute(f"DROP OWNED BY {role}".encode())
+            connection.execute(f"DROP ROLE {role}".encode())
 
 
 @contextmanager
@@ -218,9 +221,26 @@ def test_of_several_hosts_the_one_that_answers_is_used(database: Database) -> No
         second.close()
 
 
-@NEEDS_PGBOUNCER
-def test_a_database_is_migrated_through_pgbouncer(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pgbouncer(empty_database_url) as pooled:
-        monkeypatch.setenv("DATABASE_URL", pooled)
+@pytest.mark.parametrize("settings_of", EVERY_WAY)
+def test_a_database_is_migrated_whatever_the_settings(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch, settings_of: Any
+) -> None:
+    with settings_of(empty_database_url) as url:
+        monkeypatch.setenv("DATABASE_URL", url)
         assert "(was empty)" in done("migrate")
         assert "(was there already)" in done("migrate")
+
+
+def test_a_schema_of_its_own_beside_another_application_is_enough(
+    empty_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connection_to(empty_database_url) as connection:
+        connection.execute("CREATE TABLE calls (number integer)")
+        connection.execute("CREATE TABLE alembic_version (version_num varchar(32))")
+        connection.execute("INSERT INTO alembic_version VALUES ('1975ea83b712')")
+        connection.execute("CREATE SCHEMA voice")
+    url = make_url(empty_database_url).update_query_dict({"options": "-csearch_path=voice"})
+    monkeypatch.setenv("DATABASE_URL", url.render_as_string(hide_password=False))
+    assert "(was empty)" in done("migrate")
+    assert "(was there already)" in done("migrate")
+    assert len(done("export").splitlines()) == 1
