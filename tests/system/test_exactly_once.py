@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -517,13 +518,19 @@ def early_answers(trace: Path, kept_in: str) -> tuple[int, list[str]]:
     return answered, early
 
 
+MIGRATE = [COMMAND, "migrate"]
+MAKE_TOKENS = [sys.executable, "-c", "from webapp.support.settings import load_settings as l; l().make_tokens()"]
+
+
 @TRACED
-@pytest.mark.parametrize("command", ["migrate", "callback-url"])
-def test_instance_folder_and_its_files_are_synced_before_an_answer_relies_on_them(tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize("command", [MIGRATE, MAKE_TOKENS], ids=["migrate", "tokens"])
+def test_instance_folder_and_its_files_are_synced_before_an_answer_relies_on_them(
+    tmp_path: Path, command: list[str]
+) -> None:
     trace, folder = tmp_path / "trace", tmp_path / "new" / "instance"
     words = [str(STRACE), "-f", "-qq", "-y", "-e", "trace=mkdir,mkdirat,link,linkat,fsync", "-e", "signal=none", "-o"]
     environment = os.environ | {"INSTANCE_DIR": str(folder)}
-    subprocess.run([*words, str(trace), COMMAND, command], check=True, env=environment, cwd=tmp_path, timeout=120)
+    subprocess.run([*words, str(trace), *command], check=True, env=environment, cwd=tmp_path, timeout=120)
 
     due: list[str] = []
     named = 0
@@ -533,7 +540,7 @@ def test_instance_folder_and_its_files_are_synced_before_an_answer_relies_on_the
             due.append(made[1].rpartition("/")[0])
         elif synced := re.search(r"fsync\(\d+<([^>]+)>\).*= 0$", line):
             due = [parent for parent in due if parent != synced[1]]
-    assert named == {"migrate": 2, "callback-url": 3}[command]
+    assert named == (2 if command is MIGRATE else 4)
     assert due == []
 
 

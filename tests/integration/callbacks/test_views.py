@@ -83,6 +83,7 @@ def serving(settings: Settings, **changes: Any) -> Iterator[FlaskClient]:
     """A client of an application with other settings."""
     app = create_app(settings.model_copy(update=changes))
     yield app.test_client()
+    app.extensions["wrong_tokens"].close()
     app.extensions["database"].close()
     app.extensions["ingest"].close()
 

@@ -69,6 +69,7 @@ def count(found: Counts, name: str, **labels: str) -> float:
 def app_on(settings: Settings, **changes: Any) -> Iterator[FlaskClient]:
     app = create_app(settings.model_copy(update=changes))
     yield app.test_client()
+    app.extensions["wrong_tokens"].close()
     app.extensions["database"].close()
     app.extensions["ingest"].close()
 
@@ -97,6 +98,8 @@ def test_a_database_that_is_not_migrated_is_not_ready_until_it_is(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", empty_database_url)
     monkeypatch.setenv("INSTANCE_DIR", str(tmp_path / "instance"))
+    monkeypatch.setenv("CALLBACK_TOKEN", CALLBACK_TOKEN)
+    monkeypatch.setenv("API_TOKEN", API_TOKEN)
     database = Database(empty_database_url)
     with database.transaction() as connection:
         connection.execute(text("CREATE TABLE other (x integer)"))
@@ -106,6 +109,7 @@ def test_a_database_that_is_not_migrated_is_not_ready_until_it_is(
     database.migrate()
     assert app.test_client().get("/readyz").status_code == 200
 
+    app.extensions["wrong_tokens"].close()
     app.extensions["database"].close()
     app.extensions["ingest"].close()
     database.close()
