@@ -91,6 +91,7 @@ def _open_what_is_closed() -> None:
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             handle = os.open(os.devnull, os.O_RDWR)  # The lowest number that is free: its own.
+            os.set_inheritable(handle, True)  # noqa: FBT003 - its only argument
             if name != "stdin":
                 setattr(sys, name, os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace"))
 
