@@ -155,7 +155,7 @@ def test_tour_works_as_written(clone: Path, empty_database_url: str) -> None:
         with background(clone, alarm, environment) as (_, progress):
             _wait_for("Answering look-ups", progress)
             needs_a_person = terminal(clone, ask.commands, environment, returncode=1)
-            assert re.search(r"^! .*LOOKUP_SHARE_WARN", needs_a_person.splitlines()[-1])
+            assert re.search(r"^! .*LOOKUP_SHARE_WARN", needs_a_person, re.MULTILINE)
 
         assert_shown(callback.output, terminal(clone, callback.commands, environment))
         assert_shown('{"result": "duplicate"}', terminal(clone, callback.commands, environment))
