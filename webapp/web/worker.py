@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import gevent
-from gunicorn.http.errors import NoMoreData
+from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -35,6 +35,7 @@ _PIPELINED_PAUSE_SECONDS = 0.01
 """Pauses of a connection that need not wait for its client. They end by a timer, for gevent looks at its sockets before
 its timers: ready greenlets that only yield (``sleep(0)``) go on up to 50 times before it does."""
 _REFUSALS = ("401", "404", "405", "413")
+_UNAVAILABLE = b'{"error":"Internal error; send the request again later."}\n'
 _UNREADABLE = b'{"error":"This is no HTTP request that can be read."}\n'
 
 
@@ -221,11 +222,19 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self._end_idle(connection)
 
     def handle_error(self, _request: object, connection: Any, address: Any, error: BaseException) -> None:
-        """Answer a request that cannot be read. The answer repeats nothing of it: it may hold the callback token."""
-        self.log.warning("request from %s cannot be read: %s", address and address[0], type(error).__name__)
-        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {len(_UNREADABLE)}\r\n"
+        """Answer a request that cannot be read. The answer repeats nothing of it: it may hold the callback token.
+
+        A bug is answered 503, so that eSMS sends the callback again.
+        """
+        if isinstance(error, ParseException | UnicodeError):
+            self.log.warning("request from %s cannot be read: %s", address and address[0], type(error).__name__)
+            status, body = "400 Bad Request", _UNREADABLE
+        else:
+            self.log.error("request from %s answered 503; this is a bug", address and address[0], exc_info=error)
+            status, body = "503 Service Unavailable\r\nRetry-After: 10", _UNAVAILABLE
+        head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         with suppress(OSError):
-            connection.sendall(f"{head}Connection: close\r\n\r\n".encode() + _UNREADABLE)
+            connection.sendall(f"{head}Connection: close\r\n\r\n".encode() + body)
             connection.flush()
 
 

@@ -1,9 +1,11 @@
 """Changes two things in how gunicorn reads requests.
 
-1. gunicorn (since 23) answers 400 to a request line with blanks or letters that are not ASCII. A callback with values
-   that are not URL-encoded (*assumed*: ``CallStatus=NO ANSWER``) would be lost. Needed until gunicorn has a setting.
+1. gunicorn (since benoitc/gunicorn#3059) answers 400 to a request line with blanks or letters that are not ASCII. A
+   callback with values that are not URL-encoded (*assumed*: ``CallStatus=NO ANSWER``) would be lost. Needed until
+   gunicorn has a setting; no issue asks for one yet.
 2. gunicorn reads a body that the application left unread to its end, however long it is, to keep the connection. Here
-   such an answer says ``Connection: close``. Needed until gunicorn limits what it reads there for every worker.
+   such an answer says ``Connection: close``. Needed until gunicorn limits what it reads there for every worker; no
+   issue asks for it yet.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A log handler that never blocks on a pipe whose reader has stopped.
 
 ``logging.StreamHandler`` waits when the pipe is full: a log reader that hangs would stop the server. Needed until the
-standard library can write to a stream without waiting.
+standard library can write to a stream without waiting; no issue of CPython asks for it yet.
 """
 
 from __future__ import annotations

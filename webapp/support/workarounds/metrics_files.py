@@ -1,7 +1,8 @@
 """Lets prometheus-client count on a full disk.
 
 The library maps files that are only as long as their contents: writing to them once the disk is full ends the process
-(SIGBUS). Needed until prometheus-client allocates its files, or has a setting for the class that does.
+(SIGBUS). And a process that is killed while it makes its file leaves an empty one, and then every reading fails
+(prometheus/client_python#1199). Needed until prometheus-client allocates its files before it names them.
 """
 
 from __future__ import annotations
