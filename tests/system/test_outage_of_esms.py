@@ -33,7 +33,7 @@ from reconciling import (
 )
 from running import free_port
 
-from webapp.esms.lookup import LookupAnswer
+from webapp.esms.lookup import LookupAnswer, LookupRequest
 from webapp.reconcile.run import Progress, Reconciler
 from webapp.storage.models import calls, lookup_rate
 from webapp.support.settings import load_settings
@@ -333,8 +333,8 @@ def test_the_longest_pause_is_an_hour(esms: Sandbox, database: Database) -> None
             stop.set()
 
     class Busy:
-        def look_up(self, reference_id: str) -> LookupAnswer:
-            return LookupAnswer(reference_id, "http-429", retry_after_seconds=10**20)
+        def look_up(self, request: LookupRequest, **_: object) -> LookupAnswer:
+            return LookupAnswer(request.reference_id, "http-429", retry_after_seconds=10**20)
 
         def close(self) -> None:
             pass

@@ -10,7 +10,8 @@ import logging
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, quote_plus
 
 import requests
@@ -21,6 +22,9 @@ from webapp.esms.lookup import TIMEOUT, UNREADABLE, LookupAnswer, LookupRequest
 from webapp.esms.network import Network, Way
 from webapp.support.redaction import redact
 from webapp.support.workarounds.urllib3_deadline import DeadlineSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ANSWER_LIMIT = 1024 * 1024
 """Bytes of an answer; *assumed*: the published ones have under 200."""
@@ -72,23 +76,26 @@ class Client:
         self._verify = str(network.ca_bundle) if network.ca_bundle else True
         self._idle_sessions: list[DeadlineSession] = []
 
-    def look_up(self, request: LookupRequest) -> LookupAnswer:
+    def look_up(self, request: LookupRequest, *, may_repeat: Callable[[], bool] = lambda: True) -> LookupAnswer:
         """What eSMS says about the call now, within the timeout; never raises.
 
+        Where a kept connection has ended before any byte of an answer came, ``may_repeat`` says whether the request may
+        leave once more, on a new one.
         A call whose kind is not known is looked up as a voice OTP, too, if eSMS does not know it as a voice call. If
         that brings no answer, the call is not known yet.
         """
         session = self._take_session()
         try:
             with session.deadline(self._timeout_seconds):
+                ask = partial(self._ask, session, request, may_repeat)
                 if self._message is None or request.kind == "voice":
-                    return self._ask(session, self._voice, request)
+                    return ask(self._voice)
                 if request.kind == "otp":
-                    return self._ask(session, self._message, request)
-                answer = self._ask(session, self._voice, request)
+                    return ask(self._message)
+                answer = ask(self._voice)
                 if answer.kind != "not_found":
                     return answer
-                otp_answer = self._ask(session, self._message, request)
+                otp_answer = ask(self._message)
                 return otp_answer if otp_answer.answered and otp_answer.kind != "not_found" else answer
         finally:
             self._idle_sessions.append(session)
@@ -109,12 +116,14 @@ class Client:
             session.verify = self._verify
             return session
 
-    def _ask(self, session: DeadlineSession, function: _Function, request: LookupRequest) -> LookupAnswer:
+    def _ask(
+        self, session: DeadlineSession, request: LookupRequest, may_repeat: Callable[[], bool], function: _Function
+    ) -> LookupAnswer:
         reference_id = request.reference_id
         code, error = TIMEOUT, None
         try:
             asked_at = datetime.now(UTC)
-            with self._open(session, function, request) as response:
+            with self._open(session, request, may_repeat, function) as response:
                 answer = self._read(response, reference_id, asked_at)
             if not session.deadline_passed:
                 return answer
@@ -129,7 +138,9 @@ class Client:
         code, problem = network.failure(error, function.way, connected=session.connected)
         return LookupAnswer(reference_id, code, problem=redact(problem, self._spellings))
 
-    def _open(self, session: DeadlineSession, function: _Function, request: LookupRequest) -> requests.Response:
+    def _open(
+        self, session: DeadlineSession, request: LookupRequest, may_repeat: Callable[[], bool], function: _Function
+    ) -> requests.Response:
         """The response, of which only the head is read yet. If a kept connection has ended, a new one is made once."""
         query = {**self._keys, function.id_name: request.esms_id or request.reference_id}
         for _ in range(2):
@@ -145,7 +156,7 @@ class Client:
             except requests.ConnectionError as error:
                 failed = error
                 ended = session.kept_connection and network.kept_connection_ended(error)
-                if not ended or session.deadline_passed:  # then it was cut here
+                if not ended or session.deadline_passed or not may_repeat():  # a passed deadline cuts it here
                     break
         raise failed
 

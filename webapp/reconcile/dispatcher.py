@@ -6,6 +6,7 @@ What an answer means for its call is decided in ``storage.writer``.
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,6 +69,8 @@ class Dispatcher:
         self._rate_limited: dict[str, LookupAnswer] = {}
         self._repeats: Counter[str] = Counter()
         self._closed = False
+        self._counting = threading.Lock()
+        self._unjudged = self._repeated = 0
         self._slowed_down_at = 0.0
         self.slowed_down = 0
         """How often eSMS wanted to be asked more slowly."""
@@ -105,7 +108,7 @@ class Dispatcher:
     @property
     def _limit(self) -> int:
         """How many look-ups may be in flight or about to leave."""
-        return min(2 * self._concurrency, UNANSWERED_LIMIT - self.unanswered.total())
+        return min(2 * self._concurrency, UNANSWERED_LIMIT - self.unanswered.total() - self._repeated)
 
     @property
     def unconcluded(self) -> list[str]:
@@ -173,9 +176,28 @@ class Dispatcher:
         """In a thread: ask about the call in the next slot, if its answer then comes before its lease ends."""
         if self._rate_limiter.wait():
             left_at = time.monotonic()
-            if left_at + self._longest_look_up < self._leases[reference_id]:
-                return _Finished(reference_id, self._client.look_up(self._requests[reference_id]), left_at)
+            if left_at + self._longest_look_up < self._leases[reference_id] and self._may_leave():
+                answer = self._client.look_up(self._requests[reference_id], may_repeat=self._may_repeat)
+                return _Finished(reference_id, answer, left_at)
         return _Finished(reference_id, None, 0.0)
+
+    def _may_leave(self) -> bool:
+        """In a thread: whether one more look-up may leave before the next answer."""
+        with self._counting:
+            may = self._requests_since_answer < UNANSWERED_LIMIT
+            self._unjudged += may
+            return may
+
+    def _may_repeat(self) -> bool:
+        """In a thread: whether a request may leave once more, on a new connection; it counts like a look-up."""
+        with self._counting:
+            may = self._requests_since_answer < UNANSWERED_LIMIT
+            self._repeated += may
+            return may
+
+    @property
+    def _requests_since_answer(self) -> int:
+        return self.unanswered.total() + self._unjudged + self._repeated
 
     def _judge(self, finished: _Finished) -> LookupAnswer | None:
         """The answer, if it is to be concluded; sees to what it means for the run."""
@@ -186,12 +208,7 @@ class Dispatcher:
             self._slow_down(answer, finished.left_at)
         if answer.clock_ahead is not None:
             self.clock_ahead = answer.clock_ahead
-        if answer.answered:
-            self.answered_at = time.monotonic()
-            if not self.ended:
-                self.unanswered.clear()
-        else:
-            self.unanswered[answer.code] += 1
+        self._count(answer)
         if answer.refused:
             self._end("refused")
             self.refused_code = answer.code
@@ -199,6 +216,17 @@ class Dispatcher:
         if self.unanswered.total() >= NO_ANSWER_LIMIT:
             self._end("no answer")
         return None if self._repeat(answer) else answer
+
+    def _count(self, answer: LookupAnswer) -> None:
+        with self._counting:
+            self._unjudged -= 1
+            if not answer.answered:
+                self.unanswered[answer.code] += 1
+                return
+            self.answered_at = time.monotonic()
+            if not self.ended:
+                self.unanswered.clear()
+                self._repeated = 0
 
     def _not_left(self, reference_id: str) -> LookupAnswer | None:
         """What to do with a call whose look-up did not leave: its lease is too short, or all is closed."""

@@ -13,7 +13,7 @@ import trustme
 from constants import API_KEY, SECRET_KEY
 from makers import callback, stored_call, stored_reports
 from peers import connect_proxy, peer, replying, saying, server_context
-from reconciling import ON_SQLITE, Command, asked, counts, make_due, missing, rows
+from reconciling import ON_SQLITE, Command, asked, counts, everything, make_due, missing, rows
 
 from webapp.calls.rule import Registration
 from webapp.esms.sandbox.calls import normalised
@@ -115,6 +115,23 @@ def test_a_socks_proxy_is_refused_in_words_where_it_would_be_used(esms: Sandbox,
     assert "hidden" not in result.output
     assert reconcile(**https, NO_PROXY=".example.vn").exit_code == 0
     assert reconcile(**(https | {"ESMS_API_URL": esms.api_url})).exit_code == 0
+
+
+@pytest.mark.parametrize("refusal", ["407 Proxy Authentication Required", ""])
+def test_the_proxys_password_is_shown_nowhere(
+    esms: Sandbox, database: Database, reconcile: Command, caplog: pytest.LogCaptureFixture, refusal: str
+) -> None:
+    """Whether the proxy refuses, or what is behind it cannot be trusted."""
+    missing(esms, database, 1)
+    context = server_context(trustme.CA(), "127.0.0.1")
+    with connect_proxy(refusal) as proxy, peer(saying(CodeResponse="100"), context) as served:
+        proxy_url = proxy.url.replace("http://", "http://someone:hidden%2Fword@")
+        result = reconcile(*NOW, ESMS_API_URL=served.url, HTTPS_PROXY=proxy_url)
+        assert len(proxy.requests) == 1
+    assert result.exit_code == 1
+    assert ("does not connect to 127.0.0.1 (407 Proxy" in result.stdout) == bool(refusal)
+    shown = f"{result.output} {caplog.text} {everything(database)}"
+    assert [word for word in ("hidden", "c29tZW9uZTpoaWRkZW4vd29yZA==") if word in shown] == []
 
 
 # When eSMS last answered

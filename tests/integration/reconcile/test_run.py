@@ -676,7 +676,7 @@ def test_a_run_that_meets_what_nobody_expected_is_recorded_as_died(
 ) -> None:
     missing(esms, database, 1)
 
-    def look_up(*_: object) -> NoReturn:
+    def look_up(*_: object, **__: object) -> NoReturn:
         raise KeyError(f"ApiKey={API_KEY}")
 
     monkeypatch.setattr(Client, "look_up", look_up)

@@ -310,10 +310,10 @@ def test_a_run_that_breaks_off_releases_its_calls_once_no_look_up_is_in_flight(
     in_flight: set[str] = set()
     at_release: list[int] = []
 
-    def counted(client: Client, request: LookupRequest) -> LookupAnswer:
+    def counted(client: Client, request: LookupRequest, **given: Any) -> LookupAnswer:
         in_flight.add(request.reference_id)
         try:
-            return look_up(client, request)
+            return look_up(client, request, **given)
         finally:
             in_flight.discard(request.reference_id)
 

@@ -51,11 +51,14 @@ class ESMS:
         self.may_answer = threading.Event()
         self.may_answer.set()
         self.retry_after_seconds: float | None = None
+        self.kept_connections_end = False
         self._code = code
 
-    def look_up(self, request: LookupRequest) -> LookupAnswer:
+    def look_up(self, request: LookupRequest, *, may_repeat: Callable[[], bool]) -> LookupAnswer:
         reference_id = request.reference_id
         self.asked.append(reference_id)
+        if self.kept_connections_end and may_repeat():
+            self.asked.append(reference_id)
         if reference_id not in self.codes:
             assert self.may_answer.wait(20)
         code = self.codes.get(reference_id, self._code)
@@ -243,6 +246,34 @@ def test_any_answer_begins_the_count_anew(settings: Callable[..., Settings], cod
 
 
 @pytest.mark.parametrize("concurrency", [1, 2, 8, 29, 30, 60, 256])
+def test_requests_that_are_repeated_on_a_new_connection_count_among_the_60(
+    settings: Callable[..., Settings], concurrency: int
+) -> None:
+    esms = ESMS(code="unreachable")
+    esms.kept_connections_end = True
+    with dispatching(esms, settings(concurrency)) as dispatcher:
+        waiting = calls(200)
+        while not dispatcher.ended:
+            if capacity := dispatcher.capacity:
+                ask(dispatcher, [waiting.pop() for _ in range(capacity)], NO_LEASE)
+            dispatcher.answers()
+
+    assert 30 <= len(esms.asked) <= 60
+    assert concurrency > 8 or len(esms.asked) > len(set(esms.asked))
+
+
+def test_an_answer_lets_kept_connections_be_replaced_again(settings: Callable[..., Settings]) -> None:
+    esms = ESMS()
+    esms.kept_connections_end = True
+    with dispatching(esms, settings(1)) as dispatcher:
+        for name in calls(100):
+            ask(dispatcher, [name], NO_LEASE)
+            assert concluded(dispatcher) == [name]
+
+    assert len(esms.asked) == 200
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 8, 29, 30, 60, 256])
 @pytest.mark.parametrize("code", ["unreachable", "http-503"])
 def test_at_most_60_look_ups_leave_between_two_answers_whatever_the_concurrency(
     settings: Callable[..., Settings], concurrency: int, code: str
@@ -334,8 +365,8 @@ def test_the_rate_is_halved_once_for_all_look_ups_that_left_at_the_same_rate(
     settings: Callable[..., Settings],
 ) -> None:
     class Busy(ESMS):
-        def look_up(self, request: LookupRequest) -> LookupAnswer:
-            answer, reference_id = super().look_up(request), request.reference_id
+        def look_up(self, request: LookupRequest, *, may_repeat: Callable[[], bool]) -> LookupAnswer:
+            answer, reference_id = super().look_up(request, may_repeat=may_repeat), request.reference_id
             return answer if self.asked.count(reference_id) > 1 else LookupAnswer(reference_id, "160")
 
     esms, limiter = Busy(), Unlimited()
@@ -379,7 +410,7 @@ def test_a_rate_limit_counts_at_once_and_not_with_the_next_batch(settings: Calla
 
 def test_an_error_in_a_look_up_reaches_the_run(settings: Callable[..., Settings]) -> None:
     class Broken(ESMS):
-        def look_up(self, request: LookupRequest) -> LookupAnswer:
+        def look_up(self, request: LookupRequest, **_: object) -> LookupAnswer:
             raise KeyError(request.reference_id)
 
     with dispatching(Broken(), settings()) as dispatcher:
