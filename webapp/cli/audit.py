@@ -285,6 +285,6 @@ def _trouble(audit: Audit, url: str) -> Iterator[str]:
     if audit.refused_code:
         yield lookup_words.refused(audit.refused_code)
     if audit.cut_short == "no answer":
-        yield lookup_words.no_answer(audit.unanswered, url)
+        yield lookup_words.no_answer(audit.unanswered, url, audit.failures)
     if audit.unasked:
         yield f"not asked about: {audit.unasked}, because {lookup_words.why(audit.cut_short)}"

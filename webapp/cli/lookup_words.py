@@ -31,13 +31,13 @@ def refused(code: str) -> str:
     return f"Error: eSMS refuses the account (code {code}): {esms_lookup.ACCOUNT_REFUSED[code]}."
 
 
-def no_answer(unanswered: Counter[str], url: str) -> str:
+def no_answer(unanswered: Counter[str], url: str, failures: Failures) -> str:
     """That eSMS does not answer: the codes of the look-ups since its last answer, and the host that was asked."""
     codes = ", ".join(f"{code} {number}" for code, number in unanswered.most_common())
-    return (
-        f"Error: eSMS does not answer ({codes}; {urlsplit(url).hostname}): it is down, or this machine cannot reach "
-        "it. Check the network and ESMS_API_URL."
-    )
+    words = f"Error: eSMS does not answer ({codes}; {urlsplit(url).hostname})"
+    if set(unanswered) == {esms_lookup.TLS} and (problem := failures.problems.get(esms_lookup.TLS)):
+        return f"{words}. {problem}"
+    return f"{words}: it is down, or this machine cannot reach it. Check the network and ESMS_API_URL."
 
 
 def clocks(off: Clocks) -> list[str]:

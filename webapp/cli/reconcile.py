@@ -238,7 +238,7 @@ def _show_trouble(context: CliContext, progress: Progress, *, as_json: bool) -> 
     if progress.refused_code:
         say(lookup_words.refused(progress.refused_code), err=True)
     if progress.ended == "no answer":
-        say(lookup_words.no_answer(progress.unanswered, context.settings.esms_api_url), err=True)
+        say(lookup_words.no_answer(progress.unanswered, context.settings.esms_api_url, progress.failures), err=True)
     if progress.unasked:
         words = f"not asked about: {progress.unasked}, because {lookup_words.why(progress.ended)}; they stay due"
         say(words, err=as_json)

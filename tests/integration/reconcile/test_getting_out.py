@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -54,6 +55,18 @@ def test_a_certificate_that_is_not_trusted_is_named_with_the_remedy(
     assert "ESMS_CA_BUNDLE" in result.stdout
     assert answered_at(database) is None
     assert stored_call(database, reference_id).last_lookup_code == "tls"
+
+
+def test_a_run_that_ends_because_nothing_is_trusted_says_so(
+    esms: Sandbox, database: Database, reconcile: Command
+) -> None:
+    missing(esms, database, 40)
+    with peer(saying(CodeResponse="100"), server_context(trustme.CA(), "127.0.0.1")) as served:
+        result = reconcile(*NOW, ESMS_API_URL=served.url)
+    assert result.exit_code == 1
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert re.match(r"Error: eSMS does not answer \(tls \d+; 127\.0\.0\.1\)\. The TLS connection to ", error)
+    assert "ESMS_CA_BUNDLE" in error
 
 
 def test_with_the_bundle_and_through_a_proxy_calls_are_settled(
