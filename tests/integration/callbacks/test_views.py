@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import socket
 import sqlite3
 import time
@@ -379,6 +380,51 @@ def test_a_slash_behind_the_token_changes_nothing(client: FlaskClient, database:
     assert client.head(f"{URL}/").status_code == 405
     assert client.get("/esms/callback/wrong-token-of-any-kind/").status_code == 404
     assert len(rows(database, status_reports)) == 1
+
+
+OTHER_CHANNELS = [
+    "SMSID=sms-1&TypeId=1&SendStatus=5&SendSuccess=169&TotalReceiver=169&TotalPrice=696987",
+    "smsid=SMS-1&typeid=2&SendStatus=5&SendFailed=1",
+    "SMSID=sms-1&TypeId=24&oaid=1&phonenumber=1234567890123456789",
+]
+
+
+@pytest.mark.parametrize("query", OTHER_CHANNELS)
+def test_a_message_of_another_channel_is_kept_and_is_no_call(
+    client: FlaskClient, database: Database, query: str
+) -> None:
+    for _ in range(2):
+        answer = client.get(f"{URL}?{query}")
+        assert (answer.status_code, answer.json) == (200, {"result": "other-channel"})
+
+    (row,) = rows(database, rejected_callbacks)
+    assert re.fullmatch(r"other channel: TypeId (1|2|24)", row["reason"])
+    assert row["count"] == 2
+    assert rows(database, calls) == rows(database, status_reports) == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SMSID=otp&TypeId=8&SendStatus=5&SendSuccess=1",
+        "SMSID=otp&SendStatus=5&SendSuccess=1",
+        "SMSID=otp&TypeId=x&SendStatus=5&SendSuccess=1",
+        "ReferenceId=otp&TypeId=2&SendStatus=5&SendSuccess=1",
+    ],
+)
+def test_a_message_form_without_another_channel_is_a_call(client: FlaskClient, database: Database, query: str) -> None:
+    assert client.get(f"{URL}?{query}").json == {"result": "settled"}
+
+    (call,) = rows(database, calls)
+    assert (call["kind"], call["outcome"]) == ("otp", "delivered")
+
+
+def test_a_message_about_a_registered_id_is_about_a_call(client: FlaskClient, database: Database) -> None:
+    headers = {"Authorization": f"Bearer {API_TOKEN}"}
+    assert client.post("/api/calls", json={"reference_id": "SMS-1"}, headers=headers).status_code == 201
+
+    assert client.get(f"{URL}?{OTHER_CHANNELS[0]}").json == {"result": "settled"}
+    assert rows(database, rejected_callbacks) == []
 
 
 def test_wrong_tokens_are_counted_in_the_database_and_in_metrics(

@@ -61,6 +61,10 @@ def test_a_usual_callback_is_read() -> None:
     }
 
 
+def test_a_slash_behind_the_token_is_left_out() -> None:
+    assert read(USUAL.replace(PATH, PATH + "/").encode()) == read(USUAL.encode())
+
+
 @pytest.mark.parametrize(
     "unusual",
     [
@@ -68,6 +72,7 @@ def test_a_usual_callback_is_read() -> None:
         USUAL.replace("GET", "HEAD"),
         USUAL.replace("/esms/", "/esms//"),
         USUAL.replace(PATH, "/healthz"),
+        USUAL.replace(PATH, PATH + "//"),
         USUAL.replace(PATH, "http://x" + PATH),
         USUAL.replace(PATH, PATH + "%41"),
         USUAL.replace("CallStatus=", "CallStatus=NO ANSWER"),
