@@ -101,6 +101,10 @@ def test_a_longer_secret_that_begins_with_a_shorter_one_is_redacted_whole(
     assert redact("aaaaaaaaaaaaaaaa-and-more", load_settings().secrets()) == "***"
 
 
+def test_a_key_of_three_letters_is_left_for_it_occurs_in_words() -> None:
+    assert redact("not many calls, asked with key any4", ["any", "any4"]) == "not many calls, asked with key ***"
+
+
 # Forging
 
 
