@@ -8,11 +8,15 @@ import stat
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from commands import wait_until
+from commands import done, wait_until
 from running import COMMAND, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def readable_by_others(folder: Path) -> list[str]:
@@ -22,26 +26,24 @@ def readable_by_others(folder: Path) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is set, and the working folder is empty."""
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is set, the working folder is empty, and the umask lets everyone read and write."""
     monkeypatch.chdir(tmp_path)
     for name in ("DATABASE_URL", "INSTANCE_DIR", "CALLBACK_TOKEN", "API_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-
-
-def command(*arguments: str) -> None:
-    """Run it in a shell that lets everyone read and write."""
-    subprocess.run([COMMAND, *arguments], input="a\n", text=True, check=True, umask=0)
+    before = os.umask(0)
+    yield
+    os.umask(before)
 
 
 def test_what_commands_make_is_for_their_user_alone(tmp_path: Path) -> None:
-    command("migrate")
-    command("register")
+    done("migrate")
+    done("register", stdin="a\n")
     for form in ("csv", "jsonl", "parquet"):
-        command("export", "--format", form, "--output", f"calls.{form}")
-    command("export", "--excel", "--output", "calls.xlsx")
+        done("export", "--format", form, "--output", f"calls.{form}")
+    done("export", "--excel", "--output", "calls.xlsx")
     Path("calls.csv").chmod(0o644)
-    command("export", "--output", "calls.csv")
+    done("export", "--output", "calls.csv")
 
     assert {"calls.db", "calls.csv", "calls.parquet", "calls.xlsx"} <= {path.name for path in tmp_path.rglob("*")}
     assert readable_by_others(tmp_path) == []
@@ -53,7 +55,6 @@ def test_what_the_server_makes_is_for_its_user_alone(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     server = subprocess.Popen(
         [COMMAND, "serve", "--bind", url.removeprefix("http://"), "--workers", "1"],
-        umask=0,
         env=os.environ | {"DATABASE_URL": away, "ANSWER_WITHIN": "1s"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

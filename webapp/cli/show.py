@@ -104,7 +104,7 @@ def show(reference_id: str) -> None:
 
 def _facts(call: Mapping[str, Any], zone: ZoneInfo) -> Iterator[tuple[str, str]]:
     for name in _FACTS:
-        if call[name] is not None and call[name] is not False:
+        if call[name] is not None and call[name] is not False and (name, call[name]) != ("lookup_count", 0):
             yield name, _shown(name, call[name], zone)
 
 

@@ -42,6 +42,10 @@ def _spooled() -> Iterator[dict[str, Any]]:
     """Every callback in the spool, oldest first, with what it says."""
     settings, last = load_settings(), 0
     hint_at_mistyped_names()
+    if not settings.instance_dir.is_dir():
+        hint(
+            f"There is no folder {settings.instance_dir.resolve()} (INSTANCE_DIR): the spool is where the server runs."
+        )
     waiting, redact = spool_of(settings), redactor(settings.secrets())
     while found := waiting.oldest(_PORTION, after=last):
         for _, arrival in found:

@@ -395,12 +395,13 @@ def test_a_name_whose_likely_one_is_set_belongs_to_another_program(
 
 
 def test_where_the_settings_were_looked_for_is_said(tmp_path: Path) -> None:
-    nowhere = run("callback-url")
+    nowhere, no_spool = run("callback-url"), run("spool", "list")
     (tmp_path / ".env").write_text("TIME_ZONE=Mars\n")
 
     assert nowhere.exit_code == 2
     assert f"{tmp_path}/instance/callback_token does not exist" in nowhere.stderr
     assert f"{tmp_path}/.env (there is none)" in nowhere.stderr
+    assert f"There is no folder {tmp_path}/instance (INSTANCE_DIR)" in no_spool.stderr
     assert f"{tmp_path}/.env." in run("callback-url").stderr
 
 
