@@ -136,7 +136,7 @@ def _copy(connection: Connection, table: str, identifier: str) -> str:
     """The statement that copies the table's one row, if any, for each seed from :first to :last."""
     rows = connection.execute(text(f"SELECT * FROM {table}")).mappings().all()  # noqa: S608 - a name of ours
     template = dict(rows[0]) if rows else {}
-    columns = [column["name"] for column in inspect(connection).get_columns(table)]
+    columns = [one["name"] for one in inspect(connection).get_columns(table) if "computed" not in one]
     values = [_value(name, template.get(name), identifier) for name in columns]
     return (
         f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(values)}"  # noqa: S608 - names of ours
