@@ -42,9 +42,9 @@ def _spooled() -> Iterator[dict[str, Any]]:
     """Every callback in the spool, oldest first, with what it says."""
     settings, last = load_settings(), 0
     hint_at_mistyped_names()
-    if not settings.instance_dir.is_dir():
+    if "instance_dir" not in settings.model_fields_set and not settings.instance_dir.is_dir():
         hint(
-            f"There is no folder {settings.instance_dir.resolve()} (INSTANCE_DIR): the spool is where the server runs."
+            f"There is no folder {settings.instance_dir.resolve()}: run it where the server runs, or set INSTANCE_DIR."
         )
     waiting, redact = spool_of(settings), redactor(settings.secrets())
     while found := waiting.oldest(_PORTION, after=last):

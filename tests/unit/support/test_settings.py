@@ -401,7 +401,7 @@ def test_where_the_settings_were_looked_for_is_said(tmp_path: Path) -> None:
     assert nowhere.exit_code == 2
     assert f"{tmp_path}/instance/callback_token does not exist" in nowhere.stderr
     assert f"{tmp_path}/.env (there is none)" in nowhere.stderr
-    assert f"There is no folder {tmp_path}/instance (INSTANCE_DIR)" in no_spool.stderr
+    assert f"There is no folder {tmp_path}/instance: run it where the server runs" in no_spool.stderr
     assert f"{tmp_path}/.env." in run("callback-url").stderr
 
 
