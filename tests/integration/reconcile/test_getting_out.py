@@ -20,6 +20,7 @@ from webapp.calls.rule import Registration
 from webapp.esms.sandbox.calls import normalised
 from webapp.esms.sandbox.options import Options
 from webapp.esms.sandbox.service import Sandbox
+from webapp.reconcile import run
 from webapp.storage.models import reconcile_runs
 from webapp.storage.writer import Writer
 
@@ -214,6 +215,25 @@ def test_a_clock_that_is_off_is_reported_once(
     assert "set it by NTP" in found[0]
     assert abs(int(found[0].partition("clock is ")[2].partition(" s ")[0]) - int(number)) <= 5
     assert len([record for record in caplog.records if "This machine's clock is" in record.getMessage()]) == 1
+
+
+def test_a_clock_that_differs_from_the_databases_is_reported(
+    esms: Sandbox,  # noqa: ARG001 - it sets the rest
+    reconcile: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where no call is due."""
+
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(minutes=10)
+
+    monkeypatch.setattr(run, "datetime", Ahead)
+    result = reconcile()
+    assert result.exit_code == 0
+    (line,) = [line for line in result.stdout.splitlines() if "This machine's clock is" in line]
+    assert re.match(r"! This machine's clock is (600|599) s ahead of the database's: set it by NTP", line)
 
 
 def test_a_clock_that_is_right_is_not_mentioned(esms: Sandbox, database: Database, reconcile: Command) -> None:

@@ -251,6 +251,12 @@ def test_the_first_ca_bundle_that_is_set_counts(tmp_path: Path, monkeypatch: pyt
         assert load_settings().ca_bundle == (name, file)
 
 
+def test_the_proxy_may_be_set_in_small_letters_as_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy.example.vn:3128")
+    monkeypatch.setenv("no_proxy", ".example.vn")
+    assert (load_settings().https_proxy, load_settings().no_proxy) == ("http://proxy.example.vn:3128", ".example.vn")
+
+
 def test_the_proxys_password_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://user:{SECRET}%40@proxy.example.vn:3128")
     settings = load_settings()
