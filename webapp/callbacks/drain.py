@@ -172,11 +172,12 @@ class Drain:
             self._ended.wait(_PROBE_SECONDS)
 
     def _run_once(self) -> None:
+        stored = 0
         try:
             if self._breaker.is_open:
                 self._database.check()
                 self._breaker.close()
-            for _ in self.run():
+            for stored in self.run():  # noqa: B007 - the last number is logged
                 # A stored portion proves as much as a probe, and a deep spool takes long.
                 self._breaker.close()
         except (Unavailable, NotMigrated) as problem:
@@ -185,6 +186,8 @@ class Drain:
             log.error("the spool cannot be drained: %s", problem)  # noqa: TRY400 - the message says all
         except Exception:
             log.exception("the spool cannot be drained; this is a bug")
+        if stored:
+            log.warning("%d callbacks that waited in the spool are stored now", stored)
 
 
 def _is_about(callback: ParsedCallback, calls: set[str]) -> bool:

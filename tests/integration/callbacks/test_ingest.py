@@ -366,7 +366,9 @@ def test_report_whose_late_commit_succeeds_counts_once(database: Database, spool
 # The drain
 
 
-def test_what_an_earlier_process_left_is_stored_from_the_start(database: Database, spool: Spool) -> None:
+def test_what_an_earlier_process_left_is_stored_from_the_start(
+    database: Database, spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
     requests = [request(f"ReferenceId=a&Ivr={number}") for number in range(450)]
     spool.append(requests)
 
@@ -378,7 +380,8 @@ def test_what_an_earlier_process_left_is_stored_from_the_start(database: Databas
     with ingest_on(database, spool) as receiver:
         receiver.start()
         receiver.start()
-        until(lambda: spool.depth().reports == 0)
+        until(lambda: "2 callbacks that waited in the spool are stored now" in caplog.text)
+    assert spool.depth().reports == 0
     assert [one.id for one in stored_reports(database, "b")] == [late[0].id]
     assert [row.id for row in kept(database)] == [late[1].id]
 
