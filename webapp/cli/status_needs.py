@@ -116,7 +116,8 @@ def _lookup_needs(found: Status, moment: Moment) -> Iterator[str]:
             "Check this machine's way to ESMS_API_URL; the next `esms-calls reconcile` asks again."
         )
     started = last["started_at"] if last else None
-    if found.overdue and (started is None or started < moment.now - _RUN_EVERY):
+    under_way = last is not None and run_outcome(last, moment) is None
+    if found.overdue and not under_way and (started is None or started < moment.now - _RUN_EVERY):
         ago = (
             f"the last reconcile run began {duration(moment.now - started)} ago" if started else "no reconcile ran yet"
         )

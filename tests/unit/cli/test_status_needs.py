@@ -22,6 +22,7 @@ MOMENT = Moment(
 )
 EMPTY_SPOOL = Depth(reports=0, oldest_at=None, size=0)
 RUN = {"started_at": NOW - MINUTE, "finished_at": NOW - MINUTE, "seen_at": NOW - MINUTE, "outcome": "done"}
+UNFINISHED = {"started_at": NOW - 40 * MINUTE, "finished_at": None, "outcome": None}
 SOUND = Status(
     calls=1000,
     settled=990,
@@ -83,6 +84,7 @@ def test_a_sound_system_needs_nobody() -> None:
             {"overdue": 4, "last_run": RUN | {"started_at": NOW - 31 * MINUTE}},
             ["overdue: 4", "31 min ago", "timer", "--watch"],
         ),
+        ({"overdue": 4, "last_run": RUN | UNFINISHED | {"seen_at": NOW - 6 * MINUTE}}, ["overdue: 4", "40 min ago"]),
         ({"overdue": 4, "last_run": None}, ["overdue: 4", "no reconcile ran yet"]),
         ({"given_up_to_see_to": 2}, ["given up: 2", "--retry-given-up", "dismiss --given-up"]),
         ({"price_conflicts": 2}, ["two prices: 2", "esms-calls show ID", "esms-calls dismiss ID"]),
@@ -107,6 +109,7 @@ def test_each_broken_situation_is_one_line_that_says_what_to_do(changed: dict[st
         {"wrong_tokens": WrongTokens(7, NOW - MINUTE, right_since=True)},
         {"last_day": LookupShare(100, 5)},
         {"overdue": 4, "last_run": RUN | {"started_at": NOW - 29 * MINUTE}},
+        {"overdue": 4, "last_run": RUN | UNFINISHED},
         {"last_run": RUN | {"outcome": "failures"}},
         {"clock_ahead": -MINUTE},
         {"spool": Depth(reports=9, oldest_at=NOW - MINUTE, size=1)},
