@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def stored_report(row: Mapping[Any, Any]) -> StatusReport:
     """The report that a row of ``status_reports`` holds; its payload says what has no column."""
-    parameters = Parameters(_pairs(row["payload"]))
+    parameters = Parameters(_pairs(row["payload"], unread=row["unread"]))
     return StatusReport(
         **row,
         final=is_final(
@@ -57,9 +57,14 @@ def other_channel_of(report: StatusReport) -> str | None:
     return other_channel(Parameters(_pairs(report.payload)))
 
 
-def _pairs(payload: str) -> Iterator[tuple[str, Any]]:
-    """The parameters of a payload; a name that was repeated has the list of its values there."""
+def _pairs(payload: str, *, unread: str | None = None) -> Iterator[tuple[str, Any]]:
+    """The parameters of a payload; a name that was repeated has the list of its values there.
+
+    A list of one value was none: it came as JSON, and is no value of a parameter. Nor is one whose name is ``unread``.
+    """
     said = json.loads(payload)
+    whole = (unread or "").lower().split(",")
     for name, value in said.items() if isinstance(said, dict) else ():
-        for one in value if isinstance(value, list) and value else (value,):
+        repeated = isinstance(value, list) and len(value) > 1 and name.strip().lower() not in whole
+        for one in value if repeated else (value,):
             yield name, one
