@@ -60,7 +60,7 @@ def written(reports: Sequence[StatusReport], registration: Registration | None) 
     return call
 
 
-@settings(max_examples=1500)
+@settings(max_examples=500)
 @given(HISTORIES, REGISTRATIONS, st.randoms(use_true_random=False))
 def test_any_order_of_writing_gives_the_fold_of_the_set(
     history: list[StatusReport], registration: Registration | None, chance: Any
