@@ -1,4 +1,4 @@
-"""Counts requests with a wrong token in memory, and adds them to the database every few seconds."""
+"""Counts requests with a wrong token in memory, and adds them to the database every two seconds."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from webapp.support import metrics
 if TYPE_CHECKING:
     from webapp.storage.database import Database
 
-_PAUSE_SECONDS = 5.0
+_PAUSE_SECONDS = 2.0
 _MOST_HOURS = 1000
 
 log = logging.getLogger(__name__)
 
 
 class WrongTokenCounter:
-    """Counts for one process. A flood of wrong tokens costs one small transaction every 5 seconds.
+    """Counts for one process. A flood of wrong tokens costs one small transaction every 2 seconds.
 
     While the database is away the counts wait in memory, and are lost with the process.
     """

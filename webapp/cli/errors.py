@@ -27,6 +27,9 @@ def report(error: Exception) -> int:
     return code
 
 
+_LOCKED = "Another process keeps the file locked: `fuser -v FILE` names it; end its transaction."
+
+
 def _explain(error: Exception) -> tuple[str, int]:
     code = PROBLEM
     match error:
@@ -34,7 +37,9 @@ def _explain(error: Exception) -> tuple[str, int]:
             words = "docs/settings.md lists the settings; they come from the environment and from"
             words, code = f"{error}\n{words} {env_file_in_words()}.", USAGE
         case Unavailable():
-            words = f"The database cannot be used: {error}\nCheck DATABASE_URL and that the database runs."
+            locked = "database is locked" in str(error)
+            remedy = _LOCKED if locked else "Check DATABASE_URL and that the database runs."
+            words = f"The database cannot be used: {error}\n{remedy}"
             code = NO_DATABASE
         case NotMigrated():
             words = f"{error}\nSettings come from the environment and from {env_file_in_words()}."

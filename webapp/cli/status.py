@@ -12,7 +12,7 @@ from webapp.cli import status_text
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.output import printable, say, say_json
-from webapp.cli.status_needs import Moment, all_needs, spool_needs
+from webapp.cli.status_needs import DATABASE_AWAY, Moment, all_needs, spool_needs
 from webapp.cli.tables import print_table
 from webapp.reconcile.run import due_at, lease_of
 from webapp.storage.errors import Unavailable
@@ -74,11 +74,10 @@ def _show(found: Status, spool: Depth, moment: Moment, needs: list[str]) -> None
 
 
 def _show_spool(spool: Depth, moment: Moment, *, as_json: bool) -> None:
-    needs = list(spool_needs(spool, moment.now))
+    needs = [DATABASE_AWAY, *spool_needs(spool, moment.now)]
     if as_json:
         _print_json({"spool": status_text.spool_as_json(spool, moment.now)}, needs)
         return
-    say("The database cannot be reached. Callbacks are safe: they wait in the spool until it is back.")
     _show_needs(needs)
     print_table("Spool", status_text.spool_rows(spool, moment.now, moment.zone))
 

@@ -28,6 +28,12 @@ _CALLBACK_CHECKS = (
 )
 
 
+DATABASE_AWAY = (
+    "the database cannot be reached: start it, or correct DATABASE_URL. Callbacks are safe: they wait in the spool "
+    "until it is available."
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
     """What the words need besides the counts: now, the zone that people read, a run's lease, LOOKUP_SHARE_WARN."""
@@ -69,7 +75,7 @@ def _callback_needs(found: Status, moment: Moment) -> Iterator[str]:
     if seen.last_at and seen.placed_since and moment.now - seen.last_at > seen.longest_gap:
         yield (
             f"callbacks have stopped: the last came at {local_time(seen.last_at, moment.zone)}, "
-            f"{duration(moment.now - seen.last_at)} ago (the longest gap of the last 7 days, an hour at least: "
+            f"{duration(moment.now - seen.last_at)} ago (in the last 7 days no gap was longer than "
             f"{duration(seen.longest_gap)}), and calls were placed since. {_CALLBACK_CHECKS}"
         )
     if wrong.count and not wrong.right_since:
@@ -81,16 +87,18 @@ def _callback_needs(found: Status, moment: Moment) -> Iterator[str]:
     if warning := lookup_share_warning(found.last_day, moment.lookup_share_warn):
         yield warning
     if found.unread_last_day:
-        names = ", ".join(f"{name} {number}" for name, number in found.unread_last_day.items())
+        names = _counted(found.unread_last_day)
         yield (
             f"values that could not be read in the last 24 hours, by parameter: {names}. The reports are stored; "
-            "status_reports.unread and payload show them. After an upgrade that reads them, run "
+            "status_reports.unread and payload show them. A name with amp; comes from a CallbackUrl that was "
+            "HTML-escaped: place the calls with plain & in it. After an upgrade that reads the values, run "
             "`esms-calls replay --unread`."
         )
     if found.rejected:
         yield (
-            f"callbacks that could not be read: {found.rejected}. Look at rejected_callbacks.reason; after an upgrade "
-            "that reads them, run `esms-calls replay --rejected`; if they are useless, `esms-calls dismiss --rejected`."
+            f"callbacks that could not be read: {found.rejected} ({_counted(found.rejected_reasons)}). "
+            "rejected_callbacks has them whole; after an upgrade that reads them, run `esms-calls replay --rejected`; "
+            "if they are not eSMS's, `esms-calls dismiss --rejected`."
         )
     if found.rejected_bytes > _REJECTED_WARNING:
         yield (
@@ -103,17 +111,18 @@ def _lookup_needs(found: Status, moment: Moment) -> Iterator[str]:
     last = found.last_run
     if last and run_outcome(last, moment) == "refused":
         yield (
-            "eSMS refused the account in the last reconcile run: run `esms-calls reconcile`, its message names the "
-            "setting or what to ask eSMS."
+            "eSMS refused the account in the last reconcile run: run `esms-calls reconcile` with the settings of the "
+            "server, its message names the setting or what to ask eSMS."
         )
     if found.no_answer.codes:
-        codes = ", ".join(f"{code} {number}" for code, number in found.no_answer.codes.items())
+        codes = _counted(found.no_answer.codes)
         since = found.no_answer.since
         yield (
             f"eSMS does not answer: {sum(found.no_answer.codes.values())} missing calls had no answer to their last "
             f"look-up ({codes}), and there was no answer since, "
             f"{f'the last one at {local_time(since, moment.zone)}' if since else 'nor ever before'}. "
-            "Check this machine's way to ESMS_API_URL; the next `esms-calls reconcile` asks again."
+            "Check this machine's way to ESMS_API_URL; the output of the last reconcile says what failed, and "
+            "docs/operations.md what to do about each code. Each call is asked about again 5 to 30 minutes after."
         )
     started = last["started_at"] if last else None
     under_way = last is not None and run_outcome(last, moment) is None
@@ -121,19 +130,23 @@ def _lookup_needs(found: Status, moment: Moment) -> Iterator[str]:
         ago = (
             f"the last reconcile run began {duration(moment.now - started)} ago" if started else "no reconcile ran yet"
         )
-        yield f"calls overdue: {found.overdue}, and {ago}. Have a timer run `esms-calls reconcile`, or use `--watch`."
+        yield (
+            f"calls overdue: {found.overdue}, and {ago}. Have a timer run `esms-calls reconcile`, or use `--watch` "
+            "(docs/deployment.md)."
+        )
 
 
 def _call_needs(found: Status) -> Iterator[str]:
     if found.given_up_to_see_to:
         yield (
-            f"calls given up: {found.given_up_to_see_to}, listed below. Ask eSMS's support how they ended, or eSMS "
-            "itself once more: `esms-calls reconcile --retry-given-up`. Then `esms-calls dismiss --given-up`."
+            f"calls given up: {found.given_up_to_see_to}, listed below. Ask eSMS's support how they ended, and "
+            "enter it (docs/operations.md, given up), or ask eSMS itself once more: "
+            "`esms-calls reconcile --retry-given-up`. If nobody knows: `esms-calls dismiss --given-up`."
         )
     if found.price_conflicts:
         yield (
             f"calls with two prices: {found.price_conflicts}, listed below. `esms-calls show ID` has both; "
-            "check eSMS's invoice, then `esms-calls dismiss ID`."
+            "the first one stands. Check eSMS's invoice, then `esms-calls dismiss ID`."
         )
     if abs(found.clock_ahead) > _CLOCK_TOLERANCE:
         way = "ahead of" if found.clock_ahead > timedelta(0) else "behind"
@@ -168,3 +181,7 @@ def lookup_share_in_words(found: LookupShare) -> str:
     if found.share is None:
         return "none was settled"
     return f"{found.share:.1%} ({found.by_lookup} of {found.settled})"
+
+
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in numbers.items())

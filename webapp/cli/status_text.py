@@ -66,7 +66,7 @@ def groups(found: Status, spool: Depth, moment: Moment) -> list[tuple[str, Rows]
                 ("missing", f"{found.missing:,}"),
                 ("  overdue", f"{found.overdue:,}"),
                 ("  oldest missing placed", time_and_age(found.oldest_missing, now, zone)),
-                ("given up", f"{found.given_up:,}"),
+                ("given up", _given_up(found)),
                 ("conflicts", f"{found.conflicts:,}"),
                 ("price conflicts", f"{found.price_conflicts:,}"),
             ],
@@ -92,6 +92,11 @@ def groups(found: Status, spool: Depth, moment: Moment) -> list[tuple[str, Rows]
             ],
         ),
     ]
+
+
+def _given_up(found: Status) -> str:
+    dismissed = found.given_up - found.given_up_to_see_to
+    return f"{found.given_up:,} ({dismissed:,} dismissed)" if dismissed else f"{found.given_up:,}"
 
 
 def spool_rows(spool: Depth, now: datetime, zone: ZoneInfo) -> Rows:

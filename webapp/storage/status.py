@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 _GAPS_OF = timedelta(days=7)
 _SHOWN = 20
+_SHOWN_REASONS = 3
 _NOT_DISMISSED = calls.c.dismissed_at.is_(None)
 _IS_GIVEN_UP = calls.c.gave_up_at.is_not(None)
 _HAD_NO_ANSWER = or_(
@@ -96,6 +97,8 @@ class Status:
     price_conflicts: int
     price_conflict_calls: list[str]
     rejected: int
+    rejected_reasons: Mapping[str, int]
+    """The most frequent ones, with their numbers."""
     rejected_bytes: int
     other_channels: int
     unread_last_day: Mapping[str, int]
@@ -115,6 +118,7 @@ def read_status(connection: Connection, due: Due, now: datetime) -> Status:
     return Status(
         **found,
         **_rejected(connection),
+        rejected_reasons=_rejected_reasons(connection),
         given_up_calls=_first(connection, _IS_GIVEN_UP) if found["given_up_to_see_to"] else [],
         price_conflict_calls=_first(connection, calls.c.price_conflict) if found["price_conflicts"] else [],
         last_day=lookup_share(connection, now),
@@ -175,6 +179,15 @@ def _rejected(connection: Connection) -> dict[str, Any]:
         func.count().filter(table.c.replayed_at.is_(None), is_other_channel()).label("other_channels"),
     )
     return {name: int(value) for name, value in connection.execute(query).mappings().one().items()}
+
+
+def _rejected_reasons(connection: Connection) -> dict[str, int]:
+    table = rejected_callbacks
+    open_ones = (table.c.replayed_at.is_(None), table.c.dismissed_at.is_(None), not_(is_other_channel()))
+    number = func.count()
+    query = select(table.c.reason, number).where(*open_ones).group_by(table.c.reason)
+    most = query.order_by(number.desc(), table.c.reason).limit(_SHOWN_REASONS)
+    return {reason: count for reason, count in connection.execute(most)}  # noqa: C416 - a row is no pair to mypy
 
 
 def _unread(connection: Connection, now: datetime) -> dict[str, int]:

@@ -279,6 +279,7 @@ def test_the_status_counts_every_call_where_it_belongs(writer: Writer, database:
         price_conflicts=0,
         price_conflict_calls=[],
         rejected=1,
+        rejected_reasons={"ReferenceId: is missing": 1},
         rejected_bytes=2 * (3 + 512),
         other_channels=0,
         unread_last_day={},

@@ -39,6 +39,7 @@ SOUND = Status(
     price_conflicts=0,
     price_conflict_calls=[],
     rejected=0,
+    rejected_reasons={},
     rejected_bytes=1000,
     other_channels=7,
     unread_last_day={},
@@ -72,7 +73,10 @@ def test_a_sound_system_needs_nobody() -> None:
         ),
         ({"last_day": LookupShare(100, 6)}, ["6.0% (6 of 100)", "LOOKUP_SHARE_WARN"]),
         ({"unread_last_day": {"Price": 3, "Ivr": 1}}, ["Price 3, Ivr 1", "esms-calls replay --unread"]),
-        ({"rejected": 2}, ["could not be read: 2", "replay --rejected", "dismiss --rejected"]),
+        (
+            {"rejected": 2, "rejected_reasons": {"ReferenceId: is missing": 2}},
+            ["could not be read: 2 (ReferenceId: is missing 2)", "replay --rejected", "dismiss --rejected"],
+        ),
         ({"rejected_bytes": LIMIT_BYTES}, ["256 of 256 MiB"]),
         ({"last_run": RUN | {"outcome": "refused"}}, ["refused the account", "esms-calls reconcile"]),
         (
