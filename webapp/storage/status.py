@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 _GAPS_OF = timedelta(days=7)
+_LATER = datetime.max.replace(tzinfo=UTC)
 _SHOWN = 20
 _SHOWN_REASONS = 3
 _NOT_DISMISSED = calls.c.dismissed_at.is_(None)
@@ -201,7 +202,11 @@ def _unread(connection: Connection, now: datetime) -> dict[str, int]:
 
 
 def _no_answer(connection: Connection) -> NoAnswer:
-    answered_at = connection.scalar(select(func.max(reconcile_runs.c.answered_at)))
+    run = reconcile_runs.c
+    # updated_at is also when a report or a registration changed such a call: its look-up was in a run that failed.
+    may_have_failed = or_(run.failed > 0, run.outcome.is_(None), run.outcome == "died")
+    failed_at = func.max(func.coalesce(run.finished_at, _LATER)).filter(may_have_failed)
+    answered_at, failed_at = connection.execute(select(func.max(run.answered_at), failed_at)).one()
     code = calls.c.last_lookup_code
     query = (
         select(code, func.count(), func.max(calls.c.updated_at))
@@ -210,7 +215,7 @@ def _no_answer(connection: Connection) -> NoAnswer:
         .order_by(code)
     )
     rows = connection.execute(query).all()
-    if not rows or (answered_at and max(at for _, _, at in rows) < answered_at):
+    if not rows or (answered_at and min(max(at for _, _, at in rows), failed_at or _LATER) < answered_at):
         return NoAnswer({}, answered_at)
     return NoAnswer({name: number for name, number, _ in rows}, answered_at)
 

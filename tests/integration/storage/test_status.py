@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from webapp.storage.wrong_tokens import HourCount
 if TYPE_CHECKING:
     from webapp.storage.database import Database
     from webapp.storage.reader import Reader
+    from webapp.storage.runs import RunOutcome
     from webapp.storage.status import Status
     from webapp.storage.writer import Writer
 
@@ -104,9 +106,22 @@ def wrong_tokens_since(database: Database, seconds: float) -> int:
     return write(database, lambda connection: wrong_tokens.since(connection, at(seconds)))[0]
 
 
-def a_run(database: Database, started: float, *, answered: float | None) -> None:
-    run = Run(id=parameters.new_id(), started_at=at(started), finished_at=at(started), host="h", outcome="failures")
-    start_run(database, run, lease=timedelta(minutes=1))
+def a_run(
+    database: Database,
+    started: float,
+    *,
+    answered: float | None,
+    failed: int = 0,
+    outcome: RunOutcome | None = "failures",
+) -> None:
+    run = Run(
+        id=parameters.new_id(),
+        started_at=at(started),
+        finished_at=at(started) if outcome else None,
+        host="h",
+        outcome=outcome,
+    )
+    start_run(database, replace(run, failed=failed), lease=timedelta(minutes=1))
     answered_at = None if answered is None else at(answered)
     change = update(reconcile_runs).where(reconcile_runs.c.id == run.id).values(answered_at=answered_at)
     write(database, lambda connection: connection.execute(change))
@@ -127,6 +142,21 @@ def test_missing_calls_without_an_answer_are_named_by_code_until_esms_answers_ag
     assert status(reader).no_answer == NoAnswer({"http-503": 1, "timeout": 1}, at(-1700))
     a_run(database, -20, answered=-10)
     assert status(reader).no_answer == NoAnswer({}, at(-10))
+
+
+@pytest.mark.parametrize(("failed", "outcome"), [(1, "failures"), (0, "died")])
+def test_what_changes_a_call_after_an_answer_of_esms_is_no_look_up_without_one(
+    database: Database, writer: Writer, reader: Reader, failed: int, outcome: RunOutcome
+) -> None:
+    writer.register([Registration(reference_id="a", placed_at=at(-HOUR))], at(-HOUR))
+    writer.conclude([LookupAnswer("a", "tls")], at(-600), give_up=GIVE_UP)
+    a_run(database, -599, answered=None, failed=failed, outcome=outcome)
+    a_run(database, -300, answered=-300, outcome="done")
+
+    writer.record([callback("a", -60, send_status=7)], at(-60))
+    assert status(reader).no_answer.codes == {}
+    a_run(database, -50, answered=None, outcome=None)
+    assert status(reader).no_answer.codes == {"tls": 1}, "a run under way counts its failures now and then only"
 
 
 def test_values_that_could_not_be_read_are_counted_by_parameter_for_a_day(writer: Writer, reader: Reader) -> None:
