@@ -91,17 +91,17 @@ def _price(value: str) -> Decimal:
 
 
 _small = _integer(_LARGEST_SMALL)
-_seconds = _integer(_LARGEST_INTEGER)
+_large = _integer(_LARGEST_INTEGER)
 
 _PARAMETERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     # eSMS's name, our field, the function that reads it. Where two fill one field, the first value counts.
     ("CallStatus", "call_status", lambda value: read_text(normalise_status(read_text(value)))),
-    ("CallDuration", "call_duration", _seconds),
+    ("CallDuration", "call_duration", _large),
     ("Ivr", "ivr", read_text),
     ("SendStatus", "send_status", _small),
     ("SentResult", "sent_result", _small),
-    ("SendSuccess", "sent_result", lambda value: 1 if _seconds(value) else None),  # documented: voice OTP
-    ("SendFailed", "sent_result", lambda value: 0 if _seconds(value) else None),  # documented: voice OTP
+    ("SendSuccess", "sent_result", lambda value: 1 if _large(value) else None),  # documented: voice OTP
+    ("SendFailed", "sent_result", lambda value: 0 if _large(value) else None),  # documented: voice OTP
     ("Price", "price", _price),
     ("TotalPrice", "price", _price),  # documented: voice OTP; also spelled Totalprice
     ("CID", "cid", read_text),
@@ -207,15 +207,16 @@ def other_channel(parameters: Parameters) -> str | None:
     if type_id is None or parameters.first("ReferenceId") is not None:
         return None
     try:
-        return None if _small(plain_text(type_id)) == _VOICE_OTP else str(_small(plain_text(type_id)))
+        number = _large(plain_text(type_id))
     except ValueError:
         return None
+    return None if number == _VOICE_OTP else str(number)
 
 
 def is_undetermined(parameters: Parameters) -> bool:
     """Whether SendSuccess and SendFailed are both said to be 0: *seen*, eSMS does not say how it ended."""
     try:
-        return all(_seconds(plain_text(parameters.first(name))) == 0 for name in ("SendSuccess", "SendFailed"))
+        return all(_large(plain_text(parameters.first(name))) == 0 for name in ("SendSuccess", "SendFailed"))
     except ValueError:
         return False
 

@@ -386,6 +386,7 @@ OTHER_CHANNELS = [
     "SMSID=sms-1&TypeId=1&SendStatus=5&SendSuccess=169&TotalReceiver=169&TotalPrice=696987",
     "smsid=SMS-1&typeid=2&SendStatus=5&SendFailed=1",
     "SMSID=sms-1&TypeId=24&oaid=1&phonenumber=1234567890123456789",
+    "SMSID=sms-1&TypeId=40000&SendStatus=5&SendSuccess=1",
 ]
 
 
@@ -398,7 +399,7 @@ def test_a_message_of_another_channel_is_kept_and_is_no_call(
         assert (answer.status_code, answer.json) == (200, {"result": "other-channel"})
 
     (row,) = rows(database, rejected_callbacks)
-    assert re.fullmatch(r"other channel: TypeId (1|2|24)", row["reason"])
+    assert re.fullmatch(r"other channel: TypeId (1|2|24|40000)", row["reason"])
     assert row["count"] == 2
     assert rows(database, calls) == rows(database, status_reports) == []
 
