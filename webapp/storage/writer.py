@@ -7,6 +7,7 @@ neither lose a change nor lock each other out. What a report means is decided by
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import fields, replace
 from functools import cache
 from operator import attrgetter
@@ -68,8 +69,10 @@ class Refolded(NamedTuple):
 Conclusion = Literal["settled", "pending", "not_found", "failed", "gave_up"]
 
 _PORTION = 1000
-_REGISTERED_AT_ONCE = 250
+_REGISTERED_AT_ONCE = 100
 """Registrations of one transaction: callbacks wait for its locks, on SQLite all of them."""
+_BETWEEN_REGISTRATIONS_SECONDS = 0.005
+"""On SQLite, writers try the lock every half millisecond: without a pause the next transaction would take it first."""
 _CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
 _CHANGING_COLUMNS = [column for column in _CALL_COLUMNS if column is not calls.c.reference_id]
 _REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport) if field.name in status_reports.c]
@@ -119,11 +122,13 @@ class Writer:
 
     def register(self, registrations: Sequence[Registration], now: datetime) -> Registered:
         """Register calls, in several transactions; a call with several registrations counts once for each."""
-        portions = [
-            registrations[at : at + _REGISTERED_AT_ONCE] for at in range(0, len(registrations), _REGISTERED_AT_ONCE)
-        ]
-        done = [self._register_some(portion, now) for portion in portions]
-        return Registered(*(sum(numbers) for numbers in zip(*done, strict=True))) if done else Registered(0, 0, 0)
+        new = already_known = changed = 0
+        for start in range(0, len(registrations), _REGISTERED_AT_ONCE):
+            if start:
+                time.sleep(_BETWEEN_REGISTRATIONS_SECONDS)
+            done = self._register_some(registrations[start : start + _REGISTERED_AT_ONCE], now)
+            new, already_known, changed = new + done.new, already_known + done.already_known, changed + done.changed
+        return Registered(new, already_known, changed)
 
     @retrying
     def _register_some(self, registrations: Sequence[Registration], now: datetime) -> Registered:
