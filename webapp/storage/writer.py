@@ -71,8 +71,8 @@ Conclusion = Literal["settled", "pending", "not_found", "failed", "gave_up"]
 _PORTION = 1000
 _REGISTERED_AT_ONCE = 100
 """Registrations of one transaction: callbacks wait for its locks, on SQLite all of them."""
-_BETWEEN_REGISTRATIONS_SECONDS = 0.005
-"""On SQLite, writers try the lock every half millisecond: without a pause the next transaction would take it first."""
+_LONGEST_PAUSE_SECONDS = 0.1
+"""On SQLite, writers try the lock now and then: without a pause the next transaction would always take it first."""
 _CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
 _CHANGING_COLUMNS = [column for column in _CALL_COLUMNS if column is not calls.c.reference_id]
 _REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport) if field.name in status_reports.c]
@@ -123,9 +123,11 @@ class Writer:
     def register(self, registrations: Sequence[Registration], now: datetime) -> Registered:
         """Register calls, in several transactions; a call with several registrations counts once for each."""
         new = already_known = changed = 0
+        began = time.monotonic()
         for start in range(0, len(registrations), _REGISTERED_AT_ONCE):
-            if start:
-                time.sleep(_BETWEEN_REGISTRATIONS_SECONDS)
+            if start and self._database.is_sqlite:
+                time.sleep(min(time.monotonic() - began, _LONGEST_PAUSE_SECONDS))
+            began = time.monotonic()
             done = self._register_some(registrations[start : start + _REGISTERED_AT_ONCE], now)
             new, already_known, changed = new + done.new, already_known + done.already_known, changed + done.changed
         return Registered(new, already_known, changed)
