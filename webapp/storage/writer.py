@@ -204,7 +204,7 @@ class Writer:
         reports = [answer.report for answer in answers if answer.report]
         with self._database.transaction() as connection:
             locked = _LockedCalls(connection, now)
-            locked.lock({answer.reference_id: now for answer in answers} | _first_received(reports))
+            locked.lock({**dict.fromkeys(answer.reference_id for answer in answers), **_first_received(reports)})
             locked.skip_stored(reports)
             conclusions = [
                 locked.conclude(answer, give_up, verifying=answer.reference_id in verifying) for answer in answers
@@ -300,11 +300,11 @@ class _LockedCalls:
         self.calls: dict[str, Call] = {}
         self.effects: dict[UUID, Effect] = {}
 
-    def lock(self, first_seen: Mapping[str, datetime]) -> None:
-        """Read and lock the calls, and begin those that are absent at the time given."""
+    def lock(self, first_seen: Mapping[str, datetime | None]) -> None:
+        """Read and lock the calls, and begin those that are absent at the time given, if any is."""
         self.read(first_seen, lock=True)
         for reference_id, at in first_seen.items():
-            if reference_id not in self.calls:
+            if at is not None and reference_id not in self.calls:
                 self._absent.add(reference_id)
                 self.calls[reference_id] = Call(reference_id=reference_id, placed_at=at)
 
@@ -370,7 +370,10 @@ class _LockedCalls:
 
     def conclude(self, answer: LookupAnswer, give_up: timedelta, *, verifying: bool) -> Conclusion:
         """Fold the answer of one look-up, charge it to its call, and give up a call that stays open for too long."""
-        before = self.calls[answer.reference_id]
+        conclusion: Conclusion = "settled" if answer.kind == "final" else answer.kind
+        before = self.calls.get(answer.reference_id)
+        if before is None:  # It was unregistered while eSMS was asked, and eSMS says nothing of it.
+            return conclusion
         if answer.report:
             self.fold(answer.report)
         spread = random.uniform(0.9, 1.1)  # noqa: S311
@@ -384,7 +387,7 @@ class _LockedCalls:
         self.calls[answer.reference_id] = after
         if after.gave_up_at and not before.gave_up_at:
             return "gave_up"
-        return "settled" if answer.kind == "final" else answer.kind
+        return conclusion
 
     def unregister(self) -> None:
         """Take back what was registered; calls without a report are left out: they are to be removed."""

@@ -104,6 +104,7 @@ def any_history(writer: Writer, seed: int, number: int = 80) -> None:
             writer.record([report], NOW)
     asked = chance.sample(names, number * 3 // 4)
     writer.conclude([LookupAnswer(name, "104") for name in asked], NOW, give_up=GIVE_UP)
+    writer.register([Registration(reference_id="just-placed", placed_at=at(-1))], NOW)
 
 
 def recount(rows: Iterable[Mapping[str, Any]], now: datetime) -> dict[str, int]:

@@ -430,6 +430,23 @@ def test_a_look_up_that_is_not_final_is_charged_and_the_call_asked_about_again_i
     assert columns(database, "a", "claimed_until") == (None,)
 
 
+def test_a_call_that_was_unregistered_while_esms_was_asked_comes_back_only_with_a_report(
+    writer: Writer, database: Database
+) -> None:
+    writer.register([Registration(reference_id=name) for name in "abc"], NOW)
+    writer.unregister(["a", "b"], NOW)
+    told = answer(lookup("b", 1, call_status="BUSY"))
+
+    concluded = conclude(
+        writer, 1, LookupAnswer("a", "104"), told, LookupAnswer("a", "timeout"), LookupAnswer("c", "104")
+    )
+
+    assert concluded == ["not_found", "settled", "failed", "not_found"]
+    assert count(database, calls) == 2
+    assert stored_call(database, "b").settled_at == at(1)
+    assert [stored_call(database, name).lookup_count for name in "bc"] == [1, 1]
+
+
 def test_a_look_up_without_a_report_leaves_no_history(writer: Writer, database: Database) -> None:
     writer.register([Registration(reference_id="a")], NOW)
     conclude(writer, 700, LookupAnswer("a", "104"), LookupAnswer("a", "timeout"))
@@ -596,15 +613,6 @@ def test_a_look_up_that_is_older_than_the_newest_callback_takes_its_place_in_the
     assert (call.settled_by, call.call_status, call.conflict) == ("lookup", "ANSWERED", True)
     assert heard(call) == fold_of([came, asked])
     assert (call.next_lookup_at, call.lookup_count) == (at(12 + 300), 1)
-
-
-def test_what_a_look_up_says_of_a_call_nobody_knew_is_kept(writer: Writer, database: Database) -> None:
-    assert conclude(writer, 5, answer(lookup("b", 4, call_status="BUSY")), LookupAnswer("a", "104")) == [
-        "settled",
-        "not_found",
-    ]
-    assert stored_call(database, "b").settled_at == at(4)
-    assert stored_call(database, "a").placed_at == at(5)
 
 
 # Which calls are asked about
@@ -963,6 +971,7 @@ def test_folding_anew_leaves_sound_calls_alone(writer: Writer, database: Databas
     if registered:
         writer.register([Registration(reference_id="a", phone="849", campaign="tet", placed_at=at(-9))], NOW)
         writer.register([Registration(reference_id="never heard", request_id="r")], NOW)
+    writer.register([Registration(reference_id="asked")], NOW)
     writer.record(a_history()[::-1], at(6))
     conclude(writer, 7, LookupAnswer("a", "104"), LookupAnswer("asked", "104"))
     names = ["a", "never heard", "asked", "unknown"]
