@@ -136,6 +136,7 @@ HEADERS = st.lists(
 
 @given(token=st.text(VISIBLE), query=st.text(VISIBLE), headers=HEADERS)
 @example(token="t", query="a=#&?=%41", headers=[])
+@example(token="t/", query="", headers=[])
 @example(token="t", query="", headers=[("a", ":", " \t x \t ", "\r\n"), ("Connection", ": ", "Close", "\r\n")])
 def test_gunicorn_reads_likewise_what_the_fast_path_reads(
     token: str, query: str, headers: list[tuple[str, ...]]
@@ -143,7 +144,9 @@ def test_gunicorn_reads_likewise_what_the_fast_path_reads(
     lines = "".join("".join(header) for header in headers)
     content = f"GET /esms/callback/{token}?{query} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
     if found := read(content):
-        assert found.items() <= as_gunicorn_reads(content).items()
+        theirs = as_gunicorn_reads(content)
+        # A slash behind the token changes nothing; Flask's route takes it away.
+        assert found.items() <= (theirs | {"PATH_INFO": theirs["PATH_INFO"].removesuffix("/")}).items()
 
 
 @pytest.mark.parametrize("content", [USUAL, BROWSER.replace("é", "e")])
