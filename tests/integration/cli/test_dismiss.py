@@ -106,15 +106,15 @@ def test_all_calls_that_were_given_up_are_dismissed_at_once(writer: Writer, data
 def test_rejected_callbacks_are_dismissed_until_the_same_comes_again(writer: Writer) -> None:
     for query in (b"a=1", b"b=2"):
         writer.reject(rejected(query))
-    assert needs("callbacks that could not be read: 2.")
+    assert needs("callbacks that could not be read: 2 (")
 
     assert done("dismiss", "--rejected") == "rejected callbacks dismissed: 2\n"
     assert not needs("callbacks that could not be read")
     writer.reject(rejected(b"b=2", seconds=60))
 
-    assert needs("callbacks that could not be read: 1.")
+    assert needs("callbacks that could not be read: 1 (")
     assert done("dismiss", "--rejected", "--undo") == "rejected callbacks taken back: 1\n"
-    assert needs("callbacks that could not be read: 2.")
+    assert needs("callbacks that could not be read: 2 (")
 
 
 @SET

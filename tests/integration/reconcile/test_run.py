@@ -640,7 +640,7 @@ def test_a_database_that_goes_away_in_mid_run_ends_it_and_nothing_is_lost(
 ) -> None:
     """The calls are free again when their lease is over."""
     reference_ids = missing(esms, database, 2)
-    esms.options = replace(esms.options, latency=0.2)
+    esms.options = replace(esms.options, latency=1)
     impatient = Database(database.url.render_as_string(hide_password=False), patience=timedelta(seconds=0.3))
 
     with ThreadPoolExecutor(1) as threads:
