@@ -88,7 +88,7 @@ def columns() -> list[tuple[str, sa.Column[Any]]]:
             sa.Column(
                 "dismissed_at",
                 moment(),
-                comment="When a person has seen to the call, UTC. NULL: nobody has, or something new has happened since",
+                comment="When a person dismissed the call, UTC. NULL: not dismissed, or something new has happened since",
             ),
         ),
         (
@@ -105,7 +105,7 @@ def columns() -> list[tuple[str, sa.Column[Any]]]:
             sa.Column(
                 "dismissed_at",
                 moment(),
-                comment="When a person has seen to it, UTC. NULL: nobody has, or the same came again since",
+                comment="When a person dismissed it, UTC. NULL: not dismissed, or the same came again since",
             ),
         ),
         (

@@ -80,10 +80,10 @@ def completeness(
       lost_and_recovered    settled by a look-up, and no final callback ever came
     The settled calls are also counted by outcome:
       answered              the callee answered
-      unanswered            the call failed, or nobody picked up
+      unanswered            the call failed, or the callee did not answer
       other                 another CallStatus
       rejected              eSMS rejected or deleted it
-      delivered             a voice OTP that reached the phone; whether it was heard is not said
+      delivered             a voice OTP that reached the phone (eSMS says no more of it)
       unknown               eSMS says no outcome
 
     Without --by, it also names twins: two ids that are equal but for punctuation (eSMS's own pages drop dashes), one of

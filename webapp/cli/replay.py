@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--check", is_flag=True, help="Change nothing; name the calls that differ, exit code 1 if there are any.")
 @click.option("--rejected", is_flag=True, help="Read rejected callbacks again, and store those that can be read now.")
-@click.option("--unread", is_flag=True, help="Read the payloads of reports again that have values nobody could read.")
+@click.option("--unread", is_flag=True, help="Read again the payloads of reports with values that could not be read.")
 @click.option("--since", type=Time(), help="With --rejected or --unread: only those received at this time or later.")
 def replay(*, check: bool, rejected: bool, unread: bool, since: datetime | None) -> None:
     """Fold the whole history again by the rule, and correct the calls that differ from it.

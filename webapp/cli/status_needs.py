@@ -141,7 +141,7 @@ def _call_needs(found: Status) -> Iterator[str]:
         yield (
             f"calls given up: {found.given_up_to_see_to}, listed below. Ask eSMS's support how they ended, and "
             "enter it (docs/operations.md, given up), or ask eSMS itself once more: "
-            "`esms-calls reconcile --retry-given-up`. If nobody knows: `esms-calls dismiss --given-up`."
+            "`esms-calls reconcile --retry-given-up`. If the result stays unknown: `esms-calls dismiss --given-up`."
         )
     if found.price_conflicts:
         yield (

@@ -172,7 +172,8 @@ class CallRow(Base):
         Text, comment="The phone in the international form +84901888484. NULL: phone is not known, or no number"
     )
     dismissed_at: Mapped[datetime | None] = mapped_column(
-        Moment, comment="When a person has seen to the call, UTC. NULL: nobody has, or something new has happened since"
+        Moment,
+        comment="When a person dismissed the call, UTC. NULL: not dismissed, or something new has happened since",
     )
     outcome: Mapped[str] = mapped_column(
         Text,
@@ -318,7 +319,7 @@ class RejectedRow(Base):
         Moment, comment="When it was read after all, UTC. NULL: it was not"
     )
     dismissed_at: Mapped[datetime | None] = mapped_column(
-        Moment, comment="When a person has seen to it, UTC. NULL: nobody has, or the same came again since"
+        Moment, comment="When a person dismissed it, UTC. NULL: not dismissed, or the same came again since"
     )
 
 
