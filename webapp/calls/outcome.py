@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from webapp.calls.rule import Call
 
 Outcome = Literal["given_up", "missing", "answered", "unanswered", "other", "rejected", "delivered", "unknown"]
-OUTCOMES: tuple[Outcome, ...] = (
-    "given_up",
-    "missing",
-    "answered",
-    "unanswered",
-    "other",
-    "rejected",
-    "delivered",
-    "unknown",
-)
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+OUTCOMES_OF_SETTLED = tuple(word for word in OUTCOMES if word not in {"given_up", "missing"})
 
 
 def outcome(call: Call, rejected: tuple[int, ...]) -> Outcome:

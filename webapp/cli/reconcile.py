@@ -14,12 +14,11 @@ import click
 from webapp.cli import lookup_words, status_needs
 from webapp.cli.context import CliContext, client_of, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM, REFUSED
-from webapp.cli.options import Duration, placed_since, placed_until
+from webapp.cli.options import Duration, placed_since, placed_until, reference_ids
 from webapp.cli.output import printable, say, say_json
 from webapp.cli.signals import stop_at_signals
 from webapp.cli.tables import print_table
 from webapp.cli.time_words import local_time
-from webapp.esms import parameters
 from webapp.reconcile.run import Progress, Reconciler, due_at
 from webapp.reconcile.watch import LONGEST_DATABASE_PAUSE, DatabaseChange, Idle, Watch, Watchdog, health_endpoint
 from webapp.storage.filters import CallFilter
@@ -39,13 +38,6 @@ _LONGEST_TRANSACTION = timedelta(minutes=2)
 _EVERY = timedelta(seconds=60)
 
 
-def _reference_ids(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...] | None:
-    try:
-        return tuple(parameters.normalise_identity(one) for one in given) or None
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
 @click.command()
 @click.option(
     "--older-than",
@@ -58,9 +50,9 @@ def _reference_ids(_: click.Context, __: click.Parameter, given: tuple[str, ...]
 @placed_until
 @click.option(
     "--reference-id",
-    "reference_ids",
+    "wanted_ids",
     multiple=True,
-    callback=_reference_ids,
+    callback=reference_ids,
     metavar="ID",
     help="Only this call, if it is due; may be repeated; upper and lower case are the same.",
 )
@@ -82,7 +74,7 @@ def reconcile(
     campaign: str | None,
     since: datetime | None,
     until: datetime | None,
-    reference_ids: tuple[str, ...] | None,
+    wanted_ids: tuple[str, ...],
     retry_given_up: bool,
     dry_run: bool,
     as_json: bool,
@@ -117,7 +109,7 @@ def reconcile(
         raise click.UsageError("--watch does not go with --dry-run, --retry-given-up or --limit.")
     if every is not None and not every:
         raise click.UsageError("--every must be at least 1s.")
-    within = CallFilter(campaign=campaign, since=since, until=until, reference_ids=reference_ids)
+    within = CallFilter(campaign=campaign, since=since, until=until, reference_ids=wanted_ids or None)
     with open_context(migrated=not as_service, writes=not dry_run, at_most=_LONGEST_TRANSACTION) as context:
         if as_service:
             _serve(context, older_than, within, every or _EVERY, health_port, as_json=as_json)

@@ -12,11 +12,11 @@ from webapp.cli.call_list import CallList, say_how_to_end
 from webapp.cli.context import CliContext, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.output import say
+from webapp.storage.writer import Registered
 from webapp.support.progress import progress
 
 if TYPE_CHECKING:
     from webapp.calls.rule import Registration
-    from webapp.storage.writer import Registered
 
 
 @click.command()
@@ -45,11 +45,12 @@ def register(file: BinaryIO, *, check: bool) -> None:
         try:
             for portion in given.portions():
                 registering.take(portion)
-                show(registering.new + registering.known, f"calls, {given.bad} bad lines")
+                show(registering.done.new + registering.done.already_known, f"calls, {given.bad} bad lines")
         finally:
             verb, after = ("would register", "; nothing was registered") if check else ("registered", "")
+            done = registering.done
             say(
-                f"{verb} {registering.new}, already known {registering.known}, changed {registering.changed}, "
+                f"{verb} {done.new}, already known {done.already_known}, changed {done.changed}, "
                 f"bad lines {given.bad}{after}"
             )
     sys.exit(PROBLEM if given.bad else DONE)
@@ -62,15 +63,10 @@ class _Registering:
         self._writer = context.writer
         self._check_only = check_only
         self._checked: set[str] = set()
-        self.new = self.known = self.changed = 0
+        self.done = Registered()
 
     def take(self, portion: list[Registration]) -> None:
-        done = self._check(portion) if self._check_only else self._writer.register(portion, datetime.now(UTC))
-        self.new, self.known, self.changed = (
-            self.new + done.new,
-            self.known + done.already_known,
-            self.changed + done.changed,
-        )
+        self.done += self._check(portion) if self._check_only else self._writer.register(portion, datetime.now(UTC))
 
     def _check(self, portion: list[Registration]) -> Registered:
         """What registering would do; a call of an earlier portion would be known by now."""

@@ -38,6 +38,9 @@ TOO_FAST = "160"
 """*documented*: over the limit of requests a second."""
 TIMEOUT, UNREACHABLE, TLS = "timeout", "unreachable", "tls"
 """Codes of our own, where no answer came."""
+NO_ANSWER = frozenset({TIMEOUT, UNREACHABLE, TLS})
+NO_ANSWER_PREFIX = "http-5"
+"""How the code of an HTTP 5xx begins, which counts as no answer, too."""
 UNREADABLE, WRONG_REFERENCE = "unreadable", "wrong-reference"
 """Codes of our own, for answers that are none about the call."""
 LOOKUP_FIELDS = ("call_status", "call_duration", "ivr", "send_status", "sent_result", "price")
@@ -74,7 +77,7 @@ class LookupAnswer:
     @property
     def answered(self) -> bool:
         """Whether eSMS answered at all. Not: no connection, a time-out, an HTTP 5xx."""
-        return self.code not in {TIMEOUT, UNREACHABLE, TLS} and not self.code.startswith("http-5")
+        return self.code not in NO_ANSWER and not self.code.startswith(NO_ANSWER_PREFIX)
 
     @property
     def rate_limited(self) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, not_, select
 
-from webapp.calls.outcome import OUTCOMES
+from webapp.calls.outcome import OUTCOMES_OF_SETTLED
 from webapp.storage.filters import is_missing
 from webapp.storage.models import calls
 
@@ -174,7 +174,7 @@ def _columns(placed_until: datetime) -> list[ColumnElement[int]]:
         "conflict": calls.c.conflict,
         "never_registered": calls.c.registered_at.is_(None),
         "lost_and_recovered": and_(by_lookup, calls.c.callback_at.is_(None)),
-        **{str(name): calls.c.outcome == name for name in OUTCOMES if name not in {"given_up", "missing"}},
+        **{str(name): calls.c.outcome == name for name in OUTCOMES_OF_SETTLED},
     }
     number = func.count()
     return [number.label("calls"), *(number.filter(condition).label(name) for name, condition in conditions.items())]

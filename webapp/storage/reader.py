@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, select, tuple_, union
 
-from webapp.calls.report import StatusReport
 from webapp.calls.rule import Call
 from webapp.esms.stored import stored_report
 from webapp.storage import bulk
 from webapp.storage.claims import DUE_SINCE, Due, due_parts, is_due
+from webapp.storage.columns import CALL_COLUMNS, REPORT_COLUMNS
 from webapp.storage.filters import EVERY_CALL, CallFilter
 from webapp.storage.models import calls, due_replay, rejected_callbacks, status_reports
 from webapp.storage.rejected import Rejected
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
     from uuid import UUID
 
+    from sqlalchemy import Column, Select
+    from sqlalchemy.engine import RowMapping
+
+    from webapp.calls.report import StatusReport
     from webapp.storage.database import Database
 
 _PORTION = 1000
 _BETWEEN_PAUSES = 200
-_REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport) if field.name in status_reports.c]
-_CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Reader:
     def calls_by_id(self, reference_ids: Collection[str]) -> dict[str, Call]:
         """These calls as they are, but for those that are not there."""
         with self._database.snapshot() as connection:
-            query = select(*_CALL_COLUMNS).where(bulk.is_one_of(connection, calls.c.reference_id, reference_ids))
+            query = select(*CALL_COLUMNS).where(bulk.is_one_of(connection, calls.c.reference_id, reference_ids))
             return {row["reference_id"]: Call(**row) for row in connection.execute(query).mappings()}
 
     def ids(self, wanted: CallFilter) -> Iterator[str]:
@@ -165,16 +167,8 @@ class Reader:
         query = select(*columns, table.c.first_at.label("received_at")).where(table.c.replayed_at.is_(None))
         if since is not None:
             query = query.where(table.c.last_at >= since)
-        query = query.order_by(table.c.id).limit(_PORTION)
-        last: UUID | None = None
-        while True:
-            with self._database.snapshot(limited=False) as connection:
-                page = query.where(table.c.id > last) if last else query
-                found = [Rejected(**row) for row in connection.execute(page).mappings()]
-            yield from found
-            if len(found) < _PORTION:
-                return
-            last = found[-1].id
+        for portion in self._portions(query, table.c.id):
+            yield from (Rejected(**row) for row in portion)
 
     def replay_due(self) -> bool:
         """Whether calls may still follow the rule of an older version."""
@@ -184,18 +178,23 @@ class Reader:
     def unread(self, since: datetime | None) -> Iterator[list[StatusReport]]:
         """The reports with values that could not be read, in portions, oldest id first."""
         table = status_reports
-        query = select(*_REPORT_COLUMNS).where(table.c.unread.is_not(None)).order_by(table.c.id).limit(_PORTION)
+        query = select(*REPORT_COLUMNS).where(table.c.unread.is_not(None))
         if since is not None:
             query = query.where(table.c.received_at >= since)
-        last: UUID | None = None
+        for portion in self._portions(query, table.c.id):
+            yield [stored_report(row) for row in portion]
+
+    def _portions(self, query: Select[Any], key: Column[UUID]) -> Iterator[Sequence[RowMapping]]:
+        """The rows in the order of their key, each portion in a transaction of its own."""
+        page = query = query.order_by(key).limit(_PORTION)
         while True:
             with self._database.snapshot(limited=False) as connection:
-                page = query.where(table.c.id > last) if last else query
-                found = [stored_report(row) for row in connection.execute(page).mappings()]
-            if not found:
+                found = connection.execute(page).mappings().all()
+            if found:
+                yield found
+            if len(found) < _PORTION:
                 return
-            yield found
-            last = found[-1].id
+            page = query.where(key > found[-1][key.name])
 
     def reference_ids(self) -> Iterator[list[str]]:
         """The ids of all calls, with or without a row in ``calls``, in portions."""

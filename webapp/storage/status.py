@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, not_, or_, select
+from sqlalchemy import and_, func, not_, or_, select
 
+from webapp.esms.lookup import NO_ANSWER, NO_ANSWER_PREFIX
 from webapp.storage import wrong_tokens
 from webapp.storage.claims import Due, is_due
 from webapp.storage.database import clock
@@ -18,6 +19,7 @@ from webapp.storage.models import calls, due_replay, reconcile_runs, rejected_ca
 from webapp.storage.rejected import is_other_channel
 
 if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
     from sqlalchemy.engine import Connection
 
 _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
@@ -28,7 +30,10 @@ _SHOWN_REASONS = 3
 _NOT_DISMISSED = calls.c.dismissed_at.is_(None)
 _IS_GIVEN_UP = calls.c.gave_up_at.is_not(None)
 _HAD_NO_ANSWER = or_(
-    calls.c.last_lookup_code.in_(["timeout", "unreachable", "tls"]), calls.c.last_lookup_code.startswith("http-5")
+    calls.c.last_lookup_code.in_(sorted(NO_ANSWER)), calls.c.last_lookup_code.startswith(NO_ANSWER_PREFIX)
+)
+_REJECTED_TO_SEE_TO = and_(
+    rejected_callbacks.c.replayed_at.is_(None), rejected_callbacks.c.dismissed_at.is_(None), not_(is_other_channel())
 )
 _CALLBACK_AT = status_reports.c.received_at
 _IS_CALLBACK = status_reports.c.source == "callback"
@@ -135,16 +140,18 @@ def read_status(connection: Connection, due: Due, now: datetime) -> Status:
 
 def lookup_share(connection: Connection, now: datetime) -> LookupShare:
     """Of the calls settled in the 24 hours before ``now``; read from an index."""
-    last_day = calls.c.settled_at.between(now - _DAY, now)
     by_lookup = func.count().filter(calls.c.settled_by == "lookup")
-    return LookupShare(*connection.execute(select(func.count(), by_lookup).where(last_day)).one())
+    return LookupShare(*connection.execute(select(func.count(), by_lookup).where(_settled_last_day(now))).one())
 
 
 def outcomes_of_last_day(connection: Connection, now: datetime) -> dict[str, int]:
     """Numbers of the calls settled in the 24 hours before ``now``, by outcome."""
-    last_day = calls.c.settled_at.between(now - _DAY, now)
-    counts = select(calls.c.outcome, func.count()).where(last_day).group_by(calls.c.outcome)
+    counts = select(calls.c.outcome, func.count()).where(_settled_last_day(now)).group_by(calls.c.outcome)
     return {outcome: number for outcome, number in connection.execute(counts)}  # noqa: C416 - a row is no pair to mypy
+
+
+def _settled_last_day(now: datetime) -> ColumnElement[bool]:
+    return calls.c.settled_at.between(now - _DAY, now)
 
 
 def _counts(connection: Connection, due: Due) -> dict[str, Any]:
@@ -173,9 +180,8 @@ def _first(connection: Connection, condition: Any) -> list[str]:
 
 def _rejected(connection: Connection) -> dict[str, Any]:
     table = rejected_callbacks
-    open_ones = func.count().filter(table.c.replayed_at.is_(None), table.c.dismissed_at.is_(None))
     query = select(
-        open_ones.filter(not_(is_other_channel())).label("rejected"),
+        func.count().filter(_REJECTED_TO_SEE_TO).label("rejected"),
         func.coalesce(func.sum(table.c.size), 0).label("rejected_bytes"),
         func.count().filter(table.c.replayed_at.is_(None), is_other_channel()).label("other_channels"),
     )
@@ -184,9 +190,8 @@ def _rejected(connection: Connection) -> dict[str, Any]:
 
 def _rejected_reasons(connection: Connection) -> dict[str, int]:
     table = rejected_callbacks
-    open_ones = (table.c.replayed_at.is_(None), table.c.dismissed_at.is_(None), not_(is_other_channel()))
     number = func.count()
-    query = select(table.c.reason, number).where(*open_ones).group_by(table.c.reason)
+    query = select(table.c.reason, number).where(_REJECTED_TO_SEE_TO).group_by(table.c.reason)
     most = query.order_by(number.desc(), table.c.reason).limit(_SHOWN_REASONS)
     return {reason: count for reason, count in connection.execute(most)}  # noqa: C416 - a row is no pair to mypy
 

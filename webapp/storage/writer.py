@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -23,6 +23,7 @@ from webapp.calls.rule import Call, Registration
 from webapp.esms.finality import REJECTED
 from webapp.esms.stored import other_channel_of, stored_report
 from webapp.storage import bulk, dismissals, rejected
+from webapp.storage.columns import CALL_COLUMNS, REPORT_COLUMNS
 from webapp.storage.errors import TransactionLost
 from webapp.storage.models import calls, due_replay, status_reports
 from webapp.storage.retry import retrying
@@ -42,12 +43,17 @@ if TYPE_CHECKING:
     from webapp.storage.rejected import Rejected
 
 
-class Registered(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Registered:
     """Numbers of registrations: of new calls, of calls registered before, and of those that a new value changed."""
 
-    new: int
-    already_known: int
-    changed: int
+    new: int = 0
+    already_known: int = 0
+    changed: int = 0
+
+    def __add__(self, other: Registered) -> Registered:
+        """Both together."""
+        return Registered(self.new + other.new, self.already_known + other.already_known, self.changed + other.changed)
 
 
 class Unregistered(NamedTuple):
@@ -73,9 +79,7 @@ _REGISTERED_AT_ONCE = 100
 """Registrations of one transaction: callbacks wait for its locks, on SQLite all of them."""
 _LONGEST_PAUSE_SECONDS = 0.1
 """On SQLite, writers try the lock now and then: without a pause the next transaction would always take it first."""
-_CALL_COLUMNS = [calls.c[field.name] for field in fields(Call)]
-_CHANGING_COLUMNS = [column for column in _CALL_COLUMNS if column is not calls.c.reference_id]
-_REPORT_COLUMNS = [status_reports.c[field.name] for field in fields(StatusReport) if field.name in status_reports.c]
+_CHANGING_COLUMNS = [column for column in CALL_COLUMNS if column is not calls.c.reference_id]
 
 
 def record(connection: Connection, reports: Sequence[StatusReport], now: datetime) -> list[Effect]:
@@ -122,15 +126,14 @@ class Writer:
 
     def register(self, registrations: Sequence[Registration], now: datetime) -> Registered:
         """Register calls, in several transactions; a call with several registrations counts once for each."""
-        new = already_known = changed = 0
+        done = Registered()
         began = time.monotonic()
         for start in range(0, len(registrations), _REGISTERED_AT_ONCE):
             if start and self._database.is_sqlite:
                 time.sleep(min(time.monotonic() - began, _LONGEST_PAUSE_SECONDS))
             began = time.monotonic()
-            done = self._register_some(registrations[start : start + _REGISTERED_AT_ONCE], now)
-            new, already_known, changed = new + done.new, already_known + done.already_known, changed + done.changed
-        return Registered(new, already_known, changed)
+            done += self._register_some(registrations[start : start + _REGISTERED_AT_ONCE], now)
+        return done
 
     @retrying
     def _register_some(self, registrations: Sequence[Registration], now: datetime) -> Registered:
@@ -455,15 +458,15 @@ class _LockedCalls:
 
 def _register(known: dict[str, Call], registrations: Iterable[Registration], now: datetime) -> Registered:
     """Register calls in ``known``, which has all of them."""
-    new = already_known = changed = 0
+    done = Registered()
     for registration in registrations:
         before = known[registration.reference_id]
         after = known[before.reference_id] = rule.register(before, registration, now)
         is_new = before.registered_at is None
-        new, already_known = new + is_new, already_known + (not is_new)
         # How the id is spelled says nothing new of the call.
-        changed += not is_new and replace(after, esms_id=before.esms_id) != before
-    return Registered(new, already_known, changed)
+        is_changed = not is_new and replace(after, esms_id=before.esms_id) != before
+        done += Registered(int(is_new), int(not is_new), int(is_changed))
+    return done
 
 
 # Statements are built once for each dialect: building costs several times what executing does.
@@ -471,7 +474,7 @@ def _register(known: dict[str, Call], registrations: Iterable[Registration], now
 
 @cache
 def _calls_to_read(dialect: str) -> Select[Any]:
-    return select(*_CALL_COLUMNS).where(bulk.is_one_of_values(calls.c.reference_id, dialect))
+    return select(*CALL_COLUMNS).where(bulk.is_one_of_values(calls.c.reference_id, dialect))
 
 
 @cache
@@ -487,7 +490,7 @@ def _effects(dialect: str) -> Select[Any]:
 
 @cache
 def _histories(dialect: str) -> Select[Any]:
-    return select(*_REPORT_COLUMNS).where(bulk.is_one_of_values(status_reports.c.reference_id, dialect))
+    return select(*REPORT_COLUMNS).where(bulk.is_one_of_values(status_reports.c.reference_id, dialect))
 
 
 def _call(row: Mapping[Any, Any]) -> Call:
@@ -508,10 +511,10 @@ class _Values:
         return dict(zip(self._names, self._get(of), strict=True))
 
 
-_call_values = _Values(_CALL_COLUMNS)
+_call_values = _Values(CALL_COLUMNS)
 _changing_values = _Values(_CHANGING_COLUMNS)
-_report_values = _Values(_REPORT_COLUMNS)
-_READ_COLUMNS = [column for column in _REPORT_COLUMNS if column.name in {*FIELDS, "unread"}]
+_report_values = _Values(REPORT_COLUMNS)
+_READ_COLUMNS = [column for column in REPORT_COLUMNS if column.name in {*FIELDS, "unread"}]
 _read_values = _Values([*_READ_COLUMNS, status_reports.c.id])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,6 +142,7 @@ def _option_problem(name: str, given: Sequence[str]) -> str | None:
     return next((problem for value in given if check and (problem := check(value))), None)
 
 
+@cache
 def _known_options() -> set[str]:
     """The options of the libpq that is installed."""
     from psycopg.pq import Conninfo  # noqa: PLC0415 - few URLs have options

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.core import GaugeMetricFamily
 
 from webapp.callbacks.spool import SpoolError
-from webapp.calls.outcome import OUTCOMES
+from webapp.calls.outcome import OUTCOMES_OF_SETTLED
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.storage.reader import Reader
 from webapp.support import metrics
@@ -105,9 +105,8 @@ class _OutcomeSampler:
             return []
         words = "Calls settled in the last 24 hours, by outcome"
         gauge = GaugeMetricFamily("esms_settled_calls_last_day", words, labels=["outcome"])
-        for outcome in OUTCOMES:
-            if outcome not in {"given_up", "missing"}:
-                gauge.add_metric([outcome], counts.get(outcome, 0))
+        for outcome in OUTCOMES_OF_SETTLED:
+            gauge.add_metric([outcome], counts.get(outcome, 0))
         return [gauge]
 
 

@@ -201,20 +201,26 @@ def test_a_report_that_the_database_refuses_is_rejected_and_the_others_of_its_ba
     change_by_hand(database, POISON[database.is_sqlite])
     requests = [request(f"ReferenceId={'poison' if place == number else f'n{number}'}") for number in range(4)]
 
-    with locked(database):
-        blocker = threading.Thread(target=receiver.receive, args=(request("ReferenceId=first"),))
-        blocker.start()
-        time.sleep(0.1)
-        told: list[Any] = []
-        asking = threading.Thread(target=lambda: told.extend(together(receiver.receive, *requests)))
-        asking.start()
-        time.sleep(0.2)
-    for thread in (blocker, asking):
-        thread.join(20)
+    told = received_in_one_batch(receiver, database, requests)
 
     refused = NotAccepted("The database refuses a value of this report")
     assert told == [refused if place == number else Accepted("progressed", f"n{number}") for number in range(4)]
     assert [row.id for row in kept(database)] == [requests[place].id]
+
+
+def received_in_one_batch(receiver: Ingest, database: Database, requests: list[CallbackRequest]) -> list[Any]:
+    """What the requests are answered; they wait together behind another one, which the locked database holds up."""
+    answers: list[Any] = []
+    with locked(database):
+        blocker = threading.Thread(target=receiver.receive, args=(request("ReferenceId=first"),))
+        blocker.start()
+        time.sleep(0.1)
+        asking = threading.Thread(target=lambda: answers.extend(together(receiver.receive, *requests)))
+        asking.start()
+        time.sleep(0.2)
+    for thread in (blocker, asking):
+        thread.join(20)
+    return answers
 
 
 # The database is down
@@ -578,16 +584,7 @@ def test_a_callback_that_can_be_neither_stored_nor_rejected_is_answered_spooled_
     refuse_everywhere(database, "poison")
     requests = [request(f"ReferenceId={name}") for name in ("a", "poison", "b", "c")]
     with ingest_on(database, spool, timedelta(seconds=20)) as receiver:
-        with locked(database):
-            blocker = threading.Thread(target=receiver.receive, args=(request("ReferenceId=first"),))
-            blocker.start()
-            time.sleep(0.1)
-            told: list[Any] = []
-            asking = threading.Thread(target=lambda: told.extend(together(receiver.receive, *requests)))
-            asking.start()
-            time.sleep(0.2)
-        for thread in (blocker, asking):
-            thread.join(20)
+        told = received_in_one_batch(receiver, database, requests)
 
         stored = [Accepted("progressed", name) for name in "abc"]
         assert told == [stored[0], Accepted("spooled", "poison"), *stored[1:]]
