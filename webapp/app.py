@@ -19,6 +19,7 @@ from webapp.support.redaction import redactor
 from webapp.support.settings import Settings, load_settings
 from webapp.web import access, api, errors, health
 from webapp.web.proxies import behind_proxies
+from webapp.web.refresher import Refresher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,12 +41,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     ingest = _ingest(settings, spool, redact)
     wrong_tokens = WrongTokenCounter(database)
     receiver = views.Receiver(ingest, callback_tokens, wrong_tokens, redact)
+    refresher = Refresher(_for_figures(settings), settings.instance_dir.resolve() / "figures-lock")
 
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False
     app.config["TRUSTED_PROXIES"] = settings.trusted_proxies
     app.extensions |= {"database": database, "ingest": ingest, "receiver": receiver, "wrong_tokens": wrong_tokens}
+    app.extensions["refresher"] = refresher
     app.wsgi_app = behind_proxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[assignment, method-assign]
     access.init_app(app)
     errors.init_app(app)
@@ -64,3 +67,8 @@ def _ingest(settings: Settings, spool: Spool | None, redact: Callable[[str], str
         connections=3,
     )
     return Ingest(database, spool, settings.answer_within, redact)
+
+
+def _for_figures(settings: Settings) -> Database:
+    """Connections of the refresher: it reads for as long as a day takes, and nothing else waits for one of its own."""
+    return Database(settings.database, patience=API_PATIENCE, transaction_limit=API_TRANSACTION_LIMIT, connections=1)

@@ -23,11 +23,13 @@ COMMANDS = {
     "reconcile": "Ask eSMS (GetSendStatus) about every call whose result never came, and about calls in conflict.",
     "register": "Register the calls that were placed, so that a missing callback is noticed.",
     "replay": "Fold the whole history again by the rule, and correct the calls that differ from it.",
+    "rollups": "Make the figures of all days anew, from the calls.",
     "sandbox": "Stand in for eSMS on this machine: take calls, send their callbacks, answer look-ups.",
     "serve": "Serve callbacks and the API with gunicorn, until SIGTERM or Ctrl-C.",
     "show": "Show one call and its story: what each report said and did.",
     "spool": "Show, export or store the callbacks that wait because the database could not take them.",
     "status": "Show what needs a person, what is stored, and what is missing.",
+    "time-zone": "Show or change the time zone of the days in views and figures.",
     "unregister": "Take back registrations that were made by mistake.",
 }
 """Name and short help. A command is the function of the same name in ``webapp.cli.<name>``, a ``-`` being a ``_``."""

@@ -7,6 +7,7 @@ import click
 from webapp.cli.context import open_context
 from webapp.cli.output import say
 from webapp.cli.status_needs import REPLAY_DUE
+from webapp.cli.time_zone import agree_on_zone
 
 
 @click.command()
@@ -14,6 +15,7 @@ def migrate() -> None:
     """Bring the database to the newest migration. Safe to run again, and by several machines at once."""
     with open_context(migrated=False) as context:
         before, after = context.database.migrate()
+        agree_on_zone(context, may_set=True)
         replay_due = context.reader.replay_due()
     words = "was there already" if before == after else f"was {before or 'empty'}"
     say(f"{context.database.name} is at migration {after} ({words}).")

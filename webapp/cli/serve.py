@@ -17,6 +17,7 @@ from webapp.callbacks.spool import SpoolError, ephemeral_filesystem
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.output import hint, say
 from webapp.cli.status_needs import REPLAY_DUE
+from webapp.cli.time_zone import agree_on_zone
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import files
 
@@ -57,6 +58,7 @@ def serve(bind: str, workers: int) -> None:
             if context.settings.is_embedded:
                 context.database.migrate()
             context.database.check()
+            agree_on_zone(context, may_set=context.settings.is_embedded)
             if context.reader.replay_due():
                 hint(f"Warning: {REPLAY_DUE}")
         except Unavailable as error:

@@ -7,7 +7,7 @@ process, where one statement a row costs little.
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from functools import cache, lru_cache
 from types import NoneType
@@ -51,6 +51,7 @@ _iso = lru_cache(maxsize=256)(iso)
 """Cached: a new call and its report mostly have the same time."""
 _AS_TEXT: dict[type, Callable[[Any], str | None]] = {
     datetime: _iso,
+    date: date.isoformat,
     UUID: str,
     Decimal: str,
     frozenset: lambda names: ",".join(sorted(names)) or None,

@@ -9,13 +9,16 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    Column,
     Computed,
+    Date,
     FetchedValue,
     Float,
     Index,
     Integer,
     MetaData,
     SmallInteger,
+    Table,
     Text,
     UniqueConstraint,
     text,
@@ -405,6 +408,57 @@ class DueReplayRow(Base):
 
     one: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, comment="Always 1: one row")
     since: Mapped[datetime] = mapped_column(Moment, comment="When the migration to the newer rule ran, UTC")
+
+
+call_rollups = Table(
+    "call_rollups",
+    Base.metadata,
+    Column("scope", Text, nullable=False, comment="all: every call; campaign: those of one; none: those without one"),
+    Column("campaign", Text, comment="The campaign. NULL: scope is not campaign"),
+    Column("facet", Text, nullable=False, comment="What label says: outcome, hour, key, talk or delay"),
+    Column(
+        "local_day", Date, nullable=False, comment="The day on which the calls were placed, by the clocks of TIME_ZONE"
+    ),
+    Column(
+        "label",
+        Text,
+        nullable=False,
+        comment="The outcome; the hour, 00 to 23; the key, none or several; the upper edge in seconds of a class of talk time or callback delay",
+    ),
+    *(
+        Column(name, BigInteger, nullable=False, comment=comment)
+        for name, comment in {
+            "calls": "Number of calls",
+            "with_outcome": "Of these, number of those that were answered, unanswered or other",
+            "answered": "Number of answered calls",
+            "answered_seconds": "Seconds of the answered calls together",
+            "price": "Known prices together, in 1/10,000 VND",
+            "unpriced": "Number of calls whose price is not known",
+            "recovered": "Number of calls that a look-up settled and of which no final callback came",
+            "conflicts": "Number of calls in conflict",
+            "confirmed": "Number of calls that a final look-up confirmed",
+            "unregistered": "Number of calls that were never registered",
+        }.items()
+    ),
+    Index("ix_call_rollups_day", "local_day", "scope", "facet"),
+    comment="Figures of whole local days, made anew from calls in the background: read by views, page and report",
+)
+rollup_marks = Table(
+    "rollup_marks",
+    Base.metadata,
+    # AUTOINCREMENT: the number of a deleted mark must not come again, and BIGINT would be no key of its own.
+    Column(
+        "id",
+        BigInteger().with_variant(Integer, "sqlite"),
+        primary_key=True,
+        comment="Number of the mark, never used again",
+    ),
+    Column("hour", Moment, nullable=False, comment="Beginning of the hour in which the changed calls were placed, UTC"),
+    Column("marked_at", Moment, nullable=False, comment="When they changed, UTC"),
+    comment="One row for each hour of which calls have changed since its figures were made",
+    sqlite_autoincrement=True,
+)
+"""No index, lock or upsert: each transaction that changes calls appends to it."""
 
 
 calls = Base.metadata.tables["calls"]

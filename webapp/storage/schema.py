@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alembic import command
 from alembic.config import Config
@@ -114,6 +114,12 @@ def upgrade(connection: Connection) -> str | None:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     return before
+
+
+def views_module() -> Any:
+    """The newest migration that makes the views: the only place that says what they are; see its functions."""
+    scripts = ScriptDirectory.from_config(_alembic_config()).walk_revisions()
+    return next(script.module for script in scripts if hasattr(script.module, "create_views"))
 
 
 def _migrations() -> Path:

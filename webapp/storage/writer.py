@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from sqlalchemy import delete, func, select
 
 from webapp.calls import rule, schedule
+from webapp.calls.facts import counted
 from webapp.calls.outcome import outcome
 from webapp.calls.phone import e164
 from webapp.calls.report import FIELDS, StatusReport
 from webapp.calls.rule import Call, Registration
 from webapp.esms.finality import REJECTED
 from webapp.esms.stored import other_channel_of, stored_report
-from webapp.storage import bulk, dismissals, rejected
+from webapp.storage import bulk, dismissals, rejected, rollups
 from webapp.storage.columns import CALL_COLUMNS, REPORT_COLUMNS
 from webapp.storage.errors import TransactionLost
 from webapp.storage.models import calls, due_replay, status_reports
@@ -167,6 +168,7 @@ class Writer:
             unknown = [one for one in reference_ids if one not in locked.calls]
             removed = [name for name, call in locked.calls.items() if not call.report_count]
             cleared = sum(bool(call.report_count and call.registered_at) for call in locked.calls.values())
+            rollups.mark(connection, (locked.calls[name].placed_at for name in removed), now)
             locked.unregister()
             locked.write()
             if removed:
@@ -442,6 +444,18 @@ class _LockedCalls:
             bulk.update(self._connection, calls, changed)
         if new and bulk.insert_absent(self._connection, status_reports, new) < len(new):
             raise TransactionLost("another transaction has inserted a report at the same moment")
+        rollups.mark(self._connection, self._moments_to_mark(), self._now)
+
+    def _moments_to_mark(self) -> set[datetime]:
+        """When the calls were placed, before and after, of which the figures count something else now."""
+        moments = set()
+        for name, call in self.calls.items():
+            before = self._before.get(name)
+            if before is None:
+                moments.add(call.placed_at)
+            elif call is not before and counted(call) != counted(before):
+                moments |= {before.placed_at, call.placed_at}
+        return moments
 
     def _reports_of(self, reference_id: str) -> list[StatusReport]:
         if reference_id not in self._history:

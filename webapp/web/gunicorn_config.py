@@ -72,8 +72,10 @@ def when_ready(_server: Arbiter) -> None:
 
 
 def post_worker_init(worker: AnyWorker) -> None:
-    """Check the database, and drain what an earlier process left in the spool."""
-    worker.app.wsgi().extensions["ingest"].start()
+    """Check the database, drain what an earlier process left in the spool, and keep the figures up to date."""
+    extensions = worker.app.wsgi().extensions
+    extensions["ingest"].start()
+    extensions["refresher"].start()
 
 
 def worker_exit(_server: Arbiter, worker: AnyWorker) -> None:

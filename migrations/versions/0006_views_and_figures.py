@@ -1,0 +1,524 @@
+"""Views that explain themselves, and figures for each local day that the receiver keeps up to date.
+
+The views hold the time zone as a literal: ``esms-calls time-zone set`` makes them anew by the functions here, those of
+the newest migration that has them. On PostgreSQL the index of local days keeps callbacks in the spool while it is built
+(half a minute for 10 million calls). After the migration the server computes the figures, newest day first.
+A migration imports nothing of `webapp`, so that it stays what it was; and it has a working downgrade.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0006"
+down_revision = "0005"
+
+FIRST_ZONE = "Asia/Ho_Chi_Minh"
+FIRST_OFFSET_SECONDS = 25200
+INDEX = "ix_calls_local_day"
+HOUR = {
+    "postgresql": "date_trunc('hour', placed_at, 'UTC')",
+    "sqlite": "substr(placed_at, 1, 13) || ':00:00.000000Z'",
+}
+NOW = {"postgresql": "now()", "sqlite": "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"}
+
+
+class PostgreSQL:
+    """How PostgreSQL says what the views need; ``zone`` is a name that it knows, such as Asia/Ho_Chi_Minh."""
+
+    name = "postgresql"
+    now = "now()"
+
+    def __init__(self, zone: str, _offset_seconds: int) -> None:
+        """Work for this zone."""
+        self.zone = zone.replace("'", "''")
+
+    def local(self, moment: str) -> str:
+        """The wall clock at a moment, within the years that every zone has."""
+        within = (
+            f"least(greatest({moment}, '0001-01-02 00:00:00+00'::timestamptz), '9999-12-30 00:00:00+00'::timestamptz)"
+        )
+        return f"({within} AT TIME ZONE '{self.zone}')"
+
+    def day(self, moment: str) -> str:
+        """The local day, a date."""
+        return f"{self.local(moment)}::date"
+
+    def hour(self, moment: str) -> str:
+        """The local hour, 0 to 23."""
+        return f"extract(hour FROM {self.local(moment)})::integer"
+
+    def weekday(self, day: str) -> str:
+        """The weekday of a date, 1 (Monday) to 7."""
+        return f"extract(isodow FROM {day})::integer"
+
+    def seconds(self, until: str, since: str) -> str:
+        """Whole seconds between two moments, 0 or more; NULL where one is."""
+        difference = f"floor(extract(epoch FROM {until} - {since}))"
+        return f"CASE WHEN {difference} < 0 THEN 0 ELSE {difference} END::bigint"
+
+    def later(self, moment: str) -> str:
+        """The last second of the hour that begins at that moment."""
+        return f"{moment} + interval '3599 seconds'"
+
+
+class SQLite:
+    """How SQLite says it: it knows no zones, so ``offset_seconds`` is added to UTC."""
+
+    name = "sqlite"
+    now = "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"
+
+    def __init__(self, zone: str, offset_seconds: int) -> None:
+        """Work for this zone, which is so many seconds ahead of UTC all the time."""
+        self.zone = zone.replace("'", "''")
+        self._shift = f"'{offset_seconds:+d} seconds'"
+
+    def _within(self, moment: str) -> str:
+        """Without fractions of a second, which SQLite rounds up; within the years of which it knows local days."""
+        return f"min(max(substr({moment}, 1, 19), '0001-01-02T00:00:00'), '9999-12-30T00:00:00')"
+
+    def local(self, moment: str) -> str:
+        """The wall clock at a moment, as text."""
+        return f"datetime({self._within(moment)}, {self._shift})"
+
+    def day(self, moment: str) -> str:
+        """The local day, as text such as 2026-11-23."""
+        return f"date({self._within(moment)}, {self._shift})"
+
+    def hour(self, moment: str) -> str:
+        """The local hour, 0 to 23."""
+        return f"CAST(strftime('%H', {self._within(moment)}, {self._shift}) AS INTEGER)"
+
+    def weekday(self, day: str) -> str:
+        """The weekday of a date, 1 (Monday) to 7."""
+        return f"((CAST(strftime('%w', {day}) AS INTEGER) + 6) % 7 + 1)"
+
+    def seconds(self, until: str, since: str) -> str:
+        """Whole seconds between two moments, 0 or more; NULL where one is."""
+        whole = f"strftime('%s', substr({until}, 1, 19)) - strftime('%s', substr({since}, 1, 19))"
+        return f"max(0, {whole} - (substr({until}, 21, 6) < substr({since}, 21, 6)))"
+
+    def later(self, moment: str) -> str:
+        """The last second of the hour that begins at that moment."""
+        return f"substr({moment}, 1, 13) || ':59:59'"
+
+
+@dataclass(frozen=True)
+class View:
+    """A view: its columns are (name, comment, expression), ``rest`` is what follows them."""
+
+    name: str
+    comment: str
+    columns: list[tuple[str, str, str]]
+    rest: str
+
+
+ANSWERED = "outcome = 'answered'"
+
+
+def call_facts(words: Any) -> View:
+    """One row a call, right by default."""
+    day = words.day("placed_at")
+    return View(
+        "call_facts",
+        "One row a call, exact now, with local days and with values only where they mean something",
+        [
+            ("reference_id", "The identity that eSMS gave the call", "reference_id"),
+            ("request_id", "The id that the placing request carried. NULL: not known", "request_id"),
+            ("kind", "voice or otp. NULL: not known yet", "kind"),
+            ("phone", "The number called, as +84901888484. NULL: not known, or no number", "phone_e164"),
+            ("campaign", "The campaign, as registered. NULL: none was named", "campaign"),
+            ("placed_at", "When the call was placed, UTC", "placed_at"),
+            ("local_day", "The day on which it was placed, by the clocks of TIME_ZONE", day),
+            ("local_hour", "The hour of that day, 0 to 23", words.hour("placed_at")),
+            ("local_weekday", "The weekday of that day: 1 is Monday, 7 is Sunday", words.weekday(day)),
+            (
+                "outcome",
+                "How it ended: answered, unanswered, other, rejected, delivered, unknown, given_up or missing",
+                "outcome",
+            ),
+            (
+                "status_word",
+                "The CallStatus of eSMS where the outcome is other, else NULL",
+                "CASE WHEN outcome = 'other' THEN call_status END",
+            ),
+            (
+                "talk_seconds",
+                "Length in seconds of an answered call, else NULL",
+                f"CASE WHEN {ANSWERED} THEN call_duration END",
+            ),
+            (
+                "keys_pressed",
+                "The keys that were pressed in an answered call, as text. NULL: none, or not answered",
+                f"CASE WHEN {ANSWERED} THEN ivr END",
+            ),
+            ("price_vnd", "The price in VND. NULL: not known", "price"),
+            (
+                "price_is_final",
+                "Whether a price is known and a final callback came (of a voice OTP: or a final look-up), which is what says prices",
+                "(price IS NOT NULL AND (callback_at IS NOT NULL OR (kind IS NOT NULL AND kind = 'otp' AND confirmed_at IS NOT NULL)))",
+            ),
+            (
+                "callback_seconds",
+                "Seconds from placing the call to its first final callback, 0 or more. NULL: none came",
+                words.seconds("callback_at", "placed_at"),
+            ),
+            ("settled_by", "Source of the first final report: callback or lookup. NULL: not settled", "settled_by"),
+            (
+                "recovered",
+                "Whether a look-up settled the call and no final callback ever came",
+                "(settled_by IS NOT NULL AND settled_by = 'lookup' AND callback_at IS NULL)",
+            ),
+            ("confirmed", "Whether a final look-up confirmed the outcome", "(confirmed_at IS NOT NULL)"),
+            ("conflict", "Whether a callback disagrees now, and no look-up has decided since", "conflict"),
+            (
+                "price_conflict",
+                "Whether final callbacks say different prices, and no look-up says one",
+                "price_conflict",
+            ),
+            (
+                "registered",
+                "Whether the call was registered; else it is known from reports only",
+                "(registered_at IS NOT NULL)",
+            ),
+        ],
+        "FROM calls",
+    )
+
+
+def from_rollups(words: Any) -> list[View]:
+    """The views that read the figures: as exact as ``figures_as_of`` is recent, and the same as on the page."""
+    money = "CAST({} / 10000.0 AS numeric(20, 4))"
+    total = "CAST(sum({}) AS bigint)".format
+    of_facet = "FROM call_rollups WHERE scope <> 'all' AND facet = '{}'".format
+    of_day = ("local_day", "The local day on which the calls were placed", "local_day")
+    of_campaign = ("campaign", "The campaign. NULL: calls without one", "campaign")
+    edge = "CAST(label AS bigint)"
+    classes = (
+        f"FROM (SELECT local_day, scope, campaign, calls, {edge} AS seconds,"
+        f" sum(calls) OVER (PARTITION BY local_day, scope, campaign ORDER BY {edge}) AS up_to_here,"
+        " sum(calls) OVER (PARTITION BY local_day, scope, campaign) AS of_all"
+        f" {of_facet('delay')}) AS classes GROUP BY local_day, scope, campaign"
+    )
+    percentile = "min(seconds) FILTER (WHERE up_to_here * 100 >= of_all * {})".format
+    return [
+        View(
+            "daily_outcomes",
+            "How many calls of each day and campaign ended how; from the figures",
+            [
+                of_day,
+                of_campaign,
+                ("outcome", "How the calls ended, as in call_facts", "label"),
+                ("calls", "Number of calls", "calls"),
+                ("talk_seconds", "Seconds of the answered calls together", "answered_seconds"),
+                ("price_vnd", "Known prices together, in VND", money.format("price")),
+                ("calls_without_price", "Number of calls whose price is not known", "unpriced"),
+            ],
+            of_facet("outcome"),
+        ),
+        View(
+            "hourly_answers",
+            "How many calls of each local hour and campaign were answered; from the figures",
+            [
+                of_day,
+                ("local_weekday", "The weekday of that day: 1 is Monday, 7 is Sunday", words.weekday("local_day")),
+                ("local_hour", "The local hour in which the calls were placed, 0 to 23", "CAST(label AS integer)"),
+                of_campaign,
+                ("calls", "Number of calls", "calls"),
+                (
+                    "with_outcome",
+                    "Number of calls that were answered, unanswered or other: the share is answered of these",
+                    "with_outcome",
+                ),
+                ("answered", "Number of answered calls", "answered"),
+            ],
+            of_facet("hour"),
+        ),
+        View(
+            "ivr_choices",
+            "Which keys were pressed in answered calls, by day and campaign; from the figures",
+            [
+                of_day,
+                of_campaign,
+                ("key", "The key; none; several for more than one", "label"),
+                ("calls", "Number of answered calls", "calls"),
+            ],
+            of_facet("key"),
+        ),
+        View(
+            "campaign_results",
+            "One row for each campaign, and one for calls without any; from the figures",
+            [
+                of_campaign,
+                ("first_day", "The local day of its first call", "min(local_day)"),
+                ("last_day", "The local day of its last call", "max(local_day)"),
+                ("calls", "Number of calls", total("calls")),
+                ("with_outcome", "Number of calls that were answered, unanswered or other", total("with_outcome")),
+                ("answered", "Number of answered calls", total("answered")),
+                (
+                    "answered_share",
+                    "Answered calls of those with_outcome, 0 to 1. NULL: there are none",
+                    "CAST(sum(answered) AS double precision) / nullif(sum(with_outcome), 0)",
+                ),
+                (
+                    "mean_talk_seconds",
+                    "Mean length of the answered calls in seconds. NULL: there are none",
+                    "CAST(sum(answered_seconds) AS double precision) / nullif(sum(answered), 0)",
+                ),
+                ("price_vnd", "Known prices together, in VND", money.format("sum(price)")),
+                ("calls_without_price", "Number of calls whose price is not known", total("unpriced")),
+                (
+                    "missing",
+                    "Number of calls without a result, not given up",
+                    total("CASE WHEN label = 'missing' THEN calls ELSE 0 END"),
+                ),
+                (
+                    "recovered",
+                    "Number of calls that a look-up settled and of which no final callback came",
+                    total("recovered"),
+                ),
+                ("conflicts", "Number of calls in conflict now", total("conflicts")),
+            ],
+            f"{of_facet('outcome')} GROUP BY scope, campaign",
+        ),
+        View(
+            "callback_delays",
+            "How long final callbacks took, by day and campaign; from the figures: each percentile is the upper edge of its class",
+            [
+                of_day,
+                of_campaign,
+                ("calls", "Number of calls of which a final callback came", total("calls")),
+                ("p50", "Half of the callbacks took at most so many seconds", percentile(50)),
+                ("p95", "95 of 100 took at most so many seconds", percentile(95)),
+                ("p99", "99 of 100 took at most so many seconds", percentile(99)),
+            ],
+            classes,
+        ),
+    ]
+
+
+def histories(words: Any) -> list[View]:
+    """The views that read tables other than calls, or the calls that are missing."""
+    counts = [
+        (name, f"Number of look-ups: {name}", name)
+        for name in ("checked", "settled", "pending", "not_found", "failed", "gave_up")
+    ]
+    said = ("call_status", "call_duration", "ivr", "send_status", "sent_result", "price", "cid", "request_id", "phone")
+    return [
+        View(
+            "missing_calls",
+            "Calls without a result that were not given up, exact now",
+            [
+                ("reference_id", "The identity that eSMS gave the call", "reference_id"),
+                ("campaign", "The campaign. NULL: none was named", "campaign"),
+                ("placed_at", "When the call was placed, UTC", "placed_at"),
+                ("waiting_seconds", "Seconds since then", words.seconds(words.now, "placed_at")),
+                ("lookup_count", "How often eSMS was asked", "lookup_count"),
+                ("last_lookup_code", "How the last look-up ended. NULL: none yet", "last_lookup_code"),
+                ("next_lookup_at", "When eSMS is asked again, UTC. NULL: once its grace is over", "next_lookup_at"),
+            ],
+            "FROM calls WHERE settled_at IS NULL AND gave_up_at IS NULL",
+        ),
+        View(
+            "report_history",
+            "One row for every report: what eSMS said about a call, when, and what it did",
+            [
+                ("reference_id", "The call that the report is about", "reference_id"),
+                ("received_at", "When it was received, UTC", "received_at"),
+                ("local_time", "The same by the clocks of TIME_ZONE", words.local("received_at")),
+                ("source", "callback: eSMS told us; lookup: we asked", "source"),
+                (
+                    "effect",
+                    "What it did: settled, stale, conflict, corrected, confirmed, enriched, progressed or duplicate",
+                    "effect",
+                ),
+                ("lookup_code", "eSMS's code. NULL: a callback", "lookup_code"),
+                *((name, f"What the report said, as in calls.{name}. NULL: not said", name) for name in said),
+                ("unread", "Names of parameters that could not be read. NULL: none", "unread"),
+                ("id", "The report's id: reports of one moment are in its order", "id"),
+            ],
+            "FROM status_reports",
+        ),
+        View(
+            "reconcile_history",
+            "One row for every reconcile run",
+            [
+                ("run", "The run's id", "id"),
+                ("started_at", "When it started, UTC", "started_at"),
+                ("local_start", "The same by the clocks of TIME_ZONE", words.local("started_at")),
+                (
+                    "seconds",
+                    "How long it took. NULL: it has not ended, or died",
+                    words.seconds("finished_at", "started_at"),
+                ),
+                ("outcome", "done, failures, refused, interrupted or died. NULL: under way, or died unseen", "outcome"),
+                *counts,
+            ],
+            "FROM reconcile_runs",
+        ),
+        View(
+            "figures_as_of",
+            "One row: how recent the figures are",
+            [
+                (
+                    "as_of",
+                    "Figures hold all changes until then, UTC: the oldest mark that waits, else now",
+                    f"coalesce(min(marked_at), {words.now})",
+                ),
+                ("time_zone", "The zone of all local days and times in the views", f"'{words.zone}'"),
+                ("marks_waiting", "Number of marks that wait for the figures to be made anew", "count(*)"),
+            ],
+            "FROM rollup_marks",
+        ),
+        View(
+            "stale_days",
+            "The marks, and the local days whose figures are made anew because of them",
+            [
+                ("mark_id", "The mark", "id"),
+                ("first_day", "The local day of the beginning of its hour", words.day("hour")),
+                (
+                    "last_day",
+                    "The local day of the end of its hour: another one in some zones",
+                    words.day(words.later("hour")),
+                ),
+            ],
+            "FROM rollup_marks",
+        ),
+    ]
+
+
+def words_of(dialect: str, zone: str, offset_seconds: int) -> Any:
+    """The dialect's words for a zone; ``offset_seconds`` is the zone's offset from UTC, for SQLite."""
+    return (PostgreSQL if dialect == "postgresql" else SQLite)(zone, offset_seconds)
+
+
+def views(words: Any) -> list[View]:
+    """All views, in an order in which they can be made."""
+    return [call_facts(words), *from_rollups(words), *histories(words)]
+
+
+def create_views(words: Any) -> Iterator[str]:
+    """The statements that make the views and the index of local days, each with its comments."""
+    yield f"CREATE INDEX {INDEX} ON calls (({words.day('placed_at')}))"
+    for view in views(words):
+        if words.name == "sqlite":
+            columns = ", ".join(f"{sql} AS {name} /* {comment} */" for name, comment, sql in view.columns)
+            yield f"CREATE VIEW {view.name} AS /* {view.comment} */ SELECT {columns} {view.rest}"
+            continue
+        columns = ", ".join(f"{sql} AS {name}" for name, _, sql in view.columns)
+        yield f"CREATE VIEW {view.name} AS SELECT {columns} {view.rest}"
+        yield f"COMMENT ON VIEW {view.name} IS '{_quoted(view.comment)}'"
+        for name, comment, _ in view.columns:
+            yield f"COMMENT ON COLUMN {view.name}.{name} IS '{_quoted(comment)}'"
+
+
+def drop_views(words: Any) -> Iterator[str]:
+    """The statements that take them away."""
+    yield from (f"DROP VIEW {view.name}" for view in reversed(views(words)))
+    yield f"DROP INDEX {INDEX}"
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def moment() -> sa.types.TypeEngine[Any]:
+    """A time: on SQLite text of a fixed width, which sorts as time does."""
+    return sa.Text().with_variant(postgresql.TIMESTAMP(timezone=True), "postgresql")
+
+
+def create_tables() -> None:
+    """The figures, and the marks that say which of them are out of date."""
+    number = sa.BigInteger()
+    op.create_table(
+        "call_rollups",
+        sa.Column(
+            "scope",
+            sa.Text(),
+            nullable=False,
+            comment="all: every call; campaign: those of one; none: those without one",
+        ),
+        sa.Column("campaign", sa.Text(), comment="The campaign. NULL: scope is not campaign"),
+        sa.Column("facet", sa.Text(), nullable=False, comment="What label says: outcome, hour, key, talk or delay"),
+        sa.Column(
+            "local_day",
+            sa.Date(),
+            nullable=False,
+            comment="The day on which the calls were placed, by the clocks of TIME_ZONE",
+        ),
+        sa.Column(
+            "label",
+            sa.Text(),
+            nullable=False,
+            comment="The outcome; the hour, 00 to 23; the key, none or several; the upper edge in seconds of a class of talk time or callback delay",
+        ),
+        sa.Column("calls", number, nullable=False, comment="Number of calls"),
+        sa.Column(
+            "with_outcome",
+            number,
+            nullable=False,
+            comment="Of these, number of those that were answered, unanswered or other",
+        ),
+        sa.Column("answered", number, nullable=False, comment="Number of answered calls"),
+        sa.Column("answered_seconds", number, nullable=False, comment="Seconds of the answered calls together"),
+        sa.Column("price", number, nullable=False, comment="Known prices together, in 1/10,000 VND"),
+        sa.Column("unpriced", number, nullable=False, comment="Number of calls whose price is not known"),
+        sa.Column(
+            "recovered",
+            number,
+            nullable=False,
+            comment="Number of calls that a look-up settled and of which no final callback came",
+        ),
+        sa.Column("conflicts", number, nullable=False, comment="Number of calls in conflict"),
+        sa.Column("confirmed", number, nullable=False, comment="Number of calls that a final look-up confirmed"),
+        sa.Column("unregistered", number, nullable=False, comment="Number of calls that were never registered"),
+        comment="Figures of whole local days, made anew from calls in the background: read by views, page and report",
+    )
+    op.create_index("ix_call_rollups_day", "call_rollups", ["local_day", "scope", "facet"])
+    op.create_table(
+        "rollup_marks",
+        sa.Column(
+            "id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=True,
+            nullable=False,
+            comment="Number of the mark, never used again",
+        ),
+        sa.Column(
+            "hour",
+            moment(),
+            nullable=False,
+            comment="Beginning of the hour in which the changed calls were placed, UTC",
+        ),
+        sa.Column("marked_at", moment(), nullable=False, comment="When they changed, UTC"),
+        sa.PrimaryKeyConstraint("id", name="pk_rollup_marks"),
+        comment="One row for each hour of which calls have changed since its figures were made",
+        sqlite_autoincrement=True,
+    )
+
+
+def run(statement: str) -> None:
+    """Run a statement without parameters."""
+    op.execute(statement.replace(":", r"\:"))
+
+
+def upgrade() -> None:
+    """Make the tables and views, and mark the hours of all calls."""
+    dialect = op.get_context().dialect.name
+    create_tables()
+    for statement in create_views(words_of(dialect, FIRST_ZONE, FIRST_OFFSET_SECONDS)):
+        run(statement)
+    run(f"INSERT INTO rollup_marks (hour, marked_at) SELECT DISTINCT {HOUR[dialect]}, {NOW[dialect]} FROM calls")  # noqa: S608
+
+
+def downgrade() -> None:
+    """Drop them."""
+    dialect = op.get_context().dialect.name
+    for statement in drop_views(words_of(dialect, FIRST_ZONE, FIRST_OFFSET_SECONDS)):
+        op.execute(statement)
+    op.drop_table("rollup_marks")
+    op.drop_table("call_rollups")
