@@ -65,6 +65,18 @@ class PostgreSQL:
         """The last second of the hour that begins at that moment."""
         return f"{moment} + interval '3599 seconds'"
 
+    def days_ago(self, number: int) -> str:
+        """The local day ``number`` days before today."""
+        return f"({self.day('now()')} - {number})"
+
+    def vnd(self, price: str) -> str:
+        """A price in VND, exact."""
+        return price
+
+    def vnd_of_sum(self, units: str) -> str:
+        """A sum of prices in VND, from one in 1/10,000."""
+        return f"CAST({units} / 10000.0 AS numeric(20, 4))"
+
 
 class SQLite:
     """How SQLite says it: it knows no zones, so ``offset_seconds`` is added to UTC."""
@@ -73,7 +85,7 @@ class SQLite:
     now = "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"
 
     def __init__(self, zone: str, offset_seconds: int) -> None:
-        """Work for this zone, which is so many seconds ahead of UTC all the time."""
+        """Work for this zone, which is always ``offset_seconds`` ahead of UTC."""
         self.zone = zone.replace("'", "''")
         self._shift = f"'{offset_seconds:+d} seconds'"
 
@@ -105,6 +117,18 @@ class SQLite:
     def later(self, moment: str) -> str:
         """The last second of the hour that begins at that moment."""
         return f"substr({moment}, 1, 13) || ':59:59'"
+
+    def days_ago(self, number: int) -> str:
+        """The local day ``number`` days before today."""
+        return f"date('now', {self._shift}, '-{number} days')"
+
+    def vnd(self, price: str) -> str:
+        """A price in VND; never a whole number, which SQLite would divide without a rest."""
+        return f"CAST({price} AS REAL)"
+
+    def vnd_of_sum(self, units: str) -> str:
+        """A sum of prices in VND, from one in 1/10,000."""
+        return f"{units} / 10000.0"
 
 
 @dataclass(frozen=True)
@@ -156,7 +180,7 @@ def call_facts(words: Any) -> View:
                 "The keys that were pressed in an answered call, as text. NULL: none, or not answered",
                 f"CASE WHEN {ANSWERED} THEN ivr END",
             ),
-            ("price_vnd", "The price in VND. NULL: not known", "price"),
+            ("price_vnd", "The price in VND. NULL: not known", words.vnd("price")),
             (
                 "price_is_final",
                 "Whether a price is known and a final callback came (of a voice OTP: or a final look-up), which is what says prices",
@@ -192,7 +216,6 @@ def call_facts(words: Any) -> View:
 
 def from_rollups(words: Any) -> list[View]:
     """The views that read the figures: as exact as ``figures_as_of`` is recent, and the same as on the page."""
-    money = "CAST({} / 10000.0 AS numeric(20, 4))"
     total = "CAST(sum({}) AS bigint)".format
     of_facet = "FROM call_rollups WHERE scope <> 'all' AND facet = '{}'".format
     of_day = ("local_day", "The local day on which the calls were placed", "local_day")
@@ -215,7 +238,7 @@ def from_rollups(words: Any) -> list[View]:
                 ("outcome", "How the calls ended, as in call_facts", "label"),
                 ("calls", "Number of calls", "calls"),
                 ("talk_seconds", "Seconds of the answered calls together", "answered_seconds"),
-                ("price_vnd", "Known prices together, in VND", money.format("price")),
+                ("price_vnd", "Known prices together, in VND", words.vnd_of_sum("price")),
                 ("calls_without_price", "Number of calls whose price is not known", "unpriced"),
             ],
             of_facet("outcome"),
@@ -269,7 +292,7 @@ def from_rollups(words: Any) -> list[View]:
                     "Mean length of the answered calls in seconds. NULL: there are none",
                     "CAST(sum(answered_seconds) AS double precision) / nullif(sum(answered), 0)",
                 ),
-                ("price_vnd", "Known prices together, in VND", money.format("sum(price)")),
+                ("price_vnd", "Known prices together, in VND", words.vnd_of_sum("sum(price)")),
                 ("calls_without_price", "Number of calls whose price is not known", total("unpriced")),
                 (
                     "missing",
@@ -292,9 +315,9 @@ def from_rollups(words: Any) -> list[View]:
                 of_day,
                 of_campaign,
                 ("calls", "Number of calls of which a final callback came", total("calls")),
-                ("p50", "Half of the callbacks took at most so many seconds", percentile(50)),
-                ("p95", "95 of 100 took at most so many seconds", percentile(95)),
-                ("p99", "99 of 100 took at most so many seconds", percentile(99)),
+                ("p50", "Seconds within which half of the callbacks came", percentile(50)),
+                ("p95", "Seconds within which 95 of 100 came", percentile(95)),
+                ("p99", "Seconds within which 99 of 100 came", percentile(99)),
             ],
             classes,
         ),
@@ -370,6 +393,9 @@ def histories(words: Any) -> list[View]:
                     f"coalesce(min(marked_at), {words.now})",
                 ),
                 ("time_zone", "The zone of all local days and times in the views", f"'{words.zone}'"),
+                ("today", "The local day now", words.days_ago(0)),
+                ("yesterday", "The one before", words.days_ago(1)),
+                ("day_before_yesterday", "The one before that", words.days_ago(2)),
                 ("marks_waiting", "Number of marks that wait for the figures to be made anew", "count(*)"),
             ],
             "FROM rollup_marks",

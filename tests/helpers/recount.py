@@ -26,6 +26,11 @@ KEY = ("scope", "campaign", "facet", "local_day", "label")
 Figures = dict[tuple[Any, ...], dict[str, int]]
 
 
+def class_of(seconds: int, edges: tuple[int, ...]) -> int:
+    """The upper edge of the class that these seconds are in; an edge belongs to its own class."""
+    return min(edge for edge in edges if edge >= seconds)
+
+
 @dataclass(frozen=True)
 class Fact:
     """One call as people count it."""
@@ -88,9 +93,9 @@ class Fact:
             keys = self.keys_pressed
             found["key"] = "none" if keys is None else keys if len(keys) == 1 else "several"
         if self.talk_seconds is not None:
-            found["talk"] = str(min(edge for edge in TALK_EDGES if edge >= self.talk_seconds))
+            found["talk"] = str(class_of(self.talk_seconds, TALK_EDGES))
         if self.callback_seconds is not None:
-            found["delay"] = str(min(edge for edge in DELAY_EDGES if edge >= self.callback_seconds))
+            found["delay"] = str(class_of(self.callback_seconds, DELAY_EDGES))
         return found
 
 

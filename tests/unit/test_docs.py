@@ -14,6 +14,7 @@ import pytest
 from webapp import create_app
 from webapp.cli import exit_codes
 from webapp.cli.commands import cli
+from webapp.storage import schema
 from webapp.storage.models import Base
 from webapp.support.settings import Settings
 
@@ -80,6 +81,15 @@ def tables() -> str:
     return "\n".join(parts).rstrip()
 
 
+def views() -> str:
+    module = schema.views_module()
+    parts = []
+    for view in module.views(module.words_of("postgresql", "UTC", 0)):
+        rows = [f"| `{name}` | {comment} |" for name, comment, _ in view.columns]
+        parts += [f"### {view.name}", "", f"{view.comment}.", "", "| column | holds |", "| --- | --- |", *rows, ""]
+    return "\n".join(parts).rstrip()
+
+
 def unit(path: Path) -> str:
     kind = {".yaml": "yaml", ".service": "ini", ".timer": "ini"}.get(path.suffix, "text")
     return f"```{kind}\n{path.read_text()}```"
@@ -90,6 +100,7 @@ GENERATED: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/settings.md", "settings", settings),
     ("docs/commands.md", "commands", commands),
     ("docs/commands.md", "help", help_texts),
+    ("docs/data.md", "views", views),
     ("docs/data.md", "tables", tables),
     *(
         ("docs/deployment.md", f"deploy/{path.name}", partial(unit, path))

@@ -5,7 +5,6 @@ Pure values and functions, as the rule.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +40,6 @@ def counted(call: Call) -> tuple[Any, ...]:
 def hour_of(moment: datetime) -> datetime:
     """The beginning of its hour, UTC."""
     return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-
-
-def class_of(seconds: int, edges: tuple[int, ...]) -> int:
-    """The upper edge of the class that these seconds are in; an edge belongs to its own class."""
-    return edges[bisect_left(edges, seconds)]
 
 
 def percentile(classes: Iterable[tuple[int, int]], percent: int) -> int | None:

@@ -1,8 +1,8 @@
 """Keeps the figures of whole local days (``call_rollups``) equal to the table of calls.
 
-Whoever changes calls marks their hours in the same transaction. A refresh takes marks, computes their days anew from
-one snapshot, and replaces these days' rows and exactly these marks in one transaction. So no order of events, no late
-report and no second refresher can make the figures drift: they are a function of the calls.
+The writer marks the hours of changed calls in the same transaction. A refresh takes marks, computes their days anew
+from one snapshot, and replaces these days' rows and exactly these marks in one transaction. So no order of events, no
+late report and no second refresher can make the figures drift: they are a function of the calls.
 """
 
 from __future__ import annotations

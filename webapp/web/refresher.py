@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 SHORTEST_PAUSE_SECONDS = 2.0
 PAUSE_FACTOR = 10
-"""A pause is so many times as long as the refresh before it: refreshing takes at most a tenth of one core."""
+"""Length of a pause in lengths of the refresh before it: refreshing takes at most a tenth of one core."""
 _AFTER_A_BUG_SECONDS = 60.0
 
 

@@ -41,7 +41,13 @@ USES_OF_THE_DATABASE = [
 
 @pytest.mark.parametrize(
     "command",
-    [*([name] for name in sorted(COMMANDS)), *(["spool", name] for name in ("list", "export", "drain")), []],
+    [
+        *([name] for name in sorted(COMMANDS)),
+        *(["spool", name] for name in ("list", "export", "drain")),
+        ["rollups", "rebuild"],
+        *(["time-zone", name] for name in ("show", "set")),
+        [],
+    ],
 )
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_every_command_has_a_help_that_names_each_option(command: list[str], flag: str) -> None:

@@ -39,11 +39,13 @@ COMMAND_LINES: dict[str, list[list[str]]] = {
     "reconcile": [["--dry-run"], ["--older-than", "0s"], ["--older-than", "0s", "--json"], ["--since", ARGUMENT]],
     "register": [["hostile.csv"], ["--check", "hostile.csv"], ["headless.csv"], [ARGUMENT]],
     "replay": [["--check"], ["--rejected"], ["--unread"], []],
+    "rollups": [["rebuild"]],
     "sandbox": [["--bind", ARGUMENT]],
     "serve": [["--bind", ARGUMENT]],
     "show": [["a"], [ARGUMENT], ["nobody"]],
     "spool": [["list"], ["export"], ["drain"]],
     "status": [[], ["--json"]],
+    "time-zone": [["show"], ["set", ARGUMENT], ["set", "UTC"]],
     "unregister": [["nobody"], [ARGUMENT], ["--file", "hostile.csv"]],
 }
 
