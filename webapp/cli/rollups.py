@@ -47,11 +47,13 @@ def make_anew(database: Database) -> int:
     newest, total = figures.newest_mark(database), figures.waiting(database, None)
     days = 0
     with progress("computing figures", total) as show:
-        while left := figures.waiting(database, newest):
+        left = total
+        while left:
             refreshed = figures.refresh(database)
             if refreshed is None:
                 time.sleep(_PAUSE_SECONDS)
             else:
                 days += len(refreshed.days)
+            left = figures.waiting(database, newest)
             show(total - left, f"hours, {days} days")
     return days

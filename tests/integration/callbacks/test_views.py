@@ -585,7 +585,8 @@ def test_a_locked_database_gets_a_quick_503_and_the_repeated_callback_is_stored(
 def test_a_database_without_its_tables_gets_a_503(unspooled: FlaskClient, database: Database, query: str) -> None:
     assert unspooled.get(f"{URL}?ReferenceId=before").status_code == 200
     with database.transaction() as connection:
-        [connection.execute(text(f"DROP TABLE {table}")) for table in TABLES]
+        cascade = "" if database.is_sqlite else " CASCADE"
+        [connection.execute(text(f"DROP TABLE {table}{cascade}")) for table in TABLES]
 
     assert_later(unspooled.get(f"{URL}?{query}"), time.monotonic())
 

@@ -125,5 +125,5 @@ def test_no_command_prints_what_moves_a_cursor_or_forges_a_line(command: str) ->
 
     assert INVISIBLE.search(shown) is None
     assert "\n! forged" not in shown
-    if command not in {"migrate", "callback-url", "serve", "sandbox"}:
+    if command not in {"migrate", "callback-url", "serve", "sandbox", "rollups"}:
         assert r"\x1b" in shown or "\\u001b" in shown, "something hostile is shown"

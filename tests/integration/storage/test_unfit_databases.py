@@ -48,7 +48,11 @@ KINDS = {
         REMEDY,
     ),
     "without a version": (
-        ["DROP TABLE alembic_version", "DROP TABLE status_reports", "DROP TABLE reconcile_runs"],
+        [
+            "DROP TABLE alembic_version",
+            "ALTER TABLE status_reports RENAME TO one",
+            "ALTER TABLE reconcile_runs RENAME TO other",
+        ],
         "If they are a copy of esms-calls' tables, copy alembic_version too. Otherwise another",
         REMEDY,
     ),

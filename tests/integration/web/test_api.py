@@ -579,7 +579,7 @@ def test_a_page_that_ends_with_the_last_call_has_no_next(many: Api) -> None:
 
 def test_without_a_database_the_api_answers_503(api: Api, database: Database) -> None:
     with database.transaction() as connection:
-        connection.execute(text("DROP TABLE calls"))
+        connection.execute(text(f"DROP TABLE calls{'' if database.is_sqlite else ' CASCADE'}"))
 
     asked = [api.get(""), api.get("/a"), api.register({"reference_id": "a"})]
 
