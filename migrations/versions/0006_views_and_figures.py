@@ -289,8 +289,8 @@ def from_rollups(words: Any) -> list[View]:
                 ),
                 (
                     "mean_talk_seconds",
-                    "Mean length of the answered calls in seconds. NULL: there are none",
-                    "CAST(sum(answered_seconds) AS double precision) / nullif(sum(answered), 0)",
+                    "Mean length in seconds of the answered calls whose length is known. NULL: there are none",
+                    "CAST(sum(answered_seconds) AS double precision) / nullif(sum(timed), 0)",
                 ),
                 ("price_vnd", "Known prices together, in VND", words.vnd_of_sum("sum(price)")),
                 ("calls_without_price", "Number of calls whose price is not known", total("unpriced")),
@@ -490,6 +490,7 @@ def create_tables() -> None:
             comment="Of these, number of those that were answered, unanswered or other",
         ),
         sa.Column("answered", number, nullable=False, comment="Number of answered calls"),
+        sa.Column("timed", number, nullable=False, comment="Number of answered calls whose length is known"),
         sa.Column("answered_seconds", number, nullable=False, comment="Seconds of the answered calls together"),
         sa.Column("price", number, nullable=False, comment="Known prices together, in 1/10,000 VND"),
         sa.Column("unpriced", number, nullable=False, comment="Number of calls whose price is not known"),

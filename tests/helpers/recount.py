@@ -77,6 +77,7 @@ class Fact:
             "calls": 1,
             "with_outcome": int(self.with_outcome),
             "answered": int(self.answered),
+            "timed": int(self.talk_seconds is not None),
             "answered_seconds": self.talk_seconds or 0,
             "price": int(price * 10000) if price is not None else 0,
             "unpriced": int(price is None),

@@ -23,6 +23,7 @@ COMMANDS = {
     "reconcile": "Ask eSMS (GetSendStatus) about every call whose result never came, and about calls in conflict.",
     "register": "Register the calls that were placed, so that a missing callback is noticed.",
     "replay": "Fold the whole history again by the rule, and correct the calls that differ from it.",
+    "report": "Show how calls went: answered share, talk time, cost, callbacks, by whole days.",
     "rollups": "Make the figures of all days anew, from the calls.",
     "sandbox": "Stand in for eSMS on this machine: take calls, send their callbacks, answer look-ups.",
     "serve": "Serve callbacks and the API with gunicorn, until SIGTERM or Ctrl-C.",

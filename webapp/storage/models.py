@@ -431,6 +431,7 @@ call_rollups = Table(
             "calls": "Number of calls",
             "with_outcome": "Of these, number of those that were answered, unanswered or other",
             "answered": "Number of answered calls",
+            "timed": "Number of answered calls whose length is known",
             "answered_seconds": "Seconds of the answered calls together",
             "price": "Known prices together, in 1/10,000 VND",
             "unpriced": "Number of calls whose price is not known",

@@ -199,6 +199,7 @@ def _measures() -> Any:
         "calls": literal(value=True, type_=Boolean),
         "with_outcome": of.outcome.in_(WITH_OUTCOME),
         "answered": answered,
+        "timed": of.talk_seconds.is_not(None),
         "unpriced": of.price_vnd.is_(None),
         "recovered": of.recovered,
         "conflicts": of.conflict,

@@ -39,6 +39,7 @@ COMMAND_LINES: dict[str, list[list[str]]] = {
     "reconcile": [["--dry-run"], ["--older-than", "0s"], ["--older-than", "0s", "--json"], ["--since", ARGUMENT]],
     "register": [["hostile.csv"], ["--check", "hostile.csv"], ["headless.csv"], [ARGUMENT]],
     "replay": [["--check"], ["--rejected"], ["--unread"], []],
+    "report": [[], ["--json"], ["--by", "campaign"], ["--by", "campaign", "--json"], ["--since", ARGUMENT]],
     "rollups": [["rebuild"]],
     "sandbox": [["--bind", ARGUMENT]],
     "serve": [["--bind", ARGUMENT]],

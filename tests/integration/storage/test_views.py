@@ -103,6 +103,11 @@ def share(facts: list[Fact]) -> float | None:
     return sum(fact.answered for fact in facts) / of if of else None
 
 
+def mean(facts: list[Fact]) -> float | None:
+    seconds = [fact.talk_seconds for fact in facts if fact.talk_seconds is not None]
+    return sum(seconds) / len(seconds) if seconds else None
+
+
 def price(facts: list[Fact]) -> float:
     return float(sum((fact.call.price or Decimal(0) for fact in facts), Decimal(0)))
 
@@ -261,11 +266,12 @@ def test_daily_outcomes_and_campaign_results_add_up(database: Database, facts: l
         (
             *(name, min(fact.day for fact in some), max(fact.day for fact in some), len(some)),
             sum(fact.outcome == "missing" for fact in some),
+            *(share(some), mean(some)),
             *(sum(fact.recovered for fact in some), sum(fact.call.conflict for fact in some)),
         )
         for name, some in by(facts, lambda fact: fact.call.campaign)
     ]
-    columns = "campaign, first_day, last_day, calls, missing, recovered, conflicts"
+    columns = "campaign, first_day, last_day, calls, missing, answered_share, mean_talk_seconds, recovered, conflicts"
     assert sorted_rows(rows(database, f"SELECT {columns} FROM campaign_results")) == sorted_rows(expected(results))  # noqa: S608
 
 

@@ -1,0 +1,151 @@
+"""The command report: the same figures as the views, equal to a recount, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from commands import ON_SQLITE, SET, done, run
+from histories import write_history
+from makers import NOW, callback
+from recount import Fact, class_of, facts_of, refresh_all
+
+from webapp.calls.facts import DELAY_EDGES, TALK_EDGES
+from webapp.calls.rule import Registration
+from webapp.storage.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from webapp.storage.database import Database
+
+KEYS: dict[str, Callable[[Fact], Any]] = {
+    "hour": lambda fact: fact.at.hour,
+    "weekday": lambda fact: fact.at.isoweekday(),
+    "day": lambda fact: f"{fact.day}",
+    "campaign": lambda fact: fact.call.campaign,
+    "key": lambda fact: fact.labels.get("key"),
+}
+
+
+@pytest.fixture
+def facts(database: Database) -> list[Fact]:
+    write_history(database, 11, 60)
+    refresh_all(database)
+    return facts_of(database)
+
+
+def figures(facts: list[Fact]) -> dict[str, Any]:
+    sums: defaultdict[str, int] = defaultdict(int)
+    for fact in facts:
+        for name, number in fact.measures.items():
+            sums[name] += number
+    price = sums.pop("price", 0)
+    return {
+        **sums,
+        "answered_share": sums["answered"] / sums["with_outcome"] if sums["with_outcome"] else None,
+        "mean_talk_seconds": sums["answered_seconds"] / sums["timed"] if sums["timed"] else None,
+        "price_vnd": f"{price // 10000}.{price % 10000:04}",
+    }
+
+
+def percentiles(seconds: list[int | None], edges: tuple[int, ...]) -> dict[str, int | None]:
+    known = sorted(one for one in seconds if one is not None)
+    return {
+        f"p{percent}": class_of(known[-(-len(known) * percent // 100) - 1], edges) if known else None
+        for percent in (50, 90, 95, 99)
+    }
+
+
+@SET
+def test_the_report_equals_a_recount(facts: list[Fact]) -> None:
+    printed = json.loads(done("report", "--json"))
+
+    assert {name: printed[name] for name in figures(facts)} == figures(facts)
+    assert printed["outcomes"] == {
+        outcome: sum(fact.outcome == outcome for fact in facts) for outcome in {fact.outcome for fact in facts}
+    }
+    assert printed["talk_seconds"] == percentiles([fact.talk_seconds for fact in facts], TALK_EDGES)
+    assert printed["callback_seconds"] == percentiles([fact.callback_seconds for fact in facts], DELAY_EDGES)
+    assert printed["time_zone"] == "Asia/Ho_Chi_Minh"
+
+
+@SET
+def test_each_group_equals_a_recount(facts: list[Fact]) -> None:
+    for by, key in KEYS.items():
+        counted = [fact for fact in facts if by != "key" or fact.answered]
+        expected = {name: figures([fact for fact in counted if key(fact) == name]) for name in map(key, counted)}
+
+        groups = json.loads(done("report", "--by", by, "--json"))["groups"]
+
+        assert {group.pop(by): group for group in groups} == expected
+        assert len(groups) == len(expected)
+
+
+@SET
+def test_days_and_a_campaign_are_chosen(facts: list[Fact]) -> None:
+    day = date(2026, 11, 23)
+    some = [fact for fact in facts if fact.day == day]
+    assert some
+    assert len(some) < len(facts)
+
+    printed = json.loads(done("report", "--since", "2026-11-23", "--until", "24/11/2026", "--json"))
+    assert printed["calls"] == len(some)
+
+    tet = [fact for fact in facts if fact.call.campaign == "tet"]
+    printed = json.loads(done("report", "--campaign", "tet", "--json"))
+    assert {name: printed[name] for name in figures(tet)} == figures(tet)
+
+
+@ON_SQLITE
+@SET
+def test_people_read_the_same_figures(database: Database) -> None:
+    writer = Writer(database)
+    writer.register([Registration(reference_id=name, campaign="tết", placed_at=NOW) for name in "abc"], NOW)
+    writer.record(
+        [callback("a", 4, call_status="ANSWERED", call_duration=42, ivr="1"), callback("b", call_status="BUSY")], NOW
+    )
+    refresh_all(database)
+
+    lines = [" ".join(line.split()) for line in done("report").splitlines()]
+    for line in (
+        "calls 3",
+        "missing 1",
+        "answered share 50.0% (1 of 2 with an outcome)",
+        "talk time, mean 42.0 s",
+        "talk time, median ≈ 45 s",
+        "cost 0 ₫ (3 calls without a price)",
+        "callbacks, 95 % within ≈ 5 s",
+    ):
+        assert line in lines
+    assert lines[-1].startswith("Figures as of ")
+    assert "Monday" in done("report", "--by", "weekday")
+    assert "17:00" in done("report", "--by", "hour")
+    assert "tết" in done("report", "--by", "campaign")
+    assert "2026-11-23" in done("report", "--by", "day")
+
+
+@ON_SQLITE
+@SET
+def test_figures_that_wait_are_said_to(database: Database) -> None:
+    assert "There are no figures of such calls." in done("report")
+    Writer(database).record([callback("a", call_status="BUSY")], NOW)
+
+    printed = done("report", "--by", "day")
+
+    assert "There are no figures of such calls." in printed
+    assert "later changes are not in them yet (marks that wait: 1)" in printed
+
+
+@ON_SQLITE
+@SET
+@pytest.mark.parametrize("given", ["2026-11-23T10:00", "2026-11-23T00:00Z"])
+def test_a_time_within_a_day_is_refused(database: Database, given: str) -> None:  # noqa: ARG001 - it is made
+    result = run("report", "--since", given)
+
+    assert result.exit_code == 2
+    words = " ".join(result.stderr.split())
+    assert "is not the beginning of a day in Asia/Ho_Chi_Minh, and figures are of whole days: give a date." in words

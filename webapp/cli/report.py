@@ -1,0 +1,177 @@
+"""The command report: the figures of the page, in the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import click
+
+from webapp.cli.context import open_context
+from webapp.cli.options import Time
+from webapp.cli.output import say, say_json
+from webapp.cli.tables import print_columns, print_table
+from webapp.cli.time_words import local_time
+from webapp.storage import figures
+from webapp.storage.figures import GROUPS, AsOf, Days, Group, Overview, Sums
+from webapp.storage.types import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_LONGEST = 10**6
+"""Seconds: an upper edge beyond it only says that the class has none."""
+
+
+@click.command()
+@click.option("--by", type=click.Choice(GROUPS), help="Count each hour, weekday, day, campaign or key.")
+@click.option("--since", type=Time(), help="Only calls placed on this day or later: 2026-11-23, today, yesterday.")
+@click.option("--until", type=Time(), help="Only calls placed before this day.")
+@click.option("--campaign", metavar="NAME", help="Only calls of this campaign.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def report(
+    *, by: Group | None, since: datetime | None, until: datetime | None, campaign: str | None, as_json: bool
+) -> None:
+    """Show how calls went: answered share, talk time, cost, callbacks, by whole days.
+
+    The figures are those of the views in SQL (docs/data.md), which the server keeps up to date; the last line says up
+    to when. The answered share is answered calls of those with an outcome: answered, unanswered or other. Medians and
+    percentiles are upper edges of classes, marked with ≈. By key, only answered calls are counted.
+    """
+    with open_context(writes=False) as context, context.database.snapshot(limited=False) as connection:
+        as_of = figures.as_of(connection)
+        zone = ZoneInfo(as_of.time_zone)
+        days = Days(_day(since, zone, "--since"), _day(until, zone, "--until"), campaign)
+        if by:
+            found = figures.groups(connection, days, by)
+            show, shown = (_groups_as_json if as_json else _show_groups), (by, found)
+            show(*shown, as_of)
+        else:
+            overview = figures.overview(connection, days)
+            (_overview_as_json if as_json else _show_overview)(overview, as_of)
+
+
+def _day(moment: datetime | None, zone: ZoneInfo, option: str) -> date | None:
+    """The local day that begins at this moment."""
+    if moment is None:
+        return None
+    local = moment.astimezone(zone)
+    if (moment - timedelta(microseconds=1)).astimezone(zone).date() == local.date():
+        raise click.BadParameter(
+            f"{local:%Y-%m-%d %H:%M:%S} is not the beginning of a day in {zone.key}, and figures are of whole days: "
+            "give a date.",
+            param_hint=option,
+        )
+    return local.date()
+
+
+def _figures_as_json(sums: Sums) -> dict[str, Any]:
+    counts = asdict(sums)
+    del counts["price"]
+    return counts | {
+        "answered_share": sums.answered_share,
+        "mean_talk_seconds": sums.mean_talk_seconds,
+        "price_vnd": f"{sums.price_vnd:.4f}",
+    }
+
+
+def _as_of_as_json(as_of: AsOf) -> dict[str, Any]:
+    return {"as_of": plain(as_of.at), "time_zone": as_of.time_zone}
+
+
+def _overview_as_json(found: Overview, as_of: AsOf) -> None:
+    outcomes = {"outcomes": found.outcomes, "talk_seconds": asdict(found.talk), "callback_seconds": asdict(found.delay)}
+    say_json(_figures_as_json(found.sums) | outcomes | _as_of_as_json(as_of))
+
+
+def _groups_as_json(by: Group, found: list[tuple[Any, Sums]], as_of: AsOf) -> None:
+    groups = [{by: f"{name}" if by == "day" else name, **_figures_as_json(sums)} for name, sums in found]
+    say_json({"groups": groups} | _as_of_as_json(as_of))
+
+
+def _show_overview(found: Overview, as_of: AsOf) -> None:
+    sums = found.sums
+    if not sums.calls:
+        say("There are no figures of such calls.")
+        _show_as_of(as_of)
+        return
+    shown = [
+        ("calls", f"{sums.calls:,}"),
+        *((f"  {name.replace('_', ' ')}", f"{number:,}") for name, number in found.outcomes.items()),
+        ("answered share", f"{_share(sums)} ({sums.answered:,} of {sums.with_outcome:,} with an outcome)"),
+        ("talk time, mean", _seconds(sums.mean_talk_seconds)),
+        ("talk time, median", _edge(found.talk.p50)),
+        ("talk time, 90 % within", _edge(found.talk.p90)),
+        ("cost", f"{_vnd(sums)} ({sums.unpriced:,} calls without a price)"),
+        ("cost of an answered call", _vnd_each(sums)),
+        ("callbacks, median", _edge(found.delay.p50)),
+        ("callbacks, 95 % within", _edge(found.delay.p95)),
+        ("recovered by look-up", f"{sums.recovered:,}"),
+        ("in conflict", f"{sums.conflicts:,}"),
+        ("never registered", f"{sums.unregistered:,}"),
+    ]
+    print_table("Report", shown)
+    _show_as_of(as_of)
+
+
+def _show_groups(by: Group, found: list[tuple[Any, Sums]], as_of: AsOf) -> None:
+    if not found:
+        say("There are no figures of such calls.")
+    else:
+        total = Sums()
+        for _, sums in found:
+            total = total.plus(sums)
+        headers = [by, "calls", "with\noutcome", "answered", "answered\nshare", "mean talk\nseconds", "cost\nVND"]
+        headers += ["without\nprice", "recovered", "in\nconflict"]
+        rows = [[_name(by, name), *_row(sums)] for name, sums in found]
+        print_columns("Report", headers, rows, ["all", *_row(total)])
+    _show_as_of(as_of)
+
+
+def _row(sums: Sums) -> Iterable[str]:
+    mean = sums.mean_talk_seconds
+    return (
+        *(f"{number:,}" for number in (sums.calls, sums.with_outcome, sums.answered)),
+        _share(sums),
+        "-" if mean is None else f"{mean:.1f}",
+        f"{sums.price_vnd:,.0f}",
+        *(f"{number:,}" for number in (sums.unpriced, sums.recovered, sums.conflicts)),
+    )
+
+
+def _name(by: Group, name: Any) -> str:
+    if by == "hour":
+        return f"{name:02}:00"
+    if by == "weekday":
+        return _WEEKDAYS[name - 1]
+    return "(none)" if name is None else f"{name}"
+
+
+def _show_as_of(as_of: AsOf) -> None:
+    waiting = f"; later changes are not in them yet (marks that wait: {as_of.waiting:,})" if as_of.waiting else ""
+    say(f"Figures as of {local_time(as_of.at, ZoneInfo(as_of.time_zone))}, days of {as_of.time_zone}{waiting}")
+
+
+def _share(sums: Sums) -> str:
+    return "-" if sums.answered_share is None else f"{sums.answered_share:.1%}"
+
+
+def _seconds(number: float | None) -> str:
+    return "-" if number is None else f"{number:.1f} s"
+
+
+def _edge(edge: int | None) -> str:
+    if edge is None:
+        return "-"
+    return f"≈ {edge:,} s" if edge < _LONGEST else "more than 3 days" if edge > 2**31 else "more than an hour"
+
+
+def _vnd(sums: Sums) -> str:
+    return f"{sums.price_vnd:,.0f} ₫"
+
+
+def _vnd_each(sums: Sums) -> str:
+    return f"{sums.price_vnd / sums.answered:,.0f} ₫" if sums.answered else "-"

@@ -1,0 +1,173 @@
+"""Reads the figures of whole local days: what page and ``report`` show, in sums of ``call_rollups``."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import and_, func, select
+
+from webapp.calls.facts import percentile
+from webapp.storage.models import call_rollups
+from webapp.storage.rollups import figures_as_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.engine import Connection
+
+Group = Literal["hour", "weekday", "day", "campaign", "key"]
+GROUPS: tuple[Group, ...] = ("hour", "weekday", "day", "campaign", "key")
+_UNITS = 10000
+
+
+@dataclass(frozen=True, slots=True)
+class Days:
+    """Local days whose figures are wanted, ``since`` inclusive, ``until`` exclusive, and the campaign; None is any."""
+
+    since: date | None = None
+    until: date | None = None
+    campaign: str | None = None
+
+    def conditions(self, facet: str, scope: str = "all") -> list[ColumnElement[bool]]:
+        """As SQL, for one facet; ``scope``: what to read where no campaign is wanted."""
+        of = call_rollups.c
+        wanted = [of.facet == facet]
+        if self.campaign is not None:
+            wanted += [of.scope == "campaign", of.campaign == unicodedata.normalize("NFC", self.campaign)]
+        else:
+            wanted.append(of.scope == "all" if scope == "all" else of.scope != "all")
+        if self.since is not None:
+            wanted.append(of.local_day >= self.since)
+        if self.until is not None:
+            wanted.append(of.local_day < self.until)
+        return wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Figures of some calls; see the comments of ``call_rollups``. ``price`` is in 1/10,000 VND."""
+
+    calls: int = 0
+    with_outcome: int = 0
+    answered: int = 0
+    timed: int = 0
+    answered_seconds: int = 0
+    price: int = 0
+    unpriced: int = 0
+    recovered: int = 0
+    conflicts: int = 0
+    confirmed: int = 0
+    unregistered: int = 0
+
+    @property
+    def answered_share(self) -> float | None:
+        """Answered calls of the answered, unanswered and other ones, from 0 to 1; None: of none."""
+        return self.answered / self.with_outcome if self.with_outcome else None
+
+    @property
+    def mean_talk_seconds(self) -> float | None:
+        """Of the answered calls whose length is known; None: of none."""
+        return self.answered_seconds / self.timed if self.timed else None
+
+    @property
+    def price_vnd(self) -> Decimal:
+        """Known prices together."""
+        return Decimal(self.price) / _UNITS
+
+    def plus(self, other: Sums) -> Sums:
+        """Both together."""
+        return Sums(*(getattr(self, name) + getattr(other, name) for name in _NAMES))
+
+
+_NAMES = tuple(Sums.__dataclass_fields__)
+_SUMS = [func.coalesce(func.sum(call_rollups.c[name]), 0).label(name) for name in _NAMES]
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Upper edges, in seconds, of the classes with these percentiles; None: of nothing."""
+
+    p50: int | None
+    p90: int | None
+    p95: int | None
+    p99: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Figures of all wanted calls together, and the numbers of calls by outcome."""
+
+    sums: Sums
+    outcomes: dict[str, int]
+    talk: Percentiles
+    delay: Percentiles
+
+
+@dataclass(frozen=True, slots=True)
+class AsOf:
+    """Changes up to ``at`` are in the figures, whose days are of ``time_zone``; ``waiting``: marks of later ones."""
+
+    at: datetime
+    time_zone: str
+    waiting: int
+
+
+def as_of(connection: Connection) -> AsOf:
+    """How recent the figures are."""
+    return AsOf(*connection.execute(select(figures_as_of)).one())
+
+
+def overview(connection: Connection, days: Days) -> Overview:
+    """All wanted calls together."""
+    outcomes = _groups(connection, days, "outcome", call_rollups.c.label)
+    total = Sums()
+    for sums in outcomes.values():
+        total = total.plus(sums)
+    counts = {name: sums.calls for name, sums in sorted(outcomes.items(), key=lambda item: -item[1].calls)}
+    return Overview(total, counts, *(_percentiles(connection, days, facet) for facet in ("talk", "delay")))
+
+
+def groups(connection: Connection, days: Days, by: Group) -> list[tuple[Any, Sums]]:
+    """Groups with their sums: hours 0 to 23, weekdays 1 to 7, dates, keys in order; campaigns by size, None is one too.
+
+    Grouped by key, only answered calls count.
+    """
+    of = call_rollups.c
+    if by == "campaign":
+        found = _groups(connection, days, "outcome", of.campaign, scope="each")
+        return sorted(found.items(), key=lambda item: (-item[1].calls, item[0] or ""))
+    if by in {"hour", "key"}:
+        return sorted((int(label) if by == "hour" else label, sums) for label, sums in _labels(connection, days, by))
+    by_day = _groups(connection, days, "outcome", of.local_day)
+    if by == "day":
+        return sorted(by_day.items())
+    return sorted(_merged(by_day, lambda day: day.isoweekday()).items())
+
+
+def _labels(connection: Connection, days: Days, facet: str) -> list[tuple[str, Sums]]:
+    return list(_groups(connection, days, facet, call_rollups.c.label).items())
+
+
+def _groups(
+    connection: Connection, days: Days, facet: str, key: ColumnElement[Any], scope: str = "all"
+) -> dict[Any, Sums]:
+    query = select(key, *_SUMS).where(and_(*days.conditions(facet, scope))).group_by(key)
+    return {row[0]: Sums(*map(int, row[1:])) for row in connection.execute(query)}
+
+
+def _merged(found: dict[date, Sums], key: Callable[[date], int]) -> dict[int, Sums]:
+    merged: defaultdict[int, Sums] = defaultdict(Sums)
+    for name, sums in found.items():
+        merged[key(name)] = merged[key(name)].plus(sums)
+    return merged
+
+
+def _percentiles(connection: Connection, days: Days, facet: str) -> Percentiles:
+    classes = [(int(label), sums.calls) for label, sums in _labels(connection, days, facet)]
+    return Percentiles(*(percentile(classes, percent) for percent in (50, 90, 95, 99)))
