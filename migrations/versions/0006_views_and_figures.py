@@ -505,7 +505,8 @@ def create_tables() -> None:
         sa.Column("unregistered", number, nullable=False, comment="Number of calls that were never registered"),
         comment="Figures of whole local days, made anew from calls in the background: read by views, page and report",
     )
-    op.create_index("ix_call_rollups_day", "call_rollups", ["local_day", "scope", "facet"])
+    op.create_index("ix_call_rollups_day", "call_rollups", ["local_day"])
+    op.create_index("ix_call_rollups_facet", "call_rollups", ["scope", "facet", "campaign", "local_day"])
     op.create_table(
         "rollup_marks",
         sa.Column(
