@@ -512,7 +512,7 @@ def create_tables() -> None:
         sa.Column(
             "id",
             sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            autoincrement=True,
+            sa.Identity(),
             nullable=False,
             comment="Number of the mark, never used again",
         ),

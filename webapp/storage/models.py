@@ -14,6 +14,7 @@ from sqlalchemy import (
     Date,
     FetchedValue,
     Float,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -453,6 +454,7 @@ rollup_marks = Table(
     Column(
         "id",
         BigInteger().with_variant(Integer, "sqlite"),
+        Identity(),
         primary_key=True,
         comment="Number of the mark, never used again",
     ),
