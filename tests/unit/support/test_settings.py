@@ -31,10 +31,13 @@ EVERY_COMMAND = {
     "reconcile": ["--dry-run"],
     "register": [],
     "replay": ["--check"],
+    "report": [],
+    "rollups": ["rebuild"],
     "serve": [],
     "show": ["a"],
     "spool": ["list"],
     "status": [],
+    "time-zone": ["show"],
     "unregister": ["a"],
 }
 
