@@ -14,9 +14,11 @@ import pytest
 from webapp import create_app
 from webapp.cli import exit_codes
 from webapp.cli.commands import cli
+from webapp.esms.registrations import FIELDS
 from webapp.storage import schema
 from webapp.storage.models import Base
 from webapp.support.settings import Settings
+from webapp.web.parameters import PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,6 +92,16 @@ def views() -> str:
     return "\n".join(parts).rstrip()
 
 
+def fields() -> str:
+    rows = [f"| `{name}` | {words} |" for name, words in FIELDS.items()]
+    return "\n".join(["| key | meaning |", "| --- | --- |", *rows])
+
+
+def parameters() -> str:
+    rows = [f"| `{name}` | {one.description} |" for name, one in PARAMETERS.items()]
+    return "\n".join(["| parameter of `GET /api/calls` | meaning |", "| --- | --- |", *rows])
+
+
 def unit(path: Path) -> str:
     kind = {".yaml": "yaml", ".service": "ini", ".timer": "ini"}.get(path.suffix, "text")
     return f"```{kind}\n{path.read_text()}```"
@@ -100,6 +112,8 @@ GENERATED: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/settings.md", "settings", settings),
     ("docs/commands.md", "commands", commands),
     ("docs/commands.md", "help", help_texts),
+    ("docs/http.md", "fields", fields),
+    ("docs/http.md", "parameters", parameters),
     ("docs/data.md", "views", views),
     ("docs/data.md", "tables", tables),
     *(

@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
-FIELDS = ("reference_id", "request_id", "phone", "campaign", "placed_at", "kind")
+FIELDS = {
+    "reference_id": "the SMSID that eSMS returned when the call was placed; required",
+    "request_id": "the RequestId of the placing request",
+    "phone": "the number called",
+    "campaign": "a name to group calls by",
+    "placed_at": "when the call was placed; ISO 8601 or `23/11/2026 14:30`, without a zone in `TIME_ZONE`; "
+    "by default now",
+    "kind": "`voice` or `otp`; by default as the first report says",
+}
+"""What is registered of a call, with its meaning."""
 _COLUMNS = {name.replace("_", ""): name for name in FIELDS} | {"smsid": "reference_id"}
 """Fields by the names of their columns, without case, blanks, dashes and underscores; *documented*: SMSID is the id."""
 _ID_COLUMNS = ("referenceid", "smsid")
@@ -48,7 +57,7 @@ def read_registration(item: Any, zone: ZoneInfo) -> Registration:
     """An object of the API; raises InvalidRegistration. Blank values and null count as absent."""
     if not isinstance(item, dict):
         raise InvalidRegistration("reference_id: is missing: each call must be a JSON object.")
-    unknown = sorted(item.keys() - set(FIELDS))
+    unknown = sorted(item.keys() - FIELDS.keys())
     if unknown:
         raise InvalidRegistration(f"{unknown[0]!r:.60}: is not a field; there are {', '.join(FIELDS)}.")
     for name, value in item.items():

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 from flask import Blueprint, Response, request
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import BadRequest, NotFound, RequestEntityTooLarge, Unauthorized
 from werkzeug.routing import BaseConverter
 
-from webapp.calls.outcome import OUTCOMES
-from webapp.calls.report import KINDS
-from webapp.esms.parameters import normalise_identity, normalise_status
+from webapp.esms.parameters import normalise_identity
 from webapp.esms.registrations import InvalidRegistration, read_registration
-from webapp.storage.filters import CallFilter
-from webapp.storage.reader import Position
-from webapp.storage.types import iso
 from webapp.support import metrics
 from webapp.support.pauses import let_others_run
 from webapp.support.request_body import read_body
-from webapp.support.times import parse_time
 from webapp.support.tokens import is_accepted
+from webapp.web import openapi
 from webapp.web.json_items import BLANKS, json_items
+from webapp.web.parameters import cursor, read_page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from zoneinfo import ZoneInfo
 
     from flask.blueprints import BlueprintSetupState
     from flask.typing import ResponseReturnValue
@@ -42,30 +37,12 @@ REGISTER_LIMIT = 8 * 1024 * 1024
 BODY_SECONDS = 30
 """How long a body may take to come."""
 _PORTION = 200
-_PAGE = 100
-_LARGEST_PAGE = 1000
-_UTC = ZoneInfo("UTC")
-_PARAMETERS = {
-    "outcome",
-    "status",
-    "ivr",
-    "campaign",
-    "phone",
-    "request_id",
-    "kind",
-    "since",
-    "until",
-    "missing",
-    "conflict",
-    "cursor",
-    "limit",
-}
-_YES_NO = {"1": True, "true": True, "0": False, "false": False}
 
 
 def blueprint(writer: Writer, reader: Reader, tokens: tuple[str, ...], zone: ZoneInfo) -> Blueprint:
     """The routes under ``/api``. Times without a zone are in ``zone``."""
     api = Blueprint("api", __name__)
+    description = openapi.description(MOST_AT_ONCE, REGISTER_LIMIT)
 
     @api.record_once
     def add_converter(state: BlueprintSetupState) -> None:
@@ -74,13 +51,8 @@ def blueprint(writer: Writer, reader: Reader, tokens: tuple[str, ...], zone: Zon
     @api.before_app_request
     def check_token() -> None:
         """Require ``Authorization: Bearer <API_TOKEN>``; the token is taken from nowhere else."""
-        if request.path != "/api" and not request.path.startswith("/api/"):
-            return
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not is_accepted(token, tokens):
-            raise Unauthorized(
-                "Send the header `Authorization: Bearer <API_TOKEN>`.", www_authenticate=WWWAuthenticate("bearer")
-            )
+        if request.path == "/api" or request.path.startswith("/api/"):
+            _check_token(tokens)
 
     @api.post("/api/calls")
     def register() -> ResponseReturnValue:
@@ -101,13 +73,22 @@ def blueprint(writer: Writer, reader: Reader, tokens: tuple[str, ...], zone: Zon
 
     @api.get("/api/calls")
     def list_calls() -> ResponseReturnValue:
-        arguments = _arguments()
-        limit = _read(arguments, "limit", _limit, _PAGE)
-        after = _read(arguments, "cursor", _position, None)
-        found, following = reader.page(_filter(arguments, zone), after, limit)
-        return {"calls": found, "next": _cursor(following) if following else None}
+        found, following = reader.page(*read_page(request.args, zone))
+        return {"calls": found, "next": cursor(following) if following else None}
+
+    @api.get("/api/openapi.json")
+    def describe() -> ResponseReturnValue:
+        return description
 
     return api
+
+
+def _check_token(tokens: tuple[str, ...]) -> None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not is_accepted(token, tokens):
+        raise Unauthorized(
+            "Send the header `Authorization: Bearer <API_TOKEN>`.", www_authenticate=WWWAuthenticate("bearer")
+        )
 
 
 def _json_portions(call: dict[str, Any]) -> Iterator[bytes]:
@@ -175,73 +156,3 @@ def _read_items(content: bytes) -> tuple[bool, list[Any]]:
     if number > MOST_AT_ONCE:
         raise BadRequest(f"The list has {number} calls, and at most {MOST_AT_ONCE} are taken at once: send several.")
     return several, items
-
-
-def _arguments() -> dict[str, str]:
-    unknown = sorted(request.args.keys() - _PARAMETERS)
-    if unknown:
-        raise BadRequest(f"{unknown[0]!r:.60}: is not a parameter; there are {', '.join(sorted(_PARAMETERS))}.")
-    return {name: value.strip() for name, value in request.args.items() if value.strip()}
-
-
-def _filter(arguments: dict[str, str], zone: ZoneInfo) -> CallFilter:
-    def yes_no(text: str) -> bool:
-        if text.lower() not in _YES_NO:
-            raise ValueError("must be 1, true, 0 or false")
-        return _YES_NO[text.lower()]
-
-    def text(value: str) -> str:
-        if "\0" in value:
-            raise ValueError("must not hold NUL")
-        return value
-
-    def one_of(*words: str) -> Callable[[str], str]:
-        def read(value: str) -> str:
-            if value.lower() not in words:
-                raise ValueError(f"must be one of {', '.join(words)}")
-            return value.lower()
-
-        return read
-
-    return CallFilter(
-        outcomes=_read(arguments, "outcome", lambda value: (one_of(*OUTCOMES)(value),), None),
-        kind=_read(arguments, "kind", one_of(*KINDS), None),
-        phone=_read(arguments, "phone", text, None),
-        request_id=_read(arguments, "request_id", text, None),
-        status=_read(arguments, "status", lambda value: normalise_status(text(value)), None),
-        ivr=_read(arguments, "ivr", text, None),
-        campaign=_read(arguments, "campaign", text, None),
-        since=_read(arguments, "since", lambda value: parse_time(value, zone), None),
-        until=_read(arguments, "until", lambda value: parse_time(value, zone), None),
-        missing=_read(arguments, "missing", yes_no, None),
-        conflict=_read(arguments, "conflict", yes_no, None),
-    )
-
-
-def _read(arguments: dict[str, str], name: str, read: Callable[[str], Any], default: Any) -> Any:
-    if name not in arguments:
-        return default
-    try:
-        return read(arguments[name])
-    except ValueError as error:
-        raise BadRequest(f"{name}: {error}.") from None
-
-
-def _limit(text: str) -> int:
-    if not (
-        text.isascii() and text.isdigit() and len(text) <= len(str(_LARGEST_PAGE)) and 1 <= int(text) <= _LARGEST_PAGE
-    ):
-        raise ValueError(f"must be a whole number from 1 to {_LARGEST_PAGE}")
-    return int(text)
-
-
-def _cursor(position: Position) -> str:
-    return base64.urlsafe_b64encode(f"{iso(position.placed_at)} {position.reference_id}".encode()).decode()
-
-
-def _position(cursor: str) -> Position:
-    try:
-        placed_at, reference_id = base64.urlsafe_b64decode(cursor).decode("ascii").split(" ")
-        return Position(parse_time(placed_at, _UTC), normalise_identity(reference_id))
-    except ValueError:
-        raise ValueError("is not the `next` of an earlier answer") from None
