@@ -73,9 +73,9 @@ class PostgreSQL:
         """A price in VND, exact."""
         return price
 
-    def vnd_of_sum(self, units: str) -> str:
-        """A sum of prices in VND, from one in 1/10,000."""
-        return f"CAST({units} / 10000.0 AS numeric(20, 4))"
+    def vnd_of_sum(self, whole: str, fraction: str) -> str:
+        """A sum of prices in VND, from that of whole VND and that of 1/10,000."""
+        return f"CAST({whole} + {fraction} / 10000.0 AS numeric(24, 4))"
 
 
 class SQLite:
@@ -126,9 +126,9 @@ class SQLite:
         """A price in VND; never a whole number, which SQLite would divide without a rest."""
         return f"CAST({price} AS REAL)"
 
-    def vnd_of_sum(self, units: str) -> str:
-        """A sum of prices in VND, from one in 1/10,000."""
-        return f"{units} / 10000.0"
+    def vnd_of_sum(self, whole: str, fraction: str) -> str:
+        """A sum of prices in VND, from that of whole VND and that of 1/10,000."""
+        return f"{whole} + {fraction} / 10000.0"
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def from_rollups(words: Any) -> list[View]:
                 ("outcome", "How the calls ended, as in call_facts", "label"),
                 ("calls", "Number of calls", "calls"),
                 ("talk_seconds", "Seconds of the answered calls together", "answered_seconds"),
-                ("price_vnd", "Known prices together, in VND", words.vnd_of_sum("price")),
+                ("price_vnd", "Known prices together, in VND", words.vnd_of_sum("price", "price_fraction")),
                 ("calls_without_price", "Number of calls whose price is not known", "unpriced"),
             ],
             of_facet("outcome"),
@@ -292,7 +292,7 @@ def from_rollups(words: Any) -> list[View]:
                     "Mean length in seconds of the answered calls whose length is known. NULL: there are none",
                     "CAST(sum(answered_seconds) AS double precision) / nullif(sum(timed), 0)",
                 ),
-                ("price_vnd", "Known prices together, in VND", words.vnd_of_sum("sum(price)")),
+                ("price_vnd", "Known prices together, in VND", words.vnd_of_sum("sum(price)", "sum(price_fraction)")),
                 ("calls_without_price", "Number of calls whose price is not known", total("unpriced")),
                 (
                     "missing",
@@ -492,7 +492,19 @@ def create_tables() -> None:
         sa.Column("answered", number, nullable=False, comment="Number of answered calls"),
         sa.Column("timed", number, nullable=False, comment="Number of answered calls whose length is known"),
         sa.Column("answered_seconds", number, nullable=False, comment="Seconds of the answered calls together"),
-        sa.Column("price", number, nullable=False, comment="Known prices together, in 1/10,000 VND"),
+        # Apart, for bigint holds no 93,000 of the highest price in 1/10,000 VND, and anyone may forge a price.
+        sa.Column(
+            "price",
+            number,
+            nullable=False,
+            comment="Known prices together, without what each has behind the point, in VND",
+        ),
+        sa.Column(
+            "price_fraction",
+            number,
+            nullable=False,
+            comment="What prices have behind the point, together, in 1/10,000 VND",
+        ),
         sa.Column("unpriced", number, nullable=False, comment="Number of calls whose price is not known"),
         sa.Column(
             "recovered",
@@ -527,6 +539,23 @@ def create_tables() -> None:
         comment="One row for each hour of which calls have changed since its figures were made",
         sqlite_autoincrement=True,
     )
+    op.create_table(
+        "rollup_version",
+        sa.Column("one", sa.SmallInteger(), nullable=False, autoincrement=False, comment="Always 1: one row"),
+        sa.Column("version", number, nullable=False, comment="Number of times that figures were replaced"),
+        sa.PrimaryKeyConstraint("one", name="pk_rollup_version"),
+        comment="One row: counts how often figures were replaced, so that of two who do it at once one gives up",
+    )
+
+
+def order_texts(operators: dict[str, str]) -> None:
+    """On PostgreSQL, make the indexes of phones and request ids anew; ``operators``: of the columns, by name."""
+    if op.get_context().dialect.name != "postgresql":
+        return
+    for name, columns in (("ix_calls_phone", ["phone_e164", "placed_at"]), ("ix_calls_request_id", ["request_id"])):
+        condition = sa.text(f"{columns[0]} IS NOT NULL")
+        op.drop_index(name, "calls")
+        op.create_index(name, "calls", columns, postgresql_where=condition, postgresql_ops=operators)
 
 
 def run(statement: str) -> None:
@@ -538,6 +567,7 @@ def upgrade() -> None:
     """Make the tables and views, and mark the hours of all calls."""
     dialect = op.get_context().dialect.name
     create_tables()
+    order_texts({"phone_e164": "text_pattern_ops", "request_id": "text_pattern_ops"})
     for statement in create_views(words_of(dialect, FIRST_ZONE, FIRST_OFFSET_SECONDS)):
         run(statement)
     run(f"INSERT INTO rollup_marks (hour, marked_at) SELECT DISTINCT {HOUR[dialect]}, {NOW[dialect]} FROM calls")  # noqa: S608
@@ -548,5 +578,7 @@ def downgrade() -> None:
     dialect = op.get_context().dialect.name
     for statement in drop_views(words_of(dialect, FIRST_ZONE, FIRST_OFFSET_SECONDS)):
         op.execute(statement)
+    order_texts({})
+    op.drop_table("rollup_version")
     op.drop_table("rollup_marks")
     op.drop_table("call_rollups")

@@ -70,7 +70,7 @@ def _day(moment: datetime | None, zone: ZoneInfo, option: str) -> date | None:
 
 def _figures_as_json(sums: Sums) -> dict[str, Any]:
     counts = asdict(sums)
-    del counts["price"]
+    del counts["price"], counts["price_fraction"]
     return counts | {
         "answered_share": sums.answered_share,
         "mean_talk_seconds": sums.mean_talk_seconds,

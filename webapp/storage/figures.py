@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Group = Literal["hour", "weekday", "day", "campaign", "key"]
 GROUPS: tuple[Group, ...] = ("hour", "weekday", "day", "campaign", "key")
-_UNITS = 10000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Days:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Figures of some calls; see the comments of ``call_rollups``. ``price`` is in 1/10,000 VND."""
+    """Figures of some calls; see the comments of ``call_rollups``."""
 
     calls: int = 0
     with_outcome: int = 0
@@ -59,6 +58,7 @@ class Sums:
     timed: int = 0
     answered_seconds: int = 0
     price: int = 0
+    price_fraction: int = 0
     unpriced: int = 0
     recovered: int = 0
     conflicts: int = 0
@@ -78,7 +78,7 @@ class Sums:
     @property
     def price_vnd(self) -> Decimal:
         """Known prices together."""
-        return Decimal(self.price) / _UNITS
+        return self.price + Decimal(self.price_fraction) / 10_000
 
     def plus(self, other: Sums) -> Sums:
         """Both together."""

@@ -192,16 +192,19 @@ _UNREGISTERED = "settled_at IS NULL AND gave_up_at IS NULL AND registered_at IS 
 _UNASKED = " AND lookup_count = 0"
 
 Index("ix_calls_placed_at", CallRow.placed_at, CallRow.reference_id)
+# Their order on PostgreSQL is that of bytes, whatever the database's collation: so they find beginnings, too.
 Index(
     "ix_calls_phone",
     CallRow.phone_e164,
     CallRow.placed_at,
+    postgresql_ops={"phone_e164": "text_pattern_ops"},
     postgresql_where=text("phone_e164 IS NOT NULL"),
     sqlite_where=text("phone_e164 IS NOT NULL"),
 )
 Index(
     "ix_calls_request_id",
     CallRow.request_id,
+    postgresql_ops={"request_id": "text_pattern_ops"},
     postgresql_where=text("request_id IS NOT NULL"),
     sqlite_where=text("request_id IS NOT NULL"),
 )
@@ -434,7 +437,8 @@ call_rollups = Table(
             "answered": "Number of answered calls",
             "timed": "Number of answered calls whose length is known",
             "answered_seconds": "Seconds of the answered calls together",
-            "price": "Known prices together, in 1/10,000 VND",
+            "price": "Known prices together, without what each has behind the point, in VND",
+            "price_fraction": "What prices have behind the point, together, in 1/10,000 VND",
             "unpriced": "Number of calls whose price is not known",
             "recovered": "Number of calls that a look-up settled and of which no final callback came",
             "conflicts": "Number of calls in conflict",
@@ -464,6 +468,13 @@ rollup_marks = Table(
     sqlite_autoincrement=True,
 )
 """No index, lock or upsert: each transaction that changes calls appends to it."""
+rollup_version = Table(
+    "rollup_version",
+    Base.metadata,
+    Column("one", SmallInteger, primary_key=True, autoincrement=False, comment="Always 1: one row"),
+    Column("version", BigInteger, nullable=False, comment="Number of times that figures were replaced"),
+    comment="One row: counts how often figures were replaced, so that of two who do it at once one gives up",
+)
 
 
 calls = Base.metadata.tables["calls"]

@@ -1,14 +1,15 @@
 """Keeps the figures of whole local days (``call_rollups``) equal to the table of calls.
 
 The writer marks the hours of changed calls in the same transaction. A refresh takes marks, computes their days anew
-from one snapshot, and replaces these days' rows and exactly these marks in one transaction. So no order of events, no
-late report and no second refresher can make the figures drift: they are a function of the calls.
+from one snapshot, and replaces these days' rows and exactly these marks in one transaction, unless another refresh has
+written since that snapshot. So no order of events, no late report and no second refresher can make the figures drift:
+they are a function of the calls.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -25,17 +26,19 @@ from sqlalchemy import (
     cast,
     column,
     delete,
+    exists,
     func,
     literal,
     null,
     select,
     table,
     union_all,
+    update,
 )
 
 from webapp.calls.facts import DELAY_EDGES, TALK_EDGES, WITH_OUTCOME, hour_of
 from webapp.storage import bulk
-from webapp.storage.models import call_rollups, calls, rollup_marks
+from webapp.storage.models import call_rollups, calls, rollup_marks, rollup_version
 from webapp.storage.types import Moment
 from webapp.support.pauses import let_others_run
 
@@ -51,6 +54,8 @@ MARKS_AT_ONCE = 20_000
 DAYS_AT_ONCE = 4
 """Of one refresh: it holds their rows in memory, and on SQLite writes them while callbacks wait."""
 _ROWS_AT_ONCE = 200
+_UNITS = 10_000
+"""Of one VND: prices have four decimals."""
 
 facts = table(
     "call_facts",
@@ -61,6 +66,8 @@ facts = table(
     column("callback_seconds", BigInteger),
     column("price_vnd", Numeric),
 )
+_count_up = update(rollup_version).values(version=rollup_version.c.version + 1)
+_FIRST = {"one": 1, "version": 1}
 stale_days = table("stale_days", column("mark_id", BigInteger), column("first_day", Date), column("last_day", Date))
 figures_as_of = table(
     "figures_as_of", column("as_of", Moment), column("time_zone", Text), column("marks_waiting", Integer)
@@ -76,7 +83,7 @@ class Refreshed:
 
 
 class _LostToAnother(Exception):
-    """Another refresh has taken some of the marks."""
+    """Another refresh, or a new time zone, has replaced figures meanwhile."""
 
 
 def mark(connection: Connection, moments: Iterable[datetime], now: datetime) -> None:
@@ -87,13 +94,16 @@ def mark(connection: Connection, moments: Iterable[datetime], now: datetime) -> 
 
 
 def mark_everything(connection: Connection, now: datetime) -> None:
-    """Note that all figures are to be made anew: of every hour with calls, and of days whose calls are gone."""
-    hours = list(_hours(connection))
-    gone = select(call_rollups.c.local_day).where(call_rollups.c.local_day.not_in(select(facts.c.local_day))).distinct()
+    """Note that all figures are to be made anew."""
+    mark(connection, every_moment(connection), now)
+
+
+def every_moment(connection: Connection) -> list[datetime]:
+    """What to mark so that all figures are made anew: one of each hour with calls, and of days whose calls are gone."""
+    days = select(call_rollups.c.local_day).distinct().subquery()
+    gone = select(days.c.local_day).where(~exists().where(facts.c.local_day == days.c.local_day))
     zone = ZoneInfo(connection.scalar(select(figures_as_of.c.time_zone)) or "UTC")
-    hours += [datetime.combine(day, time(12), zone) for day in connection.scalars(gone)]
-    for place in range(0, len(hours), _ROWS_AT_ONCE):
-        mark(connection, hours[place : place + _ROWS_AT_ONCE], now)
+    return [*_hours(connection), *(datetime.combine(day, time(12), zone) for day in connection.scalars(gone))]
 
 
 def _hours(connection: Connection) -> Iterator[datetime]:
@@ -102,8 +112,7 @@ def _hours(connection: Connection) -> Iterator[datetime]:
     at = connection.scalar(first)
     while at:
         yield hour_of(at)
-        following = hour_of(at) + timedelta(hours=1)
-        at = connection.scalar(first.where(calls.c.placed_at >= following))
+        at = connection.scalar(first.where(calls.c.placed_at > at.replace(minute=59, second=59, microsecond=999999)))
 
 
 def newest_mark(database: Database) -> int | None:
@@ -126,12 +135,13 @@ def refresh(database: Database) -> Refreshed | None:
     Does nothing where another process has just done the same. Raises Unavailable.
     """
     with database.snapshot(limited=False) as connection:
+        version = connection.scalar(select(rollup_version.c.version))
         days, marks, more = _stale(connection)
         if not days:
             return None
         rows = list(_computed(connection, days))
     try:
-        _replace(database, days, marks, rows)
+        _replace(database, version, days, marks, rows)
     except _LostToAnother:
         return None
     return Refreshed(days, more)
@@ -159,16 +169,31 @@ def _stale(connection: Connection) -> tuple[list[date], list[int], bool]:
     return sorted(days), marks, len(found) > len(marks)
 
 
-def _replace(database: Database, days: list[date], marks: list[int], rows: Sequence[dict[str, Any]]) -> None:
-    """Replace the days' rows in one transaction; raises _LostToAnother, nothing written, unless all marks are there."""
+def _replace(
+    database: Database, version: int | None, days: list[date], marks: list[int], rows: Sequence[dict[str, Any]]
+) -> None:
+    """Replace the days' rows in one transaction; raises _LostToAnother, nothing written, if the version is another."""
     with database.transaction() as connection:
-        is_one_of = bulk.is_one_of_values(rollup_marks.c.id, connection.dialect.name)
-        gone = connection.execute(delete(rollup_marks).where(is_one_of), bulk.values(connection, marks)).rowcount
-        if gone < len(marks):
+        if not _count_from(connection, version):
             raise _LostToAnother
+        is_one_of = bulk.is_one_of_values(rollup_marks.c.id, connection.dialect.name)
+        connection.execute(delete(rollup_marks).where(is_one_of), bulk.values(connection, marks))
         connection.execute(delete(call_rollups).where(call_rollups.c.local_day.in_(days)))
         for place in range(0, len(rows), _ROWS_AT_ONCE):
             bulk.insert_absent(connection, call_rollups, rows[place : place + _ROWS_AT_ONCE])
+
+
+def count_replacement(connection: Connection) -> None:
+    """Note that this transaction replaces figures: a refresh that has computed its own by now gives up."""
+    if not connection.execute(_count_up).rowcount:
+        bulk.insert_absent(connection, rollup_version, [_FIRST])
+
+
+def _count_from(connection: Connection, version: int | None) -> bool:
+    """Note that this transaction replaces figures, unless another did since the version was read; None: no row yet."""
+    if version is None:
+        return bulk.insert_absent(connection, rollup_version, [_FIRST]) == 1
+    return connection.execute(_count_up.where(rollup_version.c.version == version)).rowcount == 1
 
 
 @cache
@@ -206,6 +231,8 @@ def _measures() -> Any:
         "confirmed": of.confirmed,
         "unregistered": ~of.registered,
     }
+    # Whole numbers: SQLite keeps prices as floats, whose sums depend on their order.
+    units = cast(func.round(func.coalesce(of.price_vnd, 0) * _UNITS), BigInteger)
     some = select(
         of.local_day,
         of.campaign,
@@ -221,8 +248,8 @@ def _measures() -> Any:
         _class(of.callback_seconds, DELAY_EDGES).label("delay"),
         *(case((flag, 1), else_=0).label(name) for name, flag in flags.items()),
         func.coalesce(of.talk_seconds, 0).label("answered_seconds"),
-        # Whole numbers: SQLite keeps prices as floats, whose sums depend on their order.
-        cast(func.round(func.coalesce(of.price_vnd, 0) * 10000), BigInteger).label("price"),
+        (units // _UNITS).label("price"),
+        (units % _UNITS).label("price_fraction"),
     )
     days = bindparam("days", expanding=True, type_=Date)
     return some.where(of.local_day.in_(days)).cte("some").prefix_with("MATERIALIZED")

@@ -46,6 +46,7 @@ def set_zone(connection: Connection, zone: ZoneInfo, now: datetime) -> None:
     words = module.words_of(dialect, zone.key, round(offset.total_seconds()))
     _run(connection, module.drop_views(words))
     _run(connection, module.create_views(words))
+    rollups.count_replacement(connection)
     connection.execute(delete(call_rollups))
     connection.execute(delete(rollup_marks))
     rollups.mark_everything(connection, now)

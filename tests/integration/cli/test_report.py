@@ -43,7 +43,7 @@ def figures(facts: list[Fact]) -> dict[str, Any]:
     for fact in facts:
         for name, number in fact.measures.items():
             sums[name] += number
-    price = sums.pop("price", 0)
+    price = sums.pop("price", 0) * 10000 + sums.pop("price_fraction", 0)
     return {
         **sums,
         "answered_share": sums["answered"] / sums["with_outcome"] if sums["with_outcome"] else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -26,13 +27,15 @@ from running import PROCESSES
 from sqlalchemy import select
 
 from webapp.calls.rule import Registration
-from webapp.storage import rollups, time_zone
+from webapp.storage import figures, rollups, time_zone
 from webapp.storage.database import Database
 from webapp.storage.models import rollup_marks
 from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier, Event
+
+    from sqlalchemy.engine import Connection
 
 PATIENCE = timedelta(seconds=60)
 SECONDS = 120
@@ -185,6 +188,31 @@ def test_a_refresh_that_was_overtaken_writes_nothing(
     assert stored_figures(database) == recounted(facts_of(database))
 
 
+def test_a_refresh_that_was_overtaken_through_other_marks_of_its_day_writes_nothing(
+    database: Database, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer.record([callback("first", call_status="BUSY")], NOW)
+    refresh_all(database)
+    writer.record([callback("a", call_status="BUSY")], NOW)
+    replace, stale = rollups._replace, rollups._stale  # noqa: SLF001 - between the two another refresh comes
+
+    def only_the_newest(connection: Connection) -> tuple[object, list[int], bool]:
+        days, numbers, _ = stale(connection)
+        return days, [max(numbers)], True
+
+    def overtaken(*arguments: object) -> None:
+        monkeypatch.setattr(rollups, "_replace", replace)
+        writer.record([callback("b", call_status="BUSY")], NOW)
+        monkeypatch.setattr(rollups, "_stale", only_the_newest)
+        assert rollups.refresh(database)
+        replace(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rollups, "_replace", overtaken)
+
+    assert rollups.refresh(database) is None
+    assert stored_figures(database) == recounted(facts_of(database))
+
+
 def test_the_newest_days_come_first_and_only_some_at_a_time(database: Database, writer: Writer) -> None:
     days = [at(86400 * number) for number in range(6)]
     writer.register(
@@ -213,7 +241,39 @@ def test_calls_of_the_first_and_last_years_are_counted(database: Database, write
     assert counts == [1, 1]
 
 
+def test_more_forged_prices_than_a_bigint_of_their_smallest_unit_holds_are_counted(database: Database) -> None:
+    number = 92_500
+    change_by_hand(
+        database,
+        "INSERT INTO calls (reference_id, placed_at, call_status, settled_at, price) WITH RECURSIVE numbers(n) AS"
+        " (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :number)"
+        " SELECT 'forged-' || n, '2026-11-23T10:00:00.000000Z', 'ANSWERED', '2026-11-23T10:00:00.000000Z',"
+        " 9999999999.9999 FROM numbers",
+        number=number,
+    )
+    with database.transaction() as connection:
+        rollups.mark(connection, [NOW], NOW)
+
+    refresh_all(database)
+
+    with database.snapshot() as connection:
+        found = figures.overview(connection, figures.Days())
+    assert (found.sums.calls, found.sums.price_vnd) == (number, number * Decimal("9999999999.9999"))
+
+
 # All anew
+
+
+def test_a_call_of_the_last_hour_that_there_is_does_not_stop_a_rebuild(database: Database, writer: Writer) -> None:
+    writer.register([Registration(reference_id="a", placed_at=utc("9999-12-31T23:30:00"))], NOW)
+    refresh_all(database)
+    change_by_hand(database, "UPDATE calls SET campaign = 'by hand'")
+
+    with database.transaction() as connection:
+        rollups.mark_everything(connection, NOW)
+
+    refresh_all(database)
+    assert {campaign for scope, campaign, *_ in stored_figures(database) if scope == "campaign"} == {"by hand"}
 
 
 def test_what_sql_has_changed_is_right_after_all_is_marked(database: Database, writer: Writer) -> None:
