@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -12,9 +13,10 @@ from webapp.callbacks.batch_writer import Batch, BatchWriter
 from webapp.callbacks.parsing import ParsedCallback
 from webapp.esms.stored import other_channel_of
 from webapp.storage import writer
-from webapp.storage.errors import Unavailable
+from webapp.storage.errors import TransactionLost, Unavailable
 from webapp.storage.rejected import OTHER_CHANNEL, RejectedCallbacks
 from webapp.storage.retry import retrying
+from webapp.storage.writer import Expected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,9 +24,12 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from webapp.calls.report import Effect
+    from webapp.calls.report import Effect, StatusReport
     from webapp.storage.database import Database
     from webapp.storage.rejected import Rejected
+
+_ENOUGH_TO_GUESS = 4
+"""Reports in a batch. A wrong guess costs a transaction: with fewer reports that is more than a right one saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
         super().__init__()
         self._database = database
         self._rejected = RejectedCallbacks()
+        self._all_absent = False
         self.last_success = 0.0
         """When the newest transaction began that stored reports, by the monotonic clock."""
 
@@ -81,18 +87,33 @@ class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
 
     @retrying
     def _store_together(self, batch: Batch[ParsedCallback, StoreResult]) -> Sequence[StoreResult]:
+        just_came = not batch.items
+        if just_came:
+            with suppress(TransactionLost):
+                return self._attempt(batch, guess=True)
+        return self._attempt(batch, guess=False)
+
+    def _attempt(self, batch: Batch[ParsedCallback, StoreResult], *, guess: bool) -> Sequence[StoreResult]:
         began = time.monotonic()
         with self._database.transaction() as connection:
             batch.collect()
             channels = _other_channels(connection, batch.items)
             reports = [one.report for one in batch.items if one.report and one.request.id not in channels]
-            effects = iter(writer.record(connection, reports, datetime.now(UTC)) if reports else ())
+            effects = iter(self._record(connection, reports, guess=guess) if reports else ())
             if len(reports) < len(batch.items):
                 others = (one for one in batch.items if not one.report or one.request.id in channels)
                 self._rejected.keep(connection, [_rejected(one, channels.get(one.request.id)) for one in others])
         if reports:
             self.last_success = max(self.last_success, began)
         return [_result(one, channels.get(one.request.id), effects) for one in batch.items]
+
+    def _record(self, connection: Connection, reports: Sequence[StatusReport], *, guess: bool) -> list[Effect]:
+        """``guess``: the reports just came, so they are new, and so are their calls if those of the last batch were."""
+        all_absent = guess and self._all_absent and len(reports) >= _ENOUGH_TO_GUESS
+        self._all_absent = False
+        expected = Expected(calls_absent=all_absent, reports_new=guess)
+        effects, self._all_absent = writer.record(connection, reports, datetime.now(UTC), expected)
+        return effects
 
     def _store_in_halves(self, callbacks: list[ParsedCallback], error: Exception) -> Sequence[StoreResult | Exception]:
         if len(callbacks) == 1:

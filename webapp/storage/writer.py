@@ -73,6 +73,23 @@ class Refolded(NamedTuple):
     outcomes: tuple[str, str] | None
 
 
+class Expected(NamedTuple):
+    """What is expected of a batch of reports: it saves a SELECT, and the INSERT shows whether it was so."""
+
+    calls_absent: bool = False
+    reports_new: bool = False
+
+
+NOTHING_EXPECTED = Expected()
+
+
+class Recorded(NamedTuple):
+    """The effects of reports, in the order given, and whether none of their calls was stored before."""
+
+    effects: list[Effect]
+    all_absent: bool
+
+
 Conclusion = Literal["settled", "pending", "not_found", "failed", "gave_up"]
 
 _PORTION = 1000
@@ -83,19 +100,26 @@ _LONGEST_PAUSE_SECONDS = 0.1
 _CHANGING_COLUMNS = [column for column in CALL_COLUMNS if column is not calls.c.reference_id]
 
 
-def record(connection: Connection, reports: Sequence[StatusReport], now: datetime) -> list[Effect]:
-    """Store reports and what they make of their calls; the effect of each, in the order given.
+def record(
+    connection: Connection, reports: Sequence[StatusReport], now: datetime, expected: Expected = NOTHING_EXPECTED
+) -> Recorded:
+    """Store reports and what they make of their calls.
 
     A report whose id is stored already does nothing, and has the effect that it had then. Raises TransactionLost if
-    another transaction inserted one of the calls or reports at the same moment.
+    another transaction inserted one of the calls or reports at the same moment, or if it is not as ``expected``.
     """
     locked = _LockedCalls(connection, now)
-    locked.lock(_first_received(reports))
-    locked.skip_stored(reports)
+    first_seen = _first_received(reports)
+    if not expected.calls_absent:
+        locked.read(first_seen, lock=True)
+    all_absent = not locked.calls
+    locked.begin(first_seen)
+    if not expected.reports_new:
+        locked.skip_stored(reports)
     for report in sorted(reports, key=lambda report: report.order):
         locked.fold(report)
     locked.write()
-    return [locked.effects[report.id] for report in reports]
+    return Recorded([locked.effects[report.id] for report in reports], all_absent)
 
 
 def registered(connection: Connection, reference_ids: Collection[str]) -> set[str]:
@@ -123,7 +147,7 @@ class Writer:
     def record(self, reports: Sequence[StatusReport], now: datetime) -> list[Effect]:
         """Store reports durably; see the function of the same name."""
         with self._database.transaction() as connection:
-            return record(connection, reports, now)
+            return record(connection, reports, now).effects
 
     def register(self, registrations: Sequence[Registration], now: datetime) -> Registered:
         """Register calls, in several transactions; a call with several registrations counts once for each."""
@@ -244,7 +268,7 @@ class Writer:
         with self._database.transaction() as connection:
             if other_channel_of(report) and not registered(connection, [report.reference_id]):
                 return None
-            (effect,) = record(connection, [report], now)
+            (effect,) = record(connection, [report], now).effects
             rejected.mark_replayed(connection, report.id, now)
         return effect
 
@@ -308,6 +332,10 @@ class _LockedCalls:
     def lock(self, first_seen: Mapping[str, datetime | None]) -> None:
         """Read and lock the calls, and begin those that are absent at the time given, if any is."""
         self.read(first_seen, lock=True)
+        self.begin(first_seen)
+
+    def begin(self, first_seen: Mapping[str, datetime | None]) -> None:
+        """Begin the calls that are absent at the time given, if any is."""
         for reference_id, at in first_seen.items():
             if at is not None and reference_id not in self.calls:
                 self._absent.add(reference_id)
