@@ -7,18 +7,22 @@ AT_CTRL_C := import signal; signal.signal(signal.SIGINT, signal.SIG_DFL);
 PIP := $(BIN)/python -c '$(AT_CTRL_C) import runpy; runpy.run_module("pip", run_name="__main__", alter_sys=True)'
 INSTALL := $(PIP) install --quiet --disable-pip-version-check
 SERVE ?=
+DEMO ?=
 # Tests wait more than they work, so more of them run at a time than a small machine has cores.
 JOBS ?= 4
 PARALLEL := -n $(JOBS) --dist=worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install check test test-lowest soak lint types docs campaign bench bench-abuse bench-reconcile docker-check clean
+.PHONY: help serve demo install check test test-lowest soak lint types docs campaign bench bench-abuse bench-reconcile docker-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 serve: $(VENV)/installed ## Install what is needed, migrate the embedded SQLite, print the CallbackUrl, serve
 	@exec $(BIN)/esms-calls serve $(SERVE)
+
+demo: $(VENV)/installed ## Serve a fortnight of made-up calls to look at, with a sandbox for eSMS (DEMO="--port 9000", DEMO=--help)
+	@exec $(BIN)/python -m demo $(DEMO)
 
 install: $(VENV)/installed ## Make the virtual environment in .venv with the program in it
 

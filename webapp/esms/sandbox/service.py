@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from contextlib import suppress
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
@@ -27,6 +28,7 @@ from webapp.esms.sandbox.forms import callbacks_of, filled, other_channel
 from webapp.esms.sandbox.options import Options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Self
 
     from webapp.esms.sandbox.calls import PlacedCall
@@ -97,6 +99,14 @@ class Sandbox:
         checked_callback_url(callback_url)
         gap = 1 / self.options.pace if self.options.pace else 0.0
         return [self._place(callback_url, begins_in=index * gap) for index in range(count)]
+
+    def add(self, calls: Iterable[PlacedCall]) -> None:
+        """Know these calls, too, as placed at their ``placed_at``; no callback of them is sent."""
+        now, here = datetime.now(UTC), time.monotonic()
+        with self._lock:
+            for call in calls:
+                name = normalised(call.reference_id)
+                self.calls[name], self._begins[name] = call, here - (now - call.placed_at).total_seconds()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until every callback was delivered or given up; False if ``timeout`` seconds were not enough."""
