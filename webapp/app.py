@@ -37,6 +37,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     log.configure(settings.secrets())
     redact = redactor(settings.secrets())
     database = Database(settings.database, patience=API_PATIENCE, transaction_limit=API_TRANSACTION_LIMIT)
+    reading = _for_reading(settings) or database
     spool = Spool(settings.instance_dir.resolve(), settings.spool_limit) if settings.spool else None
     ingest = _ingest(settings, spool, redact)
     wrong_tokens = WrongTokenCounter(database)
@@ -48,12 +49,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.config["TRUSTED_PROXIES"] = settings.trusted_proxies
     app.extensions |= {"database": database, "ingest": ingest, "receiver": receiver, "wrong_tokens": wrong_tokens}
-    app.extensions["refresher"] = refresher
+    app.extensions |= {"refresher": refresher, "reading": reading}
     app.wsgi_app = behind_proxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[assignment, method-assign]
     access.init_app(app)
     errors.init_app(app)
     app.register_blueprint(views.blueprint(receiver))
-    app.register_blueprint(api.blueprint(Writer(database), Reader(database), api_tokens, settings.time_zone))
+    app.register_blueprint(api.blueprint(Writer(database), Reader(reading), api_tokens, settings.time_zone))
     app.register_blueprint(health.blueprint(database, spool))
     return app
 
@@ -67,6 +68,18 @@ def _ingest(settings: Settings, spool: Spool | None, redact: Callable[[str], str
         connections=3,
     )
     return Ingest(database, spool, settings.answer_within, redact)
+
+
+def _for_reading(settings: Settings) -> Database | None:
+    """The replica of READ_DATABASE_URL; None where it is not set: page, API and exports read the database itself."""
+    if settings.read_database_url is None:
+        return None
+    return Database(
+        settings.read_database_url,
+        patience=API_PATIENCE,
+        transaction_limit=API_TRANSACTION_LIMIT,
+        setting="READ_DATABASE_URL",
+    )
 
 
 def _for_figures(settings: Settings) -> Database:

@@ -69,6 +69,11 @@ class PostgreSQL:
         """The local day ``number`` days before today."""
         return f"({self.day('now()')} - {number})"
 
+    def as_of(self, oldest: str) -> str:
+        """The time of the oldest mark, else now; on a replica not later than the last transaction that it has."""
+        replayed = "CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() END"
+        return f"least(coalesce({oldest}, now()), {replayed})"
+
     def vnd(self, price: str) -> str:
         """A price in VND, exact."""
         return price
@@ -121,6 +126,10 @@ class SQLite:
     def days_ago(self, number: int) -> str:
         """The local day ``number`` days before today."""
         return f"date('now', {self._shift}, '-{number} days')"
+
+    def as_of(self, oldest: str) -> str:
+        """The time of the oldest mark, else now."""
+        return f"coalesce({oldest}, {self.now})"
 
     def vnd(self, price: str) -> str:
         """A price in VND; never a whole number, which SQLite would divide without a rest."""
@@ -389,8 +398,8 @@ def histories(words: Any) -> list[View]:
             [
                 (
                     "as_of",
-                    "Figures hold all changes until then, UTC: the oldest mark that waits, else now",
-                    f"coalesce(min(marked_at), {words.now})",
+                    "Figures hold all changes until then, UTC: the oldest mark that waits, else now; of a replica its last transaction, if that is older",
+                    words.as_of("min(marked_at)"),
                 ),
                 ("time_zone", "The zone of all local days and times in the views", f"'{words.zone}'"),
                 ("today", "The local day now", words.days_ago(0)),

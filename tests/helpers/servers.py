@@ -74,6 +74,18 @@ class Cluster:
                 f"{line}\n" for line in ("listen_addresses = ''", f"unix_socket_directories = '{self.data}'", *settings)
             )
 
+    def make_replica_of(self, other: Cluster) -> None:
+        """Make its data folder as a copy of a running cluster, which it follows from its start on."""
+        self.data.mkdir(mode=0o700)
+        if self._program.system_user:
+            shutil.chown(self.data, self._program.system_user)
+        source = f"host={other.data} user=postgres"
+        self._run("pg_basebackup", "--pgdata", str(self.data), "--dbname", source, "--write-recovery-conf", "--no-sync")
+        for lock in self.data.glob(".s.PGSQL.*.lock"):
+            lock.unlink()
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write(f"unix_socket_directories = '{self.data}'\n")
+
     def is_running(self) -> bool:
         """Whether it was started and not stopped."""
         return (self.data / "postmaster.pid").exists()
@@ -87,9 +99,12 @@ class Cluster:
         self._control("-m", how, "stop")
 
     def _control(self, *arguments: str) -> None:
+        self._run("pg_ctl", "-w", "-D", str(self.data), *arguments)
+
+    def _run(self, program: str, *arguments: str) -> None:
         pgexec(
-            "pg_ctl",
-            ("-w", "-D", str(self.data), *arguments),
+            program,
+            arguments,
             bin_path=self._program.bin_path,
             user=self._program.system_user,
             timeout=60,

@@ -30,14 +30,31 @@ CLI_PATIENCE = timedelta(seconds=30)
 class CliContext:
     """The settings, and the database with its writer and reader."""
 
-    def __init__(self, patience: timedelta, at_most: timedelta | None) -> None:
-        """Read the settings; connect to nothing yet."""
+    def __init__(self, patience: timedelta, at_most: timedelta | None, *, replica: bool = False) -> None:
+        """Read the settings; connect to nothing yet. ``replica``: work with that of READ_DATABASE_URL, if it is set."""
         self.settings = load_settings()
         hint_at_mistyped_names()
         log.configure(self.settings.secrets(), level=30)
-        self.database = Database(self.settings.database, patience=patience, transaction_limit=at_most)
+        self.is_replica = replica and self.settings.read_database_url is not None
+        url = self.settings.reading_database if replica else self.settings.database
+        setting = "READ_DATABASE_URL" if self.is_replica else "DATABASE_URL"
+        self.database = Database(url, patience=patience, transaction_limit=at_most, setting=setting)
         self.writer = Writer(self.database)
         self.reader = Reader(self.database)
+
+
+@contextmanager
+def open_reading_context() -> Iterator[CliContext]:
+    """A context that is only read, on the replica of READ_DATABASE_URL if that is set."""
+    context = CliContext(CLI_PATIENCE, None, replica=True)
+    try:
+        if context.is_replica:
+            context.database.check_replica()
+        else:
+            context.database.check(writes=False)
+        yield context
+    finally:
+        context.database.close()
 
 
 @contextmanager

@@ -38,7 +38,8 @@ def _explain(error: Exception) -> tuple[str, int]:
             words, code = f"{error}\n{words} {env_file_in_words()}.", USAGE
         case Unavailable():
             locked = "database is locked" in str(error)
-            remedy = _LOCKED if locked else "Check DATABASE_URL and that the database runs."
+            setting = "READ_DATABASE_URL" if str(error).startswith("READ_DATABASE_URL") else "DATABASE_URL"
+            remedy = _LOCKED if locked else f"Check {setting} and that the database runs."
             words = f"The database cannot be used: {error}\n{remedy}"
             code = NO_DATABASE
         case NotMigrated():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import click
 
 from webapp.calls.outcome import OUTCOMES
-from webapp.cli.context import open_context
+from webapp.cli.context import open_reading_context
 from webapp.cli.options import placed_since, placed_until
 from webapp.cli.output import Screen, say
 from webapp.storage.exports import ALL_COLUMNS, COLUMNS, EXCEL, FORMATS, INTERNAL_COLUMNS, NoParquet, writer_of
@@ -110,7 +110,7 @@ def export(
     form = EXCEL if excel else form or "csv"
     columns = columns or (ALL_COLUMNS if all_columns else COLUMNS)
     wanted = CallFilter(since=since, until=until, campaign=campaign, outcomes=outcomes)
-    with open_context(writes=False) as context:
+    with open_reading_context() as context:
         write = _writer(form, columns, context.settings.time_zone)
         with _target(output, form) as target:
             if form in {"parquet", EXCEL} and target.isatty():

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from webapp.cli.context import open_context
+from webapp.cli.context import open_reading_context
 from webapp.cli.options import Time
 from webapp.cli.output import say, say_json
 from webapp.cli.tables import print_columns, print_table
@@ -41,7 +41,7 @@ def report(
     to when. The answered share is answered calls of those with an outcome: answered, unanswered or other. Medians and
     percentiles are upper edges of classes, marked with ≈. By key, only answered calls are counted.
     """
-    with open_context(writes=False) as context, context.database.snapshot(limited=False) as connection:
+    with open_reading_context() as context, context.database.snapshot(limited=False) as connection:
         as_of = figures.as_of(connection)
         zone = ZoneInfo(as_of.time_zone)
         days = Days(_day(since, zone, "--since"), _day(until, zone, "--until"), campaign)

@@ -18,12 +18,12 @@ from webapp.cli.context import open_context, spool_of
 from webapp.cli.output import hint, say
 from webapp.cli.status_needs import REPLAY_DUE
 from webapp.cli.time_zone import agree_on_zone
+from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import files
 
 if TYPE_CHECKING:
     from webapp.callbacks.spool import Spool
-    from webapp.storage.database import Database
     from webapp.support.settings import Settings
 
 _START_PATIENCE = timedelta(seconds=5)
@@ -67,6 +67,7 @@ def serve(bind: str, workers: int) -> None:
             if context.settings.is_embedded and not _can_be_read(context.database):
                 raise
             _warn_that_the_database_is_away(error, context.settings)
+    _warn_about_the_replica(context.settings)
     _warn_about_the_spool(context.settings)
     context.settings.make_tokens()
     say(f"CallbackUrl to give to eSMS:\n  {context.settings.callback_url(bind)}")
@@ -90,6 +91,21 @@ def _warn_that_the_database_is_away(error: Unavailable, settings: Settings) -> N
         f"Warning: the database cannot be used now: {error}\nThe server starts nevertheless: callbacks {meanwhile}; "
         "/readyz says whether the database is back, and at the right migration."
     )
+
+
+def _warn_about_the_replica(settings: Settings) -> None:
+    if settings.read_database_url is None:
+        return
+    replica = Database(settings.read_database_url, patience=_START_PATIENCE, setting="READ_DATABASE_URL")
+    try:
+        replica.check_replica()
+    except (Unavailable, NotMigrated) as error:
+        hint(
+            f"Warning: {error}\nThe server starts nevertheless: callbacks are stored; until the replica can be read, "
+            "the page and reads of the API are answered 503."
+        )
+    finally:
+        replica.close()
 
 
 def _warn_about_the_spool(settings: Settings) -> None:

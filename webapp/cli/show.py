@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from webapp.cli.context import open_context
+from webapp.cli.context import open_reading_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import reference_id
 from webapp.cli.output import printable, say, say_all
@@ -89,7 +89,7 @@ def show(reference_id: str) -> None:
     Example:
       esms-calls show 066107ee-6ec4-4283-b595-aa74977c65c5
     """  # noqa: D301 - click wants the control character
-    with open_context(writes=False) as context:
+    with open_reading_context() as context:
         zone = context.settings.time_zone
         call = context.reader.call(reference_id)
     if call is None:

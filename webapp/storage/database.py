@@ -51,12 +51,14 @@ class Database:
         patience: timedelta = timedelta(seconds=30),
         transaction_limit: timedelta | None = None,
         connections: int = 10,
+        setting: str = "DATABASE_URL",
     ) -> None:
         """Connect to nothing yet.
 
         ``patience`` bounds every wait: to connect, for a lock, for a connection. ``transaction_limit`` bounds a whole
-        transaction on PostgreSQL (None: no limit).
+        transaction on PostgreSQL (None: no limit). ``setting`` names the database in errors.
         """
+        self._setting = setting
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._patience = patience
@@ -69,10 +71,11 @@ class Database:
     @property
     def name(self) -> str:
         """The database in words, without its password and other options."""
+        prefix = "" if self._setting == "DATABASE_URL" else f"{self._setting}, "
         if self.is_sqlite:
-            return str(self.url.database)
+            return f"{prefix}{self.url.database}"
         places = {name: value for name, value in self.url.query.items() if name in _PLACES}
-        return self.url.set(query=places).render_as_string(hide_password=True)
+        return f"{prefix}{self.url.set(query=places).render_as_string(hide_password=True)}"
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -146,6 +149,14 @@ class Database:
         with self.transaction() as connection:
             before = schema.upgrade(connection)
         return before, schema.newest_migration()
+
+    def check_replica(self) -> None:
+        """Raise Unavailable or NotMigrated unless this replica can be read; its words name the setting."""
+        try:
+            self.check(writes=False)
+        except NotMigrated as error:
+            words = f"{self._setting} must name a replica of the database of DATABASE_URL, up to date"
+            raise NotMigrated(f"{words}. {error}") from None
 
     @retrying
     def check(self, *, writes: bool = True) -> None:

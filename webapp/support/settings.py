@@ -18,7 +18,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 
 from webapp.support import tokens
-from webapp.support.database_url import SECRET_OPTIONS, read_database_url
+from webapp.support.database_url import SECRET_OPTIONS
+from webapp.support.database_url import read_database_url as _database_url
 from webapp.support.spelling import likely
 from webapp.support.times import parse_duration
 
@@ -174,11 +175,17 @@ class Settings(BaseSettings):
         Path("instance"),
         description="Folder of the embedded database, the spool and the generated tokens; created when needed.",
     )
-    database_url: Annotated[str, AfterValidator(read_database_url)] | None = Field(
+    database_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
         None,
         repr=False,
         description="`postgresql://…`, `postgres://…` or `sqlite:///…`; "
         "by default SQLite, `calls.db` in the instance folder.",
+    )
+    read_database_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
+        None,
+        repr=False,
+        description="A replica of that database, for those who read: page, `GET /api/…`, `export`, `report` and "
+        "`show`. Whatever happens to it, callbacks are stored. By default they read `DATABASE_URL`.",
     )
     callback_token: Tokens | None = Field(
         None,
@@ -296,6 +303,11 @@ class Settings(BaseSettings):
         return URL.create("sqlite", database=path).render_as_string(hide_password=False)
 
     @property
+    def reading_database(self) -> str:
+        """The same of the database that page, API and exports read."""
+        return self.read_database_url or self.database
+
+    @property
     def is_embedded(self) -> bool:
         """Whether the database is a SQLite file, which ``serve`` creates and migrates itself."""
         return self.database.startswith("sqlite")
@@ -358,15 +370,15 @@ class Settings(BaseSettings):
 
     def secrets(self) -> tuple[str, ...]:
         """Everything that may appear in no output, log, error, metric or row; as it is and URL-encoded."""
-        url = make_url(self.database)
+        urls = [make_url(url) for url in {self.database, self.reading_database}]
         known = (
             *(self.callback_token or (self._stored_or_none("callback_token"),)),
             *(self.api_token or (self._stored_or_none("api_token"),)),
             self.esms_api_key,
             self.esms_secret_key,
             unquote(urlsplit(self.https_proxy or "").password or ""),
-            url.password,
-            *(secret for name in SECRET_OPTIONS for secret in url.normalized_query.get(name, ())),
+            *(url.password for url in urls),
+            *(secret for url in urls for name in SECRET_OPTIONS for secret in url.normalized_query.get(name, ())),
         )
         spellings = {spelling for secret in known if secret for spelling in (secret, quote(secret, safe=""))}
         return tuple(sorted(spellings, key=len, reverse=True))

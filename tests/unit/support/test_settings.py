@@ -456,8 +456,10 @@ def test_without_a_database_it_is_sqlite_in_the_instance_folder(
 def test_a_password_is_a_secret_however_it_is_written(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = quote(secret, safe="")
     for url in (f"postgresql://user:{encoded}@host/calls", f"postgresql://host/calls?user=u&password={encoded}"):
-        monkeypatch.setenv("DATABASE_URL", url)
-        assert set(load_settings().secrets()) == {secret, encoded}
+        for name in ("DATABASE_URL", "READ_DATABASE_URL"):
+            with monkeypatch.context() as one:
+                one.setenv(name, url)
+                assert set(load_settings().secrets()) == {secret, encoded}
 
 
 # Tokens
