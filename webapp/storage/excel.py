@@ -1,4 +1,4 @@
-"""Calls as an Excel workbook, for people: text stays text, times are local, and nothing is a formula.
+"""Calls or reports as an Excel workbook, for people: text stays text, times are local, and nothing is a formula.
 
 A CSV cannot be that: Excel makes numbers, dates and formulas of its values, drops the zero of 0901888484, and takes the
 delimiter and the encoding from the settings of the machine.
@@ -14,18 +14,20 @@ from sqlalchemy import Boolean, Integer
 from xlsxwriter import Workbook
 from xlsxwriter.exceptions import FileCreateError
 
-from webapp.storage.models import calls
 from webapp.storage.types import Moment, Money
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from zoneinfo import ZoneInfo
 
+    from sqlalchemy import Column
     from xlsxwriter.format import Format
     from xlsxwriter.worksheet import Worksheet
 
 ROWS = 1_048_576
-"""The rows of a sheet, at most, its header included; further calls are on further sheets."""
+"""The rows of a sheet, at most, its header included; further rows are on further sheets."""
+LONGEST_TEXT = 32_767
+"""Letters of a cell, at most: what follows is left out."""
 _FIRST_YEAR = 1900
 """Excel knows no earlier times."""
 _FORMATS = {
@@ -34,12 +36,12 @@ _FORMATS = {
     "time": {"num_format": "dd/mm/yyyy hh:mm:ss"},
     "price": {"num_format": "#,##0.0000"},
 }
-_WIDTHS = {"reference_id": 38, "esms_id": 38, "campaign": 20}
+_WIDTHS = {"id": 38, "reference_id": 38, "esms_id": 38, "campaign": 20}
 _WIDTH = 19
 
 
-def write(rows: Iterable[dict[str, Any]], target: BinaryIO, *, columns: Sequence[str], zone: ZoneInfo) -> None:
-    """Write these columns of calls, as they are shown, with times in ``zone``; what waits is in a temporary folder."""
+def write(rows: Iterable[dict[str, Any]], target: BinaryIO, *, columns: Sequence[Column[Any]], zone: ZoneInfo) -> None:
+    """Write these columns of rows, as they are shown, with times in ``zone``; what waits is in a temporary folder."""
     with TemporaryDirectory(prefix="esms-calls-") as folder:
         book = Workbook(target, {"constant_memory": True, "tmpdir": folder, "use_zip64": True})
         sheets = _Sheets(book, columns, zone)
@@ -54,18 +56,19 @@ def write(rows: Iterable[dict[str, Any]], target: BinaryIO, *, columns: Sequence
 
 
 class _Sheets:
-    """The sheets of a workbook: as many as the calls need, each with the header."""
+    """The sheets of a workbook: as many as the rows need, each with the header."""
 
-    def __init__(self, book: Workbook, columns: Sequence[str], zone: ZoneInfo) -> None:
+    def __init__(self, book: Workbook, columns: Sequence[Column[Any]], zone: ZoneInfo) -> None:
         self._book = book
-        self._columns = [(name, calls.columns[name].type) for name in columns]
+        self._columns = [(column.name, column.type) for column in columns]
+        self._name = {"status_reports": "reports"}.get(columns[0].table.name, columns[0].table.name)
         self._zone = zone
         self._formats: dict[str, Format] = {name: book.add_format(values) for name, values in _FORMATS.items()}
         self._number = 0
         self._sheet = self._add_sheet()
 
     def write(self, row: dict[str, Any]) -> None:
-        """Write one call."""
+        """Write one row."""
         if self._rows == ROWS:
             self._sheet = self._add_sheet()
         for place, (name, kind) in enumerate(self._columns):
@@ -80,7 +83,7 @@ class _Sheets:
 
     def _add_sheet(self) -> Worksheet:
         self._number += 1
-        sheet = self._book.add_worksheet("calls" if self._number == 1 else f"calls {self._number}")
+        sheet = self._book.add_worksheet(self._name if self._number == 1 else f"{self._name} {self._number}")
         sheet.freeze_panes(1, 1)
         for place, (name, _) in enumerate(self._columns):
             sheet.set_column(place, place, _WIDTHS.get(name, _WIDTH))
@@ -99,7 +102,7 @@ class _Sheets:
         elif isinstance(kind, Integer):
             self._sheet.write_number(*at, value)
         else:
-            self._sheet.write_string(*at, value, self._formats["text"])
+            self._sheet.write_string(*at, value[:LONGEST_TEXT], self._formats["text"])
 
     def _local(self, shown: str) -> datetime | None:
         """The time by the clocks of the zone; None if Excel has none such."""

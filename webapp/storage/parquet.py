@@ -1,4 +1,4 @@
-"""Calls as Parquet, for pandas, DuckDB, Spark and the like: the columns of the table, typed, with their comments.
+"""Calls or reports as Parquet, for pandas, DuckDB, Spark and the like: the table's columns, typed, with comments.
 
 Needs pyarrow, so it is imported only to write Parquet.
 """
@@ -12,7 +12,6 @@ import pyarrow as pa
 from pyarrow.parquet import ParquetWriter
 from sqlalchemy import Boolean, Integer, SmallInteger
 
-from webapp.storage.models import calls
 from webapp.storage.types import Moment, Money
 
 if TYPE_CHECKING:
@@ -37,9 +36,18 @@ def _field(column: Column[Any]) -> pa.Field:
     return pa.field(column.name, kind, metadata={"comment": column.comment or ""})
 
 
-def write(rows: Iterable[dict[str, Any]], target: BinaryIO, *, columns: Sequence[str]) -> None:
-    """Write these columns of calls, as they are shown, as one Parquet file; in memory is one group of rows."""
-    schema = pa.schema([_field(calls.columns[name]) for name in columns])
+def write(rows: Iterable[dict[str, Any]], target: BinaryIO, *, columns: Sequence[Column[Any]]) -> None:
+    """Write these columns of rows, as they are shown, as one Parquet file; in memory is one group of rows."""
+    write_as(rows, target, schema_of(columns))
+
+
+def schema_of(columns: Sequence[Column[Any]], **metadata: str) -> pa.Schema:
+    """The columns' types and comments, and what else the file is to say."""
+    return pa.schema([_field(column) for column in columns], metadata=metadata or None)
+
+
+def write_as(rows: Iterable[dict[str, Any]], target: BinaryIO, schema: pa.Schema) -> None:
+    """The same with a schema."""
     remaining = iter(rows)
     with ParquetWriter(target, schema) as file:
         while group := _table(islice(remaining, _ROW_GROUP), schema):

@@ -93,6 +93,31 @@ class Reader:
             for row in rows.mappings():
                 yield _plain_row(row)
 
+    def export_reports(
+        self, wanted: CallFilter, columns: Sequence[str] = tuple(status_reports.columns.keys())
+    ) -> Generator[dict[str, Any]]:
+        """These columns of the reports of these calls, and ``placed_at`` of the call; streamed, to be closed.
+
+        The reports of a call are together and in their order; calls are in that of ``export``.
+        """
+        query = select(*(status_reports.c[name] for name in columns), calls.c.placed_at)
+        query = query.join_from(calls, status_reports, status_reports.c.reference_id == calls.c.reference_id)
+        query = query.where(*wanted.conditions()).order_by(
+            calls.c.placed_at, calls.c.reference_id, status_reports.c.received_at, status_reports.c.id
+        )
+        with (
+            self._database.snapshot(limited=False) as connection,
+            connection.execute(query, execution_options={"yield_per": _PORTION}) as rows,
+        ):
+            for row in rows.mappings():
+                yield _plain_row(row)
+
+    def count_reports(self, wanted: CallFilter) -> int:
+        """The number of reports of these calls."""
+        query = select(func.coalesce(func.sum(calls.c.report_count), 0)).where(*wanted.conditions())
+        with self._database.snapshot(limited=False) as connection:
+            return connection.scalar(query) or 0
+
     def count(self, wanted: CallFilter = EVERY_CALL) -> int:
         """The number of these calls."""
         query = select(func.count()).select_from(calls).where(*wanted.conditions())
