@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from webapp.calls.story import EFFECTS, source_of, story
 from webapp.cli.context import open_reading_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import reference_id
 from webapp.cli.output import printable, say, say_all
 from webapp.cli.tables import print_table
-from webapp.cli.time_words import local_time
+from webapp.cli.time_words import duration, local_time
 from webapp.esms.finality import SEND_STATUS_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from zoneinfo import ZoneInfo
+
+    from webapp.calls.story import Said, Step
 
 _FACTS = (
     "outcome",
@@ -60,20 +63,11 @@ _WORDS = {
     "phone": "to {}",
     "request_id": "request id {}",
 }
-"""What a report may say, in the order of the story."""
+"""What a report may say, in words."""
+_SOURCES = {"registered": "as registered", "callback": "by callback", "lookup": "by look-up"}
 _MEANINGS: dict[str, dict[int, str]] = {
     "sent_result": {0: "failed at the carrier", 1: "succeeded at the carrier"},
     "send_status": SEND_STATUS_WORDS,
-}
-_EFFECTS = {
-    "settled": "settled the call",
-    "stale": "changed nothing: the call was settled already",
-    "conflict": "disagreed with the settled call",
-    "corrected": "corrected the call",
-    "confirmed": "confirmed the call",
-    "enriched": "added to the settled call",
-    "progressed": "was progress",
-    "duplicate": "said nothing new",
 }
 
 
@@ -83,7 +77,8 @@ def show(reference_id: str) -> None:
     """Show one call and its story: what each report said and did.
 
     ID is the ReferenceId or SMSID, in upper or lower case. Values that are not known are left out. The story has a line
-    for each report, oldest first; times are in TIME_ZONE. Exit code 1 if the call is not stored.
+    for each report, oldest first, and one for several alike that said nothing new. BUSY → ANSWERED: before, BUSY was
+    said. Times are in TIME_ZONE. Exit code 1 if the call is not stored.
 
     \b
     Example:
@@ -96,7 +91,8 @@ def show(reference_id: str) -> None:
         say(f"unknown: {printable(reference_id)}. No report of it came, and it was never registered.", err=True)
         sys.exit(PROBLEM)
     print_table(printable(reference_id), _facts(call, zone))
-    say_all(line for report in call["reports"] for line in _story(report, zone))
+    placed_at = datetime.fromisoformat(call["placed_at"])
+    say_all(line for step in story(call["reports"]) for line in _told(step, placed_at, zone))
     if not call["reports"]:
         say("No report of this call has come.")
     sys.exit(DONE)
@@ -105,7 +101,8 @@ def show(reference_id: str) -> None:
 def _facts(call: Mapping[str, Any], zone: ZoneInfo) -> Iterator[tuple[str, str]]:
     for name in _FACTS:
         if call[name] is not None and call[name] is not False and (name, call[name]) != ("lookup_count", 0):
-            yield name, _shown(name, call[name], zone)
+            source = source_of(name, call)
+            yield name, _shown(name, call[name], zone) + (f" ({_SOURCES[source]})" if source else "")
 
 
 def _shown(name: str, value: Any, zone: ZoneInfo) -> str:
@@ -119,23 +116,32 @@ def _shown(name: str, value: Any, zone: ZoneInfo) -> str:
     return f"{value} ({meaning})" if meaning else f"{value}{' s' if name == 'call_duration' else ''}"
 
 
-def _story(report: Mapping[str, Any], zone: ZoneInfo) -> Iterator[str]:
+def _told(step: Step, placed_at: datetime, zone: ZoneInfo) -> Iterator[str]:
     """When a report came, what it did, and what it said: a line, and another one if something could not be read."""
-    received = local_time(datetime.fromisoformat(report["received_at"]), zone)
-    code = f" (code {printable(report['lookup_code'])})" if report["lookup_code"] else ""
-    said = printable(", ".join(_said(report))) or "nothing"
-    yield f"{received}  {report['source']}{code} {_EFFECTS[report['effect']]}; it said: {said}"
+    report, received = step.report, datetime.fromisoformat(step.report["received_at"])
+    circumstances = [f"after {duration(received - placed_at)}"] if received >= placed_at else []
+    if report["remote_addr"]:
+        circumstances.append(f"from {report['remote_addr']}")
+    if report["lookup_code"]:
+        circumstances.append(f"code {report['lookup_code']}")
+    if len(step.reports) > 1:
+        circumstances.append(f"{len(step.reports)} times")
+    did = f"{report['source']} {EFFECTS[report['effect']]}"
+    more = f" ({printable(', '.join(circumstances))})" if circumstances else ""
+    said = printable(", ".join(map(_words, step.said))) or "nothing"
+    yield f"{local_time(received, zone)}  {did}{more}; it said: {said}"
     if report["unread"]:
         yield f"    could not be read: {printable(report['unread'])}"
 
 
-def _said(report: Mapping[str, Any]) -> Iterator[str]:
-    """What the report said, in words."""
-    for name, words in _WORDS.items():
-        value = report[name]
-        if value is not None:
-            value = _price(value) if name == "price" else _MEANINGS.get(name, {}).get(value, value)
-            yield words.format(value)
+def _words(said: Said) -> str:
+    """What was said; ``BUSY → ANSWERED`` where something else was said before."""
+    change = "" if said.before is None else f"{_value(said.name, said.before)} → "
+    return _WORDS[said.name].format(f"{change}{_value(said.name, said.value)}")
+
+
+def _value(name: str, value: Any) -> Any:
+    return _price(value) if name == "price" else _MEANINGS.get(name, {}).get(value, value)
 
 
 def _price(shown: str) -> str:

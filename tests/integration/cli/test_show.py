@@ -39,22 +39,38 @@ def test_show_has_a_line_for_each_report_in_local_time(writer: Writer) -> None:
     printed = done("show", " A ")
 
     story = [line for line in printed.splitlines() if line[:4] == "2026" or line.startswith("    could")]
-    assert story == [
-        "2026-11-23 17:00:01  callback was progress; it said: SendStatus sent, result awaited",
-        "2026-11-23 17:00:02  callback settled the call; it said: NOANSWERED, failed at the carrier, 0 s, 0 VND",
-        "2026-11-23 17:00:03  callback disagreed with the settled call; it said: ANSWERED, 13 s, key 1",
-        "2026-11-23 17:00:04  lookup (code 100) confirmed the call; it said: ANSWERED, SendStatus done, request id r-1",
-        "    could not be read: Ivr",
-        "2026-11-23 17:00:05  lookup (code 99) changed nothing: the call was settled already; it said: nothing",
-    ]
+    first, second, third, fourth, unread, last = story
+    assert first == (
+        "2026-11-23 17:00:01  callback was progress (after 1 s, from 203.0.113.7);"
+        " it said: SendStatus sent, result awaited"
+    )
+    assert second == (
+        "2026-11-23 17:00:02  callback settled the call (after 2 s, from 203.0.113.7);"
+        " it said: NOANSWERED, failed at the carrier, 0 s, 0 VND"
+    )
+    assert third == (
+        "2026-11-23 17:00:03  callback disagreed with the settled call (after 3 s, from 203.0.113.7);"
+        " it said: NOANSWERED → ANSWERED, 0 → 13 s, key 1"
+    )
+    assert fourth == (
+        "2026-11-23 17:00:04  lookup confirmed the call (after 4 s, code 100);"
+        " it said: ANSWERED, SendStatus sent, result awaited → done, request id r-1"
+    )
+    assert unread == "    could not be read: Ivr"
+    assert last == (
+        "2026-11-23 17:00:05  lookup changed nothing: the call was settled already (after 5 s, code 99);"
+        " it said: nothing"
+    )
     shown = facts(printed)
     assert (shown["outcome"], shown["campaign"], shown["phone"], shown["esms_id"]) == (
         "answered",
-        "Tết",
-        "0901888484",
-        "A",
+        "Tết (as registered)",
+        "0901888484 (as registered)",
+        "A (as registered)",
     )
-    assert (shown["call_duration"], shown["price"], shown["send_status"]) == ("13 s", "0 VND", "5 (done)")
+    assert shown["call_duration"] == "13 s (by callback)"
+    assert (shown["price"], shown["send_status"]) == ("0 VND (by callback)", "5 (done) (by look-up)")
+    assert (shown["call_status"], shown["ivr"]) == ("ANSWERED (by look-up)", "1 (by callback)")
     assert (shown["registered_at"], shown["settled_by"]) == ("2026-11-23 17:00:00", "callback")
     assert "gave_up_at" not in shown
 
@@ -66,9 +82,9 @@ def test_show_tells_what_is_zero_from_what_is_not_known(writer: Writer) -> None:
     shown = facts(done("show", "a"))
 
     assert (shown["call_duration"], shown["price"], shown["sent_result"]) == (
-        "0 s",
-        "0 VND",
-        "0 (failed at the carrier)",
+        "0 s (by callback)",
+        "0 VND (by callback)",
+        "0 (failed at the carrier) (by callback)",
     )
     assert not {"call_status", "conflict"} & shown.keys()
 
@@ -101,3 +117,27 @@ def test_show_of_an_unknown_call_names_it() -> None:
     assert "unknown: nobody. No report of it came, and it was never registered." in result.stderr
     assert run("show", "a b").exit_code == run("show").exit_code == 2
     assert "'a b': an id must have 1 to 128 visible ASCII characters." in run("show", "a b").stderr
+
+
+@ON_SQLITE
+@SET
+def test_reports_that_say_the_same_again_are_one_line_of_the_story(writer: Writer) -> None:
+    writer.record([callback("a", number, call_status="BUSY", cid="1") for number in range(5)], NOW)
+    writer.record([callback("a", 9, call_status="BUSY", cid="1", remote_addr="203.0.113.8")], NOW)
+
+    story = [line.partition("  ")[2] for line in done("show", "a").splitlines() if line[:4] == "2026"]
+
+    assert story == [
+        "callback settled the call (after 0 s, from 203.0.113.7); it said: BUSY, from 1",
+        "callback said nothing new (after 1 s, from 203.0.113.7, 4 times); it said: BUSY, from 1",
+        "callback said nothing new (after 9 s, from 203.0.113.8); it said: BUSY, from 1",
+    ]
+
+
+@ON_SQLITE
+@SET
+def test_a_call_placed_after_its_reports_has_no_delay(writer: Writer) -> None:
+    writer.record([callback("a", 0, call_status="BUSY")], NOW)
+    writer.register([Registration(reference_id="a", placed_at=at(60))], NOW)
+
+    assert "callback settled the call (from 203.0.113.7); it said: BUSY" in done("show", "a")

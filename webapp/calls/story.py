@@ -1,0 +1,95 @@
+"""The story of one call for people: what each report said, what was another value before, and who said what is known.
+
+Pure functions on a call with its reports, as they are read and shown; page and terminal show the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Source = Literal["registered", "callback", "lookup"]
+SAID = (
+    *("call_status", "sent_result", "send_status", "call_duration", "ivr", "price", "cid", "phone"),
+    "request_id",
+)
+"""What a report may say, in the order of the story."""
+EFFECTS = {
+    "settled": "settled the call",
+    "stale": "changed nothing: the call was settled already",
+    "conflict": "disagreed with the settled call",
+    "corrected": "corrected the call",
+    "confirmed": "confirmed the call",
+    "enriched": "added to the settled call",
+    "progressed": "was progress",
+    "duplicate": "said nothing new",
+}
+"""What a report did, as the end of a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One value that a report says; ``before``: what was said before it, if that was something else."""
+
+    name: str
+    value: Any
+    before: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One report, or several alike in a row that said nothing new: the first of them is shown."""
+
+    reports: Sequence[Mapping[str, Any]]
+    said: tuple[Said, ...]
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """The first, or only, one."""
+        return self.reports[0]
+
+
+def story(reports: Sequence[Mapping[str, Any]]) -> Iterator[Step]:
+    """The steps of a call whose reports these are, in their order."""
+    known: dict[str, Any] = {}
+    alike: list[Mapping[str, Any]] = []
+    for report in reports:
+        if alike and not _repeats(alike[-1], report):
+            yield _step(alike, known)
+            alike = []
+        alike.append(report)
+    if alike:
+        yield _step(alike, known)
+
+
+def _step(reports: list[Mapping[str, Any]], known: dict[str, Any]) -> Step:
+    """The next step; what it says is ``known`` from then on."""
+    said = {name: reports[0][name] for name in SAID if reports[0][name] is not None}
+    told = [Said(name, value, before if (before := known.get(name)) != value else None) for name, value in said.items()]
+    known |= said
+    return Step(tuple(reports), tuple(told))
+
+
+def _repeats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether both said nothing new, and the same."""
+    same = ("source", "effect", "lookup_code", "remote_addr", "unread", *SAID)
+    return one["effect"] == "duplicate" and all(one[name] == other[name] for name in same)
+
+
+def source_of(name: str, call: Mapping[str, Any]) -> Source | None:
+    """Who said a value of a call that has its ``reports``; None: nobody in particular."""
+    value = call[name]
+    if value is None:
+        return None
+    if name in (call["registered_fields"] or "").split(",") or (
+        name == "campaign" and call["registered_at"] is not None
+    ):
+        return "registered"
+    if name not in SAID:
+        return None
+    sources = {report["source"] for report in call["reports"] if report[name] == value}
+    return "lookup" if "lookup" in sources else "callback" if sources else None
