@@ -13,7 +13,7 @@ JOBS ?= 4
 PARALLEL := -n $(JOBS) --dist=worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo install check test test-lowest soak lint types docs campaign bench bench-abuse bench-reconcile docker-check clean
+.PHONY: help serve demo install check test test-lowest soak lint types docs campaign bench bench-abuse bench-queries bench-reconcile docker-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ bench: $(VENV)/installed-bench ## Measure receiving against peers, as ratios (an
 
 bench-abuse: $(VENV)/installed-bench ## Measure callbacks beside floods, slow and oversized requests (BENCH=--quick)
 	$(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.abuse $(BENCH)
+
+bench-queries: $(VENV)/installed-bench ## Measure page, API, report and documented SQL with 10 million calls (an hour; BENCH=--quick)
+	$(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.queries $(BENCH)
 
 bench-reconcile: $(VENV)/installed-bench ## Measure reconcile runs against their bounds, as ratios (an hour; BENCH=--quick)
 	$(BIN)/python -W "ignore:XDG_RUNTIME_DIR" -m bench.reconcile $(BENCH)

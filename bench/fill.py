@@ -6,17 +6,18 @@ It uses the names of the tables, of a call's identity and of times; it copies al
 from __future__ import annotations
 
 import sqlite3
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, inspect, make_url, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy.engine import Connection
 
-_TABLES = ("calls", "status_reports")
+TABLES = ("calls", "status_reports")
 _AT_ONCE = 500_000
 
 # A year of calls, evenly spaced, in the order of time; their ids are random, as eSMS's are.
@@ -35,12 +36,12 @@ SELECT n,
 FROM (SELECT n, lower(hex(randomblob(16))) AS h FROM numbers LIMIT :rows)
 """
 # A UUIDv7 of the report's time.
-_POSTGRESQL_ID = (
+POSTGRESQL_ID = (
     "(lpad(to_hex((extract(epoch FROM s.at) * 1000)::bigint), 12, '0') || '7' || substr(md5(s.reference_id), 1, 3)"
     " || 'a' || substr(md5(s.reference_id), 4, 15))::uuid"
 )
 _SQLITE_MILLISECONDS = "cast((julianday(s.at) - 2440587.5) * 86400000 AS integer)"
-_SQLITE_ID = (
+SQLITE_ID = (
     f"printf('%08x-%04x-7', {_SQLITE_MILLISECONDS} >> 16, {_SQLITE_MILLISECONDS} & 65535)"
     " || substr(s.reference_id, 1, 3) || '-a' || substr(s.reference_id, 4, 3) || '-' || substr(s.reference_id, 25)"
 )
@@ -61,35 +62,42 @@ def _fill_postgresql(database: str, rows: int, show: Callable[[str], None]) -> N
     engine = create_engine(database, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(_POSTGRESQL_SEED), {"rows": rows})
-        indexes = connection.execute(
-            text(
-                "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid), conname,"
-                " pg_get_constraintdef(c.oid), indrelid::regclass::text"
-                " FROM pg_index LEFT JOIN pg_constraint c ON conindid = indexrelid"
-                " WHERE indrelid::regclass::text = ANY(:tables)"
-            ),
-            {"tables": list(_TABLES)},
-        ).all()
-        copies = {table: _copy(connection, table, _POSTGRESQL_ID) for table in _TABLES}
-        for table in _TABLES:
+        copies = {table: _copy(connection, table, POSTGRESQL_ID) for table in TABLES}
+        for table in TABLES:
             connection.execute(text(f"CREATE UNLOGGED TABLE bench_{table} AS SELECT * FROM {table}"))  # noqa: S608
-        for name, _, constraint, _, table in indexes:
-            drop = f"ALTER TABLE {table} DROP CONSTRAINT {constraint}" if constraint else f"DROP INDEX {name}"
-            connection.execute(text(drop))
-        for first in range(1, rows + 1, _AT_ONCE):
-            show(f"{first - 1:,} of {rows:,} rows")
-            for copy in copies.values():
-                connection.execute(text(f"{copy} ORDER BY n"), {"first": first, "last": first + _AT_ONCE - 1})
-        for name, definition, constraint, constraint_definition, table in indexes:
-            show(f"making {name}")
-            add = f"ALTER TABLE {table} ADD CONSTRAINT {constraint} {constraint_definition}"
-            connection.execute(text(add if constraint else definition))
-        connection.execute(text(f"DROP TABLE bench_seed, {', '.join(f'bench_{table}' for table in _TABLES)}"))
-        show("gathering statistics")
-        for table in _TABLES:
-            connection.execute(text(f"VACUUM (ANALYZE) {table}"))
-        connection.execute(text("CHECKPOINT"))
+        with without_indexes_on_postgresql(connection, show):
+            for first in range(1, rows + 1, _AT_ONCE):
+                show(f"{first - 1:,} of {rows:,} rows")
+                for copy in copies.values():
+                    connection.execute(text(f"{copy} ORDER BY n"), {"first": first, "last": first + _AT_ONCE - 1})
+        connection.execute(text(f"DROP TABLE bench_seed, {', '.join(f'bench_{table}' for table in TABLES)}"))
     engine.dispose()
+
+
+@contextmanager
+def without_indexes_on_postgresql(connection: Connection, show: Callable[[str], None]) -> Iterator[None]:
+    """Have the block fill the tables; make their indexes after it, and gather statistics."""
+    indexes = connection.execute(
+        text(
+            "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid), conname,"
+            " pg_get_constraintdef(c.oid), indrelid::regclass::text"
+            " FROM pg_index LEFT JOIN pg_constraint c ON conindid = indexrelid"
+            " WHERE indrelid::regclass::text = ANY(:tables)"
+        ),
+        {"tables": list(TABLES)},
+    ).all()
+    for name, _, constraint, _, table in indexes:
+        drop = f"ALTER TABLE {table} DROP CONSTRAINT {constraint}" if constraint else f"DROP INDEX {name}"
+        connection.execute(text(drop))
+    yield
+    for name, definition, constraint, constraint_definition, table in indexes:
+        show(f"making {name}")
+        add = f"ALTER TABLE {table} ADD CONSTRAINT {constraint} {constraint_definition}"
+        connection.execute(text((add if constraint else definition).replace(":", r"\:")))
+    show("gathering statistics")
+    for table in TABLES:
+        connection.execute(text(f"VACUUM (ANALYZE) {table}"))
+    connection.execute(text("CHECKPOINT"))
 
 
 def _fill_sqlite(database: str, rows: int, show: Callable[[str], None]) -> None:
@@ -97,39 +105,46 @@ def _fill_sqlite(database: str, rows: int, show: Callable[[str], None]) -> None:
     seeds = path.with_name("seeds.db")
     engine = create_engine(database)
     with engine.connect() as connection:
-        copies = {table: _copy(connection, table, _SQLITE_ID) for table in _TABLES}
+        copies = {table: _copy(connection, table, SQLITE_ID) for table in TABLES}
     engine.dispose()
+    with without_indexes_on_sqlite(path, show) as file:
+        file.execute("ATTACH ? AS seeds", [str(seeds)])
+        file.execute(_SQLITE_SEED, {"rows": rows})
+        for table in TABLES:
+            file.execute(f"CREATE TABLE seeds.bench_{table} AS SELECT * FROM {table}")  # noqa: S608 - a name of ours
+        for table, copy in copies.items():
+            show(f"{rows:,} rows of {table}")
+            # The index of the primary key cannot be dropped; rows in its order write each of its pages once.
+            order = "reference_id" if table == "calls" else "n"
+            file.execute("BEGIN")
+            file.execute(f"{copy} ORDER BY s.{order}", {"first": 1, "last": rows})
+            file.execute("COMMIT")
+        file.execute("DETACH seeds")
+    seeds.unlink()
+
+
+@contextmanager
+def without_indexes_on_sqlite(path: Path, show: Callable[[str], None]) -> Iterator[sqlite3.Connection]:
+    """Have the block fill the tables, outside of transactions; make their indexes after it, and gather statistics."""
     file = sqlite3.connect(path, isolation_level=None)
     # No crash safety while the file is filled; the journal is switched on again at the end.
-    for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-262144", "temp_store=FILE"):
+    for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-1048576", "temp_store=FILE"):
         file.execute(f"PRAGMA {pragma}").fetchall()
-    file.execute("ATTACH ? AS seeds", [str(seeds)])
-    file.execute(_SQLITE_SEED, {"rows": rows})
-    for table in _TABLES:
-        file.execute(f"CREATE TABLE seeds.bench_{table} AS SELECT * FROM {table}")  # noqa: S608 - a name of ours
     indexes = file.execute(
         "SELECT name, sql FROM main.sqlite_master WHERE type = 'index' AND sql IS NOT NULL AND tbl_name IN (?, ?)",
-        _TABLES,
+        TABLES,
     ).fetchall()
     for name, _ in indexes:
         file.execute(f"DROP INDEX {name}")
-    for table, copy in copies.items():
-        show(f"{rows:,} rows of {table}")
-        # The index of the primary key cannot be dropped; rows in its order write each of its pages once.
-        order = "reference_id" if table == "calls" else "n"
-        file.execute("BEGIN")
-        file.execute(f"{copy} ORDER BY s.{order}", {"first": 1, "last": rows})
-        file.execute("COMMIT")
+    yield file
     for name, definition in indexes:
         show(f"making {name}")
         file.execute(definition)
-    file.execute("DETACH seeds")
     show("gathering statistics")
     file.execute("PRAGMA analysis_limit=10000")
     file.execute("ANALYZE")
     file.execute("PRAGMA journal_mode=WAL").fetchall()
     file.close()
-    seeds.unlink()
 
 
 def _copy(connection: Connection, table: str, identifier: str) -> str:

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -87,12 +87,14 @@ def _processor_times() -> tuple[int, int]:
 
 
 @contextmanager
-def postgresql() -> Iterator[str]:
-    """URL of the benchmark's PostgreSQL server, on which databases may be created."""
+def postgresql(kept_in: Path | None = None) -> Iterator[str]:
+    """URL of a PostgreSQL server on which databases may be created; ``kept_in``: the folder in which its files stay."""
     if url := os.environ.get("BENCH_DATABASE_URL"):
         yield make_url(url).set(drivername=_DRIVER).render_as_string(hide_password=False)
         return
-    with tempfile.TemporaryDirectory(prefix="esms-calls-bench-") as folder:
+    with (
+        nullcontext(kept_in) if kept_in else tempfile.TemporaryDirectory(prefix="esms-calls-bench-") as folder,
+    ):
         # As root the server runs as another user, who must be able to enter the folder.
         Path(folder).chmod(0o755)
         server = get_server(Path(folder) / "postgresql", cleanup_mode="stop")
