@@ -158,7 +158,7 @@ def _add_call(
         call = replace(call, lost=True, silent=True)
     elif odd["lost"] < 0.02:
         call = replace(call, lost=True, silent=odd["silent"] < 0.5)
-    elif odd["rejected"] < 0.006 and not campaign.otp:
+    elif odd["rejected"] < 0.02 and not campaign.otp:
         call = replace(call, send_status=4, call_status=None, lookup_status="", call_duration=0, ivr=None)
         call = replace(call, price=Decimal(0), sent_result=0)
     elif answered and odd["redialed"] < 0.012:

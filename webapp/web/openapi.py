@@ -30,6 +30,16 @@ _WRITTEN_ID = rf"^\s*[!-~]{{1,{IDENTITY_LIMIT}}}\s*$"
 _WRITTEN_TEXT = rf"^\s*[^\x00-\x1f\x7f-\x9f]{{0,{TEXT_LIMIT}}}\s*$"
 _BLANK = {"type": ["string", "null"], "pattern": r"^\s*$"}
 _EXAMPLE = {"reference_id": _ID, "phone": "0901888484", "campaign": "june", "placed_at": "2026-06-01T10:00:00+07:00"}
+_NOW = "2026-06-01T03:00:41.083500Z"
+_SAID = {
+    "reference_id": _ID,
+    "call_duration": 0,
+    "send_status": 5,
+    "sent_result": 0,
+    "price": "0.0000",
+    "cid": "02871002454",
+}
+"""What the callback that eSMS publishes says, as the API shows it."""
 _REGISTERED = {"registered": 1, "already_known": 0, "changed": 0}
 _COUNTS = {
     "registered": "calls that were not registered before",
@@ -75,7 +85,7 @@ def _list_calls() -> Schema:
         },
         "required": ["calls", "next"],
     }
-    answer = _answer("Calls, newest placed first.", page)
+    answer = _answer("Calls, newest placed first.", page, {"calls": [_example_call()], "next": None})
     return {
         "operationId": "listCalls",
         "summary": "A page of calls, newest placed first",
@@ -119,6 +129,7 @@ def _register(most_at_once: int, largest_body: int) -> Schema:
 
 
 def _show_call() -> Schema:
+    example = _example_call() | {"reports": [_example_report()]}
     return {
         "operationId": "showCall",
         "summary": "One call with its reports",
@@ -132,7 +143,7 @@ def _show_call() -> Schema:
                 "example": _ID,
             }
         ],
-        "responses": {"200": _answer("The call.", _of("CallWithReports"))} | _refusals("NotFound"),
+        "responses": {"200": _answer("The call.", _of("CallWithReports"), example)} | _refusals("NotFound"),
     }
 
 
@@ -141,6 +152,36 @@ def _describe() -> Schema:
         "operationId": "describe",
         "summary": "This document",
         "responses": {"200": _answer("An OpenAPI document.", {"type": "object"})} | _refusals(),
+    }
+
+
+def _example_call() -> Schema:
+    """The call of the example of a registration, after the callback that eSMS publishes."""
+    times = ("registered_at", "callback_at", "settled_at", "last_reported_at", "created_at", "updated_at")
+    return (
+        _empty_row(calls)
+        | _SAID
+        | dict.fromkeys(times, _NOW)
+        | _EXAMPLE
+        | {"placed_at": "2026-06-01T03:00:00.000000Z", "registered_fields": "esms_id,phone,placed_at", "esms_id": _ID}
+        | {"phone_e164": "+84901888484", "settled_by": "callback", "report_count": 1, "kind": "voice"}
+        | {"outcome": "unanswered"}
+    )
+
+
+def _example_report() -> Schema:
+    payload = {"ReferenceId": _ID, "CallDuration": "0", "CallStatus": "", "Ivr": "", "Price": "0.0000"}
+    payload |= {"SentResult": "0", "CID": "02871002454", "SendStatus": "5"}
+    origin = {"id": "019e8122-df5c-7e30-a9c1-0d5b9c1f6a57", "source": "callback", "remote_addr": "203.0.113.10"}
+    report = _empty_row(status_reports) | _SAID | origin
+    return report | {"received_at": _NOW, "effect": "settled", "payload": payload}
+
+
+def _empty_row(table: Table) -> Schema:
+    """A row of which nothing is known: null, and false and 0 where a column is never null."""
+    return {
+        column.name: None if column.nullable else False if isinstance(column.type, Boolean) else 0
+        for column in table.columns
     }
 
 
