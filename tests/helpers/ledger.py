@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlencode
 
 import requests
-from running import Program, free_port, run
+from running import Program, free_port, metrics_folder, run
 from sqlalchemy import text
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ MARGIN_SECONDS = 3.0
 """What a machine that does much else at once may add to any time."""
 RECOVERY_SECONDS = 30.0
 """So soon after its database is back, a receiver has drained its spool and gives effects again."""
-_PAUSE_SECONDS = 0.02
+_PAUSE_SECONDS = 0.02 if SOAK else 0.04
 _NUMBERS = count()
 """Of clients; no two have the same, so that a marker tells one request from all others."""
 _AT_MOST_EACH = 20_000
@@ -89,7 +89,7 @@ class Receiver:
         self._folder = folder
         self._log = folder / f"log-{self.port}"
         self._process: Program | None = None
-        self._metrics: set[str] = set()
+        self._metrics: set[Path] = set()
 
     @property
     def log(self) -> str:
@@ -118,9 +118,7 @@ class Receiver:
         assert self._process.poll() is None, f"the server ended with {self._process.returncode}:\n{self.log}"
         with suppress(requests.RequestException):
             if requests.get(f"{self.url}/healthz", timeout=5).ok:
-                found = re.search(rb"PROMETHEUS_MULTIPROC_DIR=([^\0]+)", Path(f"/proc/{self.pid}/environ").read_bytes())
-                assert found
-                self._metrics.add(found[1].decode())
+                self._metrics.add(metrics_folder(self.pid))
                 return True
         return False
 
@@ -254,11 +252,16 @@ class Load:
         clients: int = 6,
         fresh: bool = False,
         poison: str | None = None,
+        padding: int = 0,
     ) -> None:
-        """``fresh``: a connection for each request. ``poison`` is a ReferenceId that now and then is sent."""
+        """``fresh``: a connection for each request. ``poison`` is a ReferenceId that now and then is sent.
+
+        ``padding`` is how many bytes longer each report is than a usual one.
+        """
         self._ledger = ledger
         self._fresh = fresh
         self._poison = poison
+        self._padding = {"padding": "x" * padding} if padding else {}
         self._stop = threading.Event()
         self._random = random
         names = [str(next(_NUMBERS)) for _ in range(clients)]
@@ -312,7 +315,7 @@ class Load:
                 connection = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=40)
             entry = self._entry(client, number, random, fresh=connection.sock is None)
             try:
-                _send(connection, entry, random)
+                _send(connection, entry, random, self._padding)
             except (OSError, http.client.HTTPException) as error:
                 entry.result = type(error).__name__
                 connection.close()
@@ -343,8 +346,8 @@ class Load:
                 self._ledger.health.append(time.monotonic() - began)
 
 
-def _send(connection: http.client.HTTPConnection, entry: Entry, random: Random) -> None:
-    said = {"ReferenceId": entry.reference_id, **random.choice(_SHAPES), "marker": entry.marker}
+def _send(connection: http.client.HTTPConnection, entry: Entry, random: Random, padding: dict[str, str]) -> None:
+    said = {"ReferenceId": entry.reference_id, **random.choice(_SHAPES), "marker": entry.marker, **padding}
     path, form = f"/esms/callback/{TOKEN}", random.random()
     if form < 0.7:
         connection.request("GET", f"{path}?{urlencode(said)}")

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 import requests
+from server_forks import Fork
 
 from webapp.cli.commands import COMMANDS
 from webapp.cli.main import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from multiprocessing.context import ForkServerProcess
 
 COMMAND = str(Path(sys.executable).with_name("esms-calls"))
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -56,10 +58,7 @@ class Program:
             str(stderr or _path(self._stderr)),
         ]
         inherited = {**os.environ, **environment}
-        self._process = PROCESSES.Process(
-            target=_become, args=(arguments, inherited, str(folder or Path.cwd()), files), daemon=True
-        )
-        self._process.start()
+        self._process = _start(arguments, inherited, str(folder or Path.cwd()), files)
 
     @property
     def pid(self) -> int:
@@ -70,11 +69,12 @@ class Program:
     @property
     def returncode(self) -> int | None:
         """None while it runs; negative: the signal that ended it."""
+        self._process.join(0)
         return self._process.exitcode
 
     def poll(self) -> int | None:
         """The same, as subprocess.Popen has it."""
-        return self._process.exitcode
+        return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end; raises TimeoutError."""
@@ -143,7 +143,18 @@ def _content(file: TextIO | None) -> str:
     return file.read()
 
 
-def _become(arguments: tuple[str, ...], environment: dict[str, str], folder: str, files: list[str]) -> None:
+def _start(
+    arguments: tuple[str, ...], environment: dict[str, str], folder: str, files: list[str]
+) -> Fork | ForkServerProcess:
+    if arguments[0] == "serve":
+        return Fork(arguments, environment, folder, files)
+    process = PROCESSES.Process(target=become, args=(arguments, environment, folder, files), daemon=True)
+    process.start()
+    return process
+
+
+def become(arguments: tuple[str, ...], environment: dict[str, str], folder: str, files: list[str]) -> None:
+    """Be ``esms-calls`` in this new process, in a process group of its own."""
     os.setsid()
     for descriptor, file in enumerate(files):
         os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT if descriptor else os.O_RDONLY, 0o644), descriptor)
@@ -194,6 +205,13 @@ def serving(log: Path, *arguments: str, **environment: str) -> Iterator[str]:
         yield f"http://{address}"
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=40)
+
+
+def metrics_folder(server: int) -> Path:
+    """The folder of a running server's counts: it holds a file in it open to show that it uses the folder."""
+    opened = [link.readlink() for link in Path(f"/proc/{server}/fd").iterdir() if link.is_symlink()]
+    (mark,) = (path for path in opened if path.match("esms-calls-metrics-*/in-use"))
+    return mark.parent
 
 
 def wait_until_healthy(url: str, server: Running, *, seconds: int = 30) -> None:

@@ -66,10 +66,16 @@ class Stage:
         receiver.start(log)
         return receiver
 
-    def load(self, *, clients: int = 6, fresh: bool = False, poison: str | None = None) -> Load:
+    def load(self, *, clients: int = 6, fresh: bool = False, poison: str | None = None, padding: int = 0) -> Load:
         """Clients of all receivers."""
         return Load(
-            *self.receivers, ledger=self.ledger, random=self.random, clients=clients, fresh=fresh, poison=poison
+            *self.receivers,
+            ledger=self.ledger,
+            random=self.random,
+            clients=clients,
+            fresh=fresh,
+            poison=poison,
+            padding=padding,
         )
 
     def all_is_well(self, *, lost: frozenset[str] = frozenset(), in_time: bool = True) -> None:
@@ -378,7 +384,7 @@ def test_a_spool_that_filled_its_disk_by_itself_is_drained_all_the_same(
         _stage(tmp_path, postgres.new_database(), random) as stage,
     ):
         receiver = stage.receiver(INSTANCE_DIR=str(disk.folder / "instance"))
-        with stage.load(clients=12) as load:
+        with stage.load(clients=12, padding=4000) as load:
             for _ in range(2):
                 with postgres.stopped():
                     began = load.go_on(0.1)

@@ -13,7 +13,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +21,7 @@ from constants import API_TOKEN, CALLBACK_TOKEN
 from ledger import until
 from makers import heard, stored_call, stored_reports
 from outages import silent_server
-from running import Program, free_port, serving, wait_until_healthy
+from running import Program, free_port, metrics_folder, serving, wait_until_healthy
 from sqlalchemy import create_engine, make_url, select, text
 
 from webapp.callbacks.request import CallbackRequest
@@ -35,6 +34,7 @@ from webapp.storage.schema import newest_migration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from webapp.support.settings import Settings
 
@@ -170,20 +170,16 @@ def test_server_with_the_spool_off_warns_of_callbacks_left_in_it(settings: Setti
 @ON_SQLITE
 @SET
 def test_the_next_server_removes_the_metrics_files_of_a_killed_one_and_of_no_other(tmp_path: Path) -> None:
-    def counts_of(server: Server) -> Path:
-        environment = Path(f"/proc/{server.process.pid}/environ").read_bytes()
-        return Path(re.findall(rb"PROMETHEUS_MULTIPROC_DIR=([^\0]+)", environment)[0].decode())
-
     with started(tmp_path / "living") as living, started(tmp_path / "killed") as killed:
-        left = counts_of(killed)
+        left = metrics_folder(killed.process.pid)
         os.killpg(killed.process.pid, signal.SIGKILL)
         killed.process.wait(timeout=30)
         assert list(left.glob("*.db"))
         with started(tmp_path / "next") as the_next:
             assert not left.exists()
-            assert list(counts_of(living).glob("*.db"))
+            assert list(metrics_folder(living.process.pid).glob("*.db"))
             for server in (living, the_next):
-                folder = counts_of(server)
+                folder = metrics_folder(server.process.pid)
                 server.process.send_signal(signal.SIGTERM)
                 assert server.process.wait(timeout=30) == 0
                 assert not folder.exists()
