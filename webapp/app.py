@@ -18,6 +18,7 @@ from webapp.support import log
 from webapp.support.redaction import redactor
 from webapp.support.settings import Settings, load_settings
 from webapp.web import access, api, errors, health
+from webapp.web.pages import site
 from webapp.web.proxies import behind_proxies
 from webapp.web.refresher import Refresher
 
@@ -56,6 +57,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(views.blueprint(receiver))
     app.register_blueprint(api.blueprint(Writer(database), Reader(reading), api_tokens, settings.time_zone))
     app.register_blueprint(health.blueprint(database, spool))
+    if settings.page:
+        site.init_app(app, database, settings)
     return app
 
 

@@ -196,6 +196,15 @@ class Settings(BaseSettings):
     api_token: Tokens | None = Field(
         None, repr=False, description="Bearer token of `/api`. Several, or generated, like `CALLBACK_TOKEN`."
     )
+    page: bool = Field(
+        "on", description="`on`: a page for people at `/`, signed in to with an API token or `PAGE_TOKEN`. `off`: none."
+    )  # type: ignore[assignment]
+    page_token: Tokens | None = Field(
+        None,
+        repr=False,
+        description="Token that signs in to the page and gives no access to `/api`. Several, with commas: each is "
+        "accepted.",
+    )
     esms_api_key: str | None = Field(None, repr=False, description="ApiKey of your eSMS account; needed to ask eSMS.")
     esms_secret_key: str | None = Field(
         None, repr=False, description="SecretKey of your eSMS account; needed to ask eSMS."
@@ -374,6 +383,7 @@ class Settings(BaseSettings):
         known = (
             *(self.callback_token or (self._stored_or_none("callback_token"),)),
             *(self.api_token or (self._stored_or_none("api_token"),)),
+            *(self.page_token or ()),
             self.esms_api_key,
             self.esms_secret_key,
             unquote(urlsplit(self.https_proxy or "").password or ""),

@@ -1,0 +1,88 @@
+"""How the page writes numbers, shares, prices, days and times, in the language of the request."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from flask_babel import format_date, format_datetime, format_decimal, format_percent, get_locale, gettext
+
+if TYPE_CHECKING:
+    from datetime import date, datetime
+
+    from flask import Flask
+
+NONE = "\N{EN DASH}"
+"""Written where there is no value."""
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def init_app(app: Flask) -> None:
+    """Give the templates these formats as filters."""
+    app.jinja_env.filters.update(
+        {one.__name__: one for one in (number, percent, points, vnd, day, short_day, moment, duration)}
+    )
+
+
+def number(value: float | Decimal | None, digits: int = 0) -> str:
+    """A number with the separators of the language."""
+    if value is None:
+        return NONE
+    return str(format_decimal(round(value, digits), f"#,##0{'.' + '0' * digits if digits else ''}"))
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of 0 to 1, as percent."""
+    if share is None:
+        return NONE
+    return str(format_percent(share, f"#,##0{'.' + '0' * digits if digits else ''}%"))
+
+
+def points(difference: float | None) -> str:
+    """A difference of two shares, in percentage points, without its sign."""
+    return NONE if difference is None else number(abs(difference) * 100, 1)
+
+
+def vnd(price: Decimal | int | None) -> str:
+    """A price in đồng; its fraction only if it has one."""
+    return NONE if price is None else f"{format_decimal(Decimal(price), '#,##0.####')}\N{NO-BREAK SPACE}₫"
+
+
+def day(value: date | None) -> str:
+    """A local day."""
+    return NONE if value is None else format_date(value, "dd/MM/yyyy" if _is_vietnamese() else "d MMM yyyy")
+
+
+def short_day(value: date) -> str:
+    """A local day without its year."""
+    return str(format_date(value, "d/M" if _is_vietnamese() else "d MMM"))
+
+
+def moment(value: datetime | None) -> str:
+    """A local time, to the second."""
+    pattern = "HH:mm:ss dd/MM/yyyy" if _is_vietnamese() else "d MMM yyyy, HH:mm:ss"
+    return NONE if value is None else format_datetime(value, pattern)
+
+
+def duration(seconds: float | None) -> str:
+    """A length of time in its two largest units."""
+    if seconds is None:
+        return NONE
+    whole = int(seconds)
+    if whole < 2 * _MINUTE:
+        return str(gettext("%(n)s s", n=number(whole)))
+    if whole < 2 * _HOUR:
+        return _in_two(gettext("%(n)s min", n=whole // _MINUTE), gettext("%(n)s s", n=whole % _MINUTE), whole % _MINUTE)
+    if whole < 2 * _DAY:
+        rest = whole % _HOUR // _MINUTE
+        return _in_two(gettext("%(n)s h", n=whole // _HOUR), gettext("%(n)s min", n=rest), rest)
+    return str(gettext("%(n)s days", n=number(whole // _DAY)))
+
+
+def _in_two(large: str, small: str, rest: int) -> str:
+    return f"{large} {small}" if rest else large
+
+
+def _is_vietnamese() -> bool:
+    locale: Any = get_locale()
+    return bool(locale and locale.language == "vi")

@@ -1,0 +1,122 @@
+"""The page as a whole: its blueprint, who may see it, and what all its parts share."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flask import Blueprint, g, redirect, render_template, request, url_for
+from flask_babel import gettext
+from flask_wtf.csrf import CSRFError, CSRFProtect
+from werkzeug.exceptions import BadRequest, HTTPException, InternalServerError, ServiceUnavailable
+
+from webapp.storage.errors import Unavailable
+from webapp.web.pages import formats, headers, language, overview, session, sign_in
+from webapp.web.pages.throttle import Throttle
+
+if TYPE_CHECKING:
+    from flask import Flask, Response
+    from flask.typing import ResponseReturnValue
+
+    from webapp.storage.database import Database
+    from webapp.support.settings import Settings
+
+_log = logging.getLogger(__name__)
+_WEB = Path(__file__).parent.parent
+_OPEN = {"pages.sign_in", "pages.static"}
+"""Endpoints for those who are not signed in."""
+_csrf = CSRFProtect()
+
+
+def init_app(app: Flask, database: Database, settings: Settings) -> None:
+    """Add the page to the application."""
+    tokens = (*settings.api_tokens(), *(settings.page_token or ()))
+    session.init_app(app, tokens)
+    language.init_app(app, settings.time_zone)
+    formats.init_app(app)
+    _csrf.init_app(app)
+    app.register_blueprint(_blueprint(database, settings, tokens))
+
+
+def _blueprint(database: Database, settings: Settings, tokens: tuple[str, ...]) -> Blueprint:
+    pages = Blueprint(
+        "pages", __name__, template_folder=_WEB / "templates", static_folder=_WEB / "static", static_url_path="/static"
+    )
+    pages.before_request(_admit)
+    pages.after_request(_finish)
+    pages.context_processor(_shared)
+    pages.url_defaults(_keep_language)
+    pages.register_error_handler(HTTPException, _error)
+    pages.register_error_handler(Unavailable, _no_database)
+    pages.register_error_handler(Exception, _unexpected)
+    sign_in.add_to(pages, tokens, Throttle())
+    overview.add_to(pages, database, settings)
+    return pages
+
+
+def _admit() -> ResponseReturnValue | None:
+    """Check forms for their token, and show nothing to those who are not signed in."""
+    if request.method == "POST":
+        _csrf.protect()
+    if request.endpoint in _OPEN or session.is_signed_in():
+        return None
+    if request.path == "/":
+        return sign_in.form()
+    return redirect(url_for("pages.overview", next=request.full_path.rstrip("?")))
+
+
+def _finish(response: Response) -> Response:
+    headers.protect(response, public=request.endpoint == "pages.static")
+    language.remember(response)
+    return response
+
+
+def _shared() -> dict[str, Any]:
+    return {
+        "signed_in": session.is_signed_in(),
+        "language": language.chosen(),
+        "in_language": _in_language,
+        "asset": _asset,
+        "milliseconds": lambda: round((time.perf_counter() - g.started) * 1000),
+    }
+
+
+def _in_language(name: str) -> str:
+    """The address of this page in another language."""
+    arguments: dict[str, Any] = {**request.args.to_dict(flat=False), **(request.view_args or {}), "lang": name}
+    known = request.endpoint and request.method == "GET"
+    return url_for(str(request.endpoint), **arguments) if known else url_for("pages.overview", lang=name)
+
+
+def _keep_language(endpoint: str, values: dict[str, Any]) -> None:
+    """What the URL chooses stands in the links, too."""
+    if endpoint != "pages.static" and (chosen := request.args.get("lang")) in language.LANGUAGES:
+        values.setdefault("lang", chosen)
+
+
+def _asset(name: str) -> str:
+    """The address of a style sheet or script, another for each content."""
+    digest = hashlib.sha256((_WEB / "static" / name).read_bytes()).hexdigest()
+    return url_for("pages.static", filename=name, v=digest[:8])
+
+
+def _error(error: HTTPException) -> ResponseReturnValue:
+    if error.code and error.code < 400:  # noqa: PLR2004 - a redirection
+        return error
+    if isinstance(error, CSRFError):
+        error = BadRequest(gettext("The form is too old, or came from another site: load the page and try again."))
+    headers_ = {"Retry-After": "5"} if isinstance(error, ServiceUnavailable) else {}
+    return render_template("error.html", error=error), error.code or 500, headers_
+
+
+def _no_database(error: Unavailable) -> ResponseReturnValue:
+    _log.error("page answered 503: %s", error)
+    return _error(ServiceUnavailable(gettext("The database cannot be used now. Callbacks are received all the same.")))
+
+
+def _unexpected(error: Exception) -> ResponseReturnValue:
+    _log.error("page answered 500; this is a bug", exc_info=error)
+    return _error(InternalServerError(gettext("Something is wrong in this program. The server's log says more.")))
