@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(api.blueprint(Writer(database), Reader(reading), api_tokens, settings.time_zone))
     app.register_blueprint(health.blueprint(database, spool))
     if settings.page:
-        site.init_app(app, database, settings)
+        site.init_app(app, reading, settings)
     return app
 
 
