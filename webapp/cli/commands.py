@@ -19,6 +19,7 @@ COMMANDS = {
     "completeness": "Account for every call: settled, given up or missing, in sums that match.",
     "dismiss": "Note that a person has seen to calls, or to rejected callbacks: status does not name them again.",
     "export": "Write calls as CSV, JSON Lines, Parquet or an Excel workbook, oldest placed first.",
+    "grant-readonly": "Print the SQL that makes ROLE read the tables and views of PostgreSQL, and do nothing else.",
     "migrate": "Bring the database to the newest migration.",
     "reconcile": "Ask eSMS (GetSendStatus) about every call whose result never came, and about calls in conflict.",
     "register": "Register the calls that were placed, so that a missing callback is noticed.",

@@ -160,7 +160,7 @@ def _is_folder(output: Path | None, form: str, *, by_month: bool) -> bool:
     if by_month and (output is None or form != "parquet"):
         raise click.UsageError("--by-month is for Parquet, and needs --output with the name of a folder.")
     if exists and form != "parquet":
-        raise click.BadParameter(f"{output} is a folder: name a file, or write Parquet.", param_hint="--output")
+        raise click.BadParameter(f"{output} is a directory: name a file, or write Parquet.", param_hint="--output")
     return by_month or exists
 
 

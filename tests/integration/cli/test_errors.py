@@ -44,6 +44,7 @@ USES_OF_THE_DATABASE = [
     [
         *([name] for name in sorted(COMMANDS)),
         *(["spool", name] for name in ("list", "export", "drain")),
+        ["grant-readonly", "analyst"],
         ["rollups", "rebuild"],
         *(["time-zone", name] for name in ("show", "set")),
         [],

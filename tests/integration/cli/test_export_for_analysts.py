@@ -341,7 +341,7 @@ def test_a_folder_is_no_file_of_another_format_and_one_run_writes_to_it_at_a_tim
     done("export", "--by-month", "--output", folder)
 
     assert as_csv.exit_code == 2
-    assert "is a folder: name a file, or write Parquet" in " ".join(as_csv.stderr.split())
+    assert "is a directory: name a file, or write Parquet" in " ".join(as_csv.stderr.split())
     assert (nowhere.exit_code, nowhere.stdout) == (2, "")
     assert meanwhile[0].exit_code == 2
     assert "another export writes to this folder now" in " ".join(meanwhile[0].stderr.split())

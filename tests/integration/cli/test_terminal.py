@@ -40,6 +40,7 @@ COMMAND_LINES: dict[str, list[list[str]]] = {
     "register": [["hostile.csv"], ["--check", "hostile.csv"], ["headless.csv"], [ARGUMENT]],
     "replay": [["--check"], ["--rejected"], ["--unread"], []],
     "report": [[], ["--json"], ["--by", "campaign"], ["--by", "campaign", "--json"], ["--since", ARGUMENT]],
+    "grant-readonly": [["analyst"]],
     "rollups": [["rebuild"]],
     "sandbox": [["--bind", ARGUMENT]],
     "serve": [["--bind", ARGUMENT]],
@@ -126,5 +127,5 @@ def test_no_command_prints_what_moves_a_cursor_or_forges_a_line(command: str) ->
 
     assert INVISIBLE.search(shown) is None
     assert "\n! forged" not in shown
-    if command not in {"migrate", "callback-url", "serve", "sandbox", "rollups"}:
+    if command not in {"migrate", "callback-url", "serve", "sandbox", "rollups", "grant-readonly"}:
         assert r"\x1b" in shown or "\\u001b" in shown, "something hostile is shown"

@@ -28,6 +28,7 @@ EVERY_COMMAND = {
     "dismiss": ["a"],
     "export": [],
     "migrate": [],
+    "grant-readonly": ["analyst"],
     "reconcile": ["--dry-run"],
     "register": [],
     "replay": ["--check"],
