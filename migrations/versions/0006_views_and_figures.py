@@ -20,6 +20,13 @@ down_revision = "0005"
 FIRST_ZONE = "Asia/Ho_Chi_Minh"
 FIRST_OFFSET_SECONDS = 25200
 INDEX = "ix_calls_local_day"
+LISTED = {
+    "ix_calls_without_result": "settled_at IS NULL AND gave_up_at IS NULL",
+    "ix_calls_given_up": "gave_up_at IS NOT NULL",
+    "ix_calls_in_conflict": "conflict{}",
+    "ix_calls_in_price_conflict": "price_conflict{}",
+}
+"""Indexes of calls that are few, and their conditions."""
 HOUR = {
     "postgresql": "date_trunc('hour', placed_at, 'UTC')",
     "sqlite": "substr(placed_at, 1, 13) || ':00:00.000000Z'",
@@ -31,6 +38,7 @@ class PostgreSQL:
     """How PostgreSQL says what the views need; ``zone`` is a name that it knows, such as Asia/Ho_Chi_Minh."""
 
     name = "postgresql"
+    conflict = "conflict"
     now = "now()"
 
     def __init__(self, zone: str, _offset_seconds: int) -> None:
@@ -87,6 +95,8 @@ class SQLite:
     """How SQLite says it: it knows no zones, so ``offset_seconds`` is added to UTC."""
 
     name = "sqlite"
+    conflict = "(conflict = 1)"
+    """As in the condition of the index, or SQLite would not use that."""
     now = "strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')"
 
     def __init__(self, zone: str, offset_seconds: int) -> None:
@@ -207,7 +217,7 @@ def call_facts(words: Any) -> View:
                 "(settled_by IS NOT NULL AND settled_by = 'lookup' AND callback_at IS NULL)",
             ),
             ("confirmed", "Whether a final look-up confirmed the outcome", "(confirmed_at IS NOT NULL)"),
-            ("conflict", "Whether a callback disagrees now, and no look-up has decided since", "conflict"),
+            ("conflict", "Whether a callback disagrees now, and no look-up has decided since", words.conflict),
             (
                 "price_conflict",
                 "Whether final callbacks say different prices, and no look-up says one",
@@ -303,6 +313,11 @@ def from_rollups(words: Any) -> list[View]:
                 ),
                 ("price_vnd", "Known prices together, in VND", words.vnd_of_sum("sum(price)", "sum(price_fraction)")),
                 ("calls_without_price", "Number of calls whose price is not known", total("unpriced")),
+                (
+                    "settled",
+                    "Number of calls that have a result",
+                    total("CASE WHEN label IN ('missing', 'given_up') THEN 0 ELSE calls END"),
+                ),
                 (
                     "missing",
                     "Number of calls without a result, not given up",
@@ -557,6 +572,18 @@ def create_tables() -> None:
     )
 
 
+def create_indexes() -> None:
+    """What lists of few calls are read from: newest placed first."""
+    is_true = "" if op.get_context().dialect.name == "postgresql" else " = 1"
+    for name, condition in LISTED.items():
+        some = sa.text(condition.format(is_true))
+        op.create_index(name, "calls", ["placed_at", "reference_id"], postgresql_where=some, sqlite_where=some)
+    some = sa.text("effect = 'conflict'")
+    op.create_index(
+        "ix_status_reports_conflicts", "status_reports", ["reference_id"], postgresql_where=some, sqlite_where=some
+    )
+
+
 def order_texts(operators: dict[str, str]) -> None:
     """On PostgreSQL, make the indexes of phones and request ids anew; ``operators``: of the columns, by name."""
     if op.get_context().dialect.name != "postgresql":
@@ -576,6 +603,7 @@ def upgrade() -> None:
     """Make the tables and views, and mark the hours of all calls."""
     dialect = op.get_context().dialect.name
     create_tables()
+    create_indexes()
     order_texts({"phone_e164": "text_pattern_ops", "request_id": "text_pattern_ops"})
     for statement in create_views(words_of(dialect, FIRST_ZONE, FIRST_OFFSET_SECONDS)):
         run(statement)
@@ -588,6 +616,9 @@ def downgrade() -> None:
     for statement in drop_views(words_of(dialect, FIRST_ZONE, FIRST_OFFSET_SECONDS)):
         op.execute(statement)
     order_texts({})
+    op.drop_index("ix_status_reports_conflicts", "status_reports")
+    for name in LISTED:
+        op.drop_index(name, "calls")
     op.drop_table("rollup_version")
     op.drop_table("rollup_marks")
     op.drop_table("call_rollups")

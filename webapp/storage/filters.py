@@ -49,6 +49,11 @@ class CallFilter:
         wanted: list[ColumnElement[bool]] = [column == value for column, value in equal if value is not None]
         if self.outcomes is not None:
             wanted.append(calls.c.outcome.in_(self.outcomes))
+            # Said as the indexes of these few calls say it.
+            if self.outcomes == ("missing",):
+                wanted.append(is_missing())
+            elif self.outcomes == ("given_up",):
+                wanted.append(calls.c.gave_up_at.is_not(None))
         if self.phone is not None:
             number = e164(self.phone)
             wanted.append(calls.c.phone == self.phone if number is None else calls.c.phone_e164 == number)

@@ -231,6 +231,20 @@ for _name, _condition in (
         postgresql_where=text(_condition),
         sqlite_where=text(_condition),
     )
+# Lists of calls that are few, newest placed first: a search through all calls would take seconds.
+for _name, _on_postgresql, _on_sqlite in (
+    ("ix_calls_without_result", *["settled_at IS NULL AND gave_up_at IS NULL"] * 2),
+    ("ix_calls_given_up", *["gave_up_at IS NOT NULL"] * 2),
+    ("ix_calls_in_conflict", "conflict", "conflict = 1"),
+    ("ix_calls_in_price_conflict", "price_conflict", "price_conflict = 1"),
+):
+    Index(
+        _name,
+        CallRow.placed_at,
+        CallRow.reference_id,
+        postgresql_where=text(_on_postgresql),
+        sqlite_where=text(_on_sqlite),
+    )
 Index(
     "ix_calls_conflict",
     CallRow.next_lookup_at,
@@ -249,6 +263,7 @@ Index(
 
 _CALLBACK = text("source = 'callback'")
 _UNREAD = text("unread IS NOT NULL")
+_CONFLICT = text("effect = 'conflict'")
 
 
 class ReportRow(Base):
@@ -259,6 +274,7 @@ class ReportRow(Base):
         Index("ix_status_reports_call", "reference_id", "received_at", "id"),
         Index("ix_status_reports_callbacks", "received_at", postgresql_where=_CALLBACK, sqlite_where=_CALLBACK),
         Index("ix_status_reports_unread", "received_at", postgresql_where=_UNREAD, sqlite_where=_UNREAD),
+        Index("ix_status_reports_conflicts", "reference_id", postgresql_where=_CONFLICT, sqlite_where=_CONFLICT),
         {"comment": "Append-only history: one row for every report, in the order of received_at, then id"},
     )
 
