@@ -254,6 +254,11 @@ def test_the_demo_serves_can_be_run_again_and_ends_by_ctrl_c_without_a_traceback
         assert PAGE_TOKEN in printed
         counted = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
         assert re.search(r'esms_callbacks_total\{result="settled"\} [1-9]', counted), "by HTTP, from the sandbox"
+        start = requests.get(f"http://127.0.0.1:{port}/", timeout=5)
+        for link, kind in re.findall(r'href="(/static/[^"]+\.(css|svg)[^"]*)"', start.text):
+            file = requests.get(f"http://127.0.0.1:{port}{link}", timeout=5)
+            assert (file.status_code, kind in file.headers["Content-Type"], bool(file.content)) == (200, True, True)
+        assert "/static/page.css" in start.text
         assert "Another demo uses" in refusal("--folder", folder, "--port", free_port())
         assert "choose another by DEMO='--port" in refusal("--folder", tmp_path / "other", "--port", port)
         assert ended(demo) == (0, "")

@@ -40,6 +40,7 @@ graceful_timeout = 25
 keepalive = 15  # seconds for the head of a request, too
 backlog = 2048
 limit_request_line = 8190
+sendfile = False  # it would pass by the head of the answer, which a connection sends together with the body
 control_socket_disable = True
 forwarded_allow_ips = ""  # only TRUSTED_PROXIES says whose X-Forwarded headers count
 worker_tmp_dir = str(files.MEMORY)
