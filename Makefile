@@ -13,7 +13,7 @@ JOBS ?= 4
 PARALLEL := -n $(JOBS) --dist=worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo install check test test-lowest soak lint types docs messages campaign bench bench-abuse bench-queries bench-reconcile docker-check clean
+.PHONY: help serve demo install check test test-lowest soak lint types docs messages screenshots campaign bench bench-abuse bench-queries bench-reconcile docker-check clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ messages: $(VENV)/installed-dev ## Collect the page's texts for translation in w
 	$(BIN)/pybabel -q extract -F pyproject.toml --no-location --no-wrap --sort-output --omit-header -o $(VENV)/messages.pot webapp/web
 	$(BIN)/pybabel -q update -l vi -i $(VENV)/messages.pot -d webapp/web/translations --no-wrap --no-fuzzy-matching \
 	  --ignore-obsolete --omit-header
+
+screenshots: $(VENV)/installed-dev ## Take the pictures in docs/images anew, from the demo, with chromium
+	$(BIN)/python -m demo.screenshots
 
 campaign: $(VENV)/installed-dev ## Place 5,000 sandbox calls with every oddity, reconcile, compare every field (minutes; CAMPAIGN_SEED=7)
 	CAMPAIGN_CALLS=5000 CAMPAIGN_SEED=$(or $(CAMPAIGN_SEED),7) $(BIN)/python -m pytest tests/system/test_campaign.py
