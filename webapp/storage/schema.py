@@ -1,4 +1,7 @@
-"""Brings a database to the newest migration, and says at which one it is."""
+"""Brings a database to the newest migration, and says at which one it is.
+
+Alembic is imported only to migrate: every command needs the revision, and importing Alembic takes 0.2 seconds.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,22 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from webapp.storage.errors import NotMigrated
 from webapp.storage.models import Base
 
 if TYPE_CHECKING:
+    from alembic.config import Config
     from sqlalchemy.engine import Connection
 
 _REMEDY = "Make a database for esms-calls alone, and set DATABASE_URL to it."
 _OUR_REVISION = re.compile(r"[0-9]{4}")
 
 
-@cache
 def newest_migration() -> str:
     """The revision that this program needs."""
-    head = ScriptDirectory.from_config(_alembic_config()).get_current_head()
-    return str(head)
+    return _known_revisions()[-1]
 
 
 def current_migration(connection: Connection) -> str | None:
@@ -36,16 +34,22 @@ def current_migration(connection: Connection) -> str | None:
     Raises NotMigrated for a database that this program can neither use nor migrate, with words for each kind of it.
     """
     _require_utf8(connection)
-    revisions = MigrationContext.configure(connection).get_current_heads()
+    revisions = _revisions(connection)
     if len(revisions) > 1:
         raise NotMigrated(_several(sorted(revisions)))
     if not revisions:
         if tables := _tables_of_our_names(connection):
             raise NotMigrated(_without_revision(tables))
         return None
-    if not _is_known(revisions[0]):
+    if revisions[0] not in _known_revisions():
         raise NotMigrated(_unknown(revisions[0], _tables_of_our_names(connection)))
     return revisions[0]
+
+
+def _revisions(connection: Connection) -> list[str]:
+    if not inspect(connection).has_table("alembic_version"):
+        return []
+    return list(connection.scalars(text("SELECT version_num FROM alembic_version")))
 
 
 def _require_utf8(connection: Connection) -> None:
@@ -65,9 +69,9 @@ def _tables_of_our_names(connection: Connection) -> list[str]:
 
 
 @cache
-def _is_known(revision: str) -> bool:
-    scripts = ScriptDirectory.from_config(_alembic_config())
-    return revision in {script.revision for script in scripts.walk_revisions()}
+def _known_revisions() -> list[str]:
+    """Oldest first: each migration's file begins with its revision, a number."""
+    return sorted(path.name.partition("_")[0] for path in (_migrations() / "versions").glob("[0-9]*_*.py"))
 
 
 def _without_revision(tables: list[str]) -> str:
@@ -110,6 +114,8 @@ def upgrade(connection: Connection) -> str | None:
     """Bring the database to the newest migration; returns the revision that it had before."""
     before = current_migration(connection)
     if before != newest_migration():
+        from alembic import command  # noqa: PLC0415
+
         config = _alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -118,6 +124,8 @@ def upgrade(connection: Connection) -> str | None:
 
 def views_module() -> Any:
     """The newest migration that makes the views: the only place that says what they are; see its functions."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
     scripts = ScriptDirectory.from_config(_alembic_config()).walk_revisions()
     return next(script.module for script in scripts if hasattr(script.module, "create_views"))
 
@@ -129,6 +137,8 @@ def _migrations() -> Path:
 
 
 def _alembic_config() -> Config:
+    from alembic.config import Config  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", re.sub("%", "%%", str(_migrations())))
     return config

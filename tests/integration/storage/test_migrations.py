@@ -17,6 +17,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from lookups import pause_lookups, start_run
 from makers import NOW, callback, change_by_hand, stored_call, stored_reports
 from sql import write
@@ -72,6 +73,15 @@ def rows(database: Database) -> dict[str, list[Any]]:
         return {
             table.name: sorted(connection.execute(table.select()), key=str) for table in Base.metadata.tables.values()
         }
+
+
+def test_the_file_of_a_migration_begins_with_its_revision_and_the_last_is_the_newest() -> None:
+    scripts = ScriptDirectory(str(ROOT / "migrations"))
+
+    assert [Path(script.path).name[:5] for script in scripts.walk_revisions()] == [
+        f"{script.revision}_" for script in scripts.walk_revisions()
+    ]
+    assert newest_migration() == scripts.get_current_head()
 
 
 def fill(database: Database) -> None:
