@@ -39,8 +39,9 @@ test-lowest: ## Run all tests with the oldest versions that pyproject.toml allow
 	.venv-lowest/bin/python -m pip install --quiet -c .venv-lowest/constraints.txt --editable '.[parquet]' --group dev
 	.venv-lowest/bin/python -m pytest $(PARALLEL) $(TESTS)
 
-soak: $(VENV)/installed-dev ## Run the tests of durability with longer times (SOAK=2 doubles them; a quarter of an hour)
-	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest $(PARALLEL) tests/system/test_durability.py tests/system/test_exactly_once.py
+soak: $(VENV)/installed-dev ## Run durability with longer times and generated tests with more examples (SOAK=2 doubles them; a quarter of an hour)
+	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest $(PARALLEL) tests/system/test_durability.py tests/system/test_exactly_once.py \
+	  tests/unit/calls tests/unit/esms tests/integration/storage tests/integration/callbacks tests/integration/web
 	$(MAKE) campaign CAMPAIGN_SEED=$$(date +%s)
 
 lint: $(VENV)/installed-dev ## Check style, import layers and the Dockerfile

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlencode
 
 import requests
+from constants import SOAK
 from running import Program, free_port, metrics_folder, run
 from sqlalchemy import text
 
@@ -36,8 +37,6 @@ TOKEN = "callback-token-of-the-ledger"
 API_TOKEN = "api-token-of-the-ledger"
 SEED = int(os.environ.get("DURABILITY_SEED") or int.from_bytes(os.urandom(4)))
 """What decides every random moment and every request; printed by each test, and given to repeat it."""
-SOAK = float(os.environ.get("SOAK") or 0)
-"""0: the quick form; else the long times, times so much."""
 
 MARKER = re.compile(r"[0-9]+-[0-9]+-[0-9a-f]{8}")
 ANSWER_SECONDS = 5.0

@@ -43,7 +43,10 @@ class Fork:
     """A server that runs; it ends, at the latest, with this process."""
 
     def __init__(self, arguments: tuple[str, ...], environment: dict[str, str], folder: str, files: list[str]) -> None:
-        """Start ``esms-calls`` with these arguments; ``files`` are its standard input, output and error."""
+        """Start ``esms-calls`` with these arguments; ``files`` are its standard input, output and error.
+
+        CONSTANTS in the environment is JSON: other values for constants of the program, such as long deadlines.
+        """
         self._status = socket.socket(socket.AF_UNIX)
         self._status.connect(_prepared())
         self._status.sendall(json.dumps([arguments, environment, folder, files]).encode() + b"\n")
@@ -160,6 +163,9 @@ def _serve(arguments: list[str], environment: dict[str, str], folder: str, files
         os.environ.update(new.environment)
         sys.argv = ["-c", *new.arguments[place + 2 :]]
         program = new.arguments[place + 1]
+        for name, value in json.loads(os.environ.pop("CONSTANTS", "{}")).items():
+            module, _, constant = name.rpartition(".")
+            setattr(importlib.import_module(module), constant, value)
     import gevent  # noqa: PLC0415
 
     gevent.get_hub().destroy(destroy_loop=True)

@@ -130,7 +130,7 @@ def test_honest_callbacks_are_answered_beside_every_abuse(tmp_path: Path, fast_p
         slowest = {}
         for name, abuse in ABUSES.items():
             with abused(url, abuse):
-                slowest[name] = max(honest_answers(url, 1))
+                slowest[name] = max(honest_answers(url, 0.5))
 
     assert {name for name, seconds in slowest.items() if seconds > ANSWER_SECONDS} == set()
 
@@ -195,22 +195,22 @@ def test_honest_callbacks_are_answered_beside_large_registrations(tmp_path: Path
     with serving(tmp_path / "log", "--workers", "1") as url:
 
         def register() -> None:
-            answers = [requests.post(f"{url}/api/calls", data=body, headers=headers, timeout=60) for _ in range(2)]
-            statuses.extend(answer.status_code for answer in answers)
+            statuses.append(requests.post(f"{url}/api/calls", data=body, headers=headers, timeout=60).status_code)
 
         thread = threading.Thread(target=register)
         thread.start()
         while thread.is_alive():
             took += honest_answers(url, 0.2)
 
-    assert statuses == [201, 201]
+    assert statuses == [201]
     assert max(took) < ANSWER_SECONDS
 
 
 @ON_SQLITE
 @SET
 def test_api_body_that_does_not_arrive_is_answered_within_the_deadline(tmp_path: Path) -> None:
-    with serving(tmp_path / "log", "--workers", "1") as url:
+    shorter = json.dumps({"webapp.web.api.BODY_SECONDS": 2})
+    with serving(tmp_path / "log", "--workers", "1", CONSTANTS=shorter) as url:
         host, _, port = url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port)), timeout=60) as client:
             head = f"POST /api/calls HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_TOKEN}\r\n"
@@ -219,7 +219,8 @@ def test_api_body_that_does_not_arrive_is_answered_within_the_deadline(tmp_path:
             answer = read_all(client)
 
     assert answer.startswith(b"HTTP/1.1 400 ")
-    assert 20 < time.monotonic() - began < 50
+    assert b"within 2 seconds" in answer
+    assert 1.5 < time.monotonic() - began < 10
 
 
 # The end

@@ -137,7 +137,8 @@ def test_tour_works_as_written(clone: Path, empty_database_url: str) -> None:
     environment["PIP_NO_COMPILE"] = "1"
     serve, _, sandbox, ask, take_along = examples("README.md")
     callback, register, *_ = examples("docs/http.md")
-    if not empty_database_url.startswith("sqlite"):
+    embedded = empty_database_url.startswith("sqlite")
+    if not embedded:
         environment["DATABASE_URL"] = empty_database_url
         terminal(clone, "make install && .venv/bin/esms-calls migrate", environment)
     with background(clone, f"exec {serve.commands}", environment) as (server, shown):
@@ -147,6 +148,9 @@ def test_tour_works_as_written(clone: Path, empty_database_url: str) -> None:
             _wait_for("Answering look-ups", progress)
             assert_shown(sandbox.output, progress.read_text())
             assert_shown(ask.output, terminal(clone, ask.commands, environment))
+            # From here on the database makes no difference.
+            if not embedded:
+                return
             assert '"reference_id":' in terminal(clone, f". .venv/bin/activate\n{take_along.commands}", environment)
         assert len((clone / "calls.csv").read_text().splitlines()) == 201
 

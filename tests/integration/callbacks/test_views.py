@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlencode
 
 import pytest
-from constants import API_TOKEN, CALLBACK_TOKEN
+from constants import API_TOKEN, CALLBACK_TOKEN, sized
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -713,7 +713,7 @@ kinds = st.one_of(
 methods = st.sampled_from(["GET", "GET", "POST", "POST", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"])
 
 
-@examples(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(deadline=None, max_examples=sized(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(method=methods, query=queries_, body=bodies, kind=kinds, missing=st.sampled_from([None, 0, 0, 0, 1]))
 def test_no_bytes_cause_a_server_error_and_every_answer_matches_the_rows(
     app: Flask, database: Database, method: str, query: bytes, body: bytes, kind: str, missing: int | None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 from makers import change_by_hand
-from running import COMMAND, free_port
+from running import COMMAND, esms_calls, free_port
 
 from webapp.cli.commands import COMMANDS, cli
 
@@ -173,14 +173,14 @@ BROKEN = os.fsdecode(b"caf\xe9-\xff")
     ],
     ids=lambda arguments: " ".join(arguments[:-1]),
 )
+@ON_SQLITE
 @SET
-def test_an_argument_that_is_not_utf_8_is_a_wrong_usage(arguments: list[str], database: Database) -> None:
-    assert database
-    result = subprocess.run([COMMAND, *arguments], capture_output=True, check=False, stdin=subprocess.DEVNULL)
+def test_an_argument_that_is_not_utf_8_is_a_wrong_usage(arguments: list[str]) -> None:
+    result = esms_calls(*arguments)
 
-    assert (result.returncode, result.stdout) == (2, b"")
-    assert b"bug" not in result.stderr
-    assert b"Traceback" not in result.stderr
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "bug" not in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @ON_SQLITE
@@ -217,7 +217,7 @@ FOLDERS = [
     ({"DATABASE_URL": "sqlite:///{folder}"}, ["migrate"], 2, "DATABASE_URL names a folder: name a file in it"),
     ({"INSTANCE_DIR": "{file}"}, ["migrate"], 2, "INSTANCE_DIR must be a folder, and "),
     ({"TIME_ZONE": "Asia"}, ["migrate"], 2, "TIME_ZONE must be the name of a time zone, such as Asia/Ho_Chi_Minh"),
-    ({}, ["export", "--output", "{folder}"], 2, "is a directory"),
+    ({}, ["export", "--output", "{folder}"], 2, "is a folder: name a file"),
     ({}, ["register", "{folder}"], 2, "Is a directory"),
     ({}, ["completeness", "--expect", "{folder}"], 2, "Is a directory"),
     ({}, ["unregister", "--file", "{folder}"], 2, "Is a directory"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 INTERRUPTED = {130, -signal.SIGINT}
 """Both are 130 in a shell. The second is Python's own, in the last moments of a process."""
-SAMPLES = 3
+SAMPLES = 2
 
 # Python runs this at its start. Its audit events are all imports, opened files, connections and the like.
 SITECUSTOMIZE = """

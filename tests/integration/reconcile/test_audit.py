@@ -210,6 +210,7 @@ def forgeries(truth: PlacedCall) -> dict[str, dict[str, Any]]:
     return {field: true | said for field, said in untrue.items()}
 
 
+@ON_SQLITE
 @pytest.mark.usefixtures("settings")
 def test_in_a_campaign_each_forgery_that_esms_can_confirm_is_found_and_nothing_else(
     tmp_path: Path, settings: Settings, esms: Sandbox

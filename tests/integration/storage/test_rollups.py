@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from commands import ON_POSTGRESQL, ON_SQLITE
+from constants import SOAK
 from histories import DEEDS, write_history
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -64,7 +65,7 @@ def refresh_in_a_process(url: str, ended: Event, start: Barrier) -> None:
     database.close()
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(2 if SOAK else 1))
 def test_after_histories_of_several_processes_beside_two_refreshers_the_figures_equal_a_recount(
     database: Database, seed: int
 ) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import lookups
 import pytest
+from constants import sized
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from makers import NOW, answer, at, callback, change_by_hand, fold_of, heard, lookup, stored_call, stored_reports
@@ -1062,7 +1063,7 @@ def renamed(told: Sequence[StatusReport], example: str) -> Iterator[StatusReport
         yield replace(report, reference_id=example + report.reference_id, id=uuid.uuid5(report.id, example))
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=sized(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(writing=writings(), asked=st.booleans())
 def test_random_reports_in_random_batches_end_in_the_fold_of_their_set(
     writer: Writer,

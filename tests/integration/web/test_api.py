@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
-from constants import API_TOKEN, CALLBACK_TOKEN
+from constants import API_TOKEN, CALLBACK_TOKEN, sized
 from flask import jsonify
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
@@ -320,6 +320,7 @@ def test_text_has_200_characters_at_most(api: Api, length: int) -> None:
     assert set(answers.values()) == {201 if length == 200 else 400}
 
 
+@ON_SQLITE
 def test_a_list_has_10000_calls_at_most(api: Api, reader: Reader) -> None:
     items = [{"reference_id": f"call-{number}"} for number in range(10_001)]
 
@@ -601,7 +602,7 @@ items = st.dictionaries(
 )
 
 
-@examples(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(deadline=None, max_examples=sized(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.one_of(items, st.lists(items, max_size=4), json_values).map(json.dumps).map(str.encode) | st.binary())
 def test_no_body_causes_a_server_error(app: Flask, reader: Reader, body: bytes) -> None:
     before = reader.count()
@@ -621,7 +622,7 @@ arguments = st.dictionaries(
 )
 
 
-@examples(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(deadline=None, max_examples=sized(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(said=arguments, raw=st.binary(max_size=20))
 def test_no_query_causes_a_server_error(app: Flask, said: dict[str, str], raw: bytes) -> None:
     query = "&".join([*(f"{name}={quote(value)}" for name, value in said.items()), quote(raw)])

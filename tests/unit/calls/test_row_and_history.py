@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from constants import sized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import NOW, any_of, at
@@ -60,7 +61,7 @@ def written(reports: Sequence[StatusReport], registration: Registration | None) 
     return call
 
 
-@settings(max_examples=500)
+@settings(max_examples=sized(150), deadline=None)
 @given(HISTORIES, REGISTRATIONS, st.randoms(use_true_random=False))
 def test_any_order_of_writing_gives_the_fold_of_the_set(
     history: list[StatusReport], registration: Registration | None, chance: Any

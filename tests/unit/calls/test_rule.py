@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
+from constants import sized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import NOW, any_of, at, callback, fold_of, heard, lookup, report_with
@@ -597,7 +598,7 @@ REGISTRATIONS = st.builds(
     campaign=any_of("june"),
     placed_at=any_of(at(0), at(9)),
 )
-MANY = settings(max_examples=300, deadline=None)
+MANY = settings(max_examples=sized(120), deadline=None)
 
 
 @MANY

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pytest
 import samples
+from constants import sized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +31,7 @@ ID = UUID("01a20bf2-9575-71b3-abfd-3d249d83f35d")
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 FORM = "application/x-www-form-urlencoded"
 JSON = "application/json"
-QUICK = settings(max_examples=500, deadline=None)
+QUICK = settings(max_examples=sized(150), deadline=None)
 
 
 def callback(query: str | bytes = "", body: str | bytes = "", kind: str | None = None) -> StatusReport:
