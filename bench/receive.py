@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from sqlalchemy import create_engine, text
 
 from bench import load, receivers
 from bench.fill import fill
+from bench.programs import without_figures
 from bench.session import BEFORE, OURS, WITHOUT_FAST_PATH, label_of, session
 from bench.setting import (
     DATABASES,
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from bench.session import Session
     from bench.table import Outcome
 
-PARTS = ("throughput", "p99", "p50", "size", "memory", "losses")
+PARTS = ("throughput", "p99", "p50", "figures", "size", "memory", "losses")
 PGBENCH_SCRIPT = Path(__file__).with_name("peers") / "pgbench.sql"
 LIMITS = {
     ("postgresql", "naive"): 5,
@@ -176,18 +178,7 @@ def p99(run: Session, sizes: Sizes) -> None:
             half = run.highest_rate(naive, server, sizes.seconds, sizes.connections).rate / 2
 
         def measured(receiver: Receiver, half: float = half) -> tuple[str, Callable[[], float]]:
-            def measure() -> float:
-                with run.serving(receiver) as server:
-                    steady = load.start_constant_rate(
-                        server.url,
-                        rate=half,
-                        seconds=sizes.seconds,
-                        connections=sizes.connections,
-                        warm_up=sizes.warm_up,
-                    )
-                    return run.count(receiver, load.wait_for(steady)).p99
-
-            return label_of(receiver), measure
+            return _p99_of(run, sizes, receiver, half)
 
         what = f"p99 at half of naive's highest rate ({half:,.0f}/s)"
         _compare_times(run, sizes, database, what, measured, naive, limit=1.2)
@@ -233,6 +224,55 @@ def _compare_times(
                 at_least=False,
             )
         )
+
+
+def figures(run: Session, sizes: Sizes) -> None:
+    """What receiving loses to the figures: to marks in its transactions, and to the refresher beside it."""
+    without = without_figures(run.new_folder("without"))
+
+    def rate_of(receiver: Receiver) -> tuple[str, Callable[[], float]]:
+        def measure() -> float:
+            with run.serving(receiver) as server:
+                run.highest_rate(receiver, server, sizes.warm_up, sizes.connections)
+                return run.highest_rate(receiver, server, sizes.seconds, sizes.connections).rate
+
+        return receiver.name, measure
+
+    for database in run.databases:
+        both = [run.ours(database), run.ours(database, "without figures", without)]
+        name = DATABASES[database]
+        rates = interleave(sizes, f"figures, throughput, {name}", [*map(rate_of, both)], rate)
+        with_them, without_them = rates.values()
+        what = "throughput, with figures / without"
+        run.outcome.rows.append(
+            Row(name=what, database=name, above=with_them, below=without_them, show=rate, limit=0.9)
+        )
+        half = statistics.median(without_them) / 2
+        times = interleave(
+            sizes, f"figures, p99, {name}", [_p99_of(run, sizes, each, half) for each in both], milliseconds
+        )
+        with_them, without_them = times.values()
+        what = f"p99 at {half:,.0f}/s, with figures / without"
+        run.outcome.rows.append(
+            Row(name=what, database=name, above=with_them, below=without_them, show=milliseconds, at_least=False)
+        )
+
+
+def _p99_of(run: Session, sizes: Sizes, receiver: Receiver, constant: float) -> tuple[str, Callable[[], float]]:
+    """The 99th percentile of the answers' times at a constant rate."""
+
+    def measure() -> float:
+        with run.serving(receiver) as server:
+            steady = load.start_constant_rate(
+                server.url,
+                rate=constant,
+                seconds=sizes.seconds,
+                connections=sizes.connections,
+                warm_up=sizes.warm_up,
+            )
+            return run.count(receiver, load.wait_for(steady)).p99
+
+    return label_of(receiver), measure
 
 
 def size(run: Session, sizes: Sizes) -> None:
@@ -406,7 +446,7 @@ def _run(sizes: Sizes, only: Sequence[str], databases: Sequence[str], before: Pa
         load.find("wrk", "wrk")
         if run.postgresql and {"throughput", "losses"} & set(only):
             load.find("redis-server", "redis-server")
-        parts = {part.__name__: part for part in (throughput, p99, p50, size, memory, losses)}
+        parts = {part.__name__: part for part in (throughput, p99, p50, figures, size, memory, losses)}
         for name in only:
             parts[name](run, sizes)
         return run.conclude()

@@ -15,7 +15,7 @@ from sqlalchemy import create_engine, make_url, text
 
 from bench import load, receivers
 from bench.peers.tables import Base
-from bench.programs import Program
+from bench.programs import THIS, Program
 from bench.setting import DATABASES, conditions, fresh_database, postgresql
 from bench.table import Outcome
 
@@ -59,11 +59,14 @@ class Session:
         """The forms of the program that are measured."""
         return [name for name in _VARIANTS if name != BEFORE or self.before]
 
-    def ours(self, database: str, variant: str = OURS) -> Receiver:
-        """The program on a new database."""
-        more = {"program": self.before} if variant == BEFORE and self.before else {}
+    def ours(self, database: str, variant: str = OURS, program: Program | None = None) -> Receiver:
+        """The program on a new database; ``program``: a checkout other than this one."""
+        if variant == BEFORE:
+            program = self.before
         url = None if database == "sqlite" else self._new_postgresql()
-        return receivers.ours(self.new_folder("ours"), url, name=variant, environment=_VARIANTS[variant], **more)
+        environment = _VARIANTS.get(variant)
+        folder = self.new_folder("ours")
+        return receivers.ours(folder, url, name=variant, program=program or THIS, environment=environment)
 
     def naive(self, database: str) -> Receiver:
         """The naive peer on a new database."""

@@ -218,7 +218,7 @@ def _rollups() -> Select[Any]:
 
 def _measures() -> Any:
     """One row a call: its labels, and what is summed up. Read once for all facets."""
-    of = facts.c
+    of = _read_facts()
     answered = of.outcome == "answered"
     flags = {
         "calls": literal(value=True, type_=Boolean),
@@ -233,7 +233,7 @@ def _measures() -> Any:
     }
     # Whole numbers: SQLite keeps prices as floats, whose sums depend on their order.
     units = cast(func.round(func.coalesce(of.price_vnd, 0) * _UNITS), BigInteger)
-    some = select(
+    measures = select(
         of.local_day,
         of.campaign,
         of.outcome,
@@ -251,8 +251,13 @@ def _measures() -> Any:
         (units // _UNITS).label("price"),
         (units % _UNITS).label("price_fraction"),
     )
+    return measures.cte("measures").prefix_with("MATERIALIZED")
+
+
+def _read_facts() -> Any:
+    """The columns of ``call_facts``, each computed once: what uses one would compute it anew for each use."""
     days = bindparam("days", expanding=True, type_=Date)
-    return some.where(of.local_day.in_(days)).cte("some").prefix_with("MATERIALIZED")
+    return select(facts).where(facts.c.local_day.in_(days)).cte("read").prefix_with("MATERIALIZED").c
 
 
 def _facets(some: Any) -> list[tuple[str, ColumnElement[Any]]]:
