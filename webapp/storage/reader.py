@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +92,28 @@ class Reader:
         ):
             for row in rows.mappings():
                 yield _plain_row(row)
+
+    def portions(self, wanted: CallFilter, columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+        """These columns of these calls, newest placed first, each portion in a transaction of its own.
+
+        For those who read slowly: no transaction, and no connection, waits for them. Calls that change meanwhile are as
+        they are when their portion is read.
+        """
+        place = tuple_(calls.c.placed_at, calls.c.reference_id)
+        names = dict.fromkeys([*columns, "placed_at", "reference_id"])
+        in_order = (calls.c.placed_at.desc(), calls.c.reference_id.desc())
+        query = select(*(calls.c[name] for name in names)).order_by(*in_order).limit(_PORTION)
+        page = query.where(*wanted.conditions())
+        # SQLite reads all between two upper bounds: the place behind the last call is bound enough.
+        unbounded = query.where(*replace(wanted, until=None).conditions())
+        while True:
+            with self._database.snapshot(limited=False) as connection:
+                found = connection.execute(page).mappings().all()
+            if found:
+                yield [_plain_row(row) for row in found]
+            if len(found) < _PORTION:
+                return
+            page = unbounded.where(place < (found[-1]["placed_at"], found[-1]["reference_id"]))
 
     def export_reports(
         self, wanted: CallFilter, columns: Sequence[str] = tuple(status_reports.columns.keys())
