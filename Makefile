@@ -8,6 +8,8 @@ PIP := $(BIN)/python -c '$(AT_CTRL_C) import runpy; runpy.run_module("pip", run_
 INSTALL := $(PIP) install --quiet --disable-pip-version-check
 SERVE ?=
 DEMO ?=
+# What is imported is compiled once, not by each of the hundreds of processes that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests wait more than they work, so more of them run at a time than a small machine has cores.
 JOBS ?= 4
 PARALLEL := -n $(JOBS) --dist=worksteal

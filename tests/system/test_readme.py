@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-OURS = re.compile("VENV|PYTEST|DATABASE_URL|INSTANCE_DIR|CALLBACK_|API_|ESMS_|RECONCILE_|MAKE|MFLAGS")
+OURS = re.compile("VENV|PYTEST|PYTHONDONT|DATABASE_URL|INSTANCE_DIR|CALLBACK_|API_|ESMS_|RECONCILE_|MAKE|MFLAGS")
 
 
 @pytest.fixture
