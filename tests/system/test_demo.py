@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 from collections import Counter
 from contextlib import contextmanager
 from datetime import UTC, datetime, time, timedelta
@@ -18,24 +17,23 @@ import pytest
 import requests
 from click.testing import CliRunner
 from commands import done
+from fortnights import loaded
 from questions import ANSWERS, MISSING, PHONE, STORY, by, effects, expected, questions, rows, simple, sorted_rows
 from recount import HANOI, Fact, class_of, facts_of
 from running import free_port
 from sqlalchemy import func, select
 
 from demo.fortnight import CAMPAIGNS, DAYS, fortnight
-from demo.load import Loader
 from demo.serve import PAGE_TOKEN, main
 from webapp.calls.facts import TALK_EDGES
 from webapp.calls.report import EFFECTS
-from webapp.esms.sandbox.service import Sandbox
-from webapp.storage.database import Database
 from webapp.storage.models import reconcile_runs, rejected_callbacks, status_reports
 from webapp.storage.writer import Writer
-from webapp.support.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from webapp.storage.database import Database
 
 ROOT = Path(__file__).parents[2]
 SHARE = 0.2
@@ -53,14 +51,7 @@ class Demo(NamedTuple):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    folder = tmp_path_factory.mktemp("demo")
-    settings = Settings(instance_dir=folder, database_url=f"sqlite:///{folder}/calls.db")
-    database = Database(settings.database, patience=timedelta(seconds=10))
-    database.migrate()
-    now = datetime.now(UTC)
-    with Sandbox() as esms:
-        made = fortnight(now, settings.time_zone, share=SHARE)
-        Loader(database, esms, settings).load(made, now, lambda *_: None, threading.Event())
+    database = loaded(tmp_path_factory.mktemp("demo"), SHARE)
     yield Demo(database, facts_of(database))
     database.close()
 

@@ -1,0 +1,73 @@
+"""Looks at the page with a real browser, Debian's chromium, and finds what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, ConsoleMessage, Page
+
+DESKTOP, TABLET, PHONE = (1280, 900), (768, 1024), (390, 844)
+"""Sizes of windows, in pixels."""
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A browser; the test is skipped where there is none, but never in CI."""
+    path = shutil.which("chromium")
+    if path is None and "CI" not in os.environ:
+        pytest.skip("chromium is not installed")
+    with sync_playwright() as playwright:
+        # As root chromium runs only without its sandbox.
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"] if os.geteuid() == 0 else [])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def window(browser: Browser, size: tuple[int, int] = DESKTOP, **settings: Any) -> Iterator[Page]:
+    """A window of a new visitor; fails if the console had an error, such as a violated Content-Security-Policy."""
+    width, height = size
+    context = browser.new_context(viewport={"width": width, "height": height}, **settings)
+    page = context.new_page()
+    problems: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        # A refused form is its own message: its status says that it was refused.
+        refused = message.text.startswith("Failed to load resource") and "/sign-in" in message.location["url"]
+        if message.type in {"error", "warning"} and not refused:
+            problems.append(f"{message.text} ({page.url})")
+
+    page.on("console", note)
+    page.on("pageerror", lambda error: problems.append(f"{error} ({page.url})"))
+    yield page
+    context.close()
+    assert not problems, problems
+
+
+def sign_in(page: Page, url: str, token: str) -> None:
+    """Sign in by the form of the start page."""
+    page.goto(url)
+    page.locator("input[type=password]").fill(token)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("form.out")
+
+
+def violations(page: Page) -> list[str]:
+    """What axe finds wrong with the page: the rule, and the elements."""
+    found = Axe().run(page).response["violations"]
+    return [f"{one['id']}: {[node['html'][:200] for node in one['nodes']]}" for one in found]
+
+
+def scrolls_sideways(page: Page) -> bool:
+    """Whether the whole page is wider than its window."""
+    return bool(page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
