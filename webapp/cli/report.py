@@ -45,13 +45,12 @@ def report(
         as_of = figures.as_of(connection)
         zone = ZoneInfo(as_of.time_zone)
         days = Days(_day(since, zone, "--since"), _day(until, zone, "--until"), campaign)
-        if by:
-            found = figures.groups(connection, days, by)
-            show, shown = (_groups_as_json if as_json else _show_groups), (by, found)
-            show(*shown, as_of)
-        else:
-            overview = figures.overview(connection, days)
-            (_overview_as_json if as_json else _show_overview)(overview, as_of)
+        overview = None if by else figures.overview(connection, days)
+        groups = figures.groups(connection, days, by) if by else []
+    if overview:
+        (_overview_as_json if as_json else _show_overview)(overview, as_of)
+    elif by:
+        (_groups_as_json if as_json else _show_groups)(by, groups, as_of)
 
 
 def _day(moment: datetime | None, zone: ZoneInfo, option: str) -> date | None:
