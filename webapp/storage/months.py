@@ -111,7 +111,7 @@ class MonthsFolder:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self.path.mkdir(exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
