@@ -72,7 +72,7 @@ def spool_needs(spool: Depth, now: datetime) -> Iterator[str]:
 
 def _callback_needs(found: Status, moment: Moment) -> Iterator[str]:
     seen, wrong = found.callbacks, found.wrong_tokens
-    if seen.last_at and seen.placed_since and moment.now - seen.last_at > seen.longest_gap:
+    if seen.last_at and seen.have_stopped(moment.now):
         yield (
             f"callbacks have stopped: the last came at {local_time(seen.last_at, moment.zone)}, "
             f"{duration(moment.now - seen.last_at)} ago (in the last 7 days no gap was longer than "

@@ -86,7 +86,7 @@ class Sums:
 
 
 _NAMES = tuple(Sums.__dataclass_fields__)
-_SUMS = [func.coalesce(func.sum(call_rollups.c[name]), 0).label(name) for name in _NAMES]
+SUMS = [func.coalesce(func.sum(call_rollups.c[name]), 0).label(name) for name in _NAMES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def _labels(connection: Connection, days: Days, facet: str) -> list[tuple[str, S
 def _groups(
     connection: Connection, days: Days, facet: str, key: ColumnElement[Any], scope: str = "all"
 ) -> dict[Any, Sums]:
-    query = select(key, *_SUMS).where(and_(*days.conditions(facet, scope))).group_by(key)
+    query = select(key, *SUMS).where(and_(*days.conditions(facet, scope))).group_by(key)
     return {row[0]: Sums(*map(int, row[1:])) for row in connection.execute(query)}
 
 

@@ -74,6 +74,10 @@ class Callbacks:
     longest_gap: timedelta
     placed_since: bool
 
+    def have_stopped(self, now: datetime) -> bool:
+        """Whether none came for longer than usual, although calls were placed."""
+        return bool(self.last_at and self.placed_since and now - self.last_at > self.longest_gap)
+
 
 @dataclass(frozen=True, slots=True)
 class WrongTokens:
@@ -120,7 +124,7 @@ class Status:
 def read_status(connection: Connection, due: Due, now: datetime) -> Status:
     """Everything, by this database's rows."""
     found = _counts(connection, due)
-    callbacks = _callbacks(connection, due, now)
+    came = callbacks(connection, due, now)
     return Status(
         **found,
         **_rejected(connection),
@@ -130,8 +134,8 @@ def read_status(connection: Connection, due: Due, now: datetime) -> Status:
         last_day=lookup_share(connection, now),
         unread_last_day=_unread(connection, now),
         no_answer=_no_answer(connection),
-        callbacks=callbacks,
-        wrong_tokens=_wrong_tokens(connection, callbacks.last_at, now),
+        callbacks=came,
+        wrong_tokens=_wrong_tokens(connection, came.last_at, now),
         replay_due_since=connection.scalar(select(due_replay.c.since)),
         clock_ahead=datetime.now(UTC) - clock(connection),
         last_run=_last_run(connection),
@@ -225,7 +229,8 @@ def _no_answer(connection: Connection) -> NoAnswer:
     return NoAnswer({name: number for name, number, _ in rows}, answered_at)
 
 
-def _callbacks(connection: Connection, due: Due, now: datetime) -> Callbacks:
+def callbacks(connection: Connection, due: Due, now: datetime) -> Callbacks:
+    """When callbacks come."""
     last_at = connection.scalar(select(func.max(_CALLBACK_AT)).where(_IS_CALLBACK))
     placed_since = select(calls.c.reference_id).where(calls.c.placed_at <= due.placed_until).limit(1)
     if last_at:

@@ -20,7 +20,7 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 def init_app(app: Flask) -> None:
     """Give the templates these formats as filters."""
     app.jinja_env.filters.update(
-        {one.__name__: one for one in (number, percent, points, vnd, day, short_day, moment, duration)}
+        {one.__name__: one for one in (number, percent, points, vnd, day, short_day, weekday, moment, duration)}
     )
 
 
@@ -56,6 +56,12 @@ def day(value: date | None) -> str:
 def short_day(value: date) -> str:
     """A local day without its year."""
     return str(format_date(value, "d/M" if _is_vietnamese() else "d MMM"))
+
+
+def weekday(number: int) -> str:
+    """The short name of a weekday, 1 is Monday."""
+    locale: Any = get_locale()
+    return str(locale.days["stand-alone"]["abbreviated"][number - 1])
 
 
 def moment(value: datetime | None) -> str:

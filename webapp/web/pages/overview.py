@@ -2,25 +2,208 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
-from flask import render_template
+from flask import Response, render_template, request, url_for
+from flask_babel import gettext
 
 from webapp.storage import figures
+from webapp.storage.claims import Due
+from webapp.storage.exports import csv_lines
+from webapp.storage.overview import Campaign, Hour, Overview, campaign_names, campaigns, read_overview
+from webapp.storage.time_zone import has_calls
+from webapp.web.pages import charts
+from webapp.web.pages.formats import NONE, day, duration, number, short_day
+from webapp.web.pages.ranges import PRESETS, Range, WrongRange, read_range
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from flask import Blueprint
     from flask.typing import ResponseReturnValue
+    from sqlalchemy.engine import Connection
 
     from webapp.storage.database import Database
     from webapp.support.settings import Settings
 
+_SHOWN_CAMPAIGNS = 10
+_CSV_COLUMNS = (
+    *("campaign", "calls", "with_outcome", "answered", "answered_share", "mean_talk_seconds", "price_vnd", "unpriced"),
+    *("recovered", "conflicts", "unregistered", "missing", "rejected"),
+)
+_OPEN_EDGE = 10**6
+"""Seconds: a class with a larger upper edge has none."""
+_BAD_RUNS = {"failures", "refused", "died"}
 
-def add_to(pages: Blueprint, database: Database, _settings: Settings) -> None:
-    """Add the route."""
+
+def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
+    """Add the routes."""
 
     @pages.get("/", endpoint="overview")
     def overview() -> ResponseReturnValue:
         with database.snapshot() as connection:
-            as_of = figures.as_of(connection)
-        return render_template("overview.html", as_of=as_of)
+            chosen, problem = _chosen(connection)
+            names = campaign_names(connection)
+            page: dict[str, Any] = {"chosen": chosen, "problem": problem, "presets": PRESETS, "campaign_names": names}
+            if not has_calls(connection):
+                as_of = figures.as_of(connection)
+                return render_template("overview_empty.html", as_of=as_of, public_url=settings.public_url, **page)
+            now = datetime.now(UTC)
+            due = Due(placed_until=now - settings.reconcile_grace, due_until=now)
+            found = read_overview(connection, chosen.days, due, now)
+        return render_template("overview.html", found=found, as_of=found.as_of, **page, **_shown(found, chosen, now))
+
+    @pages.get("/campaigns.csv", endpoint="campaigns_csv")
+    def campaigns_csv() -> ResponseReturnValue:
+        with database.snapshot() as connection:
+            chosen, problem = _chosen(connection)
+            if problem:
+                return f"{problem}\n", 400, {"Content-Type": "text/plain; charset=utf-8"}
+            found = campaigns(connection, chosen.days)
+        return Response(
+            b"".join(csv_lines(_csv_rows(found), _CSV_COLUMNS, guarded=True)),
+            content_type="text/csv; charset=utf-8",
+            headers={"Content-Disposition": f'attachment; filename="campaigns-{chosen.first}-{chosen.last}.csv"'},
+        )
+
+
+def _chosen(connection: Connection) -> tuple[Range, str]:
+    """The range of the address, or the usual one and what is wrong in the address."""
+    zone = ZoneInfo(figures.as_of(connection).time_zone)
+    today = datetime.now(zone).date()
+    try:
+        return read_range(request.args, today), ""
+    except WrongRange as problem:
+        return read_range({}, today), str(problem)
+
+
+def _shown(found: Overview, chosen: Range, now: datetime) -> dict[str, Any]:
+    """What the template shows besides the figures as they are."""
+    columns = charts.columns(found.by_day, chosen.first, chosen.last)
+    talk = charts.talk_classes(found.talk)
+    every = request.args.get("campaigns") == "all"
+    shown = found.campaigns if every else found.campaigns[:_SHOWN_CAMPAIGNS]
+    return {
+        "columns": [_column(column, chosen) for column in columns],
+        "axis": charts.axis(max(column.total for column in columns)),
+        "parts": charts.in_series(found.outcomes),
+        "talk": talk,
+        "talk_columns": [_talk_column(one) for one in talk],
+        "talk_axis": charts.axis(max(one.calls for one in talk)),
+        "delay": charts.delay_classes(found.delay),
+        "keys": sorted(found.keys.items(), key=lambda one: -one[1]),
+        "hours": _hours(found),
+        "hour_columns": [_hour_column(found, hour) for hour in range(24)] if chosen.length == 1 else [],
+        "hour_axis": charts.axis(max((one.calls for one in found.by_hour.values()), default=0)),
+        "hour_words": {
+            "answered": gettext("Answered"),
+            "unanswered": gettext("Not answered, and other"),
+            "other": gettext("Without such an outcome"),
+        },
+        "hour_parts": {
+            "answered": found.sums.answered,
+            "unanswered": found.sums.with_outcome - found.sums.answered,
+            "other": found.sums.calls - found.sums.with_outcome,
+        },
+        "shown_campaigns": shown,
+        "run_failed": bool(found.needs.last_run and found.needs.last_run["outcome"] in _BAD_RUNS),
+        "silent": found.needs.callbacks.have_stopped(now),
+        "now": now,
+        "query": chosen.query(),
+        "to_calls": lambda **more: _to_calls(chosen, more),
+        "outcome_words": outcome_words(),
+        "run_words": run_words(),
+        "edge": _edge,
+        "class_words": _class_words,
+    }
+
+
+def _column(column: charts.Column, chosen: Range) -> dict[str, Any]:
+    days = day(column.first)
+    if column.first != column.last:
+        days += f" \N{EN DASH} {day(column.last)}"
+    there = Range(column.first, column.last, None, chosen.campaign)
+    return {
+        "label": short_day(column.first),
+        "days": days,
+        "title": f"{days}: {number(column.total)}",
+        "link": _address("pages.overview", there.query()),
+        "parts": column.parts,
+        "total": column.total,
+    }
+
+
+def _hour_column(found: Overview, hour: int) -> dict[str, Any]:
+    one = next((cell for (_, of), cell in found.by_hour.items() if of == hour), Hour())
+    parts = {"answered": one.answered, "unanswered": one.with_outcome - one.answered}
+    parts["other"] = one.calls - one.with_outcome
+    return {"label": f"{hour}", "title": f"{hour}:00: {number(one.calls)}", "parts": parts}
+
+
+def _talk_column(one: charts.Class) -> dict[str, Any]:
+    label = f"{one.above}" if one.edge else f"> {one.above}"
+    title = f"{label} \N{EN DASH} {one.edge} s" if one.edge else f"{label} s"
+    return {"label": label, "title": f"{title}: {number(one.calls)}", "parts": {"answered": one.calls}}
+
+
+def _hours(found: Overview) -> range:
+    """The hours in which calls were placed, and those between them."""
+    hours = [hour for _, hour in found.by_hour] or [8, 17]
+    return range(min(hours), max(hours) + 1)
+
+
+def _to_calls(chosen: Range, more: dict[str, Any]) -> str:
+    """The address of the list of calls of the same days and campaign; ``more`` narrows it."""
+    return _address("pages.calls", chosen.query() | {name: value for name, value in more.items() if value})
+
+
+def _address(endpoint: str, arguments: dict[str, Any]) -> str:
+    return url_for(endpoint, **arguments)
+
+
+def _edge(seconds: int | None) -> str:
+    """The upper edge of a class that holds a median or percentile."""
+    if seconds is None:
+        return NONE
+    return gettext("very long") if seconds >= _OPEN_EDGE else f"≈ {duration(seconds)}"
+
+
+def _class_words(one: charts.Class) -> str:
+    if one.edge is None:
+        return f"> {duration(one.above)}"
+    return f"{duration(one.above)} {NONE} {duration(one.edge)}"
+
+
+def run_words() -> dict[str | None, str]:
+    """How a reconcile run ended, in words."""
+    return {
+        "done": gettext("done"),
+        "failures": gettext("with failures"),
+        "refused": gettext("eSMS refused the account"),
+        "interrupted": gettext("interrupted"),
+        "died": gettext("died"),
+        None: gettext("under way"),
+    }
+
+
+def outcome_words() -> dict[str, str]:
+    """Each outcome, and each part of a column, in words."""
+    return {
+        "answered": gettext("Answered"),
+        "unanswered": gettext("Not answered"),
+        "rejected": gettext("Rejected"),
+        "delivered": gettext("Delivered"),
+        "other": gettext("Other"),
+        "unknown": gettext("Unknown"),
+        "missing": gettext("No result yet"),
+        "given_up": gettext("Given up"),
+    }
+
+
+def _csv_rows(found: list[Campaign]) -> Iterable[dict[str, Any]]:
+    for one in found:
+        sums = one.sums
+        numbers = {name: getattr(sums, name) for name in _CSV_COLUMNS if hasattr(sums, name)}
+        yield {"campaign": one.name, **numbers, **{name: one.outcomes.get(name, 0) for name in ("missing", "rejected")}}

@@ -1,0 +1,193 @@
+"""The overview: every number on it equals a recount in Python, whatever was chosen."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+from histories import write_history
+from makers import NOW
+from pages import sign_in, text_of
+from recount import Fact, facts_of, refresh_all
+
+from webapp.calls.rule import Registration
+from webapp.storage.writer import Writer
+from webapp.web.pages import charts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask.testing import FlaskClient
+    from werkzeug.test import TestResponse
+
+    from webapp.storage.database import Database
+
+ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
+NAME = "<b>Tết & 'é'</b>"
+DAYS = "from=2026-11-20&to=2026-11-27"
+
+
+@pytest.fixture
+def facts(database: Database) -> list[Fact]:
+    write_history(database, 11, 80)
+    named = {"v": "tet", "w": NAME}
+    Writer(database).register([Registration(reference_id=one, campaign=name) for one, name in named.items()], NOW)
+    refresh_all(database)
+    return facts_of(database)
+
+
+def tiles(page: str) -> dict[str, str]:
+    found = re.findall(r'data-tile="(\w+)">(.*?)</p>', page, re.DOTALL)
+    return {name: html.unescape(re.sub(r"<[^>]*>", "", value)).strip() for name, value in found}
+
+
+def table(page: TestResponse, header: str) -> list[list[str]]:
+    """The rows of the table whose first header is this one."""
+    for found in re.findall(r"<table.*?</table>", page.text, re.DOTALL):
+        rows = re.findall(r"<tr>(.*?)</tr>", found, re.DOTALL)
+        cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+        plain = [[html.unescape(" ".join(re.sub(r"<[^>]*>", "", one).split())) for one in row] for row in cells]
+        if plain and plain[0] and plain[0][0] == header:
+            return plain[1:]
+    raise AssertionError(f"no table {header}")
+
+
+def expected_tiles(facts: list[Fact]) -> dict[str, str]:
+    of = {name: sum(fact.measures[name] for fact in facts) for name in facts[0].measures}
+    units = of["price"] * 10000 + of["price_fraction"]
+    outcomes = Counter(fact.outcome for fact in facts)
+    cost = f"{units / 10000:,.4f}".rstrip("0").rstrip(".")
+    return {
+        "calls": f"{of['calls']:,}",
+        "share": f"{of['answered'] / of['with_outcome']:.1%}" if of["with_outcome"] else "–",  # noqa: RUF001
+        "cost": f"{cost}\N{NO-BREAK SPACE}₫",
+        "missing": f"{outcomes['missing']:,}",
+        "recovered": f"{of['recovered']:,}",
+        "conflicts": f"{of['conflicts']:,}",
+        "unregistered": f"{of['unregistered']:,}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        (DAYS, lambda _: True),
+        ("from=2026-11-23&to=2026-11-23", lambda fact: f"{fact.day}" == "2026-11-23"),
+        (f"{DAYS}&campaign=tet", lambda fact: fact.call.campaign == "tet"),
+        ("from=2026-01-01&to=2026-12-31", lambda _: True),
+    ],
+)
+def test_tiles_equal_a_recount(
+    client: FlaskClient, facts: list[Fact], query: str, wanted: Callable[[Fact], bool]
+) -> None:
+    sign_in(client)
+
+    page = client.get(f"/?{query}&lang=en")
+
+    found = tiles(page.text)
+    assert found.pop("talk")
+    assert found == expected_tiles([fact for fact in facts if wanted(fact)])
+
+
+def test_tables_equal_a_recount(client: FlaskClient, facts: list[Fact]) -> None:
+    sign_in(client)
+
+    page = client.get(f"/?{DAYS}&lang=en")
+
+    by_day: dict[str, Counter[str]] = {}
+    for fact in facts:
+        by_day.setdefault(f"{fact.day:%-d %b %Y}", Counter())[fact.outcome] += 1
+    for name, total, *parts in table(page, "Days"):
+        parted = charts.in_series(by_day.get(name, Counter()))
+        assert [total, *parts] == [f"{sum(parted.values())}", *(f"{number}" for number in parted.values())]
+    answered = [fact for fact in facts if fact.answered]
+    keys = Counter(fact.labels["key"] for fact in answered)
+    words = {"none": "no key", "several": "several keys"}
+    assert {row[0]: (row[2], row[3]) for row in table(page, "Key")} == {
+        words.get(key, key): (f"{number}", f"{number / len(answered):.1%}") for key, number in keys.items()
+    }
+    talk = [fact.talk_seconds for fact in facts if fact.talk_seconds is not None]
+    assert sum(int(row[1]) for row in table(page, "Seconds")) == len(talk)
+    assert int(table(page, "Seconds")[0][1]) == sum(seconds <= 10 for seconds in talk)
+    delays = [fact.callback_seconds for fact in facts if fact.callback_seconds is not None]
+    assert table(page, "Time")[0][2] == f"{sum(seconds <= 10 for seconds in delays) / len(delays):.1%}"
+    cells = {(fact.at.isoweekday(), fact.at.hour) for fact in facts if fact.with_outcome}
+    weekday, hour = min(cells)
+    there = [fact for fact in facts if (fact.at.isoweekday(), fact.at.hour) == (weekday, hour) and fact.with_outcome]
+    share = f"{sum(fact.answered for fact in there)} of {len(there)}"
+    assert f'title="{share}">' in page.text
+
+
+def test_campaigns_equal_a_recount_on_the_page_and_as_csv(client: FlaskClient, facts: list[Fact]) -> None:
+    sign_in(client)
+
+    rows = table(client.get(f"/?{DAYS}&lang=en"), "Campaign")
+    lines = list(csv.DictReader(io.StringIO(client.get(f"/campaigns.csv?{DAYS}").text)))
+
+    calls = Counter(fact.call.campaign for fact in facts)
+    assert {row[0]: int(row[1]) for row in rows} == {name or "without a campaign": n for name, n in calls.items()}
+    assert {line["campaign"]: int(line["calls"]) for line in lines} == {name or "": n for name, n in calls.items()}
+    for line in lines:
+        of = [fact for fact in facts if (fact.call.campaign or "") == line["campaign"]]
+        assert int(line["answered"]) == sum(fact.answered for fact in of)
+        assert int(line["missing"]) == sum(fact.outcome == "missing" for fact in of)
+
+
+@ON_SQLITE
+def test_what_needs_a_look_is_a_link_to_it(client: FlaskClient, facts: list[Fact]) -> None:
+    sign_in(client)
+
+    text = text_of(client.get("/?lang=en"))
+
+    missing = sum(fact.outcome == "missing" for fact in facts)
+    conflicts = sum(fact.call.conflict for fact in facts)
+    assert f"{missing} calls without a result (of all days)" in text
+    assert not conflicts or f"{conflicts} in conflict" in text
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("query", ["from=2026-13-01", "range=8", "from=2026-11-24&to=2026-11-23", "to=x%00"])
+def test_a_wrong_range_is_named_and_the_usual_one_shown(client: FlaskClient, facts: list[Fact], query: str) -> None:
+    assert facts
+    sign_in(client)
+
+    page = client.get(f"/?{query}")
+
+    assert page.status_code == 200
+    assert 'class="problem" role="alert"' in page.text
+    assert "Đang hiện 30 ngày gần đây." in text_of(page)
+
+
+@ON_SQLITE
+def test_names_of_campaigns_stay_text(client: FlaskClient, facts: list[Fact]) -> None:
+    assert facts
+    sign_in(client)
+
+    page = client.get("/", query_string={"campaign": NAME, "from": "2026-11-20", "to": "2026-11-27"})
+
+    assert "<b>Tết" not in page.text
+    assert text_of(page).count(NAME) >= 2
+
+
+@ON_SQLITE
+def test_before_the_first_call_it_says_how_to_begin(client: FlaskClient) -> None:
+    sign_in(client)
+
+    text = text_of(client.get("/?lang=en"))
+
+    assert "No call yet" in text
+    assert "esms-calls callback-url" in text
+    assert "esms-calls register calls.csv" in text
+
+
+@ON_SQLITE
+def test_without_calls_on_the_days_it_says_so(client: FlaskClient, facts: list[Fact]) -> None:
+    assert facts
+    sign_in(client)
+
+    assert "No calls on these days" in text_of(client.get("/?from=2020-01-01&to=2020-01-02&lang=en"))

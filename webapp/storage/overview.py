@@ -1,0 +1,197 @@
+"""Reads what the overview of the page shows, in one snapshot: figures of whole days, and what needs a look now."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, func, select
+
+from webapp.calls.facts import percentile
+from webapp.storage import figures, status
+from webapp.storage.figures import AsOf, Days, Percentiles, Sums
+from webapp.storage.filters import is_missing
+from webapp.storage.models import call_rollups, calls, reconcile_runs
+from webapp.storage.status import Callbacks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy.engine import Connection
+
+    from webapp.storage.claims import Due
+
+_RUNS = 6
+Classes = list[tuple[int, int]]
+"""Pairs of the upper edge of a class, in seconds, and its number of calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """Calls of one weekday and hour, or of one hour."""
+
+    calls: int = 0
+    with_outcome: int = 0
+    answered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """One campaign, or the calls without one (``name`` None)."""
+
+    name: str | None
+    sums: Sums
+    outcomes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a person should look at, whenever it was placed. ``oldest``: when the oldest missing call was placed."""
+
+    missing: int
+    oldest: datetime | None
+    conflicts: int
+    price_conflicts: int
+    callbacks: Callbacks
+    last_run: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """All figures of the wanted days. ``before``: the same number of days before."""
+
+    as_of: AsOf
+    sums: Sums
+    outcomes: Mapping[str, int]
+    before: Sums | None
+    by_day: Mapping[date, Mapping[str, int]]
+    by_hour: Mapping[tuple[int, int], Hour]
+    """By weekday (1 to 7) and hour."""
+    keys: Mapping[str, int]
+    talk: Classes
+    delay: Classes
+    talk_edges: Percentiles
+    delay_edges: Percentiles
+    campaigns: list[Campaign]
+    runs: list[Mapping[str, Any]]
+    needs: Needs
+
+
+def read_overview(connection: Connection, days: Days, due: Due, now: datetime) -> Overview:
+    """The overview of these days."""
+    totals = _by_label(connection, days)
+    talk, delay = (_classes(connection, days, facet) for facet in ("talk", "delay"))
+    return Overview(
+        as_of=figures.as_of(connection),
+        sums=_sum(totals.values()),
+        outcomes={label: sums.calls for label, sums in totals.items()},
+        before=_before(connection, days),
+        by_day=_by_day(connection, days),
+        by_hour=_by_hour(connection, days),
+        keys={label: number for label, number in _labels(connection, days, "key")},  # noqa: C416 - rows are no pairs
+        talk=talk,
+        delay=delay,
+        talk_edges=_edges(talk),
+        delay_edges=_edges(delay),
+        campaigns=campaigns(connection, days),
+        runs=_runs(connection),
+        needs=_needs(connection, due, now),
+    )
+
+
+def campaigns(connection: Connection, days: Days) -> list[Campaign]:
+    """The campaigns with calls on these days, the largest first."""
+    of = call_rollups.c
+    query = select(of.campaign, of.label, *figures.SUMS).where(and_(*days.conditions("outcome", scope="each")))
+    found: defaultdict[str | None, dict[str, Sums]] = defaultdict(dict)
+    for name, label, *numbers in connection.execute(query.group_by(of.campaign, of.label)):
+        found[name][label] = Sums(*map(int, numbers))
+    all_of_them = [
+        Campaign(name, _sum(by_label.values()), {label: sums.calls for label, sums in by_label.items()})
+        for name, by_label in found.items()
+    ]
+    return sorted(all_of_them, key=lambda one: (-one.sums.calls, one.name or ""))
+
+
+def campaign_names(connection: Connection) -> list[str]:
+    """All campaigns with figures, in order."""
+    of = call_rollups.c
+    query = select(of.campaign).where(of.scope == "campaign", of.facet == "outcome").distinct()
+    return sorted(connection.scalars(query))
+
+
+def _by_label(connection: Connection, days: Days) -> dict[str, Sums]:
+    query = select(call_rollups.c.label, *figures.SUMS).where(and_(*days.conditions("outcome")))
+    rows = connection.execute(query.group_by(call_rollups.c.label))
+    return {row[0]: Sums(*map(int, row[1:])) for row in rows}
+
+
+def _before(connection: Connection, days: Days) -> Sums | None:
+    if days.since is None or days.until is None:
+        return None
+    earlier = Days(days.since - (days.until - days.since), days.since, days.campaign)
+    return _sum(_by_label(connection, earlier).values())
+
+
+def _by_day(connection: Connection, days: Days) -> dict[date, dict[str, int]]:
+    of = call_rollups.c
+    query = select(of.local_day, of.label, of.calls).where(and_(*days.conditions("outcome"))).order_by(of.local_day)
+    found: defaultdict[date, dict[str, int]] = defaultdict(dict)
+    for day, label, number in connection.execute(query):
+        found[day][label] = number
+    return found
+
+
+def _by_hour(connection: Connection, days: Days) -> dict[tuple[int, int], Hour]:
+    of = call_rollups.c
+    query = select(of.local_day, of.label, of.calls, of.with_outcome, of.answered)
+    found: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for day, label, *numbers in connection.execute(query.where(and_(*days.conditions("hour")))):
+        cell = found[day.isoweekday(), int(label)]
+        for place, number in enumerate(numbers):
+            cell[place] += number
+    return {name: Hour(*numbers) for name, numbers in found.items()}
+
+
+def _classes(connection: Connection, days: Days, facet: str) -> Classes:
+    return sorted((int(label), number) for label, number in _labels(connection, days, facet))
+
+
+def _labels(connection: Connection, days: Days, facet: str) -> Iterable[Any]:
+    query = select(call_rollups.c.label, func.sum(call_rollups.c.calls)).where(and_(*days.conditions(facet)))
+    return ((label, int(number)) for label, number in connection.execute(query.group_by(call_rollups.c.label)))
+
+
+def _edges(classes: Classes) -> Percentiles:
+    return Percentiles(*(percentile(classes, percent) for percent in (50, 90, 95, 99)))
+
+
+def _sum(of: Iterable[Sums]) -> Sums:
+    total = Sums()
+    for one in of:
+        total = total.plus(one)
+    return total
+
+
+def _runs(connection: Connection) -> list[Mapping[str, Any]]:
+    newest = select(reconcile_runs).order_by(reconcile_runs.c.started_at.desc()).limit(_RUNS)
+    return [dict(row) for row in connection.execute(newest).mappings()]
+
+
+def _needs(connection: Connection, due: Due, now: datetime) -> Needs:
+    """Counted in ``calls`` by partial indexes: now, not as of the figures."""
+    missing, oldest = connection.execute(select(func.count(), func.min(calls.c.placed_at)).where(is_missing())).one()
+    return Needs(
+        missing=missing,
+        oldest=oldest,
+        conflicts=connection.scalar(select(func.count()).where(calls.c.conflict)) or 0,
+        price_conflicts=connection.scalar(
+            select(func.count()).where(calls.c.price_conflict, calls.c.dismissed_at.is_(None))
+        )
+        or 0,
+        callbacks=status.callbacks(connection, due, now),
+        last_run=next(iter(_runs(connection)), None),
+    )

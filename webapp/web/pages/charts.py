@@ -1,0 +1,110 @@
+"""The numbers behind the charts: columns, steps of an axis, classes; no SVG and no text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+from webapp.calls.facts import DELAY_EDGES, TALK_EDGES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from webapp.storage.overview import Classes
+
+SERIES = ("answered", "delivered", "unanswered", "rejected", "other", "missing")
+"""The parts of a column, from its foot; ``unknown`` counts as other, ``given_up`` as missing."""
+_PART_OF = {"unknown": "other", "given_up": "missing"}
+_LONGEST_BY_DAY = 62
+_WEEK = timedelta(days=7)
+_TALK_STEP, _TALK_END = 10, 120
+_DELAY_STEPS = (10, 20, 30, 60, 120, 300, 600, 3600, DELAY_EDGES[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its first and last day, and its parts by name."""
+
+    first: date
+    last: date
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    """Calls from ``above`` seconds (exclusive) to ``edge``; ``edge`` None: any more. ``up_to_here``: share so far."""
+
+    above: int
+    edge: int | None
+    calls: int
+    share: float
+    up_to_here: float
+
+
+def in_series(outcomes: Mapping[str, int]) -> dict[str, int]:
+    """Numbers by outcome as numbers by part of a column."""
+    parts: Counter[str] = Counter()
+    for outcome, number in outcomes.items():
+        parts[_PART_OF.get(outcome, outcome)] += number
+    return {name: parts[name] for name in SERIES}
+
+
+def columns(by_day: Mapping[date, Mapping[str, int]], first: date, last: date) -> list[Column]:
+    """A column for each day, or for each week (from Monday) of more than 62 days; days without calls are there, too."""
+    weekly = (last - first).days >= _LONGEST_BY_DAY
+    found = []
+    start = first
+    while start <= last:
+        end = min(last, start - timedelta(days=start.weekday()) + _WEEK - timedelta(days=1)) if weekly else start
+        outcomes: Counter[str] = Counter()
+        for number in range((end - start).days + 1):
+            outcomes.update(by_day.get(start + timedelta(days=number), {}))
+        found.append(Column(start, end, in_series(outcomes)))
+        start = end + timedelta(days=1)
+    return found
+
+
+def axis(largest: int) -> tuple[int, ...]:
+    """Round values from 0 to at least ``largest``: of an axis with two to four steps."""
+    step = 1
+    while largest > 4 * step:
+        step = next(larger for larger in _round_numbers() if larger > step)
+    steps = max(1, -(-largest // step))
+    return tuple(step * number for number in range(steps + 1))
+
+
+def _round_numbers() -> Iterable[int]:
+    power = 1
+    while True:
+        yield from (power, 2 * power, 5 * power)
+        power *= 10
+
+
+def talk_classes(classes: Classes) -> list[Class]:
+    """Talk time in classes of ten seconds, and one for all that is longer than two minutes."""
+    return _merged(classes, [*range(_TALK_STEP, _TALK_END + 1, _TALK_STEP), TALK_EDGES[-1]])
+
+
+def delay_classes(classes: Classes) -> list[Class]:
+    """Callback delay in classes that widen, the last open."""
+    return _merged(classes, list(_DELAY_STEPS))
+
+
+def _merged(classes: Classes, edges: list[int]) -> list[Class]:
+    total = sum(number for _, number in classes)
+    found, above, so_far = [], 0, 0
+    for edge in edges:
+        number = sum(calls for upper, calls in classes if above < upper <= edge)
+        so_far += number
+        share, up_to_here = (number / total, so_far / total) if total else (0.0, 0.0)
+        found.append(Class(above, None if edge == edges[-1] else edge, number, share, up_to_here))
+        above = edge
+    return found
