@@ -15,6 +15,7 @@ from xlsxwriter import Workbook
 from xlsxwriter.exceptions import FileCreateError
 
 from webapp.storage.types import Moment, Money
+from webapp.support.pauses import in_a_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -48,7 +49,7 @@ def write(rows: Iterable[dict[str, Any]], target: BinaryIO, *, columns: Sequence
         try:
             for row in rows:
                 sheets.write(row)
-            book.close()
+            in_a_thread(book.close)
         except FileCreateError as error:
             raise error.args[0] from None  # an OSError
         finally:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from webapp.storage.database import Database
 
 _PORTION = 1000
+_PORTION_BESIDE_CALLBACKS = 200
+"""Rows that are read without a pause, while callbacks of the same process wait."""
 _BETWEEN_PAUSES = 200
 
 
@@ -102,7 +104,7 @@ class Reader:
         place = tuple_(calls.c.placed_at, calls.c.reference_id)
         names = dict.fromkeys([*columns, "placed_at", "reference_id"])
         in_order = (calls.c.placed_at.desc(), calls.c.reference_id.desc())
-        query = select(*(calls.c[name] for name in names)).order_by(*in_order).limit(_PORTION)
+        query = select(*(calls.c[name] for name in names)).order_by(*in_order).limit(_PORTION_BESIDE_CALLBACKS)
         page = query.where(*wanted.conditions())
         # SQLite reads all between two upper bounds: the place behind the last call is bound enough.
         unbounded = query.where(*replace(wanted, until=None).conditions())
@@ -111,7 +113,7 @@ class Reader:
                 found = connection.execute(page).mappings().all()
             if found:
                 yield [_plain_row(row) for row in found]
-            if len(found) < _PORTION:
+            if len(found) < _PORTION_BESIDE_CALLBACKS:
                 return
             page = unbounded.where(place < (found[-1]["placed_at"], found[-1]["reference_id"]))
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _SECONDS = 0.001
 
@@ -14,3 +19,24 @@ def let_others_run() -> None:
     greenlets would go on up to 50 times before it does.
     """
     time.sleep(_SECONDS)
+
+
+def in_a_thread(work: Callable[[], None]) -> None:
+    """Do work that cannot pause. Under the server a thread does it, and other connections are served meanwhile."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is None or not monkey.is_module_patched("threading"):
+        work()
+        return
+    from gevent import get_hub  # noqa: PLC0415 - under the server only
+
+    if error := get_hub().threadpool.apply(_error_of, (work,)):
+        raise error
+
+
+def _error_of(work: Callable[[], None]) -> BaseException | None:
+    """Returned, not raised: gevent prints every error that leaves a thread."""
+    try:
+        work()
+    except BaseException as error:  # noqa: BLE001 - it is raised again by the caller
+        return error
+    return None

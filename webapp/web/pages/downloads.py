@@ -7,15 +7,17 @@ import threading
 from contextlib import ExitStack
 from datetime import datetime
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from flask import Response, request
 from flask_babel import gettext
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import ServiceUnavailable
+from werkzeug.exceptions import BadRequest, ServiceUnavailable
 
 from webapp.storage.errors import Unavailable
-from webapp.storage.exports import COLUMNS, csv_lines, json_lines, last_csv_line
+from webapp.storage.exports import COLUMNS, EXCEL, columns_of, csv_lines, json_lines, last_csv_line, writer_of
+from webapp.storage.models import calls
 from webapp.storage.reader import Reader
 from webapp.support.pauses import let_others_run
 from webapp.web.parameters import read_page
@@ -38,7 +40,16 @@ _AT_ONCE = threading.BoundedSemaphore(2)
 """Downloads of this process: each takes a connection now and then, and a part of its time."""
 _LINES_BETWEEN_PAUSES = 25
 """About 2 ms of work: callbacks wait no longer."""
-_TYPES = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
+MOST_IN_A_WORKBOOK = 20_000
+"""Calls: it is whole before its answer begins, which takes about 10 s then."""
+_ROWS_BETWEEN_PAUSES = 5
+"""Of a workbook; likewise about 2 ms."""
+_CHUNK = 64 * 1024
+_TYPES = {
+    "csv": "text/csv; charset=utf-8",
+    "jsonl": "application/x-ndjson; charset=utf-8",
+    EXCEL: "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+}
 
 
 def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
@@ -49,33 +60,44 @@ def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
         chosen = {name: value for name, value in request.args.items() if name not in {"lang", "cursor", "limit"}}
         return read_page(MultiDict(chosen), settings.time_zone).wanted
 
-    def today() -> str:
-        return f"{datetime.now(settings.time_zone):%Y-%m-%d}"
+    def answer(form: str) -> Response:
+        name = f"calls-{datetime.now(settings.time_zone):%Y-%m-%d}.{form}"
+        return download(reader, wanted(), form, name, settings)
 
     @pages.get("/calls.csv", endpoint="calls_csv")
     def as_csv() -> ResponseReturnValue:
-        return download(reader, wanted(), "csv", f"calls-{today()}")
+        return answer("csv")
 
     @pages.get("/calls.jsonl", endpoint="calls_jsonl")
     def as_json_lines() -> ResponseReturnValue:
-        return download(reader, wanted(), "jsonl", f"calls-{today()}")
+        return answer("jsonl")
+
+    @pages.get("/calls.xlsx", endpoint="calls_xlsx")
+    def as_workbook() -> ResponseReturnValue:
+        return answer(EXCEL)
 
 
-def download(reader: Reader, wanted: CallFilter, form: str, name: str) -> Response:
-    """These calls as a file, streamed; raises ServiceUnavailable while others download, and Unavailable."""
+def download(reader: Reader, wanted: CallFilter, form: str, name: str, settings: Settings) -> Response:
+    """These calls as a file of that name; lines are streamed.
+
+    Raises ServiceUnavailable while others download, BadRequest for more calls than a workbook has, and Unavailable.
+    """
     if not _AT_ONCE.acquire(blocking=False):
         raise ServiceUnavailable(gettext("Two lists are being downloaded already. Try again in a minute."))
     with ExitStack() as stack:
         stack.callback(_AT_ONCE.release)
         portions = reader.portions(wanted, COLUMNS)
         # Before the answer begins: what cannot be read at all is answered 503.
-        first = next(portions, [])
+        rows = _rows(next(portions, []), portions)
         words = gettext("This list is not complete: the database could not be read any further. Download it again.")
+        if form == EXCEL:
+            parts = _workbook(rows, stack.enter_context(TemporaryFile()), settings)
+        else:
+            parts = _paused(_lines(form, rows, words))
         # Once: at the end of the list, or when the connection ends before it.
         release = stack.pop_all().close
-    body = _paused(_lines(form, _rows(first, portions), words), release)
-    response = Response(body, content_type=f"{_TYPES[form]}; charset=utf-8")
-    response.headers["Content-Disposition"] = f'attachment; filename="{name}.{form}"'
+    response = Response(_then(parts, release), content_type=_TYPES[form])
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     response.call_on_close(release)
     return response
 
@@ -98,11 +120,38 @@ def _lines(form: str, rows: Rows, words: str) -> Iterator[bytes]:
         yield last_csv_line(words) if form == "csv" else next(json_lines(iter([{"error": words}]), ["error"]))
 
 
-def _paused(lines: Iterator[bytes], release: Callable[[], None]) -> Iterator[bytes]:
-    """The same in larger parts; in the end ``release``. Between parts other connections are served."""
-    try:
-        while part := b"".join(islice(lines, _LINES_BETWEEN_PAUSES)):
-            yield part
+def _paused(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """The same in larger parts. Between them other connections are served."""
+    while part := b"".join(islice(lines, _LINES_BETWEEN_PAUSES)):
+        yield part
+        let_others_run()
+
+
+def _workbook(rows: Rows, file: BinaryIO, settings: Settings) -> Iterator[bytes]:
+    """A workbook in parts; it is made in the file."""
+    write = writer_of(EXCEL, columns_of(calls, COLUMNS), settings.time_zone)
+    write(_few(rows), file)
+    file.seek(0)
+    return iter(lambda: file.read(_CHUNK), b"")
+
+
+def _few(rows: Rows) -> Rows:
+    """The same, with pauses; raises BadRequest when there are more than a workbook may have."""
+    for number, row in enumerate(rows, start=1):
+        if number > MOST_IN_A_WORKBOOK:
+            raise BadRequest(
+                gettext(
+                    "A workbook made here has at most %(n)s calls: choose fewer days, or download the CSV.",
+                    n=f"{MOST_IN_A_WORKBOOK:,}",
+                )
+            )
+        yield row
+        if number % _ROWS_BETWEEN_PAUSES == 0:
             let_others_run()
+
+
+def _then(parts: Iterator[bytes], release: Callable[[], None]) -> Iterator[bytes]:
+    try:
+        yield from parts
     finally:
         release()

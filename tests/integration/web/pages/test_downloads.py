@@ -7,6 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+import openpyxl
 import pytest
 from commands import ON_POSTGRESQL, ON_SQLITE, done, many_calls
 from constants import CALLBACK_TOKEN
@@ -15,6 +16,7 @@ from pages import sign_in
 
 from webapp.calls.rule import Registration
 from webapp.storage.exports import COLUMNS
+from webapp.web.pages import downloads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,7 +102,7 @@ def test_a_spreadsheet_is_given_no_formula_and_every_other_value_as_it_is(
 
 
 @ON_SQLITE
-@pytest.mark.parametrize("path", ["/calls.csv", "/calls.jsonl"])
+@pytest.mark.parametrize("path", ["/calls.csv", "/calls.jsonl", "/calls.xlsx"])
 def test_nobody_downloads_without_signing_in(client: FlaskClient, writer: Writer, path: str) -> None:
     many_calls(writer, 1)
 
@@ -156,7 +158,7 @@ def test_a_list_that_breaks_off_ends_with_a_line_that_says_so(
 
     words = "This list is not complete: the database could not be read any further. Download it again."
     if form == "csv":
-        assert len(rows(text)) == 1002
+        assert len(rows(text)) == 202
         assert rows(text)[-1] == [words]
     else:
         assert json.loads(text.splitlines()[-1]) == {"error": words}
@@ -177,3 +179,36 @@ def test_two_download_at_a_time_and_the_next_is_told_to_wait(reading: FlaskClien
     assert (refused.status_code, "Retry-After" in refused.headers) == (503, True)
     assert "Two lists are being downloaded already" in refused.text
     assert [taken.status_code, *(len(rows(reading.get("/calls.csv").text)) for _ in range(3))] == [200, 101, 101, 101]
+
+
+@ON_SQLITE
+def test_a_workbook_has_text_as_text_and_local_times(reading: FlaskClient, writer: Writer) -> None:
+    writer.register([Registration(reference_id="00123", placed_at=at(0), campaign="=cmd|' /C calc'!A0")], NOW)
+    many_calls(writer, 300)
+
+    answer = reading.get("/calls.xlsx?until=2026-11-23T10:00:01Z")
+
+    assert answer.headers["Content-Disposition"].endswith('.xlsx"')
+    header, *found = openpyxl.load_workbook(io.BytesIO(answer.data))["calls"].iter_rows()
+    names = [cell.value for cell in header]
+    assert names == list(COLUMNS)
+    cells = {row[0].value: dict(zip(names, row, strict=True)) for row in found}
+    assert set(cells) == {"00123", "call-00000"}
+    one = cells["00123"]
+    assert (one["campaign"].value, one["campaign"].data_type) == ("=cmd|' /C calc'!A0", "s")
+    assert one["placed_at"].value == at(0).replace(hour=17, tzinfo=None)
+
+
+@ON_SQLITE
+def test_a_workbook_that_would_be_too_long_is_refused(
+    reading: FlaskClient, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "MOST_IN_A_WORKBOOK", 250)
+    many_calls(writer, 251)
+
+    refused = [reading.get("/calls.xlsx?lang=en") for _ in range(3)]
+    fits = reading.get("/calls.xlsx?since=2026-11-23T10:00:01Z")
+
+    assert {answer.status_code for answer in refused} == {400}
+    assert "at most 250 calls: choose fewer days, or download the CSV" in refused[0].text
+    assert openpyxl.load_workbook(io.BytesIO(fits.data))["calls"].max_row == 251
