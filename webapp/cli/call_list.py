@@ -46,7 +46,7 @@ class CallList:
         self.bad = 0
 
     def portions(self) -> Iterator[list[Registration]]:
-        """The calls, up to 1,000 at a time; in the end standard error says what was left out."""
+        """The calls, up to 1,000 at a time; in the end standard error says what was left out. Raises NoList."""
         registrations = self._registrations()
         empty = True
         while portion := list(islice(registrations, _PORTION)):
@@ -61,10 +61,13 @@ class CallList:
             say("The list is empty: it names no call.", err=True)
 
     def _registrations(self) -> Iterator[Registration]:
-        for line in self._lines:
-            if isinstance(line, BadLine):
-                self.bad += 1
-                if self.bad <= _NAMED:
-                    say(f"line {line.number}: {printable(line.problem)}", err=True)
-            else:
-                yield line
+        try:
+            for line in self._lines:
+                if isinstance(line, BadLine):
+                    self.bad += 1
+                    if self.bad <= _NAMED:
+                        say(f"line {line.number}: {printable(line.problem)}", err=True)
+                else:
+                    yield line
+        except UnreadableList as error:
+            raise NoList(str(error)) from None

@@ -33,6 +33,8 @@ _COLUMNS = {name.replace("_", ""): name for name in FIELDS} | {"smsid": "referen
 """Fields by the names of their columns, without case, blanks, dashes and underscores; *documented*: SMSID is the id."""
 _ID_COLUMNS = ("referenceid", "smsid")
 _LONGEST_LINE = 64 * 1024
+_ENDLESS_LINE = 64 * 1024 * 1024
+"""No list has such a line; a device or a stream of something else may."""
 _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 _BETWEEN_WORDS = re.compile(r"[\s_-]+")
 _BLANK = re.compile(r"[\s,;|]*")
@@ -129,6 +131,7 @@ class Lines:
         self._zone = zone
         self._now = now
         self._header: list[str] = []
+        self._seen_names: set[str] = set()
         self._delimiter = ","
         self.ignored_columns: dict[str, str] = {}
         self._lines = self._content()
@@ -168,8 +171,13 @@ class Lines:
             number += 1
             if number == 1:
                 _check_that_it_is_text(line)
+            dropped = 0
             while len(line) >= _LONGEST_LINE and not line.endswith(b"\n"):
                 rest = self._file.readline(_LONGEST_LINE)
+                dropped += len(rest)
+                if dropped > _ENDLESS_LINE:
+                    words = f"line {number} is over {_ENDLESS_LINE >> 20} MiB: this is no list of calls."
+                    raise UnreadableList(words)
                 # One byte too long, which is reported; the rest of the line is dropped.
                 line = (line + rest)[: _LONGEST_LINE + 1] if not rest.endswith(b"\n") else line + b"\n"
                 if not rest or rest.endswith(b"\n"):
@@ -183,13 +191,19 @@ class Lines:
         for delimiter in _DELIMITERS:
             names = _cells(text, delimiter)
             header = [_COLUMNS.get(_squeezed(name), "") for name in names]
-            if "reference_id" in header:
+            if "reference_id" in header and (not self._header or self._has_names(names)):
                 self._header, self._delimiter = header, delimiter
+                self._seen_names |= set(map(_squeezed, names))
                 absent = [name for name in FIELDS if name not in header]
                 unknown = [name for name, field in zip(names, header, strict=True) if name and not field]
                 self.ignored_columns |= {name: do_you_mean(name.lower(), absent) for name in unknown}
                 return True
         return False
+
+    def _has_names(self, cells: list[str]) -> bool:
+        """Whether most cells are names of columns; a call whose id is the word SMSID has one such cell."""
+        said = [_squeezed(cell) for cell in cells if cell]
+        return sum(cell in _COLUMNS or cell in self._seen_names for cell in said) * 2 > len(said)
 
     def _values(self, text: str) -> Mapping[str, str]:
         if _UNDECODED.search(text):

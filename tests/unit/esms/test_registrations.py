@@ -118,6 +118,32 @@ def test_files_that_were_joined_are_read_each_by_its_header() -> None:
     ]
 
 
+@pytest.mark.parametrize("line", ["SMSID,0901888484,june", "ReferenceId,,june", '"sms_id",0901888484,'])
+def test_a_call_whose_id_is_the_name_of_a_column_is_a_bad_line_and_no_header(line: str) -> None:
+    read = Reading(f"reference_id,phone,campaign\na,1,may\n{line}\nb,2,may\n")
+
+    assert list(read.bad) == [3]
+    assert "is the name of a column" in read.bad[3]
+    assert read.found == [registration("a", phone="1", campaign="may"), registration("b", phone="2", campaign="may")]
+
+
+class Endless:
+    """A stream of bytes without an end and without a line's end, behind what it begins with."""
+
+    def __init__(self, beginning: bytes) -> None:
+        self._beginning = [beginning] if beginning else []
+
+    def readline(self, limit: int) -> bytes:
+        """As much as is wanted."""
+        return self._beginning.pop() if self._beginning else bytes(limit)
+
+
+@pytest.mark.parametrize("beginning", [b"", b"reference_id,phone\n"])
+def test_a_line_that_does_not_end_is_no_list(beginning: bytes) -> None:
+    with pytest.raises(UnreadableList, match=r"line \d is over 64 MiB: this is no list of calls"):
+        list(Lines(cast("BinaryIO", Endless(beginning)), ZONE, NOW))
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
