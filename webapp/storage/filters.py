@@ -44,7 +44,7 @@ class CallFilter:
             (calls.c.call_status, self.status),
             (calls.c.ivr, self.ivr),
             (calls.c.campaign, self.campaign and unicodedata.normalize("NFC", self.campaign)),
-            (calls.c.request_id, self.request_id),
+            (calls.c.request_id, self.request_id and unicodedata.normalize("NFC", self.request_id)),
         )
         wanted: list[ColumnElement[bool]] = [column == value for column, value in equal if value is not None]
         if self.outcomes is not None:

@@ -189,12 +189,13 @@ def test_calls_to_which_a_value_is_new_are_counted(api: Api) -> None:
     assert answer == (201, {"registered": 1, "already_known": 2, "changed": 1})
 
 
-def test_one_campaign_is_one_however_its_letters_are_composed(api: Api) -> None:
+@pytest.mark.parametrize("field", ["campaign", "request_id"])
+def test_one_text_is_one_however_its_letters_are_composed(api: Api, field: str) -> None:
     composed, decomposed = (unicodedata.normalize(form, "Đà Nẵng") for form in ("NFC", "NFD"))
-    api.register([{"reference_id": "a", "campaign": composed}, {"reference_id": "b", "campaign": decomposed}])
+    api.register([{"reference_id": "a", field: composed}, {"reference_id": "b", field: decomposed}])
 
-    assert {api.call(name)["campaign"] for name in "ab"} == {composed}
-    assert api.found(f"campaign={quote(composed)}") == api.found(f"campaign={quote(decomposed)}") == ["b", "a"]
+    assert {api.call(name)[field] for name in "ab"} == {composed}
+    assert api.found(f"{field}={quote(composed)}") == api.found(f"{field}={quote(decomposed)}") == ["b", "a"]
 
 
 PHONES = [
