@@ -5,6 +5,7 @@ Calls are claimed a few at a time, so that many runs share the work; no transact
 
 from __future__ import annotations
 
+import secrets
 import socket
 import time
 from collections import Counter
@@ -120,6 +121,9 @@ class Reconciler:
         calls are free again when their lease is over, or after ``close_broken_run``.
         """
         number, _ = self._reader.due(due, 0)
+        if limit is not None and limit < _ONE_IN:
+            # Too few for one in ten: which of many such runs asks about one of them is left to chance.
+            self._shared = secrets.randbelow(_ONE_IN)
         number = number if limit is None else min(number, limit)
         run = Run(id=parameters.new_id(), started_at=self._clock.now(), host=socket.gethostname())
         progress = Progress(run=run, due=number)

@@ -207,6 +207,24 @@ def test_registered_calls_come_first_and_the_others_get_one_look_up_in_ten(
     assert not any(in_order[110:])
 
 
+@ON_SQLITE
+def test_of_runs_of_a_few_calls_some_ask_about_calls_known_from_callbacks_alone(
+    esms: Sandbox, database: Database, reconcile: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = iter(range(10))
+    monkeypatch.setattr("webapp.reconcile.run.secrets.randbelow", lambda _: next(chance))
+    registered = missing(esms, database, 70)
+    others = [normalised(call.reference_id) for call in esms.place(20)]
+    now = datetime.now(UTC)
+    Writer(database).record([callback(name, received_at=now - HOUR, send_status=2) for name in others], now)
+
+    for _ in range(10):
+        reconcile("--limit", "5")
+
+    in_order = [name in registered for name in asked(esms)]
+    assert (len(in_order), in_order.count(False)) == (50, 5)
+
+
 @pytest.mark.parametrize("fault", ["garbage", "105", "not-final", "reset"])
 def test_a_call_that_could_not_be_confirmed_is_asked_about_later_and_not_again_in_the_same_run(
     esms: Sandbox, database: Database, reconcile: Command, fault: str
