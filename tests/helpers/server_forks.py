@@ -167,7 +167,9 @@ def _serve(arguments: list[str], environment: dict[str, str], folder: str, files
             module, _, constant = name.rpartition(".")
             setattr(importlib.import_module(module), constant, value)
     import gevent  # noqa: PLC0415
+    from gunicorn.config import Chdir  # noqa: PLC0415
 
+    Chdir.default = str(Path.cwd())  # found out when gunicorn was imported
     gevent.get_hub().destroy(destroy_loop=True)
     exec(program, {"__name__": "__main__"})  # noqa: S102 - what the new Python would be given
     sys.exit()

@@ -217,7 +217,7 @@ FOLDERS = [
     ({"DATABASE_URL": "sqlite:///{folder}"}, ["migrate"], 2, "DATABASE_URL names a folder: name a file in it"),
     ({"INSTANCE_DIR": "{file}"}, ["migrate"], 2, "INSTANCE_DIR must be a folder, and "),
     ({"TIME_ZONE": "Asia"}, ["migrate"], 2, "TIME_ZONE must be the name of a time zone, such as Asia/Ho_Chi_Minh"),
-    ({}, ["export", "--output", "{folder}"], 2, "is a folder: name a file"),
+    ({}, ["export", "--output", "{folder}"], 2, "is a directory: name a file"),
     ({}, ["register", "{folder}"], 2, "Is a directory"),
     ({}, ["completeness", "--expect", "{folder}"], 2, "Is a directory"),
     ({}, ["unregister", "--file", "{folder}"], 2, "Is a directory"),
