@@ -75,6 +75,7 @@ def share(database: Database) -> float:
 
 
 @pytest.mark.parametrize("how", DOWN)
+@ON_SQLITE
 def test_30_look_ups_in_a_row_without_an_answer_end_the_run_and_each_is_charged(
     esms: Sandbox, database: Database, reconcile: Command, how: str
 ) -> None:
@@ -238,6 +239,7 @@ def test_an_esms_that_flaps_loses_no_call_and_charges_none_twice(
 
 
 @pytest.mark.parametrize("fault", ["160", "http-429", "http-503", "later"])
+@ON_SQLITE
 def test_whenever_esms_rate_limits_a_look_up_the_rate_of_all_runs_is_halved(
     esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
@@ -267,6 +269,7 @@ def test_whenever_esms_rate_limits_a_look_up_the_rate_of_all_runs_is_halved(
 
 
 @pytest.mark.parametrize(("fault", "pause_seconds"), [("later", 1.0), ("later-date", 1.0)])
+@ON_SQLITE
 def test_during_a_retry_after_no_look_up_leaves_and_the_call_is_asked_about_again(
     esms: Sandbox, database: Database, reconcile: Command, fault: str, pause_seconds: float
 ) -> None:

@@ -39,6 +39,7 @@ SECRETS = {
     "ESMS_SECRET_KEY": SECRET_KEY,
 }
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
+ON_POSTGRESQL = pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
 ALL = [TOKEN, OLD_TOKEN, API_TOKEN, OLD_API_TOKEN, API_KEY, SECRET_KEY, PASSWORD]
 TOLD_BACK = [secret for secret in ALL if secret != PASSWORD]
 """Of these the server knows, be its database SQLite or PostgreSQL."""
@@ -216,6 +217,7 @@ def reconciled(esms_api_url: str, *, exit_code: int) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("environment")
+@ON_POSTGRESQL
 def test_no_secret_is_in_an_answer_a_log_line_a_metric_an_output_or_a_row(database: Database, tmp_path: Path) -> None:
     told: dict[str, str] = {}
     with serving(tmp_path / "log") as server:

@@ -460,6 +460,7 @@ def test_nothing_to_ask_about_is_said_in_words(esms: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("sample", "size"), [("7", 7), ("1%", 1), ("10%", 4), ("99.9%", 40), ("100%", 40), ("40", 40), ("1000", 40)]
 )
+@ON_SQLITE
 def test_a_sample_asks_exactly_so_many_and_the_seed_repeats_it(
     esms: Sandbox, database: Database, sample: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -752,6 +753,7 @@ def test_a_database_that_is_not_there_is_4(esms: Sandbox, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("concurrency", ["1", "2", "200"])
+@ON_SQLITE
 def test_any_concurrency_asks_about_every_call(esms: Sandbox, database: Database, concurrency: str) -> None:
     settled(esms, database, 300 if concurrency == "200" else 20)
 

@@ -226,6 +226,7 @@ def test_of_runs_of_a_few_calls_some_ask_about_calls_known_from_callbacks_alone(
 
 
 @pytest.mark.parametrize("fault", ["garbage", "105", "not-final", "reset"])
+@ON_SQLITE
 def test_a_call_that_could_not_be_confirmed_is_asked_about_later_and_not_again_in_the_same_run(
     esms: Sandbox, database: Database, reconcile: Command, fault: str
 ) -> None:

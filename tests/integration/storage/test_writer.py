@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import lookups
 import pytest
+from commands import ON_POSTGRESQL
 from constants import sized
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -372,6 +373,7 @@ def test_a_call_was_placed_at_the_earlier_of_its_registration_and_its_first_repo
     assert placed == {"registered": at(10), "late": at(5), "heard": at(30)}
 
 
+@ON_POSTGRESQL
 def test_ten_thousand_calls_are_registered_at_once(writer: Writer, database: Database) -> None:
     words = [Registration(reference_id=f"call-{number}", phone=str(number)) for number in range(10_000)]
 
