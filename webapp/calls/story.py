@@ -18,6 +18,35 @@ SAID = (
     "request_id",
 )
 """What a report may say, in the order of the story."""
+FACTS = (
+    "outcome",
+    "call_status",
+    "call_duration",
+    "ivr",
+    "send_status",
+    "sent_result",
+    "price",
+    "cid",
+    "kind",
+    "phone",
+    "campaign",
+    "request_id",
+    "esms_id",
+    "placed_at",
+    "registered_at",
+    "callback_at",
+    "settled_at",
+    "settled_by",
+    "confirmed_at",
+    "conflict",
+    "price_conflict",
+    "gave_up_at",
+    "dismissed_at",
+    "next_lookup_at",
+    "lookup_count",
+    "last_lookup_code",
+)
+"""What is known of a call, in the order in which people read it."""
 EFFECTS = {
     "settled": "settled the call",
     "stale": "changed nothing: the call was settled already",
@@ -51,6 +80,23 @@ class Step:
     def report(self) -> Mapping[str, Any]:
         """The first, or only, one."""
         return self.reports[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One value that is known of a call, and who said it; ``source`` None: nobody in particular."""
+
+    name: str
+    value: Any
+    source: Source | None
+
+
+def facts(call: Mapping[str, Any]) -> Iterator[Fact]:
+    """What is known of a call that has its ``reports``; without what is not, and what did not happen."""
+    for name in FACTS:
+        value = call[name]
+        if value is not None and value is not False and (name, value) != ("lookup_count", 0):
+            yield Fact(name, value, source_of(name, call))
 
 
 def story(reports: Sequence[Mapping[str, Any]]) -> Iterator[Step]:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from webapp.calls.story import EFFECTS, source_of, story
+from webapp.calls.story import EFFECTS, facts, story
 from webapp.cli.context import open_reading_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import reference_id
 from webapp.cli.output import printable, say, say_all
 from webapp.cli.tables import print_table
 from webapp.cli.time_words import duration, local_time
-from webapp.esms.finality import SEND_STATUS_WORDS
+from webapp.esms.finality import MEANINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,34 +24,6 @@ if TYPE_CHECKING:
 
     from webapp.calls.story import Said, Step
 
-_FACTS = (
-    "outcome",
-    "call_status",
-    "call_duration",
-    "ivr",
-    "send_status",
-    "sent_result",
-    "price",
-    "cid",
-    "kind",
-    "phone",
-    "campaign",
-    "request_id",
-    "esms_id",
-    "placed_at",
-    "registered_at",
-    "callback_at",
-    "settled_at",
-    "settled_by",
-    "confirmed_at",
-    "conflict",
-    "price_conflict",
-    "gave_up_at",
-    "dismissed_at",
-    "next_lookup_at",
-    "lookup_count",
-    "last_lookup_code",
-)
 _WORDS = {
     "call_status": "{}",
     "sent_result": "{}",
@@ -65,10 +37,6 @@ _WORDS = {
 }
 """What a report may say, in words."""
 _SOURCES = {"registered": "as registered", "callback": "by callback", "lookup": "by look-up"}
-_MEANINGS: dict[str, dict[int, str]] = {
-    "sent_result": {0: "failed at the carrier", 1: "succeeded at the carrier"},
-    "send_status": SEND_STATUS_WORDS,
-}
 
 
 @click.command()
@@ -99,10 +67,9 @@ def show(reference_id: str) -> None:
 
 
 def _facts(call: Mapping[str, Any], zone: ZoneInfo) -> Iterator[tuple[str, str]]:
-    for name in _FACTS:
-        if call[name] is not None and call[name] is not False and (name, call[name]) != ("lookup_count", 0):
-            source = source_of(name, call)
-            yield name, _shown(name, call[name], zone) + (f" ({_SOURCES[source]})" if source else "")
+    for fact in facts(call):
+        source = f" ({_SOURCES[fact.source]})" if fact.source else ""
+        yield fact.name, _shown(fact.name, fact.value, zone) + source
 
 
 def _shown(name: str, value: Any, zone: ZoneInfo) -> str:
@@ -112,7 +79,7 @@ def _shown(name: str, value: Any, zone: ZoneInfo) -> str:
         return "yes"
     if name == "price":
         return _price(value)
-    meaning = _MEANINGS.get(name, {}).get(value)
+    meaning = MEANINGS.get(name, {}).get(value)
     return f"{value} ({meaning})" if meaning else f"{value}{' s' if name == 'call_duration' else ''}"
 
 
@@ -141,7 +108,7 @@ def _words(said: Said) -> str:
 
 
 def _value(name: str, value: Any) -> Any:
-    return _price(value) if name == "price" else _MEANINGS.get(name, {}).get(value, value)
+    return _price(value) if name == "price" else MEANINGS.get(name, {}).get(value, value)
 
 
 def _price(shown: str) -> str:

@@ -13,6 +13,11 @@ SEND_STATUS_WORDS = {
     7: "sent, result awaited",
 }
 """What eSMS's SendStatus means. *documented*: 0, 1, 2, 4, 5, 7; *seen*: 3, 6."""
+MEANINGS: dict[str, dict[int, str]] = {
+    "sent_result": {0: "failed at the carrier", 1: "succeeded at the carrier"},
+    "send_status": SEND_STATUS_WORDS,
+}
+"""What eSMS's numbers mean, by the name of the value."""
 DONE = 5
 """*documented*: SendStatus of a call that is over."""
 REJECTED = (4, 6)

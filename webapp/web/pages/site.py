@@ -14,7 +14,7 @@ from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import BadRequest, HTTPException, InternalServerError, ServiceUnavailable
 
 from webapp.storage.errors import Unavailable
-from webapp.web.pages import call_list, downloads, formats, headers, language, overview, session, sign_in
+from webapp.web.pages import call_list, downloads, formats, headers, language, one_call, overview, session, sign_in
 from webapp.web.pages.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def _blueprint(database: Database, settings: Settings, tokens: tuple[str, ...]) 
     pages.register_error_handler(Exception, _unexpected)
     sign_in.add_to(pages, tokens, Throttle())
     call_list.add_to(pages)
+    one_call.add_to(pages, database)
     overview.add_to(pages, database, settings)
     downloads.add_to(pages, database, settings)
     return pages
