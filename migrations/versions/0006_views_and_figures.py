@@ -599,9 +599,46 @@ def run(statement: str) -> None:
     op.execute(statement.replace(":", r"\:"))
 
 
+SEND_STATUS = (
+    "Where eSMS is with the call: 1 awaiting approval, 2 waiting, 4 rejected, 5 done, 7 sent (SendStatus). NULL: not said",
+    "Where eSMS is with the call: 0 draft, 1 awaiting approval, 2 waiting, 3 sending, 4 rejected, 5 done, 6 deleted, 7 sent (SendStatus). NULL: not said",
+)
+PRICE = (
+    "Price of the call in VND (Price; of a voice OTP TotalPrice); only callbacks carry it. NULL: not said",
+    "Price of the call in VND (Price; of a voice OTP TotalPrice); of a voice call only callbacks carry it. NULL: not said",
+)
+COMMENTS = {
+    "calls.send_status": SEND_STATUS,
+    "calls.price": PRICE,
+    "calls.registered_fields": (
+        "Which of request_id, phone and placed_at were registered, with commas: they outrank reports. NULL: none",
+        "Which of request_id, phone, placed_at, kind and esms_id were registered, with commas: they outrank reports. NULL: none",
+    ),
+    "calls.confirmed_fields": (
+        "Which of call_status, call_duration and ivr a final lookup said, with commas: callbacks cannot replace them. NULL: none",
+        "Which of call_status, call_duration, ivr and sent_result a final lookup said, with commas: callbacks cannot replace them. NULL: none",
+    ),
+    "calls.last_lookup_code": (
+        "How the last look-up ended: eSMS's code, or http-500 and the like, timeout, unreachable, unreadable, wrong-reference. NULL: none yet",
+        "How the last look-up ended: eSMS's code, or http-500 and the like, timeout, unreachable, tls, unreadable, wrong-reference. NULL: none yet",
+    ),
+    "status_reports.send_status": SEND_STATUS,
+    "status_reports.price": PRICE,
+}
+"""What columns said of themselves before, and what is so since the rule of 0005."""
+
+
+def describe_columns(*, newer: bool) -> None:
+    """On PostgreSQL, let columns say what they hold. SQLite has no statement that changes a comment: it keeps the first."""
+    if op.get_context().dialect.name == "postgresql":
+        for column, comments in COMMENTS.items():
+            run(f"COMMENT ON COLUMN {column} IS '{_quoted(comments[newer])}'")
+
+
 def upgrade() -> None:
     """Make the tables and views, and mark the hours of all calls."""
     dialect = op.get_context().dialect.name
+    describe_columns(newer=True)
     create_tables()
     create_indexes()
     order_texts({"phone_e164": "text_pattern_ops", "request_id": "text_pattern_ops"})
@@ -613,6 +650,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop them."""
     dialect = op.get_context().dialect.name
+    describe_columns(newer=False)
     for statement in drop_views(words_of(dialect, FIRST_ZONE, FIRST_OFFSET_SECONDS)):
         op.execute(statement)
     order_texts({})

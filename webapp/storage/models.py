@@ -46,9 +46,9 @@ CALL_STATUS = (
 )
 CALL_DURATION = "Length of the call in whole seconds (CallDuration). NULL: not said"
 IVR = "The keys that the callee pressed, as text: 0, *, #, 007 (Ivr). NULL: not said"
-SEND_STATUS = "Where eSMS is with the call: 1 awaiting approval, 2 waiting, 4 rejected, 5 done, 7 sent (SendStatus). NULL: not said"
+SEND_STATUS = "Where eSMS is with the call: 0 draft, 1 awaiting approval, 2 waiting, 3 sending, 4 rejected, 5 done, 6 deleted, 7 sent (SendStatus). NULL: not said"
 SENT_RESULT = "Result at the carrier: 0 failed, 1 succeeded (SentResult; of a voice OTP SendSuccess and SendFailed). NULL: not said"
-PRICE = "Price of the call in VND (Price; of a voice OTP TotalPrice); only callbacks carry it. NULL: not said"
+PRICE = "Price of the call in VND (Price; of a voice OTP TotalPrice); of a voice call only callbacks carry it. NULL: not said"
 CID = "The number that the call was made from (CID); only callbacks carry it. NULL: not said"
 REQUEST_ID = "The id that the placing request carried (RequestId), as registered, else as reported. NULL: not known"
 PHONE = "The number called, as registered, else as reported (phonenumber). NULL: not known"
@@ -101,7 +101,7 @@ class CallRow(Base):
         Names,
         nullable=True,
         server_default="phone,placed_at,request_id",
-        comment="Which of request_id, phone and placed_at were registered, with commas: they outrank reports. NULL: none",
+        comment="Which of request_id, phone, placed_at, kind and esms_id were registered, with commas: they outrank reports. NULL: none",
     )
     callback_at: Mapped[datetime | None] = mapped_column(
         Moment, comment="When the first final callback was received, UTC. NULL: none came"
@@ -118,7 +118,7 @@ class CallRow(Base):
     confirmed_fields: Mapped[frozenset[str]] = mapped_column(
         Names,
         nullable=True,
-        comment="Which of call_status, call_duration and ivr a final lookup said, with commas: callbacks cannot replace them. NULL: none",
+        comment="Which of call_status, call_duration, ivr and sent_result a final lookup said, with commas: callbacks cannot replace them. NULL: none",
     )
     last_reported_at: Mapped[datetime | None] = mapped_column(
         Moment, comment="When the newest report was received, UTC. NULL: none was"
@@ -147,7 +147,7 @@ class CallRow(Base):
     )
     last_lookup_code: Mapped[str | None] = mapped_column(
         Text,
-        comment="How the last look-up ended: eSMS's code, or http-500 and the like, timeout, unreachable, unreadable, wrong-reference. NULL: none yet",
+        comment="How the last look-up ended: eSMS's code, or http-500 and the like, timeout, unreachable, tls, unreadable, wrong-reference. NULL: none yet",
     )
     claimed_until: Mapped[datetime | None] = mapped_column(
         Moment, comment="Until when a reconcile run has the call to itself, UTC. NULL or past: nobody asks about it now"
