@@ -10,13 +10,16 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from playwright.sync_api import sync_playwright
 
+from demo.fortnight import DAYS
 from demo.serve import PAGE_TOKEN
+from webapp.support.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +27,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 IMAGES = Path(__file__).parents[1] / "docs/images"
-LANGUAGES = ("en", "vi")
-_SIZE = (1280, 1500)
-"""Width and height in pixels."""
+_SIZE = (1280, 1357)
+"""Width and height in pixels: down to the lower edge of a card."""
+_LOCALES = {"en": "en-GB", "vi": "vi-VN"}
 
 
 @click.command()
@@ -40,7 +43,7 @@ def main() -> None:
         # As root chromium runs only without its sandbox.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        for language in LANGUAGES:
+        for language in _LOCALES:
             file = IMAGES / f"overview-{language}.png"
             _take(browser, url, language, file)
             click.echo(f"{file}: {file.stat().st_size // 1024} KiB")
@@ -73,13 +76,16 @@ def _free_port() -> int:
 
 def _take(browser: Browser, url: str, language: str, file: Path) -> None:
     width, height = _SIZE
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="light")
+    first = datetime.now(Settings().time_zone).date() - timedelta(days=DAYS)
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme="light", locale=_LOCALES[language]
+    )
     page = context.new_page()
     page.goto(f"{url}/?lang={language}")
     page.locator("input[type=password]").fill(PAGE_TOKEN)
     page.keyboard.press("Enter")
-    page.wait_for_load_state()
-    page.goto(f"{url}/?lang={language}")
+    page.wait_for_selector("form.out")
+    page.goto(f"{url}/?lang={language}&from={first}&to={first + timedelta(days=DAYS)}")
     page.screenshot(path=file)
     context.close()
 
