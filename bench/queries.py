@@ -133,6 +133,29 @@ def _months_ago(number: int) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(time.time() - number * 30 * 86400))
 
 
+def page_questions(client: FlaskClient, database: str) -> Iterator[Question]:
+    """The overview of the page: the whole answer, and its slowest statement."""
+    found = re.search(r'name="csrf_token" value="([^"]+)"', client.get("/").text)
+    signed_in = client.post("/sign-in", data={"token": API_TOKEN, "csrf_token": found[1] if found else ""})
+    if signed_in.status_code != requests.codes.found:
+        raise RuntimeError(f"signing in was answered {signed_in.status_code}")
+    paths = {
+        **{f"overview, {name}": f"/?range={name}" for name in ("today", "yesterday", "7", "30", "90", "365")},
+        "overview, 365 days of the largest campaign": "/?range=365&campaign=campaign-00",
+        "campaigns of 365 days as CSV": "/campaigns.csv?range=365",
+    }
+    for name, path in paths.items():
+        get = partial(_page, client, path)
+        yield Question(f"page: {name}, whole", get, whole, OF_THE_OVERVIEW)
+        yield Question(f"page: {name}, slowest query", get, slowest, OF_A_FIGURE[database])
+
+
+def _page(client: FlaskClient, path: str) -> None:
+    answer = client.get(path)
+    if answer.status_code != requests.codes.ok:
+        raise RuntimeError(f"{path} was answered {answer.status_code}: {answer.text[:500]}")
+
+
 def report_questions(database: str) -> Iterator[Question]:
     """The command report."""
     for name, options in _REPORTS.items():
@@ -212,7 +235,12 @@ def _esms_calls(*arguments: str) -> None:
 def ask(database: str, url: str, runs: int, only: str) -> Iterator[tuple[Row, str]]:
     """Ask every question once, and then some times more, which count; each row with its slowest statement."""
     client = create_app().test_client()
-    questions = [*api_questions(client, database), *report_questions(database), *documented_questions(database, url)]
+    questions = [
+        *page_questions(client, database),
+        *api_questions(client, database),
+        *report_questions(database),
+        *documented_questions(database, url),
+    ]
     for question in questions:
         if only not in question.name:
             continue

@@ -34,6 +34,8 @@ _RELIED_ON = {
     "standard_conforming_strings": "on",
 }
 """Settings of PostgreSQL that this program relies on, whatever a role, a database or the environment says."""
+_OF_READERS = {"jit": "off", "plan_cache_mode": "force_custom_plan"}
+"""Figures of a year: 5 ms by a plan for these days, 180 to 390 ms by a compiled one for any."""
 _WAL_ATTEMPTS, _WAL_PAUSE_SECONDS = 20, 0.05
 
 
@@ -118,7 +120,8 @@ def postgresql_engine(
 
     event.listen(engine, "do_connect", connect)
     mode = "REPEATABLE READ, READ ONLY" if snapshots else "READ COMMITTED"
-    event.listen(engine, "connect", _prepare_postgresql(mode, milliseconds))
+    own_settings = {"lock_timeout": str(milliseconds)} | (_OF_READERS if snapshots else {})
+    event.listen(engine, "connect", _prepare_postgresql(mode, own_settings))
     # An error of the driver in a listener to "begin" would not become one of SQLAlchemy.
     engine.dialect.do_begin = _begin  # type: ignore[method-assign]
     event.listen(engine, "checkout", check_out)
@@ -196,14 +199,14 @@ def _connect_timeout_of(url: URL) -> timedelta:
     return timedelta(seconds=seconds) if seconds > 0 else timedelta.max
 
 
-def _prepare_postgresql(mode: str, lock_timeout: int) -> Callable[[Any, Any], None]:
+def _prepare_postgresql(mode: str, own: dict[str, str]) -> Callable[[Any, Any], None]:
     """Give each new session the settings that this program relies on, and write how its transactions begin."""
     begin = f"BEGIN ISOLATION LEVEL {mode}"
 
     def prepare(connection: Any, record: Any) -> None:
         found = connection.execute("SELECT pg_backend_pid(), current_setting('synchronous_commit')").fetchone()
         session, synchronous_commit = found
-        settings = _RELIED_ON | {"lock_timeout": str(lock_timeout)}
+        settings = _RELIED_ON | own
         if synchronous_commit == "off":  # A callback would be answered before it is on the disk.
             settings["synchronous_commit"] = "on"
         if session == connection.info.backend_pid:
