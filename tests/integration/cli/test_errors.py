@@ -197,7 +197,7 @@ def test_a_closed_standard_input_is_named(arguments: list[str]) -> None:
 @ON_SQLITE
 @pytest.mark.parametrize("closed", [1, 2])
 @SET
-def test_a_closed_output_is_as_good_as_one_that_nobody_reads(closed: int, database: Database) -> None:
+def test_a_closed_output_is_as_good_as_one_without_a_reader(closed: int, database: Database) -> None:
     result = run_closed(closed, "export")
 
     assert result.returncode == 0

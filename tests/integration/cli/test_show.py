@@ -76,7 +76,7 @@ def test_show_has_a_line_for_each_report_in_local_time(writer: Writer) -> None:
 
 
 @SET
-def test_show_tells_what_is_zero_from_what_is_not_known(writer: Writer) -> None:
+def test_show_distinguishes_zero_from_what_is_not_known(writer: Writer) -> None:
     writer.record([callback("a", 1, send_status=5, call_duration=0, sent_result=0, price=0)], at(1))
 
     shown = facts(done("show", "a"))

@@ -239,13 +239,13 @@ def test_a_connection_that_comes_too_late_is_a_timeout(monkeypatch: pytest.Monke
         assert time.monotonic() - began < SOON
 
 
-def test_nobody_listening_is_unreachable() -> None:
+def test_a_port_without_a_server_is_unreachable() -> None:
     with asking(f"http://127.0.0.1:{free_port()}") as client:
         answer = look_up(client, "x")
         assert (answer.code, answer.answered, answer.kind) == ("unreachable", False, "failed")
 
 
-def test_a_name_that_nobody_knows_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> NoReturn:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -364,7 +364,7 @@ def test_a_broken_header_is_logged_nowhere_with_the_url(caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize("spell", [str, quote, quote_plus, lambda key: quote(key, safe="")])
-def test_an_answer_that_tells_our_request_back_is_kept_without_the_keys(spell: Callable[[str], str]) -> None:
+def test_an_answer_that_repeats_our_request_loses_the_keys(spell: Callable[[str], str]) -> None:
     words = {"CodeResponse": "100", "CallStatus": f"WRONG {spell(API_KEY)}", "Url": f"?SecretKey={spell(SECRET_KEY)}&x"}
     with peer(replying("HTTP/1.1 200 OK", body=json.dumps(words))) as served, asking(served.url) as client:
         report = look_up(client, "x").report
@@ -412,7 +412,7 @@ def test_a_key_as_short_as_in_tests_spoils_no_answer() -> None:
         (["X-Nothing: 1"], None),
     ],
 )
-def test_for_how_long_esms_wants_to_be_left_alone(head: list[str], seconds: float | None) -> None:
+def test_for_how_long_a_retry_after_pauses_look_ups(head: list[str], seconds: float | None) -> None:
     with peer(replying("HTTP/1.1 503 Busy", *head)) as served, asking(served.url) as client:
         answer = look_up(client, "a")
 

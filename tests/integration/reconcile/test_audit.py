@@ -410,7 +410,9 @@ def test_with_fix_every_answer_is_a_report_and_no_attempt_is_charged(esms: Sandb
     assert found(code=0)["agree"] == 4
 
 
-def test_what_a_forger_dates_into_the_future_of_our_clock_stays_and_is_told(esms: Sandbox, database: Database) -> None:
+def test_what_a_forger_dates_into_the_future_of_our_clock_stays_and_is_reported(
+    esms: Sandbox, database: Database
+) -> None:
     """For the outcome a lookup beats every callback; for SendStatus the newest report wins."""
     (name,) = settled(esms, database, 1)
     tomorrow = datetime.now(UTC) + timedelta(days=1)
@@ -690,7 +692,7 @@ def test_a_call_that_is_settled_while_all_are_asked_about_may_be_asked_about_and
     assert (findings.unknown, findings.agree, findings.population, findings.wanted) == (["z-meanwhile"], 9, 10, 10)
 
 
-def test_a_database_that_goes_away_ends_it_with_4_and_what_was_found_is_told(
+def test_a_database_that_goes_away_ends_it_with_4_and_what_was_found_is_reported(
     esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = sorted(settled(esms, database, 100))
@@ -823,7 +825,7 @@ def test_of_many_findings_the_first_are_shown_and_json_has_all(
     assert shown.stdout.count("  corrected\n") == 2
 
 
-def test_a_sample_tells_how_large_the_share_of_wrong_calls_can_be(esms: Sandbox, database: Database) -> None:
+def test_a_sample_says_how_large_the_share_of_wrong_calls_can_be(esms: Sandbox, database: Database) -> None:
     names = settled(esms, database, 60)
     esms.faults = {names[0]: "105"}
 

@@ -157,7 +157,7 @@ def test_where_esms_is_not_reached_every_look_up_fails_and_no_url_is_shown(
 
 
 @ON_SQLITE
-def test_an_answer_that_tells_our_request_back_is_stored_without_the_keys(
+def test_an_answer_that_repeats_our_request_is_stored_without_the_keys(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
     def tell_back(served: Peer, line: socket.socket) -> None:
@@ -671,7 +671,7 @@ def with_calls_locked(database: Database, until: Callable[[], object]) -> None:
         work(connection)
 
 
-def test_a_run_that_meets_what_nobody_expected_is_recorded_as_died(
+def test_a_run_that_meets_an_unexpected_error_is_recorded_as_died(
     esms: Sandbox, database: Database, reconcile: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing(esms, database, 1)

@@ -70,7 +70,7 @@ def is_about(moment: datetime | None, pause: timedelta, since: datetime) -> bool
 # Reports
 
 
-def test_a_final_callback_settles_a_call_that_nobody_had_heard_of(writer: Writer, database: Database) -> None:
+def test_a_final_callback_settles_a_call_that_was_not_known(writer: Writer, database: Database) -> None:
     report = callback("a", 5, call_status="ANSWERED", call_duration=12, ivr="1", price=Decimal("450.0000"), cid="842")
 
     assert writer.record([report], at(7)) == ["settled"]
@@ -361,7 +361,7 @@ def test_registering_changes_nothing_else_of_a_call(writer: Writer, database: Da
     assert stored_call(database, "a") == replace(before, campaign="tet", registered_at=at(9))
 
 
-def test_a_call_was_placed_at_the_earlier_of_its_registration_and_its_first_report_unless_told(
+def test_a_call_was_placed_at_the_earlier_of_its_registration_and_its_first_report_unless_registered_otherwise(
     writer: Writer, database: Database
 ) -> None:
     writer.register([Registration(reference_id="registered"), Registration(reference_id="late")], at(10))
@@ -821,7 +821,7 @@ def summed_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("summed_each_time")
-def test_when_room_runs_out_replayed_ones_make_it_first_and_then_the_oldest(
+def test_when_the_limit_is_reached_replayed_ones_are_dropped_first_and_then_the_oldest(
     writer: Writer, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     each = 1000 + rejecting.ROW_OVERHEAD_BYTES
@@ -871,7 +871,7 @@ def test_messages_of_other_channels_are_dropped_before_reports_and_the_most_freq
     assert (left["is missing"], left["flood"]) == (0, 0), "each of 60 reasons keeps its only one"
 
 
-def test_what_is_rejected_is_summed_up_only_now_and_then_and_stays_within_its_room_with_many_processes(
+def test_what_is_rejected_is_summed_up_only_now_and_then_and_stays_within_its_limit_with_many_processes(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     each = 1000 + rejecting.ROW_OVERHEAD_BYTES

@@ -56,7 +56,7 @@ def needs(spool: Depth = EMPTY_SPOOL, **changed: Any) -> list[str]:
     return list(all_needs(replace(SOUND, **changed), spool, MOMENT))
 
 
-def test_a_sound_system_needs_nobody() -> None:
+def test_a_sound_system_needs_no_person() -> None:
     assert needs() == []
 
 
@@ -119,7 +119,7 @@ def test_each_broken_situation_is_one_line_that_says_what_to_do(changed: dict[st
         {"spool": Depth(reports=9, oldest_at=NOW - MINUTE, size=1)},
     ],
 )
-def test_what_may_be_so_in_a_sound_system_needs_nobody(changed: dict[str, Any]) -> None:
+def test_what_may_be_so_in_a_sound_system_needs_no_person(changed: dict[str, Any]) -> None:
     assert needs(**changed) == []
 
 
