@@ -17,7 +17,9 @@ import pytest
 import requests
 from click.testing import CliRunner
 from commands import done
+from constants import API_TOKEN, CALLBACK_TOKEN
 from fortnights import loaded
+from pages import sign_in
 from questions import ANSWERS, MISSING, PHONE, STORY, by, effects, expected, questions, rows, simple, sorted_rows
 from recount import HANOI, Fact, class_of, facts_of
 from running import free_port
@@ -25,10 +27,12 @@ from sqlalchemy import func, select
 
 from demo.fortnight import CAMPAIGNS, DAYS, fortnight
 from demo.serve import PAGE_TOKEN, main
+from webapp import create_app
 from webapp.calls.facts import TALK_EDGES
 from webapp.calls.report import EFFECTS
 from webapp.storage.models import reconcile_runs, rejected_callbacks, status_reports
 from webapp.storage.writer import Writer
+from webapp.support.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,6 +128,36 @@ def test_the_report_has_the_same_callback_delays_as_sql(demo: Demo, report: Any)
                 "--since", day, "--until", f"{datetime.fromisoformat(day) + timedelta(days=1):%Y-%m-%d}", *options
             )
             assert [simple(of_day["callback_seconds"][name]) for name in ("p50", "p95", "p99")] == edges
+
+
+def test_the_page_has_the_same_figures_as_the_report(demo: Demo, report: Any, tmp_path: Path) -> None:
+    settings = Settings(
+        instance_dir=tmp_path,
+        database_url=demo.database.url.render_as_string(hide_password=False),
+        callback_token=(CALLBACK_TOKEN,),
+        api_token=(API_TOKEN,),
+    )
+    app = create_app(settings)
+    client = app.test_client()
+    sign_in(client)
+    overview = client.get("/?range=30&lang=en").text
+    for name in ("wrong_tokens", "database", "ingest"):
+        app.extensions[name].close()
+    tiles = {name: re.sub("<[^>]*>", "", text) for name, text in re.findall(r'data-tile="(\w+)">(.*?)</p>', overview)}
+    whole = report()
+
+    for name in ("calls", "recovered", "conflicts", "unregistered"):
+        assert tiles[name] == f"{whole[name]:,}"
+    assert tiles["missing"] == f"{whole['outcomes']['missing']:,}"
+    assert tiles["share"] == f"{whole['answered_share']:.1%}"
+    assert tiles["talk"] == f"≈ {whole['talk_seconds']['p50']} s"
+    assert tiles["cost"].split()[0] == f"{float(whole['price_vnd']):,.0f}"
+    for one in report("--by", "campaign")["groups"]:
+        if one["campaign"]:
+            row = re.search(f">{one['campaign']}</a></th>(.*?)</tr>", overview, re.DOTALL)
+            assert row
+            assert f">{one['calls']:,}</td>" in row[1]
+            assert f">{float(one['price_vnd']):,.0f}</td>" in row[1]
 
 
 def test_the_document_says_where_each_of_the_fifteen_questions_is_answered() -> None:
