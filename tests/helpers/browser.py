@@ -42,8 +42,8 @@ def window(browser: Browser, size: tuple[int, int] = DESKTOP, **settings: Any) -
     problems: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
-        # A refused form is its own message: its status says that it was refused.
-        refused = message.text.startswith("Failed to load resource") and "/sign-in" in message.location["url"]
+        # The browser notes an answer like 403 as an error; that the page is refused is for the test to look at.
+        refused = message.text.startswith("Failed to load resource") and message.location["url"] == page.url
         if message.type in {"error", "warning"} and not refused:
             problems.append(f"{message.text} ({page.url})")
 

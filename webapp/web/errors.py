@@ -20,12 +20,13 @@ _log = logging.getLogger(__name__)
 
 def init_app(app: Flask) -> None:
     """Answer every error of the application in one way."""
-    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(Unavailable, _no_database)
     app.register_error_handler(Exception, _unexpected)
 
 
-def _http_error(error: HTTPException) -> ResponseReturnValue:
+def http_error(error: HTTPException) -> ResponseReturnValue:
+    """The answer to an error that has a status."""
     response = error.get_response()
     response.content_type = "application/json"
     response.data = jsonify(error=error.description).data

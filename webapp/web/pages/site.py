@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, g, redirect, render_template, request, url_for
+from flask import Blueprint, g, make_response, redirect, render_template, request, url_for
 from flask_babel import gettext
 from flask_wtf.csrf import CSRFError, CSRFProtect
-from werkzeug.exceptions import BadRequest, HTTPException, InternalServerError, ServiceUnavailable
+from werkzeug.exceptions import BadRequest, HTTPException, InternalServerError, NotFound, ServiceUnavailable
 
 from webapp.storage.errors import Unavailable
+from webapp.web.errors import http_error
 from webapp.web.pages import call_list, downloads, formats, headers, language, one_call, overview, session, sign_in
 from webapp.web.pages.throttle import Throttle
 
@@ -39,6 +40,7 @@ def init_app(app: Flask, database: Database, settings: Settings) -> None:
     formats.init_app(app)
     _csrf.init_app(app)
     app.register_blueprint(_blueprint(database, settings, tokens))
+    app.register_error_handler(404, _no_such_page)
 
 
 def _blueprint(database: Database, settings: Settings, tokens: tuple[str, ...]) -> Blueprint:
@@ -113,6 +115,17 @@ def _error(error: HTTPException) -> ResponseReturnValue:
         error = BadRequest(gettext("The form is too old, or came from another site: load the page and try again."))
     headers_ = {"Retry-After": "5"} if isinstance(error, ServiceUnavailable) else {}
     return render_template("error.html", error=error), error.code or 500, headers_
+
+
+def _no_such_page(error: HTTPException) -> ResponseReturnValue:
+    """A page for browsers at an address that nothing has; all else is answered as before."""
+    if request.blueprint == "pages":
+        return _error(error)
+    is_for_programs = request.path.startswith(("/esms", "/api"))
+    if request.url_rule or is_for_programs or "text/html" not in request.headers.get("Accept", ""):
+        return http_error(error)
+    words = NotFound(gettext("There is no page at this address."))
+    return _finish(make_response(render_template("error.html", error=words, **_shared()), 404))
 
 
 def _no_database(error: Unavailable) -> ResponseReturnValue:

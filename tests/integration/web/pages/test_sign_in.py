@@ -154,6 +154,22 @@ def test_every_answer_has_the_headers_that_protect_it(client: FlaskClient, path:
     assert answer.headers["Cache-Control"] == ("public, max-age=3600" if "static" in path else "no-store")
 
 
+def test_an_unknown_address_is_a_page_for_browsers_alone(client: FlaskClient) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+    page = client.get("/no-such-page", headers=browser)
+    assert (page.status_code, page.mimetype) == (404, "text/html")
+    assert "Không có trang nào ở địa chỉ này." in text_of(page)
+    assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
+    assert page.headers["Cache-Control"] == "no-store"
+    for path, headers in (("/no-such-page", {}), ("/api/x", browser), ("/esms/x", browser)):
+        assert client.get(path, headers=headers).mimetype == "application/json"
+    wrong = [client.get(f"/esms/callback/{'x' * 20}", headers=headers) for headers in ({}, browser)]
+    assert [(one.status_code, one.data, one.headers.getlist("Set-Cookie")) for one in wrong] == [
+        (404, wrong[0].data, [])
+    ] * 2
+
+
 def test_callbacks_and_the_api_get_no_cookie(client: FlaskClient) -> None:
     sign_in(client)
     answers = [
