@@ -1,8 +1,8 @@
 """Views that explain themselves, and figures for each local day that the receiver keeps up to date.
 
 The views hold the time zone as a literal: ``esms-calls time-zone set`` makes them anew by the functions here, those of
-the newest migration that has them. On PostgreSQL the index of local days keeps callbacks in the spool while it is built
-(half a minute for 10 million calls). After the migration the server computes the figures, newest day first.
+the newest migration that has them. On both databases the index of local days keeps callbacks in the spool while it is built
+(a minute for 10 million calls, with the other indexes). After the migration the server computes the figures, newest day first.
 A migration imports nothing of `webapp`, so that it stays what it was; and it has a working downgrade.
 """
 
@@ -236,7 +236,7 @@ def call_facts(words: Any) -> View:
 def from_rollups(words: Any) -> list[View]:
     """The views that read the figures: as exact as ``figures_as_of`` is recent, and the same as on the page."""
     total = "CAST(sum({}) AS bigint)".format
-    of_facet = "FROM call_rollups WHERE scope <> 'all' AND facet = '{}'".format
+    of_facet = "FROM call_rollups WHERE scope IN ('campaign', 'none') AND facet = '{}'".format
     of_day = ("local_day", "The local day on which the calls were placed", "local_day")
     of_campaign = ("campaign", "The campaign. NULL: calls without one", "campaign")
     edge = "CAST(label AS bigint)"

@@ -33,7 +33,7 @@ def rebuild() -> None:
     """Make all figures anew, from the calls, newest day first.
 
     The receiver may run meanwhile, and makes some of them: nothing is counted twice. Interrupted, it is finished by the
-    server. Two minutes for 10 million calls.
+    server. It takes minutes for 10 million calls.
     """
     with open_context() as context:
         with context.database.snapshot(limited=False) as connection:

@@ -38,7 +38,7 @@ def time_zone_set(zone: str) -> None:
     """Count days by the clocks of ZONE, such as Asia/Ho_Chi_Minh, from now on.
 
     Views and figures are made anew, while the receiver runs. On SQLite only zones without summer time can be used. On
-    PostgreSQL callbacks wait in the spool while an index is built: half a minute for 10 million calls.
+    PostgreSQL callbacks wait in the spool while an index is built: 15 seconds for 10 million calls.
     """
     new = _zone(zone)
     with open_context() as context:

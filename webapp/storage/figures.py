@@ -40,7 +40,7 @@ class Days:
         if self.campaign is not None:
             wanted += [of.scope == "campaign", of.campaign == unicodedata.normalize("NFC", self.campaign)]
         else:
-            wanted.append(of.scope == "all" if scope == "all" else of.scope != "all")
+            wanted.append(of.scope == "all" if scope == "all" else of.scope.in_(("campaign", "none")))
         if self.since is not None:
             wanted.append(of.local_day >= self.since)
         if self.until is not None:
