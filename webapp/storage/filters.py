@@ -34,6 +34,9 @@ class CallFilter:
     reference_ids: tuple[str, ...] | None = None
     missing: bool | None = None
     conflict: bool | None = None
+    price_conflict: bool | None = None
+    recovered: bool | None = None
+    """Settled by a look-up, without any final callback."""
     settled: bool | None = None
     registered: bool | None = None
 
@@ -66,6 +69,8 @@ class CallFilter:
         flags = (
             (is_missing(), self.missing),
             (calls.c.conflict, self.conflict),
+            (calls.c.price_conflict, self.price_conflict),
+            (and_(calls.c.settled_by == "lookup", calls.c.callback_at.is_(None)), self.recovered),
             (calls.c.settled_at.is_not(None), self.settled),
             (calls.c.registered_at.is_not(None), self.registered),
         )

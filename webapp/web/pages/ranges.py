@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PRESETS = ("today", "yesterday", "7", "30", "90", "365")
 """Values of ``range``: a number is that of days, today included."""
 DEFAULT = "30"
+ALL = "all"
+"""Every day there is."""
 _EARLIEST, _LATEST = date(1900, 1, 1), date(9000, 1, 1)
 _UTC = ZoneInfo("UTC")
 
@@ -51,13 +53,13 @@ class Range:
         return chosen | ({"campaign": self.campaign} if self.campaign is not None else {})
 
 
-def read_range(arguments: Mapping[str, str], today: date) -> Range:
+def read_range(arguments: Mapping[str, str], today: date, default: str = DEFAULT) -> Range:
     """The range that an address names; raises WrongRange."""
     campaign = arguments.get("campaign") or None
     given = {name: arguments[name].strip() for name in ("from", "to") if arguments.get(name, "").strip()}
     if not given:
-        preset = arguments.get("range") or DEFAULT
-        if preset not in PRESETS:
+        preset = arguments.get("range") or default
+        if preset not in (*PRESETS, ALL):
             raise WrongRange(gettext("%(value)s is no range of days: choose one below.", value=repr(preset[:60])))
         return _of_preset(preset, today, campaign)
     first, last = (_day(given[name]) if name in given else None for name in ("from", "to"))
@@ -70,6 +72,8 @@ def read_range(arguments: Mapping[str, str], today: date) -> Range:
 
 
 def _of_preset(preset: str, today: date, campaign: str | None) -> Range:
+    if preset == ALL:
+        return Range(_EARLIEST, _LATEST, preset, campaign)
     if preset == "yesterday":
         yesterday = today - timedelta(days=1)
         return Range(yesterday, yesterday, preset, campaign)

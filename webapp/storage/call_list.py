@@ -1,0 +1,119 @@
+"""Reads the list of calls that people look through: a page at a time, newest placed first, by a search or by filters.
+
+No page reads more than a bounded number of calls, however few of them are wanted: then it says where to go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select, tuple_, union
+
+from webapp.storage.models import calls
+from webapp.storage.reader import Position
+
+if TYPE_CHECKING:
+    from sqlalchemy import Column, ColumnElement, CompoundSelect
+    from sqlalchemy.engine import Connection
+
+    from webapp.storage.filters import CallFilter
+
+MOST_SCANNED = 20_000
+MOST_FOUND = 1000
+"""Calls that a search takes of each kind: ids, request ids, phone numbers."""
+_NEWEST_FIRST = (calls.c.placed_at.desc(), calls.c.reference_id.desc())
+_FEW = {"missing", "given_up"}
+"""Outcomes that have an index of their own."""
+_END = "\U0010ffff"
+"""The last character there is: what begins with a text lies between the text and the text with it."""
+_SHORTEST_PHONE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One page. ``older``: where the next one begins; None: there is none.
+
+    ``stopped``: the page is not full, but there are calls that were not looked at; they begin at ``older``.
+    """
+
+    calls: list[dict[str, Any]]
+    older: Position | None
+    stopped: bool = False
+
+
+def read_list(
+    connection: Connection, wanted: CallFilter, after: Position | None, limit: int, search: str = ""
+) -> Found:
+    """The page behind ``after``; None: the newest."""
+    if after is not None:
+        # SQLite reads all between two upper bounds: the place behind the last call is bound enough.
+        wanted = replace(wanted, until=None)
+    conditions = [*wanted.conditions(), *_behind(after)]
+    floor = None
+    if search:
+        conditions.append(calls.c.reference_id.in_(_searched(connection, search)))
+    elif not _has_index(wanted):
+        floor = _floor(connection, wanted, after)
+        conditions += [_place() >= (floor.placed_at, floor.reference_id)] if floor else []
+    query = select(calls).where(*conditions).order_by(*_NEWEST_FIRST).limit(limit + 1)
+    rows = [dict(row) for row in connection.execute(query).mappings()]
+    if len(rows) > limit:
+        last = rows[limit - 1]
+        return Found(rows[:limit], Position(last["placed_at"], last["reference_id"]))
+    return Found(rows, floor, stopped=floor is not None)
+
+
+def _place() -> Any:
+    return tuple_(calls.c.placed_at, calls.c.reference_id)
+
+
+def _behind(after: Position | None) -> list[ColumnElement[bool]]:
+    return [_place() < (after.placed_at, after.reference_id)] if after else []
+
+
+def _has_index(wanted: CallFilter) -> bool:
+    """Whether the calls are found without looking at others, or every call is wanted."""
+    few = wanted.conflict or wanted.price_conflict or (wanted.outcomes and set(wanted.outcomes) <= _FEW)
+    by_index = {"since", "until", "campaign"}
+    others = [name for name in wanted.__slots__ if name not in by_index and getattr(wanted, name) is not None]
+    return bool(few) or not others
+
+
+def _floor(connection: Connection, wanted: CallFilter, after: Position | None) -> Position | None:
+    """The last call that a page looks at; None: all older ones are fewer."""
+    scanned = replace(wanted, outcomes=None, ivr=None, recovered=None, registered=None)
+    conditions = [*scanned.conditions(), *_behind(after)]
+    query = select(calls.c.placed_at, calls.c.reference_id).where(*conditions).order_by(*_NEWEST_FIRST)
+    row = connection.execute(query.offset(MOST_SCANNED - 1).limit(1)).first()
+    return Position(row.placed_at, row.reference_id) if row else None
+
+
+def _searched(connection: Connection, text: str) -> CompoundSelect[Any]:
+    """The ids of calls whose id, request id or phone number begins with the text."""
+    is_postgresql = connection.dialect.name == "postgresql"
+    found = [
+        _beginning(calls.c.reference_id, text.strip().lower(), by_bytes=False),
+        _beginning(calls.c.request_id, text.strip(), by_bytes=is_postgresql),
+    ]
+    if phone := _as_phone(text):
+        found.append(_beginning(calls.c.phone_e164, phone, by_bytes=is_postgresql))
+    limited = (select(calls.c.reference_id).where(one).limit(MOST_FOUND).subquery() for one in found)
+    return union(*(select(one.c.reference_id) for one in limited))
+
+
+def _beginning(column: Column[Any], text: str, *, by_bytes: bool) -> ColumnElement[bool]:
+    """``by_bytes``: by the operators of PostgreSQL that such an index is for."""
+    at_least, below = ("~>=~", "~<~") if by_bytes else (">=", "<")
+    return column.op(at_least, is_comparison=True)(text) & column.op(below, is_comparison=True)(text + _END)
+
+
+def _as_phone(text: str) -> str | None:
+    """The beginning of a phone number, in its one form; None if it is none."""
+    bare = "".join(letter for letter in text if letter not in " .-()")
+    digits = bare.removeprefix("+")
+    if not (digits.isascii() and digits.isdigit() and len(digits) >= _SHORTEST_PHONE):
+        return None
+    if bare.startswith("+") or digits.startswith("84"):
+        return f"+{digits}"
+    return f"+84{digits.removeprefix('0')}"
