@@ -143,14 +143,15 @@ def groups(connection: Connection, days: Days, by: Group) -> list[tuple[Any, Sum
         found = _groups(connection, days, "outcome", of.campaign, scope="each")
         return sorted(found.items(), key=lambda item: (-item[1].calls, item[0] or ""))
     if by in {"hour", "key"}:
-        return sorted((int(label) if by == "hour" else label, sums) for label, sums in _labels(connection, days, by))
+        return sorted((int(label) if by == "hour" else label, sums) for label, sums in labels(connection, days, by))
     by_day = _groups(connection, days, "outcome", of.local_day)
     if by == "day":
         return sorted(by_day.items())
     return sorted(_merged(by_day, lambda day: day.isoweekday()).items())
 
 
-def _labels(connection: Connection, days: Days, facet: str) -> list[tuple[str, Sums]]:
+def labels(connection: Connection, days: Days, facet: str) -> list[tuple[str, Sums]]:
+    """Each label of a facet with its sums."""
     return list(_groups(connection, days, facet, call_rollups.c.label).items())
 
 
@@ -169,5 +170,5 @@ def _merged(found: dict[date, Sums], key: Callable[[date], int]) -> dict[int, Su
 
 
 def _percentiles(connection: Connection, days: Days, facet: str) -> Percentiles:
-    classes = [(int(label), sums.calls) for label, sums in _labels(connection, days, facet)]
+    classes = [(int(label), sums.calls) for label, sums in labels(connection, days, facet)]
     return Percentiles(*(percentile(classes, percent) for percent in (50, 90, 95, 99)))

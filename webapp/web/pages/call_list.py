@@ -1,19 +1,93 @@
-"""The list of calls."""
+"""The list of calls: searched and filtered, fifty a page, newest placed first."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
-from flask import redirect, url_for
+from flask import render_template, request
+from flask_babel import gettext
+from werkzeug.exceptions import BadRequest
+
+from webapp.calls.outcome import OUTCOMES
+from webapp.storage import figures
+from webapp.storage.call_list import read_list
+from webapp.storage.overview import campaign_names
+from webapp.web.pages.call_filter import COUNTED, KEYS, ListFilter, WrongFilter, read_filter
+from webapp.web.pages.ranges import ALL, PRESETS
+from webapp.web.pages.words import flag_words, outcome_words
+from webapp.web.parameters import PARAMETERS, cursor
 
 if TYPE_CHECKING:
     from flask import Blueprint
     from flask.typing import ResponseReturnValue
+    from sqlalchemy.engine import Connection
+
+    from webapp.storage.database import Database
+    from webapp.storage.reader import Position
+
+_PAGE = 50
 
 
-def add_to(pages: Blueprint) -> None:
+def add_to(pages: Blueprint, database: Database) -> None:
     """Add the route."""
 
     @pages.get("/calls", endpoint="calls")
     def calls() -> ResponseReturnValue:
-        return redirect(url_for("pages.overview"))
+        with database.snapshot() as connection:
+            as_of = figures.as_of(connection)
+            zone = ZoneInfo(as_of.time_zone)
+            chosen, problem = _chosen(zone)
+            after = _after(zone)
+            found = read_list(connection, chosen.wanted(zone), after, _PAGE, chosen.search)
+            page: dict[str, Any] = {
+                "count": _count(connection, chosen),
+                "campaign_names": campaign_names(connection),
+            }
+        return render_template(
+            "calls.html",
+            as_of=as_of,
+            chosen=chosen,
+            problem=problem,
+            found=found,
+            older=cursor(found.older) if found.older else None,
+            is_first=after is None,
+            choices={"outcome": OUTCOMES, "key": KEYS, "range": (ALL, *PRESETS)},
+            outcome_words=outcome_words(),
+            flag_words=flag_words(),
+            **page,
+        )
+
+
+def _chosen(zone: ZoneInfo) -> tuple[ListFilter, str]:
+    """The filter of the address, or every call and what is wrong in the address."""
+    today = datetime.now(zone).date()
+    try:
+        return read_filter(request.args, today), ""
+    except WrongFilter as problem:
+        return read_filter({}, today), str(problem)
+
+
+def _after(zone: ZoneInfo) -> Position | None:
+    if not (text := request.args.get("after")):
+        return None
+    try:
+        after: Position = PARAMETERS["cursor"].read(text, zone)
+    except ValueError:
+        raise BadRequest(gettext("This page of the list is not known: begin with the newest calls.")) from None
+    return after
+
+
+def _count(connection: Connection, chosen: ListFilter) -> int | None:
+    """The number of calls in the list, as of the figures; None: the figures do not have it."""
+    if chosen.search or (chosen.flag and chosen.flag not in COUNTED):
+        return None
+    if chosen.key and chosen.outcome not in {None, "answered"}:
+        return 0
+    facet, label = ("key", chosen.key) if chosen.key else ("outcome", chosen.outcome)
+    days = figures.Days(None, None, chosen.range.campaign) if chosen.range.preset == ALL else chosen.range.days
+    found = figures.labels(connection, days, facet)
+    column = COUNTED[chosen.flag] if chosen.flag else "calls"
+    number: int = sum(getattr(sums, column) for name, sums in found if label in (None, name))
+    return number

@@ -9,6 +9,7 @@ from datetime import datetime
 from itertools import chain, islice
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, BinaryIO
+from zoneinfo import ZoneInfo
 
 from flask import Response, request
 from flask_babel import gettext
@@ -19,7 +20,9 @@ from webapp.storage.errors import Unavailable
 from webapp.storage.exports import COLUMNS, EXCEL, columns_of, csv_lines, json_lines, last_csv_line, writer_of
 from webapp.storage.models import calls
 from webapp.storage.reader import Reader
+from webapp.storage.time_zone import zone_of
 from webapp.support.pauses import let_others_run
+from webapp.web.pages.call_filter import LIST_PARAMETERS, WrongFilter, read_filter
 from webapp.web.parameters import read_page
 
 if TYPE_CHECKING:
@@ -58,7 +61,17 @@ def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
 
     def wanted() -> CallFilter:
         chosen = {name: value for name, value in request.args.items() if name not in {"lang", "cursor", "limit"}}
-        return read_page(MultiDict(chosen), settings.time_zone).wanted
+        if chosen.keys() - LIST_PARAMETERS:
+            return read_page(MultiDict(chosen), settings.time_zone).wanted
+        with database.snapshot() as connection:
+            zone = ZoneInfo(zone_of(connection))
+        try:
+            listed = read_filter(chosen, datetime.now(zone).date())
+        except WrongFilter as problem:
+            raise BadRequest(str(problem)) from None
+        if listed.search:
+            raise BadRequest(gettext("What a search finds cannot be downloaded: choose days or a campaign."))
+        return listed.wanted(zone)
 
     def answer(form: str) -> Response:
         name = f"calls-{datetime.now(settings.time_zone):%Y-%m-%d}.{form}"

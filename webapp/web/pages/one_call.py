@@ -18,7 +18,7 @@ from webapp.storage import figures
 from webapp.storage.reader import Reader
 from webapp.web.pages import call_words as words
 from webapp.web.pages.formats import duration, moment, vnd
-from webapp.web.pages.overview import outcome_words
+from webapp.web.pages.words import outcome_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -17,6 +17,7 @@ from webapp.storage.time_zone import has_calls
 from webapp.web.pages import charts
 from webapp.web.pages.formats import NONE, day, duration, number, short_day
 from webapp.web.pages.ranges import PRESETS, Range, WrongRange, read_range
+from webapp.web.pages.words import outcome_words, run_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -174,32 +175,6 @@ def _class_words(one: charts.Class) -> str:
     if one.edge is None:
         return f"> {duration(one.above)}"
     return f"{duration(one.above)} {NONE} {duration(one.edge)}"
-
-
-def run_words() -> dict[str | None, str]:
-    """How a reconcile run ended, in words."""
-    return {
-        "done": gettext("done"),
-        "failures": gettext("with failures"),
-        "refused": gettext("eSMS refused the account"),
-        "interrupted": gettext("interrupted"),
-        "died": gettext("died"),
-        None: gettext("under way"),
-    }
-
-
-def outcome_words() -> dict[str, str]:
-    """Each outcome, and each part of a column, in words."""
-    return {
-        "answered": gettext("Answered"),
-        "unanswered": gettext("Not answered"),
-        "rejected": gettext("Rejected"),
-        "delivered": gettext("Delivered"),
-        "other": gettext("Other"),
-        "unknown": gettext("Unknown"),
-        "missing": gettext("No result yet"),
-        "given_up": gettext("Given up"),
-    }
 
 
 def _csv_rows(found: list[Campaign]) -> Iterable[dict[str, Any]]:

@@ -15,7 +15,7 @@ from webapp.calls import story
 from webapp.calls.outcome import OUTCOMES
 from webapp.calls.rule import Registration
 from webapp.esms.finality import MEANINGS
-from webapp.web.pages import call_words, overview
+from webapp.web.pages import call_words, words
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -102,7 +102,7 @@ def test_its_words_are_those_of_the_terminal(app: Flask) -> None:
         assert call_words.effects() == story.EFFECTS
         assert {name: call_words.meanings(name) for name in MEANINGS} == MEANINGS
         assert set(call_words.labels()) >= {*story.FACTS, *story.SAID} - {"outcome", "conflict", "price_conflict"}
-        assert set(overview.outcome_words()) == set(OUTCOMES)
+        assert set(words.outcome_words()) == set(OUTCOMES)
 
 
 def test_nothing_is_shown_to_those_who_are_not_signed_in(client: FlaskClient, writer: Writer) -> None:

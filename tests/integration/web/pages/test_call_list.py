@@ -1,0 +1,156 @@
+"""The list of calls on the page: its filters and search stand in the address, and its count equals what is listed."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from histories import write_history
+from makers import NOW
+from pages import sign_in, text_of
+from recount import Fact, facts_of, refresh_all
+
+from webapp.calls.rule import Registration
+from webapp.storage.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flask.testing import FlaskClient
+    from werkzeug.test import TestResponse
+
+    from webapp.storage.database import Database
+
+ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
+pytestmark = ON_SQLITE
+
+
+@pytest.fixture
+def facts(database: Database) -> list[Fact]:
+    write_history(database, 11, 80)
+    many = [Registration(reference_id=f"many/{number:03}", campaign="<i>", phone="0901888484") for number in range(60)]
+    Writer(database).register(many, NOW)
+    refresh_all(database)
+    return facts_of(database)
+
+
+def listed(page: TestResponse) -> list[str]:
+    return [
+        html.unescape(one) for one in re.findall(r'<th scope="row" class="id"><a href="[^"]*">(.*?)</a>', page.text)
+    ]
+
+
+def link(page: TestResponse, words: str) -> str | None:
+    found = re.search(rf'<a href="([^"]*)"[^>]*>{words}</a>', page.text)
+    return html.unescape(found[1]) if found else None
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ("", lambda _: True),
+        ("outcome=answered", lambda fact: fact.answered),
+        ("outcome=missing", lambda fact: fact.outcome == "missing"),
+        ("key=1", lambda fact: fact.answered and fact.call.ivr == "1"),
+        ("flag=conflict", lambda fact: fact.call.conflict),
+        ("flag=price_conflict", lambda fact: fact.call.price_conflict),
+        ("flag=recovered", lambda fact: fact.recovered),
+        ("flag=unregistered", lambda fact: fact.call.registered_at is None),
+        ("campaign=%3Ci%3E", lambda fact: fact.call.campaign == "<i>"),
+        ("from=2026-11-23&to=2026-11-23", lambda fact: f"{fact.day}" == "2026-11-23"),
+        ("outcome=answered&flag=recovered", lambda fact: fact.answered and fact.recovered),
+        ("q=MANY%2F01", lambda fact: fact.call.reference_id.startswith("many/01")),
+        ("q=0901+888+484&outcome=missing", lambda fact: fact.call.phone == "0901888484"),
+    ],
+)
+def test_every_filter_lists_its_calls_and_counts_them(
+    client: FlaskClient, facts: list[Fact], query: str, wanted: Callable[[Fact], bool]
+) -> None:
+    sign_in(client)
+    expected = sorted(fact.call.reference_id for fact in facts if wanted(fact))
+
+    page = client.get(f"/calls?{query}&lang=en")
+    names = listed(page)
+    count = re.search(r"<small>([0-9,]+) in this list</small>", page.text)
+    while older := link(page, "Older"):
+        page = client.get(older)
+        names += listed(page)
+
+    assert sorted(names) == expected
+    assert count is None or int(count[1]) == len(expected)
+    assert count is not None or "q=" in query or "price_conflict" in query
+
+
+@pytest.mark.parametrize("query", ["", "outcome=answered", "flag=unregistered", "from=2026-11-23&to=2026-11-23"])
+def test_the_download_has_what_is_listed(client: FlaskClient, facts: list[Fact], query: str) -> None:
+    assert facts
+    sign_in(client)
+    page = client.get(f"/calls?{query}&lang=en")
+    address = link(page, r"Download this list \(CSV\)")
+    assert address
+
+    lines = list(csv.DictReader(io.StringIO(client.get(address).text)))
+
+    names = listed(page)
+    while older := link(page, "Older"):
+        page = client.get(older)
+        names += listed(page)
+    assert [line["reference_id"] for line in lines] == names
+
+
+def test_a_call_of_the_list_is_reached_by_its_link(client: FlaskClient, facts: list[Fact]) -> None:
+    assert facts
+    sign_in(client)
+
+    page = client.get("/calls?q=many/059")
+
+    address = link(page, "many/059")
+    assert address
+    assert "many/059" in text_of(client.get(address))
+
+
+@pytest.mark.parametrize(
+    "query", ["outcome=good", "key=x", "flag=x", "from=yesterdayish", "range=8", f"q={'x' * 201}", "q=%00"]
+)
+def test_a_wrong_filter_is_named_and_every_call_shown(client: FlaskClient, facts: list[Fact], query: str) -> None:
+    assert facts
+    sign_in(client)
+
+    page = client.get(f"/calls?{query}&lang=en")
+
+    assert page.status_code == 200
+    assert "Shown instead: every call." in text_of(page)
+    assert len(listed(page)) == 50
+
+
+def test_a_page_of_the_list_that_is_not_known_is_an_error_in_words(client: FlaskClient) -> None:
+    sign_in(client)
+
+    page = client.get("/calls?after=x&lang=en")
+
+    assert page.status_code == 400
+    assert "begin with the newest calls" in text_of(page)
+
+
+def test_chips_take_one_choice_away(client: FlaskClient, facts: list[Fact]) -> None:
+    assert facts
+    sign_in(client)
+
+    page = client.get("/calls?outcome=answered&key=1&campaign=tet&lang=en")
+
+    addresses = [html.unescape(one) for one in re.findall(r'class="chip" href="([^"]*)"', page.text)]
+    assert [sorted(re.findall(r"[?&](\w+)=", one)) for one in addresses] == [
+        ["key", "lang", "outcome"],
+        ["campaign", "key", "lang"],
+        ["campaign", "lang", "outcome"],
+    ]
+
+
+def test_without_any_call_it_says_so(client: FlaskClient) -> None:
+    sign_in(client)
+
+    assert "No such call." in text_of(client.get("/calls?lang=en"))

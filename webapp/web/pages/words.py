@@ -1,0 +1,41 @@
+"""The closed words of calls and runs, in the language of the request."""
+
+from __future__ import annotations
+
+from flask_babel import gettext
+
+
+def outcome_words() -> dict[str, str]:
+    """Each outcome, and each part of a column, in words."""
+    return {
+        "answered": gettext("Answered"),
+        "unanswered": gettext("Not answered"),
+        "rejected": gettext("Rejected"),
+        "delivered": gettext("Delivered"),
+        "other": gettext("Other"),
+        "unknown": gettext("Unknown"),
+        "missing": gettext("No result yet"),
+        "given_up": gettext("Given up"),
+    }
+
+
+def run_words() -> dict[str | None, str]:
+    """How a reconcile run ended, in words."""
+    return {
+        "done": gettext("done"),
+        "failures": gettext("with failures"),
+        "refused": gettext("eSMS refused the account"),
+        "interrupted": gettext("interrupted"),
+        "died": gettext("died"),
+        None: gettext("under way"),
+    }
+
+
+def flag_words() -> dict[str, str]:
+    """What the flags of a list mean, in words."""
+    return {
+        "conflict": gettext("In conflict"),
+        "price_conflict": gettext("Two prices"),
+        "recovered": gettext("Recovered by look-up"),
+        "unregistered": gettext("Never registered"),
+    }
