@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
 PAGE_TOKEN = "page-token-of-the-tests"
 PLANTED = '<script>document.title = "planted"</script><img src=x onerror=\'document.title = "planted"\'>'
-PATHS = ("/?range=30", f"/calls/{STORY}", "/calls/planted")
+PATHS = (
+    "/?range=30",
+    "/?range=today",
+    "/calls",
+    "/calls?q=planted",
+    "/calls?outcome=answered&key=1&range=7",
+    f"/calls/{STORY}",
+    "/calls/planted",
+)
 
 
 class Site(NamedTuple):

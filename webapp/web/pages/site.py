@@ -17,6 +17,7 @@ from webapp.storage.errors import Unavailable
 from webapp.web.errors import http_error
 from webapp.web.pages import call_list, downloads, formats, headers, language, one_call, overview, session, sign_in
 from webapp.web.pages.throttle import Throttle
+from webapp.web.pages.words import error_words
 
 if TYPE_CHECKING:
     from flask import Flask, Response
@@ -114,7 +115,7 @@ def _error(error: HTTPException) -> ResponseReturnValue:
     if isinstance(error, CSRFError):
         error = BadRequest(gettext("The form is too old, or came from another site: load the page and try again."))
     headers_ = {"Retry-After": "5"} if isinstance(error, ServiceUnavailable) else {}
-    return render_template("error.html", error=error), error.code or 500, headers_
+    return render_template("error.html", error=error, error_words=error_words()), error.code or 500, headers_
 
 
 def _no_such_page(error: HTTPException) -> ResponseReturnValue:

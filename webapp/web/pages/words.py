@@ -39,3 +39,14 @@ def flag_words() -> dict[str, str]:
         "recovered": gettext("Recovered by look-up"),
         "unregistered": gettext("Never registered"),
     }
+
+
+def error_words() -> dict[int, str]:
+    """What an error is called, by its HTTP status."""
+    return {
+        400: gettext("This request is wrong"),
+        404: gettext("There is no such page"),
+        405: gettext("This cannot be done here"),
+        500: gettext("An error of this program"),
+        503: gettext("Not now"),
+    }
