@@ -86,6 +86,7 @@ def _shared() -> dict[str, Any]:
         "language": language.chosen(),
         "in_language": _in_language,
         "asset": _asset,
+        "error_words": error_words(),
         "milliseconds": lambda: round((time.perf_counter() - g.started) * 1000),
     }
 
@@ -115,7 +116,7 @@ def _error(error: HTTPException) -> ResponseReturnValue:
     if isinstance(error, CSRFError):
         error = BadRequest(gettext("The form is too old, or came from another site: load the page and try again."))
     headers_ = {"Retry-After": "5"} if isinstance(error, ServiceUnavailable) else {}
-    return render_template("error.html", error=error, error_words=error_words()), error.code or 500, headers_
+    return render_template("error.html", error=error), error.code or 500, headers_
 
 
 def _no_such_page(error: HTTPException) -> ResponseReturnValue:
