@@ -12,8 +12,11 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def local_time(moment: datetime, zone: ZoneInfo) -> str:
-    """``2026-11-23 17:00:00``."""
-    return f"{moment.astimezone(zone):%Y-%m-%d %H:%M:%S}"
+    """``2026-11-23 17:00:00``; in UTC where the zone's clocks would leave the years that there are."""
+    try:
+        return f"{moment.astimezone(zone):%Y-%m-%d %H:%M:%S}"
+    except OverflowError:
+        return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def duration(length: timedelta) -> str:

@@ -66,8 +66,13 @@ def weekday(number: int) -> str:
 
 def moment(value: datetime | None) -> str:
     """A local time, to the second."""
+    if value is None:
+        return NONE
     pattern = "HH:mm:ss dd/MM/yyyy" if _is_vietnamese() else "d MMM yyyy, HH:mm:ss"
-    return NONE if value is None else format_datetime(value, pattern)
+    try:
+        return str(format_datetime(value, pattern))
+    except OverflowError:  # The zone's clocks would leave the years that there are.
+        return f"{format_datetime(value, pattern, rebase=False)} UTC"
 
 
 def duration(seconds: float | None) -> str:

@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import re
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -154,3 +155,17 @@ def test_without_any_call_it_says_so(client: FlaskClient) -> None:
     sign_in(client)
 
     assert "No such call." in text_of(client.get("/calls?lang=en"))
+
+
+def test_calls_at_the_ends_of_time_are_shown(client: FlaskClient, database: Database) -> None:
+    ends = {"first": "0001-01-01T00:00:00+00:00", "last": "9999-12-31T23:59:59+00:00"}
+    placed = [
+        Registration(reference_id=name, placed_at=datetime.fromisoformat(moment)) for name, moment in ends.items()
+    ]
+    Writer(database).register(placed, NOW)
+    refresh_all(database)
+    sign_in(client)
+
+    assert listed(client.get("/calls")) == ["last", "first"]
+    assert "31 Dec 9999, 23:59:59 UTC" in text_of(client.get("/calls/last?lang=en"))
+    assert client.get("/calls/first").status_code == 200
