@@ -68,6 +68,8 @@ def _plant(writer: Writer) -> None:
         [Registration(reference_id="planted", request_id=PLANTED, phone=PLANTED, campaign=PLANTED, placed_at=now)], now
     )
     writer.record([callback("planted", call_status=PLANTED, ivr=PLANTED, cid=PLANTED, phone=PLANTED)], now)
+    for second, status in enumerate(("NOANSWERED", "ANSWERED")):
+        writer.record([callback("disagreed", second, call_status=status, send_status=5)], now)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -118,3 +120,72 @@ def test_printed_pages_have_no_navigation(site: Site) -> None:
             page.goto(f"{site.url}{path}")
             assert page.get_by_role("button", name="Sign out").is_hidden()
             assert page.get_by_role("heading", level=1).is_visible()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("outcome", "answered", "Answered"),
+        ("outcome", "missing", "No result yet"),
+        ("flag", "conflict", "In conflict"),
+        ("flag", "recovered", "Recovered by look-up"),
+        ("flag", "unregistered", "Never registered"),
+        ("flag", "unconfirmed", "Not confirmed by eSMS"),
+        ("key", "1", "Key 1"),
+        ("campaign", PLANTED, PLANTED),
+    ],
+)
+def test_a_filter_is_chosen_in_the_form_and_taken_away_by_its_chip(
+    site: Site, field: str, value: str, shown: str
+) -> None:
+    with window(site.browser) as page:
+        sign_in(page, f"{site.url}/?lang=en", PAGE_TOKEN)
+        page.goto(f"{site.url}/calls?lang=en")
+        every = page.locator("h1").inner_text()
+        page.locator(f"#{field}").select_option(value)
+        page.get_by_role("button", name="Show").click()
+        chip = page.locator("a.chip")
+        assert shown in chip.inner_text()
+        assert page.locator("table.calls tbody tr").count() > 0
+        assert page.locator(f"#{field}").input_value() == value
+        chip.click()
+        assert page.locator("a.chip").count() == 0
+        assert page.locator("h1").inner_text() == every
+
+
+def test_a_call_is_searched_by_its_phone_number_and_followed(site: Site) -> None:
+    with window(site.browser, PHONE) as page:
+        sign_in(page, f"{site.url}/?lang=en", PAGE_TOKEN)
+        page.get_by_role("link", name="Calls", exact=True).first.click()
+        page.locator("#q").fill("0901 888 484")
+        page.keyboard.press("Enter")
+        page.locator(f'a[href^="/calls/{STORY}"]').click()
+        assert page.locator("h1").inner_text().startswith(STORY)
+        page.get_by_text("As it came").first.click()
+        assert STORY in page.locator("pre").first.inner_text()
+        page.get_by_title("All calls to this number").click()
+        assert page.locator(f'a[href^="/calls/{STORY}"]').count() == 1
+
+
+def test_the_list_is_turned_and_downloaded(site: Site) -> None:
+    with window(site.browser) as page:
+        sign_in(page, f"{site.url}/?lang=en", PAGE_TOKEN)
+        page.goto(f"{site.url}/calls?lang=en&outcome=answered")
+        newest = page.locator("th.id").all_inner_texts()
+        page.get_by_role("link", name="Older").click()
+        older = page.locator("th.id").all_inner_texts()
+        assert (len(newest), len(older), {*newest} & {*older}) == (50, 50, set())
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download this list").click()
+        lines = download.value.path().read_text("utf-8-sig").splitlines()
+        assert all(one in line for one, line in zip(newest + older, lines[1:101], strict=True))
+        page.get_by_role("link", name="Newest").click()
+        assert page.locator("th.id").all_inner_texts() == newest
+
+
+def test_a_wrong_date_in_the_address_is_named(site: Site) -> None:
+    with window(site.browser) as page:
+        sign_in(page, f"{site.url}/?lang=en", PAGE_TOKEN)
+        page.goto(f"{site.url}/calls?lang=en&from=2026-13-40")
+        assert "'2026-13-40' is no date" in page.get_by_role("alert").inner_text()
+        assert (violations(page), scrolls_sideways(page)) == ([], False)

@@ -23,6 +23,8 @@ MOST_SCANNED = 20_000
 MOST_FOUND = 1000
 """Calls that a search takes of each kind: ids, request ids, phone numbers."""
 _NEWEST_FIRST = (calls.c.placed_at.desc(), calls.c.reference_id.desc())
+_SCANNED_FLAGS = ("recovered", "registered", "settled", "confirmed")
+"""Those without an index of their own."""
 _FEW = {"missing", "given_up"}
 """Outcomes that have an index of their own."""
 _END = "\U0010ffff"
@@ -82,7 +84,7 @@ def _has_index(wanted: CallFilter) -> bool:
 
 def _floor(connection: Connection, wanted: CallFilter, after: Position | None) -> Position | None:
     """The last call that a page looks at; None: all older ones are fewer."""
-    scanned = replace(wanted, outcomes=None, ivr=None, recovered=None, registered=None)
+    scanned = replace(wanted, outcomes=None, ivr=None, **dict.fromkeys(_SCANNED_FLAGS))
     conditions = [*scanned.conditions(), *_behind(after)]
     query = select(calls.c.placed_at, calls.c.reference_id).where(*conditions).order_by(*_NEWEST_FIRST)
     row = connection.execute(query.offset(MOST_SCANNED - 1).limit(1)).first()

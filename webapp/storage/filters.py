@@ -38,6 +38,7 @@ class CallFilter:
     recovered: bool | None = None
     """Settled by a look-up, without any final callback."""
     settled: bool | None = None
+    confirmed: bool | None = None
     registered: bool | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
@@ -72,6 +73,7 @@ class CallFilter:
             (calls.c.price_conflict, self.price_conflict),
             (and_(calls.c.settled_by == "lookup", calls.c.callback_at.is_(None)), self.recovered),
             (calls.c.settled_at.is_not(None), self.settled),
+            (calls.c.confirmed_at.is_not(None), self.confirmed),
             (calls.c.registered_at.is_not(None), self.registered),
         )
         return [*wanted, *(flag if value else ~flag for flag, value in flags if value is not None)]

@@ -22,6 +22,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "price_conflict": {"price_conflict": True},
     "recovered": {"recovered": True},
     "unregistered": {"registered": False},
+    "unconfirmed": {"settled": True, "confirmed": False},
 }
 """Values of ``flag``, and what each wants."""
 COUNTED = {"conflict": "conflicts", "recovered": "recovered", "unregistered": "unregistered"}

@@ -69,7 +69,7 @@ def _prepared(call: Mapping[str, Any]) -> dict[str, Any]:
     skipped = max(0, len(steps) - _FIRST - _LAST)
     shown = chain(steps[:_FIRST], islice(steps, _FIRST + skipped, None)) if skipped else steps
     return {
-        "facts": [_fact(fact, call, placed_at) for fact in facts(call) if fact.name not in _IN_HEADING],
+        "facts": [_fact(fact, placed_at) for fact in facts(call) if fact.name not in _IN_HEADING],
         "steps": [_step(step, placed_at) for step in shown],
         "skipped": skipped,
         "skipped_behind": _FIRST,
@@ -78,12 +78,10 @@ def _prepared(call: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fact(fact: Fact, call: Mapping[str, Any], placed_at: datetime) -> _Shown:
+def _fact(fact: Fact, placed_at: datetime) -> _Shown:
     text = value_text(fact.name, fact.value)
     if fact.name in {"callback_at", "settled_at", "confirmed_at"}:
         text += _after(datetime.fromisoformat(fact.value), placed_at)
-    elif fact.name == "lookup_count" and call["last_lookup_code"]:
-        text += f" ({gettext('the last one ended with %(code)s', code=call['last_lookup_code'])})"
     return _Shown(fact.name, words.labels()[fact.name], text, words.sources()[fact.source] if fact.source else "")
 
 

@@ -38,6 +38,7 @@ def flag_words() -> dict[str, str]:
         "price_conflict": gettext("Two prices"),
         "recovered": gettext("Recovered by look-up"),
         "unregistered": gettext("Never registered"),
+        "unconfirmed": gettext("Not confirmed by eSMS"),
     }
 
 
