@@ -612,7 +612,8 @@ def test_when_esms_goes_down_in_between_what_was_found_is_shown(esms: Sandbox, d
     assert differing(findings) == {names[0]: ["call_status"]}
     assert findings["cut_short"] == "no answer"
     assert findings["agree"] == 39
-    assert 70 <= findings["asked"] == 150 - findings["unasked"] <= 100
+    # At most 60 go out after the last answer, and 7 of a concurrency of 8 before it.
+    assert 70 <= findings["asked"] == 150 - findings["unasked"] <= 107
     assert "Nothing is estimated for the other calls: those asked about are not a random sample." in shown
 
 
