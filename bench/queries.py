@@ -148,6 +148,30 @@ def page_questions(client: FlaskClient, database: str) -> Iterator[Question]:
         get = partial(_page, client, path)
         yield Question(f"page: {name}, whole", get, whole, OF_THE_OVERVIEW)
         yield Question(f"page: {name}, slowest query", get, slowest, OF_A_FIGURE[database])
+    for name, query in _LISTS.items():
+        limit = OF_A_FIGURE[database] if name in _RARE else OF_A_LIST
+        yield Question(f"page: list, {name}", partial(_page, client, f"/calls?{query}"), slowest, limit)
+
+
+_LISTS = {
+    "newest": "",
+    "answered": "outcome=answered",
+    "missing": "outcome=missing",
+    "in conflict": "flag=conflict",
+    "two prices": "flag=price_conflict",
+    "never registered": "flag=unregistered",
+    "recovered": "flag=recovered",
+    "a key": "key=1",
+    "one campaign": "campaign=campaign-00",
+    "one campaign, answered": "campaign=campaign-00&outcome=answered",
+    "a month": "range=30",
+    "search, an id": "q=0000",
+    "search, a phone number": "q=0901+2",
+    "a rare key": "key=%23",
+    "outcome unknown": "outcome=unknown",
+}
+_RARE = {"a rare key", "outcome unknown"}
+"""A page looks at 20,000 calls for them, and then says where to go on."""
 
 
 def _page(client: FlaskClient, path: str) -> None:
