@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from webapp.support.settings import Settings
 
 _SHOWN_CAMPAIGNS = 10
+_MOST_DAYS = 3660
 _CSV_COLUMNS = (
     *("campaign", "calls", "with_outcome", "answered", "answered_share", "mean_talk_seconds", "price_vnd", "unpriced"),
     *("recovered", "conflicts", "unregistered", "missing", "rejected"),
@@ -75,9 +76,12 @@ def _chosen(connection: Connection) -> tuple[Range, str]:
     zone = ZoneInfo(figures.as_of(connection).time_zone)
     today = datetime.now(zone).date()
     try:
-        return read_range(request.args, today), ""
-    except WrongRange as problem:
-        return read_range({}, today), str(problem)
+        chosen, problem = read_range(request.args, today), ""
+    except WrongRange as wrong:
+        chosen, problem = read_range({}, today), str(wrong)
+    if chosen.length > _MOST_DAYS:
+        return read_range({}, today), gettext("At most ten years are shown at once.")
+    return chosen, problem
 
 
 def _shown(found: Overview, chosen: Range, now: datetime) -> dict[str, Any]:

@@ -151,7 +151,17 @@ def test_what_needs_a_look_is_a_link_to_it(client: FlaskClient, facts: list[Fact
 
 
 @ON_SQLITE
-@pytest.mark.parametrize("query", ["from=2026-13-01", "range=8", "from=2026-11-24&to=2026-11-23", "to=x%00"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "from=2026-13-01",
+        "range=8",
+        "from=2026-11-24&to=2026-11-23",
+        "to=x%00",
+        "range=all",
+        "from=1900-01-01&to=9000-01-01",
+    ],
+)
 def test_a_wrong_range_is_named_and_the_usual_one_shown(client: FlaskClient, facts: list[Fact], query: str) -> None:
     assert facts
     sign_in(client)
