@@ -81,7 +81,7 @@ def read_filter(arguments: Mapping[str, str], today: date) -> ListFilter:
     except WrongRange as problem:
         raise WrongFilter(str(problem)) from None
     search = arguments.get("q", "").strip()
-    if len(search) > _LONGEST_SEARCH or "\0" in search or "\0" in (chosen.campaign or ""):
+    if len(search) > _LONGEST_SEARCH or "\0" in search:
         raise WrongFilter(gettext("The search is longer than any id, or not a text."))
     return ListFilter(
         range=chosen,

@@ -56,6 +56,8 @@ class Range:
 def read_range(arguments: Mapping[str, str], today: date, default: str = DEFAULT) -> Range:
     """The range that an address names; raises WrongRange."""
     campaign = arguments.get("campaign") or None
+    if "\0" in (campaign or ""):
+        raise WrongRange(gettext("No campaign has such a name."))
     given = {name: arguments[name].strip() for name in ("from", "to") if arguments.get(name, "").strip()}
     if not given:
         preset = arguments.get("range") or default
