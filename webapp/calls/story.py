@@ -84,7 +84,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One value that is known of a call, and who said it; ``source`` None: nobody in particular."""
+    """One value that is known of a call, and its source; None: no registration or report says it."""
 
     name: str
     value: Any
@@ -127,7 +127,7 @@ def _repeats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def source_of(name: str, call: Mapping[str, Any]) -> Source | None:
-    """Who said a value of a call that has its ``reports``; None: nobody in particular."""
+    """The source of a value of a call that has its ``reports``; None: no registration or report says it."""
     value = call[name]
     if value is None:
         return None

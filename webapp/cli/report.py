@@ -15,7 +15,7 @@ from webapp.cli.output import say, say_json
 from webapp.cli.tables import print_columns, print_table
 from webapp.cli.time_words import local_time
 from webapp.storage import figures
-from webapp.storage.figures import GROUPS, AsOf, Days, Group, Overview, Sums
+from webapp.storage.figures import GROUPS, AsOf, Days, Group, Summary, Sums
 from webapp.storage.types import plain
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def report(
         as_of = figures.as_of(connection)
         zone = ZoneInfo(as_of.time_zone)
         days = Days(_day(since, zone, "--since"), _day(until, zone, "--until"), campaign)
-        overview = None if by else figures.overview(connection, days)
+        overview = None if by else figures.summary(connection, days)
         groups = figures.groups(connection, days, by) if by else []
     if overview:
         (_overview_as_json if as_json else _show_overview)(overview, as_of)
@@ -81,7 +81,7 @@ def _as_of_as_json(as_of: AsOf) -> dict[str, Any]:
     return {"as_of": plain(as_of.at), "time_zone": as_of.time_zone}
 
 
-def _overview_as_json(found: Overview, as_of: AsOf) -> None:
+def _overview_as_json(found: Summary, as_of: AsOf) -> None:
     outcomes = {"outcomes": found.outcomes, "talk_seconds": asdict(found.talk), "callback_seconds": asdict(found.delay)}
     say_json(_figures_as_json(found.sums) | outcomes | _as_of_as_json(as_of))
 
@@ -91,7 +91,7 @@ def _groups_as_json(by: Group, found: list[tuple[Any, Sums]], as_of: AsOf) -> No
     say_json({"groups": groups} | _as_of_as_json(as_of))
 
 
-def _show_overview(found: Overview, as_of: AsOf) -> None:
+def _show_overview(found: Summary, as_of: AsOf) -> None:
     sums = found.sums
     if not sums.calls:
         say("There are no figures of such calls.")
@@ -120,9 +120,7 @@ def _show_groups(by: Group, found: list[tuple[Any, Sums]], as_of: AsOf) -> None:
     if not found:
         say("There are no figures of such calls.")
     else:
-        total = Sums()
-        for _, sums in found:
-            total = total.plus(sums)
+        total = figures.total(sums for _, sums in found)
         headers = [by, "calls", "with\noutcome", "answered", "answered\nshare", "mean talk\nseconds", "cost\nVND"]
         headers += ["without\nprice", "recovered", "in\nconflict"]
         rows = [[_name(by, name), *_row(sums)] for name, sums in found]

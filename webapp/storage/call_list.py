@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select, tuple_, union
+from sqlalchemy import select, union
 
 from webapp.storage.models import calls
-from webapp.storage.reader import Position
+from webapp.storage.reader import NEWEST_FIRST, Position, behind, place, position_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Column, ColumnElement, CompoundSelect
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 MOST_SCANNED = 20_000
 MOST_FOUND = 1000
 """Calls that a search takes of each kind: ids, request ids, phone numbers."""
-_NEWEST_FIRST = (calls.c.placed_at.desc(), calls.c.reference_id.desc())
 _SCANNED_FLAGS = ("recovered", "registered", "settled", "confirmed")
 """Those without an index of their own."""
 _FEW = {"missing", "given_up"}
@@ -51,27 +50,18 @@ def read_list(
     if after is not None:
         # SQLite reads all between two upper bounds: the place behind the last call is bound enough.
         wanted = replace(wanted, until=None)
-    conditions = [*wanted.conditions(), *_behind(after)]
+    conditions = [*wanted.conditions(), *behind(after)]
     floor = None
     if search:
         conditions.append(calls.c.reference_id.in_(_searched(connection, search)))
     elif not _has_index(wanted):
         floor = _floor(connection, wanted, after)
-        conditions += [_place() >= (floor.placed_at, floor.reference_id)] if floor else []
-    query = select(calls).where(*conditions).order_by(*_NEWEST_FIRST).limit(limit + 1)
+        conditions += [place() >= (floor.placed_at, floor.reference_id)] if floor else []
+    query = select(calls).where(*conditions).order_by(*NEWEST_FIRST).limit(limit + 1)
     rows = [dict(row) for row in connection.execute(query).mappings()]
     if len(rows) > limit:
-        last = rows[limit - 1]
-        return Found(rows[:limit], Position(last["placed_at"], last["reference_id"]))
+        return Found(rows[:limit], position_of(rows[limit - 1]))
     return Found(rows, floor, stopped=floor is not None)
-
-
-def _place() -> Any:
-    return tuple_(calls.c.placed_at, calls.c.reference_id)
-
-
-def _behind(after: Position | None) -> list[ColumnElement[bool]]:
-    return [_place() < (after.placed_at, after.reference_id)] if after else []
 
 
 def _has_index(wanted: CallFilter) -> bool:
@@ -85,10 +75,10 @@ def _has_index(wanted: CallFilter) -> bool:
 def _floor(connection: Connection, wanted: CallFilter, after: Position | None) -> Position | None:
     """The last call that a page looks at; None: all older ones are fewer."""
     scanned = replace(wanted, outcomes=None, ivr=None, **dict.fromkeys(_SCANNED_FLAGS))
-    conditions = [*scanned.conditions(), *_behind(after)]
-    query = select(calls.c.placed_at, calls.c.reference_id).where(*conditions).order_by(*_NEWEST_FIRST)
-    row = connection.execute(query.offset(MOST_SCANNED - 1).limit(1)).first()
-    return Position(row.placed_at, row.reference_id) if row else None
+    conditions = [*scanned.conditions(), *behind(after)]
+    query = select(calls.c.placed_at, calls.c.reference_id).where(*conditions).order_by(*NEWEST_FIRST)
+    row = connection.execute(query.offset(MOST_SCANNED - 1).limit(1)).mappings().first()
+    return position_of(row) if row else None
 
 
 def _searched(connection: Connection, text: str) -> CompoundSelect[Any]:

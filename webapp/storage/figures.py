@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import and_, func, select
@@ -16,12 +17,14 @@ from webapp.storage.models import call_rollups
 from webapp.storage.rollups import figures_as_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from sqlalchemy import ColumnElement
     from sqlalchemy.engine import Connection
 
 Group = Literal["hour", "weekday", "day", "campaign", "key"]
+Classes = list[tuple[int, int]]
+"""Pairs of the upper edge of a class, in seconds, and its number of calls."""
 GROUPS: tuple[Group, ...] = ("hour", "weekday", "day", "campaign", "key")
 
 
@@ -85,6 +88,11 @@ class Sums:
         return Sums(*(getattr(self, name) + getattr(other, name) for name in _NAMES))
 
 
+def total(of: Iterable[Sums]) -> Sums:
+    """All together."""
+    return reduce(Sums.plus, of, Sums())
+
+
 _NAMES = tuple(Sums.__dataclass_fields__)
 SUMS = [func.coalesce(func.sum(call_rollups.c[name]), 0).label(name) for name in _NAMES]
 
@@ -100,7 +108,7 @@ class Percentiles:
 
 
 @dataclass(frozen=True, slots=True)
-class Overview:
+class Summary:
     """Figures of all wanted calls together, and the numbers of calls by outcome."""
 
     sums: Sums
@@ -123,14 +131,12 @@ def as_of(connection: Connection) -> AsOf:
     return AsOf(*connection.execute(select(figures_as_of)).one())
 
 
-def overview(connection: Connection, days: Days) -> Overview:
+def summary(connection: Connection, days: Days) -> Summary:
     """All wanted calls together."""
-    outcomes = _groups(connection, days, "outcome", call_rollups.c.label)
-    total = Sums()
-    for sums in outcomes.values():
-        total = total.plus(sums)
-    counts = {name: sums.calls for name, sums in sorted(outcomes.items(), key=lambda item: -item[1].calls)}
-    return Overview(total, counts, *(_percentiles(connection, days, facet) for facet in ("talk", "delay")))
+    outcomes = labels(connection, days, "outcome")
+    by_size = {name: sums.calls for name, sums in sorted(outcomes.items(), key=lambda item: -item[1].calls)}
+    talk, delay = (classes(connection, days, facet) for facet in ("talk", "delay"))
+    return Summary(total(outcomes.values()), by_size, percentiles(talk), percentiles(delay))
 
 
 def groups(connection: Connection, days: Days, by: Group) -> list[tuple[Any, Sums]]:
@@ -143,16 +149,29 @@ def groups(connection: Connection, days: Days, by: Group) -> list[tuple[Any, Sum
         found = _groups(connection, days, "outcome", of.campaign, scope="each")
         return sorted(found.items(), key=lambda item: (-item[1].calls, item[0] or ""))
     if by in {"hour", "key"}:
-        return sorted((int(label) if by == "hour" else label, sums) for label, sums in labels(connection, days, by))
+        found = labels(connection, days, by)
+        return sorted((int(label) if by == "hour" else label, sums) for label, sums in found.items())
     by_day = _groups(connection, days, "outcome", of.local_day)
     if by == "day":
         return sorted(by_day.items())
     return sorted(_merged(by_day, lambda day: day.isoweekday()).items())
 
 
-def labels(connection: Connection, days: Days, facet: str) -> list[tuple[str, Sums]]:
-    """Each label of a facet with its sums."""
-    return list(_groups(connection, days, facet, call_rollups.c.label).items())
+def labels(connection: Connection, days: Days, facet: str) -> dict[str, Sums]:
+    """The sums of a facet by label."""
+    return _groups(connection, days, facet, call_rollups.c.label)
+
+
+def counts(connection: Connection, days: Days, facet: str) -> dict[str, int]:
+    """The numbers of calls of a facet by label."""
+    of = call_rollups.c
+    query = select(of.label, func.sum(of.calls)).where(and_(*days.conditions(facet))).group_by(of.label)
+    return {label: int(number) for label, number in connection.execute(query)}
+
+
+def classes(connection: Connection, days: Days, facet: str) -> Classes:
+    """The classes of talk time or callback delay, in order."""
+    return sorted((int(label), number) for label, number in counts(connection, days, facet).items())
 
 
 def _groups(
@@ -169,6 +188,6 @@ def _merged(found: dict[date, Sums], key: Callable[[date], int]) -> dict[int, Su
     return merged
 
 
-def _percentiles(connection: Connection, days: Days, facet: str) -> Percentiles:
-    classes = [(int(label), sums.calls) for label, sums in labels(connection, days, facet)]
-    return Percentiles(*(percentile(classes, percent) for percent in (50, 90, 95, 99)))
+def percentiles(of: Classes) -> Percentiles:
+    """The edges of the classes with these percentiles."""
+    return Percentiles(*(percentile(of, percent) for percent in (50, 90, 95, 99)))

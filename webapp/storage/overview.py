@@ -10,23 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, select
 
-from webapp.calls.facts import percentile
 from webapp.storage import figures, status
-from webapp.storage.figures import AsOf, Days, Percentiles, Sums
+from webapp.storage.figures import Classes, Days, Percentiles, Sums, percentiles
 from webapp.storage.filters import is_missing
 from webapp.storage.models import call_rollups, calls, reconcile_runs
 from webapp.storage.status import Callbacks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from sqlalchemy.engine import Connection
 
     from webapp.storage.claims import Due
 
 _RUNS = 6
-Classes = list[tuple[int, int]]
-"""Pairs of the upper edge of a class, in seconds, and its number of calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +51,12 @@ class Needs:
     conflicts: int
     price_conflicts: int
     callbacks: Callbacks
-    last_run: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
     """All figures of the wanted days. ``before``: the same number of days before."""
 
-    as_of: AsOf
     sums: Sums
     outcomes: Mapping[str, int]
     before: Sums | None
@@ -73,29 +66,38 @@ class Overview:
     keys: Mapping[str, int]
     talk: Classes
     delay: Classes
-    talk_edges: Percentiles
-    delay_edges: Percentiles
     campaigns: list[Campaign]
     runs: list[Mapping[str, Any]]
     needs: Needs
 
+    @property
+    def talk_edges(self) -> Percentiles:
+        """Percentiles of talk time."""
+        return percentiles(self.talk)
+
+    @property
+    def delay_edges(self) -> Percentiles:
+        """Percentiles of callback delay."""
+        return percentiles(self.delay)
+
+    @property
+    def last_run(self) -> Mapping[str, Any] | None:
+        """The newest reconcile run; None: there was none."""
+        return next(iter(self.runs), None)
+
 
 def read_overview(connection: Connection, days: Days, due: Due, now: datetime) -> Overview:
     """The overview of these days."""
-    totals = _by_label(connection, days)
-    talk, delay = (_classes(connection, days, facet) for facet in ("talk", "delay"))
+    totals = figures.labels(connection, days, "outcome")
     return Overview(
-        as_of=figures.as_of(connection),
-        sums=_sum(totals.values()),
+        sums=figures.total(totals.values()),
         outcomes={label: sums.calls for label, sums in totals.items()},
         before=_before(connection, days),
         by_day=_by_day(connection, days),
         by_hour=_by_hour(connection, days),
-        keys={label: number for label, number in _labels(connection, days, "key")},  # noqa: C416 - rows are no pairs
-        talk=talk,
-        delay=delay,
-        talk_edges=_edges(talk),
-        delay_edges=_edges(delay),
+        keys=figures.counts(connection, days, "key"),
+        talk=figures.classes(connection, days, "talk"),
+        delay=figures.classes(connection, days, "delay"),
         campaigns=campaigns(connection, days),
         runs=_runs(connection),
         needs=_needs(connection, due, now),
@@ -110,7 +112,7 @@ def campaigns(connection: Connection, days: Days) -> list[Campaign]:
     for name, label, *numbers in connection.execute(query.group_by(of.campaign, of.label)):
         found[name][label] = Sums(*map(int, numbers))
     all_of_them = [
-        Campaign(name, _sum(by_label.values()), {label: sums.calls for label, sums in by_label.items()})
+        Campaign(name, figures.total(by_label.values()), {label: sums.calls for label, sums in by_label.items()})
         for name, by_label in found.items()
     ]
     return sorted(all_of_them, key=lambda one: (-one.sums.calls, one.name or ""))
@@ -123,17 +125,11 @@ def campaign_names(connection: Connection) -> list[str]:
     return sorted(connection.scalars(query))
 
 
-def _by_label(connection: Connection, days: Days) -> dict[str, Sums]:
-    query = select(call_rollups.c.label, *figures.SUMS).where(and_(*days.conditions("outcome")))
-    rows = connection.execute(query.group_by(call_rollups.c.label))
-    return {row[0]: Sums(*map(int, row[1:])) for row in rows}
-
-
 def _before(connection: Connection, days: Days) -> Sums | None:
     if days.since is None or days.until is None:
         return None
     earlier = Days(days.since - (days.until - days.since), days.since, days.campaign)
-    return _sum(_by_label(connection, earlier).values())
+    return figures.total(figures.labels(connection, earlier, "outcome").values())
 
 
 def _by_day(connection: Connection, days: Days) -> dict[date, dict[str, int]]:
@@ -156,26 +152,6 @@ def _by_hour(connection: Connection, days: Days) -> dict[tuple[int, int], Hour]:
     return {name: Hour(*numbers) for name, numbers in found.items()}
 
 
-def _classes(connection: Connection, days: Days, facet: str) -> Classes:
-    return sorted((int(label), number) for label, number in _labels(connection, days, facet))
-
-
-def _labels(connection: Connection, days: Days, facet: str) -> Iterable[Any]:
-    query = select(call_rollups.c.label, func.sum(call_rollups.c.calls)).where(and_(*days.conditions(facet)))
-    return ((label, int(number)) for label, number in connection.execute(query.group_by(call_rollups.c.label)))
-
-
-def _edges(classes: Classes) -> Percentiles:
-    return Percentiles(*(percentile(classes, percent) for percent in (50, 90, 95, 99)))
-
-
-def _sum(of: Iterable[Sums]) -> Sums:
-    total = Sums()
-    for one in of:
-        total = total.plus(one)
-    return total
-
-
 def _runs(connection: Connection) -> list[Mapping[str, Any]]:
     newest = select(reconcile_runs).order_by(reconcile_runs.c.started_at.desc()).limit(_RUNS)
     return [dict(row) for row in connection.execute(newest).mappings()]
@@ -193,5 +169,4 @@ def _needs(connection: Connection, due: Due, now: datetime) -> Needs:
         )
         or 0,
         callbacks=status.callbacks(connection, due, now),
-        last_run=next(iter(_runs(connection)), None),
     )

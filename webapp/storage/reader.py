@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
     from uuid import UUID
 
-    from sqlalchemy import Column, Select
+    from sqlalchemy import Column, ColumnElement, Select
     from sqlalchemy.engine import RowMapping
 
     from webapp.calls.report import StatusReport
@@ -43,6 +43,24 @@ class Position:
 
     placed_at: datetime
     reference_id: str
+
+
+NEWEST_FIRST = (calls.c.placed_at.desc(), calls.c.reference_id.desc())
+
+
+def position_of(call: Mapping[Any, Any]) -> Position:
+    """The position of a row of calls."""
+    return Position(call["placed_at"], call["reference_id"])
+
+
+def place() -> Any:
+    """What is compared with a Position, in the order of NEWEST_FIRST."""
+    return tuple_(calls.c.placed_at, calls.c.reference_id)
+
+
+def behind(position: Position | None) -> list[ColumnElement[bool]]:
+    """The condition that a call comes after this position, newest first; none for None."""
+    return [place() < (position.placed_at, position.reference_id)] if position else []
 
 
 class Reader:
@@ -71,15 +89,10 @@ class Reader:
         self, wanted: CallFilter, after: Position | None, limit: int
     ) -> tuple[list[dict[str, Any]], Position | None]:
         """Calls, newest placed first, and where the next page begins; None when there is none."""
-        place = tuple_(calls.c.placed_at, calls.c.reference_id)
-        query = select(calls).where(*wanted.conditions())
-        if after:
-            query = query.where(place < (after.placed_at, after.reference_id))
-        query = query.order_by(calls.c.placed_at.desc(), calls.c.reference_id.desc()).limit(limit + 1)
+        query = select(calls).where(*wanted.conditions(), *behind(after)).order_by(*NEWEST_FIRST).limit(limit + 1)
         with self._database.snapshot() as connection:
             rows = list(connection.execute(query).mappings())
-        last = rows[limit - 1] if len(rows) > limit else None
-        position = Position(last["placed_at"], last["reference_id"]) if last else None
+        position = position_of(rows[limit - 1]) if len(rows) > limit else None
         return [_plain_row(row) for row in rows[:limit]], position
 
     def export(
@@ -101,10 +114,8 @@ class Reader:
         For those who read slowly: no transaction, and no connection, waits for them. Calls that change meanwhile are as
         they are when their portion is read.
         """
-        place = tuple_(calls.c.placed_at, calls.c.reference_id)
         names = dict.fromkeys([*columns, "placed_at", "reference_id"])
-        in_order = (calls.c.placed_at.desc(), calls.c.reference_id.desc())
-        query = select(*(calls.c[name] for name in names)).order_by(*in_order).limit(_PORTION_BESIDE_CALLBACKS)
+        query = select(*(calls.c[name] for name in names)).order_by(*NEWEST_FIRST).limit(_PORTION_BESIDE_CALLBACKS)
         page = query.where(*wanted.conditions())
         # SQLite reads all between two upper bounds: the place behind the last call is bound enough.
         unbounded = query.where(*replace(wanted, until=None).conditions())
@@ -115,7 +126,7 @@ class Reader:
                 yield [_plain_row(row) for row in found]
             if len(found) < _PORTION_BESIDE_CALLBACKS:
                 return
-            page = unbounded.where(place < (found[-1]["placed_at"], found[-1]["reference_id"]))
+            page = unbounded.where(*behind(position_of(found[-1])))
 
     def export_reports(
         self, wanted: CallFilter, columns: Sequence[str] = tuple(status_reports.columns.keys())

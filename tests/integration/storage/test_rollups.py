@@ -258,7 +258,7 @@ def test_more_forged_prices_than_a_bigint_of_their_smallest_unit_holds_are_count
     refresh_all(database)
 
     with database.snapshot() as connection:
-        found = figures.overview(connection, figures.Days())
+        found = figures.summary(connection, figures.Days())
     assert (found.sums.calls, found.sums.price_vnd) == (number, number * Decimal("9999999999.9999"))
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, time
 from typing import TYPE_CHECKING, Any
 
 from flask_babel import gettext
 
 from webapp.calls.outcome import OUTCOMES
 from webapp.storage.filters import CallFilter
-from webapp.web.pages.ranges import ALL, Range, WrongRange, read_range
+from webapp.web.pages.ranges import ALL, Range, WrongAddress, read_range
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,10 +31,6 @@ LIST_PARAMETERS = {"range", "from", "to", "campaign", "outcome", "key", "flag", 
 """The parameters of a list's address."""
 KEYS = tuple("0123456789*#")
 _LONGEST_SEARCH = 200
-
-
-class WrongFilter(Exception):
-    """What is wrong in the address, in words, with its value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,28 +57,23 @@ class ListFilter:
     def wanted(self, zone: ZoneInfo) -> CallFilter:
         """As the reader takes it. Only answered calls have keys."""
         outcome = self.outcome or ("answered" if self.key else None)
-        days: dict[str, Any] = {}
-        if self.range.preset != ALL:
-            last = self.range.last + timedelta(days=1)
-            days = {"since": _begin(self.range.first, zone), "until": _begin(last, zone)}
+        days = self.range.days
         return CallFilter(
             outcomes=(outcome,) if outcome else None,
             ivr=self.key,
-            campaign=self.range.campaign,
-            **days,
+            campaign=days.campaign,
+            since=_begin(days.since, zone),
+            until=_begin(days.until, zone),
             **FLAGS.get(self.flag or "", {}),
         )
 
 
 def read_filter(arguments: Mapping[str, str], today: date) -> ListFilter:
-    """The filter that an address names; raises WrongFilter."""
-    try:
-        chosen = read_range(arguments, today, default=ALL)
-    except WrongRange as problem:
-        raise WrongFilter(str(problem)) from None
+    """The filter that an address names; raises WrongAddress."""
+    chosen = read_range(arguments, today, default=ALL)
     search = arguments.get("q", "").strip()
     if len(search) > _LONGEST_SEARCH or "\0" in search:
-        raise WrongFilter(gettext("The search is longer than any id, or not a text."))
+        raise WrongAddress(gettext("The search is longer than any id, or not a text."))
     return ListFilter(
         range=chosen,
         outcome=_one_of(OUTCOMES, arguments.get("outcome")),
@@ -95,9 +86,9 @@ def read_filter(arguments: Mapping[str, str], today: date) -> ListFilter:
 def _one_of(words: tuple[str, ...], value: str | None) -> str | None:
     if value and value not in words:
         choices = ", ".join(words)
-        raise WrongFilter(gettext("%(value)s is none of %(choices)s.", value=repr(value[:60]), choices=choices))
+        raise WrongAddress(gettext("%(value)s is none of %(choices)s.", value=repr(value[:60]), choices=choices))
     return value or None
 
 
-def _begin(day: date, zone: ZoneInfo) -> datetime:
-    return datetime.combine(day, time(), zone).astimezone(UTC)
+def _begin(day: date | None, zone: ZoneInfo) -> datetime | None:
+    return None if day is None else datetime.combine(day, time(), zone).astimezone(UTC)

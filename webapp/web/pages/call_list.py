@@ -14,8 +14,8 @@ from webapp.calls.outcome import OUTCOMES
 from webapp.storage import figures
 from webapp.storage.call_list import read_list
 from webapp.storage.overview import campaign_names
-from webapp.web.pages.call_filter import COUNTED, KEYS, ListFilter, WrongFilter, read_filter
-from webapp.web.pages.ranges import ALL, PRESETS
+from webapp.web.pages.call_filter import COUNTED, KEYS, ListFilter, read_filter
+from webapp.web.pages.ranges import WrongAddress
 from webapp.web.pages.words import flag_words, outcome_words
 from webapp.web.parameters import PARAMETERS, cursor
 
@@ -53,7 +53,7 @@ def add_to(pages: Blueprint, database: Database) -> None:
             found=found,
             older=cursor(found.older) if found.older else None,
             is_first=after is None,
-            choices={"outcome": OUTCOMES, "key": KEYS, "range": (ALL, *PRESETS)},
+            choices={"outcome": OUTCOMES, "key": KEYS},
             outcome_words=outcome_words(),
             flag_words=flag_words(),
             **page,
@@ -65,7 +65,7 @@ def _chosen(zone: ZoneInfo) -> tuple[ListFilter, str]:
     today = datetime.now(zone).date()
     try:
         return read_filter(request.args, today), ""
-    except WrongFilter as problem:
+    except WrongAddress as problem:
         return read_filter({}, today), str(problem)
 
 
@@ -86,8 +86,7 @@ def _count(connection: Connection, chosen: ListFilter) -> int | None:
     if chosen.key and chosen.outcome not in {None, "answered"}:
         return 0
     facet, label = ("key", chosen.key) if chosen.key else ("outcome", chosen.outcome)
-    days = figures.Days(None, None, chosen.range.campaign) if chosen.range.preset == ALL else chosen.range.days
-    found = figures.labels(connection, days, facet)
+    found = figures.labels(connection, chosen.range.days, facet)
     column = COUNTED[chosen.flag] if chosen.flag else "calls"
-    number: int = sum(getattr(sums, column) for name, sums in found if label in (None, name))
+    number: int = sum(getattr(sums, column) for name, sums in found.items() if label in (None, name))
     return number

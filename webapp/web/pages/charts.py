@@ -13,7 +13,7 @@ from webapp.calls.facts import DELAY_EDGES, TALK_EDGES
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from webapp.storage.overview import Classes
+    from webapp.storage.figures import Classes
 
 SERIES = ("answered", "delivered", "unanswered", "rejected", "other", "missing")
 """The parts of a column, from its foot; ``unknown`` counts as other, ``given_up`` as missing."""

@@ -22,7 +22,8 @@ from webapp.storage.models import calls
 from webapp.storage.reader import Reader
 from webapp.storage.time_zone import zone_of
 from webapp.support.pauses import let_others_run
-from webapp.web.pages.call_filter import LIST_PARAMETERS, WrongFilter, read_filter
+from webapp.web.pages.call_filter import LIST_PARAMETERS, read_filter
+from webapp.web.pages.ranges import WrongAddress
 from webapp.web.parameters import read_page
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
             zone = ZoneInfo(zone_of(connection))
         try:
             listed = read_filter(chosen, datetime.now(zone).date())
-        except WrongFilter as problem:
+        except WrongAddress as problem:
             raise BadRequest(str(problem)) from None
         if listed.search:
             raise BadRequest(gettext("What a search finds cannot be downloaded: choose days or a campaign."))

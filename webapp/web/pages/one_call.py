@@ -81,20 +81,21 @@ def _prepared(call: Mapping[str, Any]) -> dict[str, Any]:
 def _fact(fact: Fact, placed_at: datetime) -> _Shown:
     text = value_text(fact.name, fact.value)
     if fact.name in {"callback_at", "settled_at", "confirmed_at"}:
-        text += _after(datetime.fromisoformat(fact.value), placed_at)
+        delay = _after(datetime.fromisoformat(fact.value), placed_at)
+        text += f" ({delay})" if delay else ""
     return _Shown(fact.name, words.labels()[fact.name], text, words.sources()[fact.source] if fact.source else "")
 
 
 def _after(when: datetime, placed_at: datetime) -> str:
     seconds = (when - placed_at).total_seconds()
-    return f" ({gettext('after %(x)s', x=duration(seconds))})" if seconds >= 0 else ""
+    return str(gettext("after %(x)s", x=duration(seconds))) if seconds >= 0 else ""
 
 
 def _step(step: Step, placed_at: datetime) -> dict[str, Any]:
     report = step.report
     received = datetime.fromisoformat(report["received_at"])
-    seconds = (received - placed_at).total_seconds()
-    circumstances = [gettext("after %(x)s", x=duration(seconds))] if seconds >= 0 else []
+    delay = _after(received, placed_at)
+    circumstances = [delay] if delay else []
     if report["remote_addr"]:
         circumstances.append(gettext("from %(address)s", address=report["remote_addr"]))
     if report["lookup_code"]:

@@ -16,7 +16,7 @@ from webapp.storage.overview import Campaign, Hour, Overview, campaign_names, ca
 from webapp.storage.time_zone import has_calls
 from webapp.web.pages import charts
 from webapp.web.pages.formats import NONE, day, duration, number, short_day
-from webapp.web.pages.ranges import PRESETS, Range, WrongRange, read_range
+from webapp.web.pages.ranges import PRESETS, Range, WrongAddress, read_range
 from webapp.web.pages.words import outcome_words, run_words
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from flask import Blueprint
     from flask.typing import ResponseReturnValue
-    from sqlalchemy.engine import Connection
 
     from webapp.storage.database import Database
+    from webapp.storage.figures import AsOf
     from webapp.support.settings import Settings
 
 _SHOWN_CAMPAIGNS = 10
@@ -46,21 +46,21 @@ def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
     @pages.get("/", endpoint="overview")
     def overview() -> ResponseReturnValue:
         with database.snapshot() as connection:
-            chosen, problem = _chosen(connection)
-            names = campaign_names(connection)
-            page: dict[str, Any] = {"chosen": chosen, "problem": problem, "presets": PRESETS, "campaign_names": names}
+            as_of = figures.as_of(connection)
             if not has_calls(connection):
-                as_of = figures.as_of(connection)
-                return render_template("overview_empty.html", as_of=as_of, public_url=settings.public_url, **page)
+                return render_template("overview_empty.html", as_of=as_of, public_url=settings.public_url)
+            chosen, problem = _chosen(as_of)
+            names = campaign_names(connection)
             now = datetime.now(UTC)
             due = Due(placed_until=now - settings.reconcile_grace, due_until=now)
             found = read_overview(connection, chosen.days, due, now)
-        return render_template("overview.html", found=found, as_of=found.as_of, **page, **_shown(found, chosen, now))
+        page = {"chosen": chosen, "problem": problem, "presets": PRESETS, "campaign_names": names}
+        return render_template("overview.html", found=found, as_of=as_of, **page, **_shown(found, chosen, now))
 
     @pages.get("/campaigns.csv", endpoint="campaigns_csv")
     def campaigns_csv() -> ResponseReturnValue:
         with database.snapshot() as connection:
-            chosen, problem = _chosen(connection)
+            chosen, problem = _chosen(figures.as_of(connection))
             if problem:
                 return f"{problem}\n", 400, {"Content-Type": "text/plain; charset=utf-8"}
             found = campaigns(connection, chosen.days)
@@ -71,13 +71,12 @@ def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
         )
 
 
-def _chosen(connection: Connection) -> tuple[Range, str]:
+def _chosen(as_of: AsOf) -> tuple[Range, str]:
     """The range of the address, or the usual one and what is wrong in the address."""
-    zone = ZoneInfo(figures.as_of(connection).time_zone)
-    today = datetime.now(zone).date()
+    today = datetime.now(ZoneInfo(as_of.time_zone)).date()
     try:
         chosen, problem = read_range(request.args, today), ""
-    except WrongRange as wrong:
+    except WrongAddress as wrong:
         chosen, problem = read_range({}, today), str(wrong)
     if chosen.length > _MOST_DAYS:
         return read_range({}, today), gettext("At most ten years are shown at once.")
@@ -113,7 +112,7 @@ def _shown(found: Overview, chosen: Range, now: datetime) -> dict[str, Any]:
             "other": found.sums.calls - found.sums.with_outcome,
         },
         "shown_campaigns": shown,
-        "run_failed": bool(found.needs.last_run and found.needs.last_run["outcome"] in _BAD_RUNS),
+        "run_failed": bool(found.last_run and found.last_run["outcome"] in _BAD_RUNS),
         "silent": found.needs.callbacks.have_stopped(now),
         "now": now,
         "query": chosen.query(),

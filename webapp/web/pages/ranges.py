@@ -24,7 +24,7 @@ _EARLIEST, _LATEST = date(1900, 1, 1), date(9000, 1, 1)
 _UTC = ZoneInfo("UTC")
 
 
-class WrongRange(Exception):
+class WrongAddress(Exception):
     """What is wrong in the address, in words, with its value."""
 
 
@@ -40,6 +40,8 @@ class Range:
     @property
     def days(self) -> Days:
         """As the figures take them."""
+        if self.preset == ALL:
+            return Days(campaign=self.campaign)
         return Days(self.first, self.last + timedelta(days=1), self.campaign)
 
     @property
@@ -54,22 +56,22 @@ class Range:
 
 
 def read_range(arguments: Mapping[str, str], today: date, default: str = DEFAULT) -> Range:
-    """The range that an address names; raises WrongRange."""
+    """The range that an address names; raises WrongAddress."""
     campaign = arguments.get("campaign") or None
     if "\0" in (campaign or ""):
-        raise WrongRange(gettext("No campaign has such a name."))
+        raise WrongAddress(gettext("No campaign has such a name."))
     given = {name: arguments[name].strip() for name in ("from", "to") if arguments.get(name, "").strip()}
     if not given:
         preset = arguments.get("range") or default
         if preset not in (*PRESETS, ALL):
-            raise WrongRange(gettext("%(value)s is no range of days: choose one below.", value=repr(preset[:60])))
+            raise WrongAddress(gettext("%(value)s is no range of days: choose one below.", value=repr(preset[:60])))
         return _of_preset(preset, today, campaign)
     first, last = (_day(given[name]) if name in given else None for name in ("from", "to"))
     last = last or max(today, first or today)
     first = first or last - timedelta(days=int(DEFAULT) - 1)
     if first > last:
         text = gettext("The first day, %(first)s, comes after the last, %(last)s.", first=f"{first}", last=f"{last}")
-        raise WrongRange(text)
+        raise WrongAddress(text)
     return Range(first, last, None, campaign)
 
 
@@ -89,5 +91,7 @@ def _day(text: str) -> date:
     except ValueError:
         found = None
     if found is None or not _EARLIEST <= found <= _LATEST:
-        raise WrongRange(gettext("%(value)s is no date: write it as 2026-11-23 or 23/11/2026.", value=repr(text[:60])))
+        raise WrongAddress(
+            gettext("%(value)s is no date: write it as 2026-11-23 or 23/11/2026.", value=repr(text[:60]))
+        )
     return found

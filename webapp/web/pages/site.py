@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from webapp.storage.errors import Unavailable
 from webapp.web.errors import http_error
 from webapp.web.pages import call_list, downloads, formats, headers, language, one_call, overview, session, sign_in
 from webapp.web.pages.throttle import Throttle
-from webapp.web.pages.words import error_words
+from webapp.web.pages.words import error_words, range_words
 
 if TYPE_CHECKING:
     from flask import Flask, Response
@@ -87,6 +88,7 @@ def _shared() -> dict[str, Any]:
         "in_language": _in_language,
         "asset": _asset,
         "error_words": error_words(),
+        "range_words": range_words,
         "milliseconds": lambda: round((time.perf_counter() - g.started) * 1000),
     }
 
@@ -106,8 +108,12 @@ def _keep_language(endpoint: str, values: dict[str, Any]) -> None:
 
 def _asset(name: str) -> str:
     """The address of a style sheet or script, another for each content."""
-    digest = hashlib.sha256((_WEB / "static" / name).read_bytes()).hexdigest()
-    return url_for("pages.static", filename=name, v=digest[:8])
+    return url_for("pages.static", filename=name, v=_digest(name))
+
+
+@cache
+def _digest(name: str) -> str:
+    return hashlib.sha256((_WEB / "static" / name).read_bytes()).hexdigest()[:8]
 
 
 def _error(error: HTTPException) -> ResponseReturnValue:

@@ -31,6 +31,18 @@ def run_words() -> dict[str | None, str]:
     }
 
 
+def range_words() -> dict[str, str]:
+    """The ranges of days that have a name, in words."""
+    return {
+        "today": gettext("Today"),
+        "yesterday": gettext("Yesterday"),
+        "7": gettext("7 days"),
+        "30": gettext("30 days"),
+        "90": gettext("90 days"),
+        "365": gettext("1 year"),
+    }
+
+
 def flag_words() -> dict[str, str]:
     """What the flags of a list mean, in words."""
     return {
