@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHORTEST_PAUSE_SECONDS = 2.0
-PAUSE_FACTOR = 10
-"""Length of a pause in lengths of the refresh before it: refreshing takes at most a tenth of one core."""
+LONGEST_PAUSE_SECONDS = 120.0
+PAUSE_FACTOR = 100
+"""Length of a pause in lengths of the refresh before it: callbacks hardly ever meet one."""
+CATCH_UP_FACTOR = 10
+"""The same while more days wait than one refresh computes: refreshing takes at most a tenth of one core."""
 _AFTER_A_BUG_SECONDS = 60.0
 
 
@@ -59,10 +62,11 @@ class Refresher:
     def refresh_once(self) -> float:
         """Refresh, if it is this process that does it; how many seconds to pause then."""
         begun_at = time.monotonic()
+        done = None
         try:
             if not self._is_mine():
                 return SHORTEST_PAUSE_SECONDS
-            rollups.refresh(self._database)
+            done = rollups.refresh(self._database)
         except Unavailable as problem:
             if str(problem) != self._problem:
                 log.warning("the figures cannot be refreshed now: %s", problem)
@@ -72,7 +76,8 @@ class Refresher:
             return _AFTER_A_BUG_SECONDS
         else:
             self._problem = None
-        return max(SHORTEST_PAUSE_SECONDS, PAUSE_FACTOR * (time.monotonic() - begun_at))
+        factor = CATCH_UP_FACTOR if done and done.more else PAUSE_FACTOR
+        return min(max(SHORTEST_PAUSE_SECONDS, factor * (time.monotonic() - begun_at)), LONGEST_PAUSE_SECONDS)
 
     def _is_mine(self) -> bool:
         """Whether this process has the lock, or gets it now. Without a folder for it, every process refreshes."""

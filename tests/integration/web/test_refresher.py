@@ -15,8 +15,15 @@ from running import serving
 
 from webapp.storage import rollups
 from webapp.storage.errors import Unavailable
+from webapp.storage.rollups import Refreshed
 from webapp.storage.writer import Writer
-from webapp.web.refresher import PAUSE_FACTOR, SHORTEST_PAUSE_SECONDS, Refresher
+from webapp.web.refresher import (
+    CATCH_UP_FACTOR,
+    LONGEST_PAUSE_SECONDS,
+    PAUSE_FACTOR,
+    SHORTEST_PAUSE_SECONDS,
+    Refresher,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,14 +63,21 @@ def test_one_process_of_a_machine_refreshes_until_it_ends(database: Database, tm
 
 
 @ON_SQLITE
-def test_the_pause_is_ten_times_as_long_as_the_refresh(
+def test_a_slow_refresh_is_followed_by_a_long_pause_but_for_days_that_wait(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refresher = Refresher(database, tmp_path / "lock")
     assert refresher.refresh_once() == SHORTEST_PAUSE_SECONDS
 
-    monkeypatch.setattr(rollups, "refresh", lambda _: time.sleep(0.25))
-    assert refresher.refresh_once() >= PAUSE_FACTOR * 0.25
+    def refresh(_: Database) -> Refreshed:
+        time.sleep(0.25)
+        return Refreshed([], more)
+
+    monkeypatch.setattr(rollups, "refresh", refresh)
+    more = False
+    assert PAUSE_FACTOR * 0.25 <= refresher.refresh_once() <= LONGEST_PAUSE_SECONDS
+    more = True
+    assert CATCH_UP_FACTOR * 0.25 <= refresher.refresh_once() < PAUSE_FACTOR * 0.25
     refresher.close()
 
 
