@@ -24,6 +24,7 @@ from webapp.storage.reader import Reader
 from webapp.storage.rejected import OTHER_CHANNEL
 from webapp.storage.runs import Run
 from webapp.storage.writer import Writer
+from webapp.support.token_redaction import NO_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -85,11 +86,11 @@ class Loader:
         reports = []
         for one in callbacks:
             request = CallbackRequest(self._id(one.at), one.at, one.remote_addr, "GET", None, one.query.encode(), b"")
-            parsed = parsing.parse(request, str)
+            parsed = parsing.parse(request, NO_TOKENS)
             channel = parsed.report and other_channel_of(parsed.report)
             if channel or not parsed.report:
                 reason = f"{OTHER_CHANNEL}{channel}" if channel else parsed.reason
-                self._writer.reject(parsing.rejected(request, reason))
+                self._writer.reject(parsing.rejected(request, reason, NO_TOKENS))
             else:
                 reports.append(parsed.report)
         if reports:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from flask import Flask
 
@@ -15,15 +14,12 @@ from webapp.storage.database import Database
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
 from webapp.support import log
-from webapp.support.redaction import redactor
 from webapp.support.settings import Settings, load_settings
+from webapp.support.token_redaction import TokenRedactor
 from webapp.web import access, api, errors, health
 from webapp.web.pages import site
 from webapp.web.proxies import behind_proxies
 from webapp.web.refresher import Refresher
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 API_PATIENCE = timedelta(seconds=3)
 """How long a request of the API waits for the database."""
@@ -36,7 +32,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or load_settings()
     callback_tokens, api_tokens = settings.callback_tokens(), settings.api_tokens()
     log.configure(settings.secrets())
-    redact = redactor(settings.secrets())
+    redact = TokenRedactor(callback_tokens)
     database = Database(settings.database, patience=API_PATIENCE, transaction_limit=API_TRANSACTION_LIMIT)
     reading = _for_reading(settings) or database
     spool = Spool(settings.instance_dir.resolve(), settings.spool_limit) if settings.spool else None
@@ -62,7 +58,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _ingest(settings: Settings, spool: Spool | None, redact: Callable[[str], str]) -> Ingest:
+def _ingest(settings: Settings, spool: Spool | None, redact: TokenRedactor) -> Ingest:
     """The ingest, with connections of its own: nothing else delays callbacks, and it waits less for the database."""
     database = Database(
         settings.database,

@@ -41,8 +41,9 @@ SECRETS = {
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 ON_POSTGRESQL = pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
 ALL = [TOKEN, OLD_TOKEN, API_TOKEN, OLD_API_TOKEN, API_KEY, SECRET_KEY, PASSWORD]
-TOLD_BACK = [secret for secret in ALL if secret != PASSWORD]
-"""Of these the server knows, be its database SQLite or PostgreSQL."""
+TOLD_BACK = [TOKEN, OLD_TOKEN]
+"""What is taken out of callbacks. What else a stranger guesses is stored as it came."""
+GUESSED = [API_TOKEN, OLD_API_TOKEN, API_KEY, SECRET_KEY]
 RIGHT = {"Authorization": f"Bearer {API_TOKEN}"}
 
 
@@ -315,6 +316,39 @@ def test_a_server_whose_database_is_away_shows_no_password(tmp_path: Path) -> No
     told["log"] = (tmp_path / "log").read_text().replace(f"/esms/callback/{TOKEN}?ReferenceId=&", "", 1)
     assert "the database cannot be used now" in told["log"]
     assert shown(told) == {}
+
+
+@ON_SQLITE
+@pytest.mark.usefixtures("environment")
+def test_a_guess_is_answered_and_stored_like_every_other_text_and_is_not_logged(
+    database: Database, tmp_path: Path
+) -> None:
+    """Were it taken out, the answer `duplicate` or the row would tell who guessed right."""
+    told: dict[str, list[str]] = {}
+    with serving(tmp_path / "log") as server:
+        url = f"{server}/esms/callback/{TOKEN}"
+        for guess in [*GUESSED, "a-guess-that-is-wrong-0123"]:
+            identity = f"call-{len(told)}"
+            asked = {"ReferenceId": identity, "SendStatus": "5", "CallStatus": "ANSWERED", "Note": guess}
+            told[guess] = [
+                requests.get(url, params=asked | {"Note": "***"}, timeout=30).text,
+                requests.get(url, params=asked, timeout=30).text,
+                requests.get(url, params=asked | {"CID": guess}, timeout=30).text,
+                requests.get(url, params={"ReferenceId": guess.replace(" ", "")}, timeout=30).text,
+                requests.post(url, json={"Note": guess}, timeout=30).text,
+                requests.post(url, data=f"Note={guess}".encode(), timeout=30).text,
+            ]
+    rows = all_rows(database)
+
+    assert len(set(map(tuple, told.values()))) == 1
+    assert told[API_KEY][:2] == ['{"result":"settled"}\n', '{"result":"duplicate"}\n']
+    assert shown({name: rows[name] for name in ("table status_reports", "table rejected_callbacks")}) == {
+        "table status_reports": GUESSED,
+        "table rejected_callbacks": GUESSED,
+    }
+    assert "***" not in rows["table rejected_callbacks"]
+    log = (tmp_path / "log").read_text().replace(f"/esms/callback/{TOKEN}?ReferenceId=&", "", 1)
+    assert shown({"log": log}) == {}
 
 
 @ON_SQLITE

@@ -13,7 +13,7 @@ from webapp.callbacks.spool import SpoolError
 from webapp.storage.errors import NotMigrated, Unavailable, WriteFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from uuid import UUID
 
     from webapp.callbacks.circuit_breaker import CircuitBreaker
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from webapp.callbacks.spool import Spool
     from webapp.callbacks.store import CallbackStore, StoreResult
     from webapp.storage.database import Database
+    from webapp.support.token_redaction import TokenRedactor
 
 log = logging.getLogger(__name__)
 _PROBE_SECONDS = 1.0
@@ -37,9 +38,9 @@ class Drain:
         database: Database,
         store: CallbackStore,
         breaker: CircuitBreaker,
-        redact: Callable[[str], str],
+        redact: TokenRedactor,
     ) -> None:
-        """Start nothing yet. ``redact`` takes the secrets out of what reports say."""
+        """Start nothing yet. ``redact`` takes callback tokens out of what reports say."""
         self._spool = spool
         self._database = database
         self._store = store

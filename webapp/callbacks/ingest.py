@@ -12,20 +12,22 @@ from webapp.callbacks import parsing
 from webapp.callbacks.batch_writer import Batch, BatchWriter, Overloaded, TooLate
 from webapp.callbacks.circuit_breaker import CircuitBreaker
 from webapp.callbacks.drain import Drain
-from webapp.callbacks.request import CallbackRequest
+from webapp.callbacks.request import CallbackRequest, redacted_decoded
 from webapp.callbacks.spool import SpoolError
 from webapp.callbacks.store import Accepted, CallbackStore, NotAccepted
 from webapp.esms.parameters import KNOWN_PARAMETERS
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import metrics
+from webapp.support.token_redaction import NO_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from datetime import timedelta
 
     from webapp.callbacks.spool import Spool
     from webapp.callbacks.store import StoreResult
     from webapp.storage.database import Database
+    from webapp.support.token_redaction import TokenRedactor
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +43,14 @@ class Ingest:
         database: Database,
         spool: Spool | None,
         answer_within: timedelta,
-        redact: Callable[[str], str] = str,
+        redact: TokenRedactor = NO_TOKENS,
     ) -> None:
-        """Start nothing yet. ``redact`` takes the secrets out of what reports say."""
+        """Start nothing yet. ``redact`` takes callback tokens out of what is stored."""
         self._database = database
         self._spool = spool
         self._redact = redact
         self.answer_seconds = answer_within.total_seconds()
-        self._store = CallbackStore(database)
+        self._store = CallbackStore(database, redact)
         self._breaker = CircuitBreaker(can_open=spool is not None)
         self._spool_writer = _SpoolWriter(spool) if spool else None
         self.drain = Drain(spool, database, self._store, self._breaker, redact) if spool else None
@@ -78,8 +80,11 @@ class Ingest:
                 self._breaker.open(f"{self._database.name}: no answer in {seconds:.1f} s")
             except Exception:
                 log.exception("a callback could be neither stored nor rejected, and goes to the spool: %s", request.id)
+        if callback.report is None:
+            self._spool_request(redacted_decoded(request, self._redact), seconds)
+            return NotAccepted(callback.reason)
         self._spool_request(request, seconds)
-        return Accepted("spooled", callback.report.reference_id) if callback.report else NotAccepted(callback.reason)
+        return Accepted("spooled", callback.report.reference_id)
 
     def start(self) -> None:
         """Use the database only if it is there and at the right migration, and drain the spool from now on."""

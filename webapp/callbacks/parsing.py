@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DataError, IntegrityError
 
-from webapp.callbacks.request import CallbackRequest
+from webapp.callbacks.request import CallbackRequest, redacted_decoded
 from webapp.calls.report import StatusReport
 from webapp.esms import callback as esms_callback
 from webapp.esms import parameters
 from webapp.storage.errors import WriteFailed
 from webapp.storage.rejected import Rejected
 from webapp.storage.types import plain
+from webapp.support.token_redaction import NO_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from webapp.support.token_redaction import TokenRedactor
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class ParsedCallback:
     reason: str = ""
 
 
-def parse(request: CallbackRequest, redact: Callable[[str], str]) -> ParsedCallback:
+def parse(request: CallbackRequest, redact: TokenRedactor) -> ParsedCallback:
     """Read the report in a request. Whatever goes wrong becomes the reason: the request must not be lost."""
     try:
         return ParsedCallback(request, report_from_request(request, redact))
@@ -41,7 +42,7 @@ def parse(request: CallbackRequest, redact: Callable[[str], str]) -> ParsedCallb
         return ParsedCallback(request, None, reason_for(error))
 
 
-def report_from_request(stored: CallbackRequest | Rejected, redact: Callable[[str], str] = str) -> StatusReport:
+def report_from_request(stored: CallbackRequest | Rejected, redact: TokenRedactor = NO_TOKENS) -> StatusReport:
     """The report in a request that was stored.
 
     Raises Unreadable, also for a request that was cut: its last value may be another than eSMS sent. Raises ValueError
@@ -74,8 +75,9 @@ def reason_for(error: Exception) -> str:
     return "This server could not read it"
 
 
-def rejected(request: CallbackRequest, reason: str) -> Rejected:
+def rejected(request: CallbackRequest, reason: str, redact: TokenRedactor) -> Rejected:
     """The request as ``rejected_callbacks`` keeps it."""
+    request = redacted_decoded(request, redact)
     content_type = request.content_type
     return Rejected(
         id=request.id,
@@ -88,9 +90,10 @@ def rejected(request: CallbackRequest, reason: str) -> Rejected:
     )
 
 
-def as_json(request: CallbackRequest, redact: Callable[[str], str] = str) -> dict[str, Any]:
+def as_json(request: CallbackRequest, redact: TokenRedactor = NO_TOKENS) -> dict[str, Any]:
     """A request for people: as it came, and what it says or why it cannot be read."""
     parsed = parse(request, redact)
+    request = redacted_decoded(request, redact)
     said = {name: plain(value) for name, value in parsed.report.said().items()} if parsed.report else {}
     return {
         "id": str(request.id),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -12,8 +12,9 @@ from webapp.esms import parameters
 from webapp.support.request_body import read_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from wsgiref.types import WSGIEnvironment
+
+    from webapp.support.token_redaction import TokenRedactor
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,10 @@ class CallbackRequest:
     problem: str | None = None
 
 
-def read_request(environ: WSGIEnvironment, body_seconds: float, redact: Callable[[str], str]) -> CallbackRequest:
+def read_request(environ: WSGIEnvironment, body_seconds: float, redact: TokenRedactor) -> CallbackRequest:
     """Read a request: at most one byte more than a body may have, for at most ``body_seconds``.
 
-    ``redact`` takes out the tokens: eSMS may send our CallbackUrl back to us.
+    ``redact`` takes out the callback tokens: eSMS may send our CallbackUrl back to us.
     """
     identifier, now = parameters.new_id(), datetime.now(UTC)
     body, whole = read_body(environ, esms_callback.BODY_LIMIT + 1, body_seconds)
@@ -43,15 +44,18 @@ def read_request(environ: WSGIEnvironment, body_seconds: float, redact: Callable
         remote_addr=environ.get("REMOTE_ADDR"),
         method=environ["REQUEST_METHOD"],
         content_type=redact(environ.get("CONTENT_TYPE") or "") or None,
-        query=_redacted(environ.get("QUERY_STRING", "").encode("latin-1"), redact),
-        body=_redacted(body, redact),
+        query=redact.redact_bytes(environ.get("QUERY_STRING", "").encode("latin-1")),
+        body=redact.redact_bytes(body),
         problem=None if whole else "body: ended before it was whole",
     )
 
 
-def _redacted(content: bytes, redact: Callable[[str], str]) -> bytes:
-    if not content:
-        return content
-    text = content.decode("utf-8", "surrogateescape")
-    redacted = redact(text)
-    return content if redacted == text else redacted.encode("utf-8", "surrogateescape")
+def redacted_decoded(request: CallbackRequest, redact: TokenRedactor) -> CallbackRequest:
+    """The request without callback tokens in any encoding: it is kept as it came, and nobody decodes it before."""
+    content_type = redact.redact_decoded((request.content_type or "").encode("latin-1", "replace")).decode("latin-1")
+    return replace(
+        request,
+        content_type=content_type or None,
+        query=redact.redact_decoded(request.query),
+        body=redact.redact_decoded(request.body),
+    )

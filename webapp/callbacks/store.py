@@ -17,6 +17,7 @@ from webapp.storage.errors import TransactionLost, Unavailable
 from webapp.storage.rejected import OTHER_CHANNEL, RejectedCallbacks
 from webapp.storage.retry import retrying
 from webapp.storage.writer import Expected
+from webapp.support.token_redaction import NO_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from webapp.calls.report import Effect, StatusReport
     from webapp.storage.database import Database
     from webapp.storage.rejected import Rejected
+    from webapp.support.token_redaction import TokenRedactor
 
 _ENOUGH_TO_GUESS = 4
 """Reports in a batch. A wrong guess costs a transaction: with fewer reports that is more than a right one saves."""
@@ -60,10 +62,11 @@ StoreResult = Accepted | NotAccepted | OtherChannel
 class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
     """Stores callbacks, each batch in one transaction."""
 
-    def __init__(self, database: Database) -> None:
-        """Write to ``database``."""
+    def __init__(self, database: Database, redact: TokenRedactor = NO_TOKENS) -> None:
+        """Write to ``database``. ``redact`` takes callback tokens out of what is rejected."""
         super().__init__()
         self._database = database
+        self._redact = redact
         self._rejected = RejectedCallbacks()
         self._all_absent = False
         self.last_success = 0.0
@@ -102,7 +105,8 @@ class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
             effects = iter(self._record(connection, reports, guess=guess) if reports else ())
             if len(reports) < len(batch.items):
                 others = (one for one in batch.items if not one.report or one.request.id in channels)
-                self._rejected.keep(connection, [_rejected(one, channels.get(one.request.id)) for one in others])
+                kept = [_rejected(one, channels.get(one.request.id), self._redact) for one in others]
+                self._rejected.keep(connection, kept)
         if reports:
             self.last_success = max(self.last_success, began)
         return [_result(one, channels.get(one.request.id), effects) for one in batch.items]
@@ -144,8 +148,8 @@ def _other_channels(connection: Connection, callbacks: Sequence[ParsedCallback])
     return {report.id: type_id for report, type_id in found.items() if report.reference_id not in registered}
 
 
-def _rejected(callback: ParsedCallback, type_id: str | None) -> Rejected:
-    return parsing.rejected(callback.request, f"{OTHER_CHANNEL}{type_id}" if type_id else callback.reason)
+def _rejected(callback: ParsedCallback, type_id: str | None, redact: TokenRedactor) -> Rejected:
+    return parsing.rejected(callback.request, f"{OTHER_CHANNEL}{type_id}" if type_id else callback.reason, redact)
 
 
 def _result(callback: ParsedCallback, type_id: str | None, effects: Iterator[Effect]) -> StoreResult:

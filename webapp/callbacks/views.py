@@ -17,7 +17,6 @@ from webapp.support.settings import CALLBACK_PATH
 from webapp.support.tokens import is_accepted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from wsgiref.types import WSGIEnvironment
 
     from flask.blueprints import BlueprintSetupState
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from webapp.callbacks.ingest import Ingest
     from webapp.callbacks.wrong_tokens import WrongTokenCounter
+    from webapp.support.token_redaction import TokenRedactor
 
 ROUTE = f"{CALLBACK_PATH}<token>"
 RETRY_AFTER_SECONDS = 10
@@ -48,9 +48,9 @@ class Receiver:
     """Answers requests to the CallbackUrl, for the Flask view and for the fast path."""
 
     def __init__(
-        self, ingest: Ingest, tokens: tuple[str, ...], wrong_tokens: WrongTokenCounter, redact: Callable[[str], str]
+        self, ingest: Ingest, tokens: tuple[str, ...], wrong_tokens: WrongTokenCounter, redact: TokenRedactor
     ) -> None:
-        """``tokens`` are accepted, others counted; ``redact`` takes secrets out of what is stored."""
+        """``tokens`` are accepted, others counted; ``redact`` takes callback tokens out of what is stored."""
         self._ingest = ingest
         self._tokens = tokens
         self._wrong_tokens = wrong_tokens

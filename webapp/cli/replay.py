@@ -19,7 +19,7 @@ from webapp.esms import parameters
 from webapp.esms.stored import read_again
 from webapp.storage.errors import WriteFailed
 from webapp.support.progress import progress
-from webapp.support.redaction import redactor
+from webapp.support.token_redaction import TokenRedactor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -109,7 +109,7 @@ def _replay_unread(context: CliContext, since: datetime | None) -> None:
 
 def _replay_rejected(context: CliContext, since: datetime | None) -> None:
     stored = unreadable = other = 0
-    redact = redactor(context.settings.secrets())
+    redact = TokenRedactor(context.settings.known_callback_tokens())
     for rejected in context.reader.rejected(since):
         try:
             report = report_from_request(rejected, redact)

@@ -17,8 +17,8 @@ from webapp.cli.context import hint_at_mistyped_names, open_context, spool_of
 from webapp.cli.exit_codes import PROBLEM
 from webapp.cli.output import hint, printable, say, say_all, write_json
 from webapp.support.progress import progress
-from webapp.support.redaction import redactor
 from webapp.support.settings import load_settings
+from webapp.support.token_redaction import TokenRedactor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def _spooled() -> Iterator[dict[str, Any]]:
         hint(
             f"There is no folder {settings.instance_dir.resolve()}: run it where the server runs, or set INSTANCE_DIR."
         )
-    waiting, redact = spool_of(settings), redactor(settings.secrets())
+    waiting, redact = spool_of(settings), TokenRedactor(settings.known_callback_tokens())
     while found := waiting.oldest(_PORTION, after=last):
         for _, arrival in found:
             yield as_json(arrival, redact)
@@ -86,8 +86,8 @@ def spool_drain() -> None:
     """
     with open_context() as context:
         waiting = spool_of(context.settings)
-        redact = redactor(context.settings.secrets())
-        store, breaker = CallbackStore(context.database), CircuitBreaker(can_open=False)
+        redact = TokenRedactor(context.settings.known_callback_tokens())
+        store, breaker = CallbackStore(context.database, redact), CircuitBreaker(can_open=False)
         drain = Drain(waiting, context.database, store, breaker, redact)
         total = waiting.depth().reports
         with progress("storing", total) as show:

@@ -338,6 +338,11 @@ class Settings(BaseSettings):
         """All accepted callback tokens; the first is the one to give to eSMS. Raises ConfigError if there is none."""
         return self.callback_token or (self._kept("callback_token"),)
 
+    def known_callback_tokens(self) -> tuple[str, ...]:
+        """The same, but empty if there is none."""
+        kept = self._stored_or_none("callback_token")
+        return self.callback_token or ((kept,) if kept else ())
+
     def api_tokens(self) -> tuple[str, ...]:
         """All accepted API tokens. Raises ConfigError if there is none."""
         return self.api_token or (self._kept("api_token"),)
@@ -378,10 +383,10 @@ class Settings(BaseSettings):
         )
 
     def secrets(self) -> tuple[str, ...]:
-        """Everything that may appear in no output, log, error, metric or row; as it is and URL-encoded."""
+        """Everything that may appear in no output, log, error or metric; as it is, in lower case, and URL-encoded."""
         urls = [make_url(url) for url in {self.database, self.reading_database}]
         known = (
-            *(self.callback_token or (self._stored_or_none("callback_token"),)),
+            *self.known_callback_tokens(),
             *(self.api_token or (self._stored_or_none("api_token"),)),
             *(self.page_token or ()),
             self.esms_api_key,
@@ -390,7 +395,9 @@ class Settings(BaseSettings):
             *(url.password for url in urls),
             *(secret for url in urls for name in SECRET_OPTIONS for secret in url.normalized_query.get(name, ())),
         )
-        spellings = {spelling for secret in known if secret for spelling in (secret, quote(secret, safe=""))}
+        secrets = {secret for secret in known if secret}
+        # In lower case: as the identity of a call, which the log names.
+        spellings = secrets | {secret.lower() for secret in secrets} | {quote(secret, safe="") for secret in secrets}
         return tuple(sorted(spellings, key=len, reverse=True))
 
     def _stored_or_none(self, name: str) -> str | None:

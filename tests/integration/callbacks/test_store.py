@@ -18,6 +18,7 @@ from webapp.callbacks.store import Accepted, CallbackStore, StoreResult
 from webapp.calls import rule
 from webapp.calls.rule import Call, Registration
 from webapp.esms import parameters
+from webapp.support.token_redaction import NO_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,7 @@ def request(reference_id: str, words: str = "CallStatus=ANSWERED&SendStatus=5") 
 
 def store_together(store: CallbackStore, *requests: CallbackRequest) -> list[Any]:
     """What becomes of requests that arrive at once, as the batch writer stores them."""
-    queue: deque[Pending[ParsedCallback, StoreResult]] = deque(Pending(parse(one, str)) for one in requests)
+    queue: deque[Pending[ParsedCallback, StoreResult]] = deque(Pending(parse(one, NO_TOKENS)) for one in requests)
     return list(store.write_batch(Batch(queue=queue)))
 
 

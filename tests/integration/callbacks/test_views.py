@@ -9,6 +9,7 @@ import re
 import socket
 import sqlite3
 import time
+from base64 import b64encode, encodebytes
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -794,6 +795,33 @@ def test_percent_encoded_tokens_are_not_stored(
             kept = unquote(kept)
     assert [report["ivr"] for report in rows(database, status_reports)] == ["***", "1", "***"]
     assert rows(database, status_reports)[1]["reference_id"] == "***"
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("told", "content_type"),
+    [
+        (b'{"Url": "' + "".join(f"\\u{ord(letter):04x}" for letter in URL).encode() + b'", }', "application/json"),
+        (f'{{"Url": "{URL}"}}'.encode("utf-16"), "application/json"),
+        (b"Url=" + b64encode(URL.encode()), "application/x-www-form-urlencoded"),
+        (
+            b"--b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + encodebytes(URL.encode()) + b"--b--",
+            "multipart/x; boundary=b",
+        ),
+        (b"Url=" + in_digits(in_digits(URL)).encode(), "application/x-www-form-urlencoded"),
+        (b"SMSID=a&TypeId=24&Url=" + b64encode(URL.encode()), "application/x-www-form-urlencoded"),
+    ],
+    ids=["JSON escapes", "UTF-16", "base64", "multipart", "percent twice", "another channel"],
+)
+def test_encoded_tokens_in_rejected_requests_are_not_stored(
+    client: FlaskClient, database: Database, told: bytes, content_type: str
+) -> None:
+    client.post(URL, content_type=content_type, data=told)
+
+    (kept,) = rows(database, rejected_callbacks)
+    _, body = esms_callback.stored_request(kept["payload"])
+    assert body.count(b"***") == 1
+    assert len(body) <= len(told) - len(CALLBACK_TOKEN) + len("***")
 
 
 def ask_raw(address: str, request: bytes, *, end: bool = False) -> tuple[bytes, dict[str, Any]]:
