@@ -62,13 +62,71 @@ def test_cron_takes_the_crontab_and_would_not_take_a_spoilt_one(tmp_path: Path) 
     assert verify("crontab", "-n", str(spoilt)).returncode != 0
 
 
-def test_the_cronjob_is_as_kubernetes_wants_it() -> None:
-    job: dict[str, Any] = yaml.safe_load((DEPLOY / "cronjob.yaml").read_text())
-    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+def test_no_unit_could_do_much_if_it_were_broken_into(tmp_path: Path) -> None:
+    """A rate is from 0 (nothing) to 10; the exit code tells of more than 2.0."""
+    services = [path for path in here(tmp_path) if path.endswith(".service")]
+    rate = ("security", "--offline=true", "--threshold=20", "--no-pager")
+    assert [verify("systemd-analyze", *rate, path).returncode for path in services] == [0, 0, 0]
 
-    job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["restart"] = "Never"
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+    loose = Path(services[0])
+    loose.write_text(loose.read_text().replace("SystemCallFilter=", "#").replace("PrivateUsers=", "#"))
+    assert verify("systemd-analyze", *rate, str(loose)).returncode != 0
+
+
+def manifests() -> dict[str, dict[str, Any]]:
+    """All that Kubernetes is given, by kind."""
+    texts = [(DEPLOY / name).read_text() for name in ("kubernetes.yaml", "cronjob.yaml")]
+    return {one["kind"]: one for text in texts for one in yaml.safe_load_all(text)}
+
+
+def pods() -> list[dict[str, Any]]:
+    """The specifications of the server's and reconcile's pods."""
+    found = manifests()
+    job = found["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    return [found["Deployment"]["spec"]["template"]["spec"], job]
+
+
+def test_every_manifest_is_as_kubernetes_wants_it() -> None:
+    version = kubernetes_validate.latest_version()
+    found = manifests()
+    assert set(found) == {"Deployment", "Service", "PodDisruptionBudget", "PersistentVolumeClaim", "CronJob"}
+    for manifest in found.values():
+        kubernetes_validate.validate(manifest, version, strict=True)
+        manifest["spec"]["restart"] = "Never"
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_pods_have_no_privileges() -> None:
+    for pod in pods():
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "runAsGroup": 10001,
+            "fsGroup": 10001,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        }
+        assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/data", "/tmp"}  # noqa: S108
+
+
+def test_service_budget_and_probes_fit_the_deployment() -> None:
+    """No probe asks for the database: a server without one still takes callbacks, into its spool."""
+    found = manifests()
+    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert found["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert found["Service"]["spec"]["selector"] == labels
+    assert found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+    (container,) = pods()[0]["containers"]
+    assert {container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")} == {"/healthz"}
+    ports = {port["name"] for port in container["ports"]}
+    assert {port["targetPort"] for port in found["Service"]["spec"]["ports"]} == ports
 
 
 def test_operations_knows_every_line_of_status(reader: Reader) -> None:

@@ -103,7 +103,7 @@ def parameters() -> str:
 
 
 def unit(path: Path) -> str:
-    kind = {".yaml": "yaml", ".service": "ini", ".timer": "ini"}.get(path.suffix, "text")
+    kind = {".yaml": "yaml", ".service": "ini", ".timer": "ini", ".conf": "nginx"}.get(path.suffix, "text")
     return f"```{kind}\n{path.read_text()}```"
 
 
