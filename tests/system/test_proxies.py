@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import shutil
 import socket
 import ssl
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import trustme
-from constants import API_TOKEN, CALLBACK_TOKEN
+from constants import API_TOKEN, CALLBACK_TOKEN, SOAK
 from running import free_port, serving
 from sqlalchemy import select
 
@@ -30,6 +31,8 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 NAME = "calls.example.vn"
 PATH = f"/esms/callback/{CALLBACK_TOKEN}"
 WRONG = "/esms/callback/a-wrong-token-of-the-tests"
+LIMIT = 10
+"""Times the idle p99."""
 ESMS = "127.0.0.2"
 STRANGER = "127.0.0.3"
 
@@ -75,15 +78,22 @@ class Behind(NamedTuple):
 @pytest.fixture(scope="module", params=["nginx", "caddy"])
 def proxy(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    if shutil.which(name) is None:
+    if shutil.which(name) is None and "CI" not in os.environ:
         pytest.skip(f"{name} is not there (Debian: apt-get install {name})")
     return name
 
 
+class Server(NamedTuple):
+    """What both proxies stand before, one after the other."""
+
+    address: str
+    folder: Path
+    database: Database
+
+
 @pytest.fixture(scope="module")
-def behind(proxy: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
-    """The proxy with its file of deploy/: of it only ports, folders, the certificate and the inner networks differ."""
-    folder = tmp_path_factory.mktemp(proxy)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("proxies")
     settings = {
         "DATABASE_URL": f"sqlite:///{folder / 'calls.db'}",
         "INSTANCE_DIR": str(folder / "instance"),
@@ -93,10 +103,18 @@ def behind(proxy: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Beh
     }
     with ExitStack() as stack:
         url = stack.enter_context(serving(folder / "server.log", "--workers", "1", **settings))
-        port, context = stack.enter_context(running(proxy, folder, url.removeprefix("http://")))
         database = Database(settings["DATABASE_URL"])
         stack.callback(database.close)
-        yield Behind(proxy, port, context, folder, database)
+        yield Server(url.removeprefix("http://"), folder, database)
+
+
+@pytest.fixture(scope="module")
+def behind(proxy: str, server: Server) -> Iterator[Behind]:
+    """The proxy with its file of deploy/: of it only ports, folders, the certificate and the inner networks differ."""
+    folder = server.folder / proxy
+    folder.mkdir()
+    with running(proxy, folder, server.address) as (port, context):
+        yield Behind(proxy, port, context, server.folder, server.database)
 
 
 @contextmanager
@@ -180,10 +198,11 @@ def wait_until_open(port: int, program: subprocess.Popen[bytes]) -> None:
 
 def test_the_address_stored_is_the_callers_whatever_headers_it_sends(behind: Behind) -> None:
     forged = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Host": "evil.example", "Forwarded": "for=203.0.113.9"}
-    assert behind.ask(f"{PATH}?ReferenceId=forged&SendStatus=5", headers=forged)[0] == 200
+    reference_id = f"forged-{behind.proxy}"
+    assert behind.ask(f"{PATH}?ReferenceId={reference_id}&SendStatus=5", headers=forged)[0] == 200
 
     with behind.database.snapshot() as connection:
-        query = select(status_reports.c.remote_addr).where(status_reports.c.reference_id == "forged")
+        query = select(status_reports.c.remote_addr).where(status_reports.c.reference_id == reference_id)
         assert connection.execute(query).scalars().all() == [ESMS]
 
 
@@ -231,68 +250,115 @@ def test_a_body_a_little_too_large_is_kept_and_a_huge_one_is_stopped(behind: Beh
     assert max(sizes) <= 70_000
 
 
-def drip_head(client: ssl.SSLSocket) -> None:
+def drip_head(client: ssl.SSLSocket, stop: threading.Event) -> None:
     client.sendall(f"GET {PATH}?ReferenceId=slow HTTP/1.1\r\nHost: {NAME}\r\n".encode())
-    drip(client, b"X-A: b\r\n")
+    drip(client, b"X-A: b\r\n", stop)
 
 
-def drip_body(client: ssl.SSLSocket) -> None:
+def drip_body(client: ssl.SSLSocket, stop: threading.Event) -> None:
     client.sendall(f"POST {PATH} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 60000\r\n\r\n".encode())
-    drip(client, b"x")
+    drip(client, b"x", stop)
 
 
-def drip(client: ssl.SSLSocket, part: bytes) -> None:
-    for _ in range(5):
+def drip(client: ssl.SSLSocket, part: bytes, stop: threading.Event) -> None:
+    """A little at a time, until the proxy ends the connection."""
+    while not stop.wait(0.3):
         client.sendall(part)
-        time.sleep(0.1)
 
 
-def flood(client: ssl.SSLSocket) -> None:
-    client.settimeout(5)
-    for _ in range(20):
-        client.sendall(f"GET {WRONG} HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode())
+def flood(client: ssl.SSLSocket, stop: threading.Event) -> None:
+    """As fast as the proxy takes them."""
+    request = f"GET {WRONG} HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
+    while not stop.is_set():
+        client.sendall(request)
         if not client.recv(4096):
             return
 
 
-ABUSES: dict[str, tuple[Callable[[ssl.SSLSocket], None], int]] = {
-    "slow heads": (drip_head, 24),
-    "slow bodies": (drip_body, 24),
+ABUSES: dict[str, tuple[Callable[[ssl.SSLSocket, threading.Event], None], int]] = {
+    "slow heads": (drip_head, 200 if SOAK else 24),
+    "slow bodies": (drip_body, 200 if SOAK else 24),
     "a flood of wrong tokens": (flood, 3),
 }
 
 
 @pytest.mark.parametrize("abuse", ABUSES)
-def test_honest_callbacks_are_answered_beside_it(behind: Behind, abuse: str) -> None:
-    """Under ten times their idle p99; on a machine that is busy with other tests, two seconds are allowed."""
+def test_honest_callbacks_stay_under_ten_times_their_idle_p99(
+    behind: Behind, abuse: str, record_property: Callable[[str, object], None]
+) -> None:
+    """Three tries, because the machine is busy with other tests, too; `make bench-abuse` has no such indulgence."""
     act, connections = ABUSES[abuse]
-    idle = honest(behind)
+    ratios = []
+    for _ in range(3):
+        idle = honest(behind)
+        with abused(behind, act, connections):
+            beside = honest(behind)
+        ratios.append(beside / idle)
+        record_property(f"{behind.proxy}, {abuse}", f"{beside * 1000:.1f} ms / {idle * 1000:.1f} ms")
+        if ratios[-1] < LIMIT:
+            return
+    assert min(ratios) < LIMIT
+
+
+@contextmanager
+def abused(behind: Behind, act: Callable[[ssl.SSLSocket, threading.Event], None], connections: int) -> Iterator[None]:
+    """So many connections of a stranger that do nothing but abuse, until the end of the block."""
     stop = threading.Event()
 
     def run() -> None:
         while not stop.is_set():
             with suppress(OSError), behind.connect(STRANGER) as client:
-                act(client)
+                act(client, stop)
 
     with ThreadPoolExecutor(connections) as pool:
         for _ in range(connections):
             pool.submit(run)
         try:
             time.sleep(0.2)
-            beside = honest(behind)
+            yield
         finally:
             stop.set()
-    assert beside < max(10 * idle, 2)
 
 
 def honest(behind: Behind) -> float:
     """The p99 of some callbacks, in seconds; every one is answered 200."""
     took = []
-    for _ in range(25):
+    for _ in range(500 if SOAK else 30):
         began = time.monotonic()
         assert behind.ask(f"{PATH}?ReferenceId=honest&SendStatus=5")[0] == 200
         took.append(time.monotonic() - began)
     return sorted(took)[int(len(took) * 0.99)]
+
+
+SLOW_HEAD = f"GET {PATH} HTTP/1.1\r\nHost: {NAME}\r\n".encode()
+SLOW_BODY = f"POST {PATH} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 100\r\n\r\nx".encode()
+
+
+def test_slow_clients_are_ended(tmp_path: Path, behind: Behind) -> None:
+    """With shorter times than in the files. Behind the proxy is a listener that waits for a connection."""
+    shorter = {
+        "nginx": (("header_timeout 5s", "header_timeout 300ms"), ("body_timeout 5s", "body_timeout 300ms")),
+        "caddy": (("read_header 5s", "read_header 300ms"), ("read_body 1m", "read_body 700ms")),
+    }[behind.proxy]
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listener.settimeout(0.1 if behind.proxy == "nginx" else 10)
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        port, context = stack.enter_context(running(behind.proxy, tmp_path, address, *shorter))
+        there = behind._replace(port=port, context=context)
+        head, body = (stack.enter_context(there.connect(ESMS)) for _ in "ab")
+        head.sendall(SLOW_HEAD)
+        body.sendall(SLOW_BODY)
+        assert head.recv(1000)[:12] in {b"", b"HTTP/1.1 408"}
+        if behind.proxy == "caddy":  # it leaves the body to the server, whose answer it hands on in the end
+            with listener.accept()[0] as handed_on:
+                handed_on.recv(1000)
+                handed_on.sendall(b"HTTP/1.1 400 Too Slow\r\nContent-Length: 0\r\n\r\n")
+                assert body.recv(1000).startswith(b"HTTP/1.1 400 ")
+            return
+        assert body.recv(1000)[:12] in {b"", b"HTTP/1.1 408"}
+        with pytest.raises(TimeoutError):
+            listener.accept()
 
 
 def test_nginx_limits_requests_by_address(tmp_path: Path, behind: Behind) -> None:
