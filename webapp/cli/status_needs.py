@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from webapp.cli.time_words import duration, local_time
 from webapp.storage.rejected import LIMIT_BYTES
+from webapp.storage.runs import outcome_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,9 +46,8 @@ class Moment:
 
 
 def run_outcome(run: Mapping[str, Any], moment: Moment) -> str | None:
-    """How a run ended; one that has not renewed its lease has died, although its row does not say so yet."""
-    expired = run["finished_at"] is None and (run["seen_at"] or run["started_at"]) < moment.now - moment.lease
-    return "died" if expired else run["outcome"]
+    """How a run ended, as of the moment."""
+    return outcome_now(run, moment.now, moment.lease)
 
 
 def all_needs(found: Status, spool: Depth, moment: Moment) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from sqlalchemy import and_, func, insert, update
@@ -12,6 +12,7 @@ from sqlalchemy import and_, func, insert, update
 from webapp.storage.models import reconcile_runs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import timedelta
 
     from sqlalchemy.engine import Connection
@@ -36,6 +37,12 @@ class Run:
     gave_up: int = 0
     seen_at: datetime | None = None
     answered_at: datetime | None = None
+
+
+def outcome_now(run: Mapping[str, Any], now: datetime, lease: timedelta) -> str | None:
+    """How a run ended; one that has not renewed its lease has died, although its row does not say so yet."""
+    expired = run["finished_at"] is None and (run["seen_at"] or run["started_at"]) < now - lease
+    return "died" if expired else run["outcome"]
 
 
 def start_run(connection: Connection, run: Run, *, lease: timedelta) -> None:

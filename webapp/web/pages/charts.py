@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 SERIES = ("answered", "delivered", "unanswered", "rejected", "other", "missing")
 """The parts of a column, from its foot; ``unknown`` counts as other, ``given_up`` as missing."""
 _PART_OF = {"unknown": "other", "given_up": "missing"}
-_LONGEST_BY_DAY = 62
-_WEEK = timedelta(days=7)
+_LONGEST_BY_DAY, _LONGEST_BY_WEEK = 62, 732
+"""Numbers of days."""
 _TALK_STEP, _TALK_END = 10, 120
 _DELAY_STEPS = (10, 20, 30, 60, 120, 300, 600, 3600, DELAY_EDGES[-1])
 
@@ -58,18 +59,37 @@ def in_series(outcomes: Mapping[str, int]) -> dict[str, int]:
 
 
 def columns(by_day: Mapping[date, Mapping[str, int]], first: date, last: date) -> list[Column]:
-    """A column for each day, or for each week (from Monday) of more than 62 days; days without calls are there, too."""
-    weekly = (last - first).days >= _LONGEST_BY_DAY
-    found = []
-    start = first
-    while start <= last:
-        end = min(last, start - timedelta(days=start.weekday()) + _WEEK - timedelta(days=1)) if weekly else start
-        outcomes: Counter[str] = Counter()
-        for number in range((end - start).days + 1):
-            outcomes.update(by_day.get(start + timedelta(days=number), {}))
-        found.append(Column(start, end, in_series(outcomes)))
-        start = end + timedelta(days=1)
-    return found
+    """A column for each day; of more than 62 days for each week (from Monday), of more than two years for each month.
+
+    Days without calls are there, too.
+    """
+    starts = _starts(first, last)
+    ends = [*(start - timedelta(days=1) for start in starts[1:]), last]
+    outcomes: list[Counter[str]] = [Counter() for _ in starts]
+    for day, numbers in by_day.items():
+        outcomes[bisect_right(starts, day) - 1].update(numbers)
+    return [Column(*one[:2], in_series(one[2])) for one in zip(starts, ends, outcomes, strict=True)]
+
+
+def are_months(first: date, last: date) -> bool:
+    """Whether the columns of such days are months."""
+    return (last - first).days >= _LONGEST_BY_WEEK
+
+
+def _starts(first: date, last: date) -> list[date]:
+    """The first day of each column."""
+    if are_months(first, last):
+        months = range(_month(first) + 1, _month(last) + 1)
+        return [first, *(date(month // 12, month % 12 + 1, 1) for month in months)]
+    days = (last - first).days
+    if days < _LONGEST_BY_DAY:
+        return [first + timedelta(days=number) for number in range(days + 1)]
+    return [first, *(first + timedelta(days=number) for number in range(7 - first.weekday(), days + 1, 7))]
+
+
+def _month(day: date) -> int:
+    """The number of months from the year 0."""
+    return day.year * 12 + day.month - 1
 
 
 def axis(largest: int) -> tuple[int, ...]:

@@ -58,6 +58,11 @@ def short_day(value: date) -> str:
     return str(format_date(value, "d/M" if _is_vietnamese() else "d MMM"))
 
 
+def month(value: date) -> str:
+    """A month with its year."""
+    return str(format_date(value, "M/yyyy" if _is_vietnamese() else "MMM yyyy"))
+
+
 def weekday(number: int) -> str:
     """The short name of a weekday, 1 is Monday."""
     locale: Any = get_locale()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from flask import Response, render_template, request, url_for
 from flask_babel import gettext
 
+from webapp.reconcile.run import lease_of
 from webapp.storage import figures
 from webapp.storage.claims import Due
 from webapp.storage.exports import csv_lines
 from webapp.storage.overview import Campaign, Hour, Overview, campaign_names, campaigns, read_overview
+from webapp.storage.runs import outcome_now
 from webapp.storage.time_zone import has_calls
 from webapp.web.pages import charts
-from webapp.web.pages.formats import NONE, day, duration, number, short_day
+from webapp.web.pages.formats import NONE, day, duration, moment, month, number, short_day
 from webapp.web.pages.ranges import PRESETS, Range, WrongAddress, read_range
 from webapp.web.pages.words import outcome_words, run_words
 
@@ -37,7 +39,6 @@ _CSV_COLUMNS = (
 )
 _OPEN_EDGE = 10**6
 """Seconds: a class with a larger upper edge has none."""
-_BAD_RUNS = {"failures", "refused", "died"}
 
 
 def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
@@ -55,7 +56,8 @@ def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
             due = Due(placed_until=now - settings.reconcile_grace, due_until=now)
             found = read_overview(connection, chosen.days, due, now)
         page = {"chosen": chosen, "problem": problem, "presets": PRESETS, "campaign_names": names}
-        return render_template("overview.html", found=found, as_of=as_of, **page, **_shown(found, chosen, now))
+        shown = _shown(found, as_of, chosen, now, lease_of(settings))
+        return render_template("overview.html", found=found, as_of=as_of, **page, **shown)
 
     @pages.get("/campaigns.csv", endpoint="campaigns_csv")
     def campaigns_csv() -> ResponseReturnValue:
@@ -83,14 +85,17 @@ def _chosen(as_of: AsOf) -> tuple[Range, str]:
     return chosen, problem
 
 
-def _shown(found: Overview, chosen: Range, now: datetime) -> dict[str, Any]:
+def _shown(found: Overview, as_of: AsOf, chosen: Range, now: datetime, lease: timedelta) -> dict[str, Any]:
     """What the template shows besides the figures as they are."""
     columns = charts.columns(found.by_day, chosen.first, chosen.last)
+    by_month = charts.are_months(chosen.first, chosen.last)
     talk = charts.talk_classes(found.talk)
+    runs = [{**run, "outcome": outcome_now(run, now, lease)} for run in found.runs]
     every = request.args.get("campaigns") == "all"
     shown = found.campaigns if every else found.campaigns[:_SHOWN_CAMPAIGNS]
     return {
-        "columns": [_column(column, chosen) for column in columns],
+        "columns": [_column(column, chosen, by_month=by_month) for column in columns],
+        "columns_are": _columns_are(columns, by_month=by_month),
         "axis": charts.axis(max(column.total for column in columns)),
         "parts": charts.in_series(found.outcomes),
         "talk": talk,
@@ -101,10 +106,12 @@ def _shown(found: Overview, chosen: Range, now: datetime) -> dict[str, Any]:
         "hours": _hours(found),
         "hour_columns": [_hour_column(found, hour) for hour in range(24)] if chosen.length == 1 else [],
         "hour_axis": charts.axis(max((one.calls for one in found.by_hour.values()), default=0)),
+        "weekdays": _weekdays(chosen),
+        "is_today": chosen.length == 1 and chosen.first == now.astimezone(ZoneInfo(as_of.time_zone)).date(),
         "hour_words": {
             "answered": gettext("Answered"),
             "unanswered": gettext("Not answered, and other"),
-            "other": gettext("Without such an outcome"),
+            "other": gettext("Rejected, delivered or no result yet"),
         },
         "hour_parts": {
             "answered": found.sums.answered,
@@ -112,7 +119,8 @@ def _shown(found: Overview, chosen: Range, now: datetime) -> dict[str, Any]:
             "other": found.sums.calls - found.sums.with_outcome,
         },
         "shown_campaigns": shown,
-        "run_failed": bool(found.last_run and found.last_run["outcome"] in _BAD_RUNS),
+        "runs": runs,
+        "run_problem": _run_problem(runs),
         "silent": found.needs.callbacks.have_stopped(now),
         "now": now,
         "query": chosen.query(),
@@ -124,13 +132,21 @@ def _shown(found: Overview, chosen: Range, now: datetime) -> dict[str, Any]:
     }
 
 
-def _column(column: charts.Column, chosen: Range) -> dict[str, Any]:
+def _columns_are(columns: list[charts.Column], *, by_month: bool) -> str:
+    """What the columns are, in words."""
+    if by_month:
+        return str(gettext("Calls by month"))
+    whole = any(column.first != column.last for column in columns)
+    return str(gettext("Calls by week") if whole else gettext("Calls by day"))
+
+
+def _column(column: charts.Column, chosen: Range, *, by_month: bool) -> dict[str, Any]:
     days = day(column.first)
     if column.first != column.last:
         days += f" \N{EN DASH} {day(column.last)}"
     there = Range(column.first, column.last, None, chosen.campaign)
     return {
-        "label": short_day(column.first),
+        "label": month(column.first) if by_month else short_day(column.first),
         "days": days,
         "title": f"{days}: {number(column.total)}",
         "link": _address("pages.overview", there.query()),
@@ -150,6 +166,24 @@ def _talk_column(one: charts.Class) -> dict[str, Any]:
     label = f"{one.above}" if one.edge else f"> {one.above}"
     title = f"{label} \N{EN DASH} {one.edge} s" if one.edge else f"{label} s"
     return {"label": label, "title": f"{title}: {number(one.calls)}", "parts": {"answered": one.calls}}
+
+
+def _run_problem(runs: list[dict[str, Any]]) -> str:
+    """What went wrong in the latest run, in words; empty: nothing."""
+    if not runs:
+        return ""
+    time = moment(runs[0]["started_at"])
+    words: dict[str | None, str] = {
+        "failures": gettext("The reconcile run of %(time)s had failures", time=time),
+        "refused": gettext("eSMS refused the account in the reconcile run of %(time)s", time=time),
+        "died": gettext("The reconcile run of %(time)s died", time=time),
+    }
+    return words.get(runs[0]["outcome"], "")
+
+
+def _weekdays(chosen: Range) -> list[int]:
+    """The weekdays of these days, from Monday."""
+    return sorted({(chosen.first + timedelta(days=number)).isoweekday() for number in range(min(chosen.length, 7))})
 
 
 def _hours(found: Overview) -> range:

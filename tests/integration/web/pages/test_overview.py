@@ -7,15 +7,19 @@ import html
 import io
 import re
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 from histories import write_history
 from makers import NOW
 from pages import sign_in, text_of
 from recount import Fact, facts_of, refresh_all
+from sqlalchemy import insert
 
 from webapp.calls.rule import Registration
+from webapp.storage.models import reconcile_runs
 from webapp.storage.writer import Writer
 from webapp.web.pages import charts
 
@@ -80,6 +84,7 @@ def expected_tiles(facts: list[Fact]) -> dict[str, str]:
         ("from=2026-11-23&to=2026-11-23", lambda fact: f"{fact.day}" == "2026-11-23"),
         (f"{DAYS}&campaign=tet", lambda fact: fact.call.campaign == "tet"),
         ("from=2026-01-01&to=2026-12-31", lambda _: True),
+        ("from=2018-01-01&to=2026-12-31", lambda _: True),
     ],
 )
 def test_tiles_equal_a_recount(
@@ -136,6 +141,84 @@ def test_campaigns_equal_a_recount_on_the_page_and_as_csv(client: FlaskClient, f
         of = [fact for fact in facts if (fact.call.campaign or "") == line["campaign"]]
         assert int(line["answered"]) == sum(fact.answered for fact in of)
         assert int(line["missing"]) == sum(fact.outcome == "missing" for fact in of)
+
+
+def listed(client: FlaskClient, link: str) -> int:
+    """The number of calls in a list, all its pages together."""
+    answer, number = client.get(link), 0
+    while True:
+        assert answer.status_code == 200, link
+        number += answer.text.count('class="id"><a href=')
+        older = re.search(r'href="([^"]+)" rel="next"', answer.text)
+        if older is None:
+            return number
+        answer = client.get(html.unescape(older[1]))
+
+
+@pytest.mark.parametrize(
+    "query", [DAYS, "from=2026-11-23&to=2026-11-23", f"{DAYS}&campaign=tet", "from=2020-01-01&to=2026-11-27"]
+)
+def test_each_link_beside_a_number_leads_to_that_number_of_calls(
+    client: FlaskClient, facts: list[Fact], query: str
+) -> None:
+    assert facts
+    sign_in(client)
+    page = client.get(f"/?{query}&lang=en").text
+
+    links = re.findall(r'<a href="(/calls\?[^"]*)">([\d,]+)\b[^<]*</a>', page)
+    keys = re.findall(r'<a class="key" href="([^"]*)">.*?</td>.*?<td class="n">([\d,]+)</td>', page, re.DOTALL)
+
+    assert len(links) >= 5
+    for link, number in [*links, *keys]:
+        assert listed(client, html.unescape(link)) == int(number.replace(",", "")), link
+
+
+def test_each_column_leads_to_the_overview_of_its_days(client: FlaskClient, facts: list[Fact]) -> None:
+    assert facts
+    sign_in(client)
+    page = client.get(f"/?{DAYS}&lang=en")
+    columns = table(page, "Days")
+    links = re.findall(r'<th scope="row"><a href="(/\?from=[^"]*)">', page.text)
+
+    assert len(links) == len(columns)
+    for link, (_, total, *_parts) in zip(links, columns, strict=True):
+        there = client.get(html.unescape(link)).text
+        assert tiles(there).get("calls", "0") == total
+
+
+def test_the_hours_of_one_day_equal_a_recount(client: FlaskClient, facts: list[Fact]) -> None:
+    sign_in(client)
+
+    page = client.get("/?from=2026-11-23&to=2026-11-23&lang=en")
+
+    there = [fact for fact in facts if f"{fact.day}" == "2026-11-23"]
+    assert there
+    for hour, *numbers in table(page, "Hour"):
+        of = [fact for fact in there if fact.at.hour == int(hour)]
+        answered, with_outcome = (sum(getattr(fact, name) for fact in of) for name in ("answered", "with_outcome"))
+        assert numbers == [f"{n}" for n in (len(of), answered, with_outcome - answered, len(of) - with_outcome)]
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("outcome", "words"), [("failures", "had failures"), ("refused", "refused the account"), (None, "died")]
+)
+def test_a_latest_run_that_failed_needs_a_look(
+    client: FlaskClient, database: Database, outcome: str | None, words: str
+) -> None:
+    write_history(database, 11, 5)
+    long_ago = datetime.now(UTC) - timedelta(days=1)
+    with database.transaction() as connection:
+        finished = long_ago if outcome else None
+        row = {"id": uuid4(), "host": "h", "started_at": long_ago, "finished_at": finished, "outcome": outcome}
+        connection.execute(insert(reconcile_runs).values(row))
+    sign_in(client)
+
+    page = client.get("/?lang=en").text
+
+    needs = re.search(r'<section class="needs".*?</section>', page, re.DOTALL)
+    assert needs
+    assert words in needs[0]
 
 
 @ON_SQLITE

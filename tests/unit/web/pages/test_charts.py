@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +36,20 @@ def test_columns_are_days_and_above_62_days_weeks_from_monday() -> None:
         (date(2026, 11, 23), date(2026, 11, 24)),
     ]
     assert weeks[-1].total == 6
+
+
+def test_columns_of_more_than_two_years_are_months_and_hold_every_day() -> None:
+    by_day = {
+        day: {"answered": 1} for day in (date(2018, 3, 5), date(2018, 3, 31), date(2018, 4, 1), date(2027, 12, 31))
+    }
+
+    found = charts.columns(by_day, date(2018, 3, 5), date(2028, 1, 1))
+
+    assert (found[0].first, found[-1].last) == (date(2018, 3, 5), date(2028, 1, 1))
+    assert all(one.last + timedelta(days=1) == next_one.first for one, next_one in pairwise(found))
+    assert {one.first.day for one in found[1:]} == {1}
+    for column in found:
+        assert column.total == sum(column.first <= day <= column.last for day in by_day)
 
 
 def test_classes_hold_every_call_once_and_end_at_all() -> None:
