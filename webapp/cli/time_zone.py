@@ -37,8 +37,8 @@ def time_zone_show() -> None:
 def time_zone_set(zone: str) -> None:
     """Count days by the clocks of ZONE, such as Asia/Ho_Chi_Minh, from now on.
 
-    Views and figures are made anew, while the receiver runs. On SQLite only zones without summer time can be used. On
-    PostgreSQL callbacks wait in the spool while an index is built: 15 seconds for 10 million calls.
+    Views and figures are made anew, while the receiver runs. Callbacks wait in the spool while an index is built: 15
+    seconds for 10 million calls. On SQLite only zones without summer time can be used.
     """
     new = _zone(zone)
     with open_context() as context:

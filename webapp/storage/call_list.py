@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST_SCANNED = 20_000
 MOST_FOUND = 1000
 """Calls that a search takes of each kind: ids, request ids, phone numbers."""
-_SCANNED_FLAGS = ("recovered", "registered", "settled", "confirmed")
+_SCANNED_FLAGS = ("recovered", "registered", "settled", "confirmed", "dismissed")
 """Those without an index of their own."""
 _FEW = {"missing", "given_up"}
 """Outcomes that have an index of their own."""
@@ -62,6 +62,11 @@ def read_list(
     if len(rows) > limit:
         return Found(rows[:limit], position_of(rows[limit - 1]))
     return Found(rows, floor, stopped=floor is not None)
+
+
+def searched_ids(connection: Connection, search: str) -> tuple[str, ...]:
+    """The ids of the calls that a search finds, whatever the filters."""
+    return tuple(connection.scalars(_searched(connection, search)))
 
 
 def _has_index(wanted: CallFilter) -> bool:

@@ -35,6 +35,7 @@ class CallFilter:
     missing: bool | None = None
     conflict: bool | None = None
     price_conflict: bool | None = None
+    dismissed: bool | None = None
     recovered: bool | None = None
     """Settled by a look-up, without any final callback."""
     settled: bool | None = None
@@ -71,6 +72,7 @@ class CallFilter:
             (is_missing(), self.missing),
             (calls.c.conflict, self.conflict),
             (calls.c.price_conflict, self.price_conflict),
+            (calls.c.dismissed_at.is_not(None), self.dismissed),
             (and_(calls.c.settled_by == "lookup", calls.c.callback_at.is_(None)), self.recovered),
             (calls.c.settled_at.is_not(None), self.settled),
             (calls.c.confirmed_at.is_not(None), self.confirmed),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, func, select
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from webapp.storage.claims import Due
 
 _RUNS = 6
+_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,25 @@ class Needs:
     callbacks: Callbacks
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The wanted days, and as many days before them.
+
+    ``until_hour``: the last day of both counts up to this hour, for today is not over; None: all days are whole.
+    """
+
+    now: Sums
+    before: Sums
+    until_hour: int | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """All figures of the wanted days. ``before``: the same number of days before."""
+    """All figures of the wanted days."""
 
     sums: Sums
     outcomes: Mapping[str, int]
-    before: Sums | None
+    compared: Compared | None
     by_day: Mapping[date, Mapping[str, int]]
     by_hour: Mapping[tuple[int, int], Hour]
     """By weekday (1 to 7) and hour."""
@@ -87,12 +100,13 @@ class Overview:
 
 
 def read_overview(connection: Connection, days: Days, due: Due, now: datetime) -> Overview:
-    """The overview of these days."""
+    """The overview of these days; ``now`` is in the time zone of the figures."""
     totals = figures.labels(connection, days, "outcome")
+    sums = figures.total(totals.values())
     return Overview(
-        sums=figures.total(totals.values()),
+        sums=sums,
         outcomes={label: sums.calls for label, sums in totals.items()},
-        before=_before(connection, days),
+        compared=_compared(connection, days, sums, now),
         by_day=_by_day(connection, days),
         by_hour=_by_hour(connection, days),
         keys=figures.counts(connection, days, "key"),
@@ -125,11 +139,31 @@ def campaign_names(connection: Connection) -> list[str]:
     return sorted(connection.scalars(query))
 
 
-def _before(connection: Connection, days: Days) -> Sums | None:
-    if days.since is None or days.until is None:
+def _compared(connection: Connection, days: Days, sums: Sums, now: datetime) -> Compared | None:
+    """None: these days have no beginning, or lie ahead."""
+    today, tomorrow = now.date(), now.date() + _DAY
+    if days.since is None or days.until is None or days.until > tomorrow:
         return None
-    earlier = Days(days.since - (days.until - days.since), days.since, days.campaign)
-    return figures.total(figures.labels(connection, earlier, "outcome").values())
+    length = days.until - days.since
+    if days.until < tomorrow:
+        before = Days(days.since - length, days.since, days.campaign)
+        return Compared(sums, _total(connection, before), None)
+    return Compared(
+        _up_to_hour(connection, days.since, today, days.campaign, now.hour),
+        _up_to_hour(connection, days.since - length, today - length, days.campaign, now.hour),
+        until_hour=now.hour,
+    )
+
+
+def _up_to_hour(connection: Connection, first: date, last: date, campaign: str | None, hour: int) -> Sums:
+    """The figures of these days, but of the last one only those before this hour."""
+    hours = figures.labels(connection, Days(last, last + _DAY, campaign), "hour")
+    passed = figures.total(sums for label, sums in hours.items() if int(label) < hour)
+    return _total(connection, Days(first, last, campaign)).plus(passed)
+
+
+def _total(connection: Connection, days: Days) -> Sums:
+    return figures.total(figures.labels(connection, days, "outcome").values())
 
 
 def _by_day(connection: Connection, days: Days) -> dict[date, dict[str, int]]:

@@ -36,7 +36,7 @@ def has_calls(connection: Connection) -> bool:
 def set_zone(connection: Connection, zone: ZoneInfo, now: datetime) -> None:
     """Make the views anew for the zone, drop all figures, and mark them to be made anew. Raises UnfitZone.
 
-    On PostgreSQL no call is read or written while the index of local days is built: 15 seconds for 10 million.
+    While the index of local days is built, 15 seconds for 10 million calls, none is written (on PostgreSQL: nor read).
     """
     dialect = connection.dialect.name
     offset = _offset(zone, now) if dialect == "sqlite" else timedelta(0)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FLAGS: dict[str, dict[str, Any]] = {
     "conflict": {"conflict": True},
     "price_conflict": {"price_conflict": True},
+    "price_conflict_open": {"price_conflict": True, "dismissed": False},
     "recovered": {"recovered": True},
     "unregistered": {"registered": False},
     "unconfirmed": {"settled": True, "confirmed": False},

@@ -15,7 +15,7 @@ from webapp.storage import figures
 from webapp.storage.call_list import read_list
 from webapp.storage.overview import campaign_names
 from webapp.web.pages.call_filter import COUNTED, KEYS, ListFilter, read_filter
-from webapp.web.pages.ranges import WrongAddress
+from webapp.web.pages.ranges import ALL, PRESETS, WrongAddress
 from webapp.web.pages.words import flag_words, outcome_words
 from webapp.web.parameters import PARAMETERS, cursor
 
@@ -45,7 +45,7 @@ def add_to(pages: Blueprint, database: Database) -> None:
                 "count": _count(connection, chosen),
                 "campaign_names": campaign_names(connection),
             }
-        return render_template(
+        text = render_template(
             "calls.html",
             as_of=as_of,
             chosen=chosen,
@@ -56,8 +56,10 @@ def add_to(pages: Blueprint, database: Database) -> None:
             choices={"outcome": OUTCOMES, "key": KEYS},
             outcome_words=outcome_words(),
             flag_words=flag_words(),
+            presets=(*PRESETS, ALL),
             **page,
         )
+        return text, 400 if problem else 200
 
 
 def _chosen(zone: ZoneInfo) -> tuple[ListFilter, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
 from itertools import chain, islice
 from tempfile import TemporaryFile
@@ -16,6 +17,7 @@ from flask_babel import gettext
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import BadRequest, ServiceUnavailable
 
+from webapp.storage.call_list import searched_ids
 from webapp.storage.errors import Unavailable
 from webapp.storage.exports import COLUMNS, EXCEL, columns_of, csv_lines, json_lines, last_csv_line, writer_of
 from webapp.storage.models import calls
@@ -66,13 +68,12 @@ def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
             return read_page(MultiDict(chosen), settings.time_zone).wanted
         with database.snapshot() as connection:
             zone = ZoneInfo(zone_of(connection))
-        try:
-            listed = read_filter(chosen, datetime.now(zone).date())
-        except WrongAddress as problem:
-            raise BadRequest(str(problem)) from None
-        if listed.search:
-            raise BadRequest(gettext("What a search finds cannot be downloaded: choose days or a campaign."))
-        return listed.wanted(zone)
+            try:
+                listed = read_filter(chosen, datetime.now(zone).date())
+            except WrongAddress as problem:
+                raise BadRequest(str(problem)) from None
+            found = searched_ids(connection, listed.search) if listed.search else None
+        return replace(listed.wanted(zone), reference_ids=found)
 
     def answer(form: str) -> Response:
         name = f"calls-{datetime.now(settings.time_zone):%Y-%m-%d}.{form}"

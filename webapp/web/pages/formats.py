@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from flask_babel import format_date, format_datetime, format_decimal, format_percent, get_locale, gettext
 
@@ -14,13 +16,14 @@ if TYPE_CHECKING:
 
 NONE = "\N{EN DASH}"
 """Written where there is no value."""
+_VIETNAM = {"Asia/Ho_Chi_Minh", "Asia/Saigon"}
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 
 def init_app(app: Flask) -> None:
     """Give the templates these formats as filters."""
     app.jinja_env.filters.update(
-        {one.__name__: one for one in (number, percent, points, vnd, day, short_day, weekday, moment, duration)}
+        {one.__name__: one for one in (number, percent, points, vnd, day, short_day, weekday, moment, zone, duration)}
     )
 
 
@@ -78,6 +81,17 @@ def moment(value: datetime | None) -> str:
         return str(format_datetime(value, pattern))
     except OverflowError:  # The zone's clocks would leave the years that there are.
         return f"{format_datetime(value, pattern, rebase=False)} UTC"
+
+
+def zone(name: str, at: datetime) -> str:
+    """A time zone, with its distance from UTC at a time."""
+    offset = at.astimezone(ZoneInfo(name)).utcoffset() or timedelta()
+    minutes = round(offset.total_seconds() / _MINUTE)
+    hours, rest = divmod(abs(minutes), _MINUTE)
+    distance = f"UTC{'-' if minutes < 0 else '+'}{hours}{f':{rest:02}' if rest else ''}"
+    if name in _VIETNAM:
+        return str(gettext("Vietnam time (%(distance)s)", distance=distance))
+    return name if name == "UTC" else f"{name} ({distance})"
 
 
 def duration(seconds: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -13,7 +13,7 @@ from webapp.reconcile.run import lease_of
 from webapp.storage import figures
 from webapp.storage.claims import Due
 from webapp.storage.exports import csv_lines
-from webapp.storage.overview import Campaign, Hour, Overview, campaign_names, campaigns, read_overview
+from webapp.storage.overview import Campaign, Compared, Hour, Overview, campaign_names, campaigns, read_overview
 from webapp.storage.runs import outcome_now
 from webapp.storage.time_zone import has_calls
 from webapp.web.pages import charts
@@ -52,12 +52,12 @@ def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
                 return render_template("overview_empty.html", as_of=as_of, public_url=settings.public_url)
             chosen, problem = _chosen(as_of)
             names = campaign_names(connection)
-            now = datetime.now(UTC)
+            now = datetime.now(ZoneInfo(as_of.time_zone))
             due = Due(placed_until=now - settings.reconcile_grace, due_until=now)
             found = read_overview(connection, chosen.days, due, now)
         page = {"chosen": chosen, "problem": problem, "presets": PRESETS, "campaign_names": names}
-        shown = _shown(found, as_of, chosen, now, lease_of(settings))
-        return render_template("overview.html", found=found, as_of=as_of, **page, **shown)
+        shown = _shown(found, chosen, now, lease_of(settings))
+        return render_template("overview.html", found=found, as_of=as_of, **page, **shown), 400 if problem else 200
 
     @pages.get("/campaigns.csv", endpoint="campaigns_csv")
     def campaigns_csv() -> ResponseReturnValue:
@@ -85,7 +85,7 @@ def _chosen(as_of: AsOf) -> tuple[Range, str]:
     return chosen, problem
 
 
-def _shown(found: Overview, as_of: AsOf, chosen: Range, now: datetime, lease: timedelta) -> dict[str, Any]:
+def _shown(found: Overview, chosen: Range, now: datetime, lease: timedelta) -> dict[str, Any]:
     """What the template shows besides the figures as they are."""
     columns = charts.columns(found.by_day, chosen.first, chosen.last)
     by_month = charts.are_months(chosen.first, chosen.last)
@@ -107,7 +107,7 @@ def _shown(found: Overview, as_of: AsOf, chosen: Range, now: datetime, lease: ti
         "hour_columns": [_hour_column(found, hour) for hour in range(24)] if chosen.length == 1 else [],
         "hour_axis": charts.axis(max((one.calls for one in found.by_hour.values()), default=0)),
         "weekdays": _weekdays(chosen),
-        "is_today": chosen.length == 1 and chosen.first == now.astimezone(ZoneInfo(as_of.time_zone)).date(),
+        "against": _against(found.compared, chosen),
         "hour_words": {
             "answered": gettext("Answered"),
             "unanswered": gettext("Not answered, and other"),
@@ -130,6 +130,20 @@ def _shown(found: Overview, as_of: AsOf, chosen: Range, now: datetime, lease: ti
         "edge": _edge,
         "class_words": _class_words,
     }
+
+
+def _against(compared: Compared | None, chosen: Range) -> str:
+    """What the figures are compared with, in words."""
+    if compared is None:
+        return ""
+    if chosen.length == 1:
+        words = gettext("against the day before")
+    else:
+        words = gettext("against the %(n)s days before", n=number(chosen.length))
+    if compared.until_hour is None:
+        return str(words)
+    hour = f"{compared.until_hour}:00"
+    return f"{words}, {gettext('each up to %(hour)s', hour=hour)}"
 
 
 def _columns_are(columns: list[charts.Column], *, by_month: bool) -> str:

@@ -14,6 +14,7 @@ from flask_babel import gettext
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from werkzeug.exceptions import BadRequest, HTTPException, InternalServerError, NotFound, ServiceUnavailable
 
+from webapp.callbacks.views import RETRY_AFTER_SECONDS
 from webapp.storage.errors import Unavailable
 from webapp.web.errors import http_error
 from webapp.web.pages import call_list, downloads, formats, headers, language, one_call, overview, session, sign_in
@@ -121,7 +122,7 @@ def _error(error: HTTPException) -> ResponseReturnValue:
         return error
     if isinstance(error, CSRFError):
         error = BadRequest(gettext("The form is too old, or came from another site: load the page and try again."))
-    headers_ = {"Retry-After": "5"} if isinstance(error, ServiceUnavailable) else {}
+    headers_ = {"Retry-After": str(RETRY_AFTER_SECONDS)} if isinstance(error, ServiceUnavailable) else {}
     return render_template("error.html", error=error), error.code or 500, headers_
 
 

@@ -40,6 +40,7 @@ def range_words() -> dict[str, str]:
         "30": gettext("30 days"),
         "90": gettext("90 days"),
         "365": gettext("1 year"),
+        "all": gettext("All days"),
     }
 
 
@@ -48,6 +49,7 @@ def flag_words() -> dict[str, str]:
     return {
         "conflict": gettext("In conflict"),
         "price_conflict": gettext("Two prices"),
+        "price_conflict_open": gettext("Two prices, not dismissed"),
         "recovered": gettext("Recovered by look-up"),
         "unregistered": gettext("Never registered"),
         "unconfirmed": gettext("Not confirmed by eSMS"),

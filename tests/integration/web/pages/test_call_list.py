@@ -87,7 +87,10 @@ def test_every_filter_lists_its_calls_and_counts_them(
     assert count is not None or "q=" in query or query in {"flag=price_conflict", "flag=unconfirmed"}
 
 
-@pytest.mark.parametrize("query", ["", "outcome=answered", "flag=unregistered", "from=2026-11-23&to=2026-11-23"])
+@pytest.mark.parametrize(
+    "query",
+    ["", "outcome=answered", "flag=unregistered", "from=2026-11-23&to=2026-11-23", "q=many", "q=0901&outcome=missing"],
+)
 def test_the_download_has_what_is_listed(client: FlaskClient, facts: list[Fact], query: str) -> None:
     assert facts
     sign_in(client)
@@ -124,7 +127,7 @@ def test_a_wrong_filter_is_named_and_every_call_shown(client: FlaskClient, facts
 
     page = client.get(f"/calls?{query}&lang=en")
 
-    assert page.status_code == 200
+    assert page.status_code == 400
     assert "Shown instead: every call." in text_of(page)
     assert len(listed(page)) == 50
 

@@ -8,17 +8,19 @@ import io
 import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 from histories import write_history
-from makers import NOW
+from makers import NOW, callback
 from pages import sign_in, text_of
 from recount import Fact, facts_of, refresh_all
 from sqlalchemy import insert
 
 from webapp.calls.rule import Registration
+from webapp.storage.dismissals import dismiss_calls
 from webapp.storage.models import reconcile_runs
 from webapp.storage.writer import Writer
 from webapp.web.pages import charts
@@ -233,6 +235,57 @@ def test_what_needs_a_look_is_a_link_to_it(client: FlaskClient, facts: list[Fact
     assert not conflicts or f"{conflicts} in conflict" in text
 
 
+@ON_SQLITE
+def test_two_prices_that_a_person_has_seen_to_are_neither_counted_nor_listed(
+    client: FlaskClient, database: Database
+) -> None:
+    writer = Writer(database)
+    for name in ("seen", "open"):
+        said = {"call_status": "ANSWERED", "send_status": 5}
+        writer.record([callback(name, second, price=Decimal(second), **said) for second in (1, 2)], NOW)
+    with database.transaction() as connection:
+        dismiss_calls(connection, ["seen"], NOW, undo=False)
+    refresh_all(database)
+    sign_in(client)
+
+    link = re.search(r'<a href="([^"]*)">1 with two prices', client.get("/?lang=en").text)
+
+    assert link
+    assert listed(client, html.unescape(link[1])) == 1
+    assert listed(client, "/calls?flag=price_conflict") == 2
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("language", "number", "words"),
+    [
+        ("en", 1, "1 call without a result"),
+        ("en", 2, "2 calls without a result"),
+        ("vi", 1, "1 cuộc chưa có kết quả"),
+        ("vi", 2, "2 cuộc chưa có kết quả"),
+    ],
+)
+def test_counted_nouns_have_their_number(
+    client: FlaskClient, database: Database, language: str, number: int, words: str
+) -> None:
+    Writer(database).register([Registration(reference_id=f"{one}") for one in range(number)], datetime.now(UTC))
+    refresh_all(database)
+    sign_in(client)
+
+    assert words in text_of(client.get(f"/?lang={language}"))
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(("language", "words"), [("en", "Vietnam time (UTC+7)"), ("vi", "giờ Việt Nam (UTC+7)")])
+def test_the_last_line_names_the_time_zone_for_people(
+    client: FlaskClient, facts: list[Fact], language: str, words: str
+) -> None:
+    assert facts
+    sign_in(client)
+
+    assert words in text_of(client.get(f"/?lang={language}")).partition("·")[2]
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -251,7 +304,7 @@ def test_a_wrong_range_is_named_and_the_usual_one_shown(client: FlaskClient, fac
 
     page = client.get(f"/?{query}")
 
-    assert page.status_code == 200
+    assert page.status_code == 400
     assert 'class="problem" role="alert"' in page.text
     assert "Đang hiện 30 ngày gần đây." in text_of(page)
 
