@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import signal
@@ -130,7 +131,9 @@ def test_the_report_has_the_same_callback_delays_as_sql(demo: Demo, report: Any)
             assert [simple(of_day["callback_seconds"][name]) for name in ("p50", "p95", "p99")] == edges
 
 
-def test_the_page_has_the_same_figures_as_the_report(demo: Demo, report: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def overview(demo: Demo, tmp_path: Path) -> str:
+    """The page with all days of the demo."""
     settings = Settings(
         instance_dir=tmp_path,
         database_url=demo.database.url.render_as_string(hide_password=False),
@@ -140,9 +143,13 @@ def test_the_page_has_the_same_figures_as_the_report(demo: Demo, report: Any, tm
     app = create_app(settings)
     client = app.test_client()
     sign_in(client)
-    overview = client.get("/?range=30&lang=en").text
+    found = client.get("/?range=30&lang=en").text
     for name in ("wrong_tokens", "database", "ingest"):
         app.extensions[name].close()
+    return found
+
+
+def test_the_page_has_the_same_figures_as_the_report(report: Any, overview: str) -> None:
     tiles = {name: re.sub("<[^>]*>", "", text) for name, text in re.findall(r'data-tile="(\w+)">(.*?)</p>', overview)}
     whole = report()
 
@@ -158,6 +165,23 @@ def test_the_page_has_the_same_figures_as_the_report(demo: Demo, report: Any, tm
             assert row
             assert f">{one['calls']:,}</td>" in row[1]
             assert f">{float(one['price_vnd']):,.0f}</td>" in row[1]
+
+
+def test_the_page_answers_by_hour_and_day_as_the_report_does(report: Any, overview: str) -> None:
+    text = html.unescape(re.sub(r"<[^>]*>", "", overview))
+    whole = report()
+    assert f"{whole['conflicts_ever']:,} ever, of all calls" in text
+    assert f"{whole['recovered_share']:.1%} of the settled calls" in text
+    assert f"mean {whole['mean_talk_seconds']:.1f} s · " in text
+    assert f", 95 % within ≈ {whole['talk_seconds']['p95']} s" in text
+    every_hour = overview.partition('class="heat"')[2].partition("</table>")[0].rpartition("<tr>")[2]
+    shares = [one["answered_share"] for one in report("--by", "hour")["groups"] if one["answered_share"] is not None]
+    assert [*map(int, re.findall(r">(\d+)</td>", every_hour))][:-1] == [round(100 * share) for share in shares]
+    for one in report("--by", "day")["groups"]:
+        day = f"{datetime.fromisoformat(one['day']):%-d %b %Y}"
+        assert (
+            f'{day}</a></th><td class="n">{one["calls"]:,}</td><td class="n">{one["answered_share"]:.1%}<' in overview
+        )
 
 
 def test_the_document_says_where_each_of_the_fifteen_questions_is_answered() -> None:

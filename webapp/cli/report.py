@@ -83,7 +83,12 @@ def _as_of_as_json(as_of: AsOf) -> dict[str, Any]:
 
 def _overview_as_json(found: Summary, as_of: AsOf) -> None:
     outcomes = {"outcomes": found.outcomes, "talk_seconds": asdict(found.talk), "callback_seconds": asdict(found.delay)}
-    say_json(_figures_as_json(found.sums) | outcomes | _as_of_as_json(as_of))
+    counts = {
+        "settled": found.settled,
+        "recovered_share": found.sums.recovered / found.settled if found.settled else None,
+        "conflicts_ever": found.conflicts_ever,
+    }
+    say_json(_figures_as_json(found.sums) | counts | outcomes | _as_of_as_json(as_of))
 
 
 def _groups_as_json(by: Group, found: list[tuple[Any, Sums]], as_of: AsOf) -> None:
@@ -104,12 +109,14 @@ def _show_overview(found: Summary, as_of: AsOf) -> None:
         ("talk time, mean", _seconds(sums.mean_talk_seconds)),
         ("talk time, median", _edge(found.talk.p50)),
         ("talk time, 90 % within", _edge(found.talk.p90)),
+        ("talk time, 95 % within", _edge(found.talk.p95)),
         ("cost", f"{_vnd(sums)} ({sums.unpriced:,} calls without a price)"),
         ("cost of an answered call", _vnd_each(sums)),
         ("callbacks, median", _edge(found.delay.p50)),
         ("callbacks, 95 % within", _edge(found.delay.p95)),
-        ("recovered by look-up", f"{sums.recovered:,}"),
-        ("in conflict", f"{sums.conflicts:,}"),
+        ("callbacks, 99 % within", _edge(found.delay.p99)),
+        ("recovered by look-up", _of_settled(sums.recovered, found.settled)),
+        ("in conflict", f"{sums.conflicts:,} ({found.conflicts_ever:,} ever, of all days and campaigns)"),
         ("never registered", f"{sums.unregistered:,}"),
     ]
     print_table("Report", shown)
@@ -154,6 +161,10 @@ def _show_as_of(as_of: AsOf) -> None:
 
 def _share(sums: Sums) -> str:
     return "-" if sums.answered_share is None else f"{sums.answered_share:.1%}"
+
+
+def _of_settled(number: int, settled: int) -> str:
+    return f"{number:,} ({number / settled:.1%} of {settled:,} settled calls)" if settled else f"{number:,}"
 
 
 def _seconds(number: float | None) -> str:

@@ -10,14 +10,15 @@ from decimal import Decimal
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, literal_column, select
 
 from webapp.calls.facts import percentile
-from webapp.storage.models import call_rollups
+from webapp.calls.outcome import OUTCOMES_OF_SETTLED
+from webapp.storage.models import call_rollups, status_reports
 from webapp.storage.rollups import figures_as_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from sqlalchemy import ColumnElement
     from sqlalchemy.engine import Connection
@@ -115,6 +116,13 @@ class Summary:
     outcomes: dict[str, int]
     talk: Percentiles
     delay: Percentiles
+    conflicts_ever: int
+    """Of all days and campaigns."""
+
+    @property
+    def settled(self) -> int:
+        """The number of calls with a final report."""
+        return settled(self.outcomes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +144,20 @@ def summary(connection: Connection, days: Days) -> Summary:
     outcomes = labels(connection, days, "outcome")
     by_size = {name: sums.calls for name, sums in sorted(outcomes.items(), key=lambda item: -item[1].calls)}
     talk, delay = (classes(connection, days, facet) for facet in ("talk", "delay"))
-    return Summary(total(outcomes.values()), by_size, percentiles(talk), percentiles(delay))
+    return Summary(total(outcomes.values()), by_size, percentiles(talk), percentiles(delay), conflicts_ever(connection))
+
+
+def settled(outcomes: Mapping[str, int]) -> int:
+    """The number of calls with a final report, of the numbers of calls by outcome."""
+    return sum(number for name, number in outcomes.items() if name in OUTCOMES_OF_SETTLED)
+
+
+def conflicts_ever(connection: Connection) -> int:
+    """The number of calls that callbacks ever disagreed about, of all days and campaigns: exact now."""
+    of = status_reports.c
+    # Written out, as the index of these few reports has it.
+    query = select(func.count(of.reference_id.distinct())).where(of.effect == literal_column("'conflict'"))
+    return connection.scalar(query) or 0
 
 
 def groups(connection: Connection, days: Days, by: Group) -> list[tuple[Any, Sums]]:

@@ -27,11 +27,16 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """Calls of one weekday and hour, or of one hour."""
+    """Calls of one weekday and hour, or of one of them."""
 
     calls: int = 0
     with_outcome: int = 0
     answered: int = 0
+
+    def plus(self, other: Hour) -> Hour:
+        """Both together."""
+        numbers = (self.calls + other.calls, self.with_outcome + other.with_outcome, self.answered + other.answered)
+        return Hour(*numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,13 @@ class Overview:
     campaigns: list[Campaign]
     runs: list[Mapping[str, Any]]
     needs: Needs
+    conflicts_ever: int
+    """Of all days and campaigns."""
+
+    @property
+    def settled(self) -> int:
+        """The number of calls with a final report."""
+        return figures.settled(self.outcomes)
 
     @property
     def talk_edges(self) -> Percentiles:
@@ -115,6 +127,7 @@ def read_overview(connection: Connection, days: Days, due: Due, now: datetime) -
         campaigns=campaigns(connection, days),
         runs=_runs(connection),
         needs=_needs(connection, due, now),
+        conflicts_ever=figures.conflicts_ever(connection),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -107,6 +108,7 @@ def _shown(found: Overview, chosen: Range, now: datetime, lease: timedelta) -> d
         "hour_columns": [_hour_column(found, hour) for hour in range(24)] if chosen.length == 1 else [],
         "hour_axis": charts.axis(max((one.calls for one in found.by_hour.values()), default=0)),
         "weekdays": _weekdays(chosen),
+        "heat": _heat(found),
         "against": _against(found.compared, chosen),
         "hour_words": {
             "answered": gettext("Answered"),
@@ -166,6 +168,7 @@ def _column(column: charts.Column, chosen: Range, *, by_month: bool) -> dict[str
         "link": _address("pages.overview", there.query()),
         "parts": column.parts,
         "total": column.total,
+        "share": column.answered_share,
     }
 
 
@@ -193,6 +196,15 @@ def _run_problem(runs: list[dict[str, Any]]) -> str:
         "died": gettext("The reconcile run of %(time)s died", time=time),
     }
     return words.get(runs[0]["outcome"], "")
+
+
+def _heat(found: Overview) -> dict[tuple[int | None, int | None], Hour]:
+    """The calls by weekday and hour; None stands for all of them."""
+    heat: defaultdict[tuple[int | None, int | None], Hour] = defaultdict(Hour)
+    for (weekday, hour), one in found.by_hour.items():
+        for place in ((weekday, hour), (weekday, None), (None, hour), (None, None)):
+            heat[place] = heat[place].plus(one)
+    return heat
 
 
 def _weekdays(chosen: Range) -> list[int]:

@@ -63,6 +63,11 @@ def table(page: TestResponse, header: str) -> list[list[str]]:
     raise AssertionError(f"no table {header}")
 
 
+def share_of(facts: list[Fact]) -> str:
+    of = sum(fact.with_outcome for fact in facts)
+    return f"{sum(fact.answered for fact in facts) / of:.1%}" if of else "–"  # noqa: RUF001
+
+
 def expected_tiles(facts: list[Fact]) -> dict[str, str]:
     of = {name: sum(fact.measures[name] for fact in facts) for name in facts[0].measures}
     units = of["price"] * 10000 + of["price_fraction"]
@@ -70,7 +75,7 @@ def expected_tiles(facts: list[Fact]) -> dict[str, str]:
     cost = f"{units / 10000:,.4f}".rstrip("0").rstrip(".")
     return {
         "calls": f"{of['calls']:,}",
-        "share": f"{of['answered'] / of['with_outcome']:.1%}" if of["with_outcome"] else "–",  # noqa: RUF001
+        "share": share_of(facts),
         "cost": f"{cost}\N{NO-BREAK SPACE}₫",
         "missing": f"{outcomes['missing']:,}",
         "recovered": f"{of['recovered']:,}",
@@ -109,9 +114,10 @@ def test_tables_equal_a_recount(client: FlaskClient, facts: list[Fact]) -> None:
     by_day: dict[str, Counter[str]] = {}
     for fact in facts:
         by_day.setdefault(f"{fact.day:%-d %b %Y}", Counter())[fact.outcome] += 1
-    for name, total, *parts in table(page, "Days"):
+    for name, total, share, *parts in table(page, "Days"):
         parted = charts.in_series(by_day.get(name, Counter()))
         assert [total, *parts] == [f"{sum(parted.values())}", *(f"{number}" for number in parted.values())]
+        assert share == share_of([fact for fact in facts if f"{fact.day:%-d %b %Y}" == name])
     answered = [fact for fact in facts if fact.answered]
     keys = Counter(fact.labels["key"] for fact in answered)
     words = {"none": "no key", "several": "several keys"}
@@ -123,11 +129,36 @@ def test_tables_equal_a_recount(client: FlaskClient, facts: list[Fact]) -> None:
     assert int(table(page, "Seconds")[0][1]) == sum(seconds <= 10 for seconds in talk)
     delays = [fact.callback_seconds for fact in facts if fact.callback_seconds is not None]
     assert table(page, "Time")[0][2] == f"{sum(seconds <= 10 for seconds in delays) / len(delays):.1%}"
-    cells = {(fact.at.isoweekday(), fact.at.hour) for fact in facts if fact.with_outcome}
-    weekday, hour = min(cells)
-    there = [fact for fact in facts if (fact.at.isoweekday(), fact.at.hour) == (weekday, hour) and fact.with_outcome]
-    share = f"{sum(fact.answered for fact in there)} of {len(there)}"
-    assert f'title="{share}">' in page.text
+
+
+@pytest.mark.parametrize("query", [DAYS, "from=2026-11-23&to=2026-11-23"])
+def test_the_answered_share_by_weekday_and_hour_equals_a_recount(
+    client: FlaskClient, facts: list[Fact], query: str
+) -> None:
+    sign_in(client)
+    page = client.get(f"/?{query}&lang=en")
+    found = [fact for fact in facts if query == DAYS or f"{fact.day}" == "2026-11-23"]
+
+    (hours, *rows) = re.findall(r"<tr>(.*?)</tr>", page.text.partition('class="heat"')[2].partition("</table>")[0])
+    columns = re.findall(r">(\w+)</th>", hours)
+
+    weekdays = {"Mon": 1, "Tue": 2, "Wed": 3, "Thu": 4, "Fri": 5, "Sat": 6, "Sun": 7}
+    assert columns == [*(str(hour) for hour in range(int(columns[0]), int(columns[-2]) + 1)), "All"]
+    assert {fact.at.hour for fact in found} <= {*map(int, columns[:-1])}
+    for row in rows:
+        (name,) = re.findall(r">(\w+)</th>", row)
+        cells = re.findall(r'<td(?: class="[^"]*" title="(\d+) of (\d+)")?>(\d*)</td>', row)
+        for column, (answered, of, percent) in zip(columns, cells, strict=True):
+            there = [
+                fact
+                for fact in found
+                if fact.with_outcome
+                and (name == "All" or fact.at.isoweekday() == weekdays[name])
+                and (column == "All" or fact.at.hour == int(column))
+            ]
+            expected = (sum(fact.answered for fact in there), len(there)) if there else (0, 0)
+            assert (int(answered or 0), int(of or 0)) == expected
+            assert not there or int(percent) == round(100 * expected[0] / expected[1])
 
 
 def test_campaigns_equal_a_recount_on_the_page_and_as_csv(client: FlaskClient, facts: list[Fact]) -> None:
