@@ -20,6 +20,7 @@ from webapp.web import access, api, errors, health
 from webapp.web.pages import site
 from webapp.web.proxies import behind_proxies
 from webapp.web.refresher import Refresher
+from webapp.web.request_id import with_request_id
 
 API_PATIENCE = timedelta(seconds=3)
 """How long a request of the API waits for the database."""
@@ -31,7 +32,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application; raises ConfigError for settings that are wrong."""
     settings = settings or load_settings()
     callback_tokens, api_tokens = settings.callback_tokens(), settings.api_tokens()
-    log.configure(settings.secrets())
+    log.configure(settings)
     redact = TokenRedactor(callback_tokens)
     database = Database(settings.database, patience=API_PATIENCE, transaction_limit=API_TRANSACTION_LIMIT)
     reading = _for_reading(settings) or database
@@ -48,6 +49,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions |= {"database": database, "ingest": ingest, "receiver": receiver, "wrong_tokens": wrong_tokens}
     app.extensions |= {"refresher": refresher, "reading": reading}
     app.wsgi_app = behind_proxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[assignment, method-assign]
+    app.wsgi_app = with_request_id(app.wsgi_app, settings.trusted_proxies)  # type: ignore[assignment, method-assign]
     access.init_app(app)
     errors.init_app(app)
     app.register_blueprint(views.blueprint(receiver))

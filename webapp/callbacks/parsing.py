@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DataError, IntegrityError
@@ -15,6 +15,8 @@ from webapp.esms import parameters
 from webapp.storage.errors import WriteFailed
 from webapp.storage.rejected import Rejected
 from webapp.storage.types import plain
+from webapp.support import log_context
+from webapp.support.log_context import LogContext
 from webapp.support.token_redaction import NO_TOKENS
 
 if TYPE_CHECKING:
@@ -25,11 +27,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ParsedCallback:
-    """A callback request, with its report or with the reason why it has none."""
+    """A callback request, with its report or with the reason why it has none; ``context`` is that of its log lines."""
 
     request: CallbackRequest
     report: StatusReport | None
     reason: str = ""
+    context: LogContext | None = field(default_factory=log_context.current, compare=False)
 
 
 def parse(request: CallbackRequest, redact: TokenRedactor) -> ParsedCallback:

@@ -17,6 +17,7 @@ from webapp.storage.errors import TransactionLost, Unavailable
 from webapp.storage.rejected import OTHER_CHANNEL, RejectedCallbacks
 from webapp.storage.retry import retrying
 from webapp.storage.writer import Expected
+from webapp.support import log_context
 from webapp.support.token_redaction import NO_TOKENS
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
         """Keep a callback as a rejected one; the error where that fails too."""
         if callback.report is None:
             return error
-        rejected = replace(callback, report=None, reason=parsing.reason_for(error))
+        with log_context.on_behalf_of(callback.context):
+            rejected = replace(callback, report=None, reason=parsing.reason_for(error))
         try:
             (result,) = self._store_together(Batch([rejected]))
         except Unavailable:

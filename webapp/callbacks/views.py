@@ -36,12 +36,23 @@ log = logging.getLogger(__name__)
 
 
 class Answer(NamedTuple):
-    """An answer to a callback. ``outcome`` is what the access log and the counters call it."""
+    """An answer to a callback. ``effect`` is the word that log and counters have for it; ``reason`` is for the log."""
 
     status: int
     words: dict[str, str]
-    outcome: str
     headers: dict[str, str]
+    effect: str = ""
+    reference_id: str = ""
+    reason: str = ""
+
+
+class CallbackNotFound(NotFound):
+    """A 404 whose ``reason`` stands in the log, and not in the answer."""
+
+    def __init__(self, reason: str) -> None:
+        """The answer has werkzeug's words."""
+        super().__init__()
+        self.reason = reason
 
 
 class Receiver:
@@ -59,12 +70,12 @@ class Receiver:
     def receive(self, token: str, environ: WSGIEnvironment) -> Answer:
         """Store the callback, and answer 200 once it is durable, 400 if it cannot be read, 503 if it is not stored.
 
-        Raises NotFound for a wrong token, before anything of the request is looked at, whatever its method; and
-        MethodNotAllowed.
+        Raises CallbackNotFound for a wrong token, before anything of the request is looked at, whatever its method;
+        and MethodNotAllowed.
         """
         if not is_accepted(token, self._tokens):
             self._wrong_tokens.count()
-            raise NotFound
+            raise CallbackNotFound("wrong token")
         if environ["REQUEST_METHOD"] not in _METHODS:
             raise MethodNotAllowed(_METHODS)
         started = time.monotonic()
@@ -79,15 +90,15 @@ class Receiver:
             return _unavailable()
         if isinstance(outcome, NotAccepted):
             log.warning("callback rejected: %s", outcome.reason)
-            return Answer(400, {"error": outcome.reason}, "rejected", {})
+            return Answer(400, {"error": outcome.reason}, {}, "rejected")
         if isinstance(outcome, OtherChannel):
-            return Answer(200, {"result": "other-channel"}, "other-channel", {})
-        return Answer(200, {"result": outcome.result}, f"{outcome.result} {outcome.reference_id}", {})
+            return Answer(200, {"result": "other-channel"}, {}, "other-channel")
+        return Answer(200, {"result": outcome.result}, {}, outcome.result, outcome.reference_id)
 
 
 def _unavailable() -> Answer:
     words = "This callback cannot be stored now; send it again later."
-    return Answer(503, {"error": words}, "unavailable", {"Retry-After": str(RETRY_AFTER_SECONDS)})
+    return Answer(503, {"error": words}, {"Retry-After": str(RETRY_AFTER_SECONDS)}, "unavailable")
 
 
 def blueprint(receiver: Receiver) -> Blueprint:
@@ -97,8 +108,11 @@ def blueprint(receiver: Receiver) -> Blueprint:
     # A slash behind the token changes nothing (seen: customers write one before the ?).
     @callbacks.route(ROUTE, endpoint="receive", methods=_METHODS, provide_automatic_options=False, strict_slashes=False)
     def receive(token: str) -> ResponseReturnValue:
-        answer = receiver.receive(token, request.environ)
-        g.outcome = answer.outcome
+        try:
+            g.answer = answer = receiver.receive(token, request.environ)
+        except CallbackNotFound as error:
+            g.answer = Answer(error.code, {}, {}, reason=error.reason)
+            raise
         return answer.words, answer.status, answer.headers
 
     @callbacks.record_once

@@ -61,6 +61,9 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; it may use Flask's ``with_appcontext``."""
+        from webapp.cli.log import configure_log  # noqa: PLC0415 - not for --help
+
+        configure_log()
         found = super().resolve_command(ctx, args)
         from flask.cli import ScriptInfo  # noqa: PLC0415 - not for --help
 

@@ -12,7 +12,6 @@ from webapp.cli.output import hint, printable
 from webapp.storage.database import Database
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
-from webapp.support import log
 from webapp.support.settings import ENV_FILE, ConfigError, Settings, load_settings, mistyped_names
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ class CliContext:
         """Read the settings; connect to nothing yet. ``replica``: work with that of READ_DATABASE_URL, if it is set."""
         self.settings = load_settings()
         hint_at_mistyped_names()
-        log.configure(self.settings.secrets(), level=30)
         self.is_replica = replica and self.settings.read_database_url is not None
         url = self.settings.reading_database if replica else self.settings.database
         setting = "READ_DATABASE_URL" if self.is_replica else "DATABASE_URL"

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
-from webapp.support import terminal
+from webapp.support import log, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 def say(words: str = "", *, err: bool = False) -> None:
     """Print a line, or several, to standard output or standard error, at once.
 
-    A line break in ``words`` is one on the terminal: text from outside goes through ``printable`` first.
+    A line break in ``words`` is one on the terminal: text from outside goes through ``printable`` first. Where the log
+    is JSON, what goes to standard error is, too.
     """
+    if err and log.message(words):
+        return
     stream = sys.stderr if err else sys.stdout
     stream.write(_fit(f"{words}\n", stream))
     stream.flush()

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
+import threading
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from webapp.support import log_context
 from webapp.support.redaction import redact
 from webapp.support.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from types import TracebackType
+
+    from webapp.support.settings import Settings
 
 
 class Formatter(logging.Formatter):
-    """One record, one line that begins with the time; further lines, of tracebacks, begin with a bar."""
+    """One record, one line that begins with the time; further lines, of tracebacks, begin with a bar.
+
+    A request id that a proxy gave stands at the end of the first line.
+    """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         """Take ``secrets`` out of every line."""
@@ -25,6 +35,12 @@ class Formatter(logging.Formatter):
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's
         """The record's time, in milliseconds."""
         return f"{_second(int(record.created))},{int(record.msecs):03d}"
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        """The first line."""
+        context = log_context.current()
+        text = super().formatMessage(record)
+        return f"{text} request_id={context.given_id}" if context and context.given_id else text
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as it is written."""
@@ -37,13 +53,67 @@ def _second(second: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
 
 
-def configure(secrets: Iterable[str], *, level: int = logging.INFO) -> None:
+def formatter(settings: Settings) -> logging.Formatter:
+    """The form that LOG_FORMAT names, without the secrets of the settings."""
+    secrets = _spellings(settings.secrets())
+    if settings.log_format == "text":
+        return Formatter(secrets)
+    from webapp.support.log_json import JsonFormatter  # noqa: PLC0415 - only where it is asked for
+
+    return JsonFormatter(secrets)
+
+
+def level(settings: Settings, default: int = logging.INFO) -> int:
+    """The number of LOG_LEVEL; ``default`` where it is not set."""
+    return logging.getLevelNamesMapping()[settings.log_level.upper()] if settings.log_level else default
+
+
+def configure(settings: Settings, *, default_level: int = logging.INFO) -> None:
     """Send the log of this process to standard error, redacted, unless the process has a log handler already."""
+    if settings.log_format == "json":
+        _log_what_nobody_catches()
     handler = logging.StreamHandler()
-    handler.setFormatter(Formatter(secrets))
-    logging.basicConfig(handlers=[handler], level=level)
+    handler.setFormatter(formatter(settings))
+    logging.basicConfig(handlers=[handler], level=level(settings, default_level))
     # No line shows these: looking them up for each record costs time.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # At debug level urllib3 writes the URLs that it asks, with the keys in them.
-    logging.getLogger("urllib3").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    for name in ("alembic", "psycopg", "urllib3"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("access").setLevel(logging.NOTSET if settings.access_log else logging.WARNING)
+
+
+def message(words: str) -> bool:
+    """Log what a command says on standard error, where the log is JSON. False: it is not, so print the words."""
+    if not any(getattr(handler.formatter, "is_json", False) for handler in logging.getLogger().handlers):
+        return False
+    # What a command says is its result, and no matter of LOG_LEVEL.
+    command = logging.getLogger("esms-calls")
+    command.setLevel(logging.INFO)
+    severities = {"Error": logging.ERROR, "Warning": logging.WARNING}
+    lines = words.strip().splitlines()
+    found = (severities[word] for line in lines if (word := line.partition(":")[0]) in severities)
+    if lines:
+        command.log(max(found, default=logging.INFO), "%s", "\n".join(lines))
+    return True
+
+
+def _log_what_nobody_catches() -> None:
+    """Log exceptions that end a thread or this process, which Python prints itself: their lines would be no JSON."""
+    sys.excepthook = unhandled
+    threading.excepthook = lambda found: unhandled(found.exc_type, found.exc_value, found.exc_traceback)
+    logging.captureWarnings(capture=True)
+
+
+def unhandled(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    """Log an exception that nobody catches."""
+    if not issubclass(kind, KeyboardInterrupt | SystemExit):
+        logging.getLogger("webapp").error(
+            "an error that nobody expected; this is a bug", exc_info=(kind, error or kind(), traceback)
+        )
+
+
+def _spellings(secrets: Iterable[str]) -> list[str]:
+    """The secrets, also as they stand in the ``repr`` of a text and in JSON; longer ones first."""
+    known = {form for one in secrets for form in (one, repr(one)[1:-1], json.dumps(one)[1:-1])}
+    return sorted(known, key=len, reverse=True)

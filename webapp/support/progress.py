@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from webapp.support import log
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -91,6 +93,6 @@ class _Lines:
             self.print()
 
     def print(self) -> None:
-        if self._line:
+        if self._line and not log.message(self._line):
             self._console.print(self._line, markup=False, highlight=False, soft_wrap=True)
         self._printed_at, self._line = time.monotonic(), ""

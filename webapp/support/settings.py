@@ -45,6 +45,8 @@ MESSAGE_API_URL = "https://rest.esms.vn/MainService.svc/json"
 """*documented*: where eSMS has GetSendStatus, for voice calls and for voice OTP."""
 
 Verify = Literal["off", "conflicts", "unregistered", "all"]
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%")
 _SCHEME = re.compile(r"https?|socks[45][ah]?")
@@ -73,6 +75,10 @@ def _share(text: object) -> object:
     if share is None or share > 1:
         raise ValueError("must be a percentage such as 5%, 0.5% or 100%")
     return share
+
+
+def _lower(text: object) -> object:
+    return text.lower() if isinstance(text, str) else text
 
 
 def _longer_than_0s(length: timedelta) -> timedelta:
@@ -280,6 +286,20 @@ class Settings(BaseSettings):
     trusted_proxies: int = Field(
         0, ge=0, le=10, description="Number of reverse proxies in front whose `X-Forwarded-…` headers are trusted."
     )
+    log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(
+        "text",
+        description="`text`: log lines for people. `json`: one JSON object a line, for programs; what commands other "
+        "than `serve` say to a terminal stays text.",
+    )
+    log_level: Annotated[LogLevel, BeforeValidator(_lower)] | None = Field(
+        None,
+        description="`debug`, `info`, `warning` or `error`: what is less severe is not logged. By default `info` for "
+        "`serve` and `warning` for other commands.",
+    )
+    access_log: bool = Field(
+        "on",
+        description="`on`: a log line (of level `info`) for every request. `off`: none; the counts of `/metrics` stay.",
+    )  # type: ignore[assignment]
     time_zone: Annotated[ZoneInfo, BeforeValidator(_time_zone)] = Field(
         "Asia/Ho_Chi_Minh",
         description="Zone of the times that people give without one, and of the days that are counted.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask import g, request
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from flask import Flask, Response
     from prometheus_client import Counter
 
+    from webapp.callbacks.views import Answer
+
 _log = logging.getLogger("access")
+_ABOUT_CALLBACKS = ("effect", "reference_id", "reason")
 
 
 def init_app(app: Flask) -> None:
@@ -24,33 +27,40 @@ def init_app(app: Flask) -> None:
     @app.before_request
     def start() -> None:
         g.started = time.perf_counter()
-        g.outcome = ""
+        g.answer = None
 
     @app.after_request
     def record_answer(response: Response) -> Response:
         # The rule of the route, not its path: a path may hold a token, and a sender could forge lines and labels.
         route = request.url_rule.rule if request.url_rule else "unknown"
         seconds = time.perf_counter() - g.started
-        record(request.remote_addr, request.method, route, response.status_code, seconds, g.outcome)
+        record(request.remote_addr, request.method, route, response.status_code, seconds, g.answer)
         return response
 
 
 def record(
-    remote_addr: str | None,
-    method: str,
-    route: str,
-    status: int,
-    seconds: float,
-    outcome: str = "",
+    remote_addr: str | None, method: str, route: str, status: int, seconds: float, answer: Answer | None = None
 ) -> None:
-    """Log and count one request. ``outcome`` says what became of a callback, its first word from a closed set."""
+    """Log and count one request; ``answer`` is that of a callback."""
     method = metrics.known_method(method)
     _requests(route, method, str(status)).inc()
-    if outcome:
-        _callbacks(outcome.partition(" ")[0]).inc()
+    if answer and answer.effect:
+        _callbacks(answer.effect).inc()
         metrics.CALLBACK_SECONDS.observe(seconds)
-        outcome = f" {outcome}"
-    _log.info("%s %s %s %d %.1fms%s", remote_addr, method, route, status, seconds * 1000, outcome)
+    if not _log.isEnabledFor(logging.INFO):
+        return
+    milliseconds = seconds * 1000
+    about = {name: value for name in _ABOUT_CALLBACKS if (value := getattr(answer, name, ""))}
+    said = "".join(f" {value}" for value in about.values())
+    fields: dict[str, Any] = {
+        "event": "request",
+        "remote_addr": remote_addr,
+        "method": method,
+        "route": route,
+        "status": status,
+    }
+    fields |= {"milliseconds": round(milliseconds, 1), **about}
+    _log.info("%s %s %s %d %.1fms%s", remote_addr, method, route, status, milliseconds, said, extra={"fields": fields})
 
 
 @cache

@@ -15,12 +15,12 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from gunicorn import SERVER
-from werkzeug.exceptions import NotFound
 
-from webapp.callbacks.views import ROUTE
+from webapp.callbacks.views import ROUTE, Answer, CallbackNotFound
 from webapp.support.settings import CALLBACK_PATH
 from webapp.web import access
 from webapp.web.proxies import behind_proxies
+from webapp.web.request_id import with_request_id
 from webapp.web.worker import Connection, Worker
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class FastWorker(Worker):
         super().load_wsgi()
         flask = self.app.wsgi()
         self._receiver: Receiver = flask.extensions["receiver"]
-        self._application = behind_proxies(self._receive, flask.config["TRUSTED_PROXIES"])
+        hops = flask.config["TRUSTED_PROXIES"]
+        self._application = with_request_id(behind_proxies(self._receive, hops), hops)
 
     def answer_next(self, server: Any, connection: Connection, address: Any) -> bool:
         """Answer the next request; False if it was the last one, or none came."""
@@ -120,16 +121,14 @@ class FastWorker(Worker):
     def _receive(self, environ: WSGIEnvironment, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a usual callback, like Flask's view."""
         started = time.perf_counter()
-        headers: dict[str, str] = {}
         try:
-            status, words, outcome, headers = self._receiver.receive(
-                environ["PATH_INFO"].removeprefix(CALLBACK_PATH), environ
-            )
-        except NotFound as error:
-            status, words, outcome = error.code, {"error": str(error.description)}, ""
-        access.record(environ["REMOTE_ADDR"], "GET", ROUTE, status, time.perf_counter() - started, outcome)
-        start_response(status, headers)
-        return [_to_json(words).encode() + b"\n"]
+            answer = self._receiver.receive(environ["PATH_INFO"].removeprefix(CALLBACK_PATH), environ)
+        except CallbackNotFound as error:
+            answer = Answer(error.code, {"error": str(error.description)}, {}, reason=error.reason)
+        seconds = time.perf_counter() - started
+        access.record(environ["REMOTE_ADDR"], "GET", ROUTE, answer.status, seconds, answer)
+        start_response(answer.status, answer.headers)
+        return [_to_json(answer.words).encode() + b"\n"]
 
 
 @lru_cache

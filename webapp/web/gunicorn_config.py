@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from gunicorn.glogging import Logger
 from prometheus_client import multiprocess
 
-from webapp.support import files
-from webapp.support.log import Formatter
+from webapp.support import files, log
 from webapp.support.settings import load_settings
 from webapp.support.workarounds import gunicorn_parser
 from webapp.support.workarounds.log_pipe import Handler
@@ -47,11 +46,12 @@ worker_tmp_dir = str(files.MEMORY)
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"()": Formatter, "secrets": _settings.secrets()}},
-    "handlers": {"stderr": {"()": Handler, "formatter": "line"}},
-    "root": {"level": "INFO", "handlers": ["stderr"]},
+    # A function: at debug level gunicorn logs all its settings, and so no secret may be among them.
+    "formatters": {"line": {"()": lambda: log.formatter(_settings)}},
+    "handlers": {"stderr": {"()": Handler, "formatter": "line", "plain": _settings.log_format == "text"}},
+    "root": {"level": log.level(_settings), "handlers": ["stderr"]},
     "loggers": {
-        "gunicorn.error": {"level": "INFO", "handlers": ["stderr"], "propagate": False},
+        "gunicorn.error": {"level": log.level(_settings), "handlers": ["stderr"], "propagate": False},
         "alembic": {"level": "WARNING"},
     },
 }

@@ -17,6 +17,8 @@ from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
+from webapp.support import log, log_context
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from wsgiref.types import WSGIApplication, WSGIEnvironment
@@ -164,7 +166,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._addresses = {listener: listener.getsockname() for listener in self.sockets}
 
     def load_wsgi(self) -> None:
-        """Load the application."""
+        """Load the application. From now on gevent logs what ends a greenlet; it would print it, secrets included."""
+        gevent.get_hub().print_exception = _log_exception
         super().load_wsgi()
         self.wsgi: WSGIApplication = _closing_after_refusals(self.app.wsgi())
 
@@ -216,6 +219,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def expect_request(self, connection: Connection) -> None:
         """Limit the time until the next request has come; at the worker's end, a kept connection gets none."""
+        log_context.end()
         crowded = len(self._connections) > self.worker_connections // 2
         connection.expect_request(_CROWDED_SECONDS if crowded else self.cfg.keepalive)
         if not self.alive:
@@ -236,6 +240,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
         with suppress(OSError):
             connection.sendall(f"{head}Connection: close\r\n\r\n".encode() + body)
             connection.flush()
+
+
+def _log_exception(_greenlet: object, kind: Any, error: Any, traceback: Any) -> None:
+    log.unhandled(kind, error, traceback)
 
 
 def _closing_after_refusals(application: WSGIApplication) -> WSGIApplication:

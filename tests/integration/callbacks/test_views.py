@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import re
 import socket
 import sqlite3
@@ -31,6 +32,7 @@ from webapp.esms import callback as esms_callback
 from webapp.storage.claims import Due
 from webapp.storage.database import Database
 from webapp.storage.models import calls, rejected_callbacks, status_reports
+from webapp.support.log_json import JsonFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -368,6 +370,27 @@ def test_a_callback_that_a_bug_keeps_from_being_stored_is_rejected_and_kept(
     assert answer.status_code == 400
     (kept,) = rows(database, rejected_callbacks)
     assert sent(kept) == (b"ReferenceId=a&SendStatus=5", b"")
+
+
+@ON_SQLITE
+def test_what_the_batch_writer_logs_of_a_callback_belongs_to_its_request(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(storage.writer, "record", fail)
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+
+    client.get(f"{URL}?ReferenceId=a&SendStatus=5")
+
+    bug, *others = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert bug["exception"].endswith("RuntimeError: a bug")
+    assert [one["logger"] for one in others] == ["webapp.callbacks.views"]
+    assert {(one["request_id"], one.get("reference_id")) for one in (bug, *others)} == {(bug["request_id"], "a")}
 
 
 # The token, and methods

@@ -160,7 +160,7 @@ def test_everything_goes_to_standard_error_without_secrets(
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
 
-    configure(["the-secret"])
+    configure(load_settings(esms_secret_key="the-secret"))
     logging.getLogger("webapp.room").info("told %s", "the-secret")
     logging.getLogger("urllib3.connectionpool").debug("GET /GetSendStatus?ApiKey=unknown-key")
 
@@ -175,6 +175,6 @@ def test_a_process_that_has_a_log_handler_keeps_it(monkeypatch: pytest.MonkeyPat
     handler = logging.NullHandler()
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
 
-    configure(["the-secret"])
+    configure(load_settings())
 
     assert logging.getLogger().handlers == [handler]

@@ -160,7 +160,7 @@ class OneAnswer:
     """A receiver that answers the same to every callback."""
 
     def receive(self, *_: object) -> Answer:
-        return Answer(200, {"result": "by the fast path"}, "", {})
+        return Answer(200, {"result": "by the fast path"}, {})
 
 
 @pytest.fixture

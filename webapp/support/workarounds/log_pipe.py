@@ -11,26 +11,36 @@ import os
 import stat
 import sys
 from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to standard error. Lines that a full pipe does not take are lost, and counted."""
 
-    def __init__(self) -> None:
-        """Write to standard error as it is now."""
+    def __init__(self, *, plain: bool = True) -> None:
+        """Write to standard error as it is now. ``plain``: the line that counts lost ones is written as it is."""
         pipe = _pipe_without_waiting(2)
-        super().__init__(sys.stderr if pipe is None else _LossyPipe(pipe))
+        super().__init__(sys.stderr if pipe is None else _LossyPipe(pipe, str if plain else self._formatted))
+
+    def _formatted(self, words: str) -> str:
+        return self.format(logging.LogRecord(__name__, logging.WARNING, __file__, 0, words, None, None))
 
 
 class _LossyPipe:
     """A pipe that takes a line only if it has space for it now."""
 
-    def __init__(self, pipe: int) -> None:
+    def __init__(self, pipe: int, as_line: Callable[[str], str]) -> None:
         self._pipe = pipe
+        self._as_line = as_line
         self._lost = 0
 
     def write(self, line: str) -> None:
-        before = f"{self._lost} lines of this log are lost: the pipe was full\n" if self._lost else ""
+        before = ""
+        if self._lost:
+            before = self._as_line(f"{self._lost} lines of this log are lost: the pipe was full") + "\n"
         try:
             os.write(self._pipe, f"{before}{line}".encode(errors="backslashreplace"))
         except BlockingIOError:

@@ -1,0 +1,71 @@
+"""Log records as JSON, one object a line (LOG_FORMAT=json)."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from structlog.processors import ExceptionRenderer, JSONRenderer, StackInfoRenderer
+from structlog.stdlib import ProcessorFormatter, add_log_level, add_logger_name
+
+from webapp.support import log_context
+from webapp.support.redaction import redact
+from webapp.support.terminal import printable_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from structlog.typing import EventDict
+
+
+class JsonFormatter(ProcessorFormatter):
+    """Takes ``secrets`` out of every value. A traceback is the value of ``exception``."""
+
+    is_json = True
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        """Begin every line with the time, in UTC."""
+        self._secrets = tuple(secrets)
+        super().__init__(
+            processors=[
+                _timestamp,
+                add_log_level,
+                add_logger_name,
+                _fields,
+                _request,
+                ExceptionRenderer(),
+                StackInfoRenderer(),
+                ProcessorFormatter.remove_processors_meta,
+                self._redacted,
+                JSONRenderer(serializer=_one_line),
+            ]
+        )
+
+    def _redacted(self, _logger: object, _method: str, event: EventDict) -> EventDict:
+        return {
+            name: redact(value, self._secrets) if isinstance(value, str) else value for name, value in event.items()
+        }
+
+
+def _timestamp(_logger: object, _method: str, event: EventDict) -> EventDict:
+    at = datetime.fromtimestamp(event["_record"].created, UTC)
+    return {"timestamp": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"), **event}
+
+
+def _fields(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """What a line says beside its words, each under its own name: ``log.info(…, extra={"fields": {…}})``."""
+    event.update(getattr(event["_record"], "fields", {}))
+    return event
+
+
+def _request(_logger: object, _method: str, event: EventDict) -> EventDict:
+    if context := log_context.current():
+        event["request_id"] = context.request_id
+        if context.reference_id:
+            event["reference_id"] = context.reference_id
+    return event
+
+
+def _one_line(value: Any, **_options: object) -> str:
+    return printable_json(json.dumps(value, ensure_ascii=False, default=str))
