@@ -21,6 +21,7 @@ COMMANDS = {
     "export": "Write calls as CSV, JSON Lines, Parquet or an Excel workbook, oldest placed first.",
     "grant-readonly": "Print the SQL that makes ROLE read the tables and views of PostgreSQL, and do nothing else.",
     "migrate": "Bring the database to the newest migration.",
+    "purge": "Remove old calls with their history, and old rejected callbacks.",
     "reconcile": "Ask eSMS (GetSendStatus) about every call whose result never came, and about calls in conflict.",
     "register": "Register the calls that were placed, so that a missing callback is noticed.",
     "replay": "Fold the whole history again by the rule, and correct the calls that differ from it.",

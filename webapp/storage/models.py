@@ -430,6 +430,27 @@ class DueReplayRow(Base):
     since: Mapped[datetime] = mapped_column(Moment, comment="When the migration to the newer rule ran, UTC")
 
 
+MEASURES = {
+    "calls": "Number of calls",
+    "with_outcome": "Of these, number of those that were answered, unanswered or other",
+    "answered": "Number of answered calls",
+    "timed": "Number of answered calls whose length is known",
+    "answered_seconds": "Seconds of the answered calls together",
+    "price": "Known prices together, without what each has behind the point, in VND",
+    "price_fraction": "What prices have behind the point, together, in 1/10,000 VND",
+    "unpriced": "Number of calls whose price is not known",
+    "recovered": "Number of calls that a look-up settled and of which no final callback came",
+    "conflicts": "Number of calls in conflict",
+    "confirmed": "Number of calls that a final look-up confirmed",
+    "unregistered": "Number of calls that were never registered",
+}
+"""What figures sum up of some calls, by the name of the column."""
+
+
+def _measures() -> list[Column[int]]:
+    return [Column(name, BigInteger, nullable=False, comment=comment) for name, comment in MEASURES.items()]
+
+
 call_rollups = Table(
     "call_rollups",
     Base.metadata,
@@ -445,27 +466,27 @@ call_rollups = Table(
         nullable=False,
         comment="The outcome; the hour, 00 to 23; the key, none or several; the upper edge in seconds of a class of talk time or callback delay",
     ),
-    *(
-        Column(name, BigInteger, nullable=False, comment=comment)
-        for name, comment in {
-            "calls": "Number of calls",
-            "with_outcome": "Of these, number of those that were answered, unanswered or other",
-            "answered": "Number of answered calls",
-            "timed": "Number of answered calls whose length is known",
-            "answered_seconds": "Seconds of the answered calls together",
-            "price": "Known prices together, without what each has behind the point, in VND",
-            "price_fraction": "What prices have behind the point, together, in 1/10,000 VND",
-            "unpriced": "Number of calls whose price is not known",
-            "recovered": "Number of calls that a look-up settled and of which no final callback came",
-            "conflicts": "Number of calls in conflict",
-            "confirmed": "Number of calls that a final look-up confirmed",
-            "unregistered": "Number of calls that were never registered",
-        }.items()
-    ),
+    *_measures(),
     # One to replace the rows of a day, one to read a year's of one facet: 3 to 9 ms, where the first alone takes 45.
     Index("ix_call_rollups_day", "local_day"),
     Index("ix_call_rollups_facet", "scope", "facet", "campaign", "local_day"),
     comment="Figures of whole local days, made anew from calls in the background: read by views, page and report",
+)
+kept_rollups = Table(
+    "kept_rollups",
+    Base.metadata,
+    Column("campaign", Text, comment="The campaign of the purged calls. NULL: they had none"),
+    Column("facet", Text, nullable=False, comment="What label says: outcome, hour, key, talk or delay"),
+    Column(
+        "local_day",
+        Date,
+        nullable=False,
+        comment="The day on which the calls were placed, by the clocks of TIME_ZONE when they were purged",
+    ),
+    Column("label", Text, nullable=False, comment="As in call_rollups"),
+    *_measures(),
+    Index("uq_kept_rollups", "local_day", "facet", "label", text("coalesce(campaign, '')"), unique=True),
+    comment="Totals of calls that `esms-calls purge --keep-totals` removed: call_rollups counts them too",
 )
 rollup_marks = Table(
     "rollup_marks",

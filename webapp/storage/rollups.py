@@ -3,7 +3,7 @@
 The writer marks the hours of changed calls in the same transaction. A refresh takes marks, computes their days anew
 from one snapshot, and replaces these days' rows and exactly these marks in one transaction, unless another refresh has
 written since that snapshot. So no order of events, no late report and no second refresher can make the figures drift:
-they are a function of the calls.
+they are a function of the calls, and of the kept totals (``kept_rollups``) of calls that were purged.
 """
 
 from __future__ import annotations
@@ -32,18 +32,22 @@ from sqlalchemy import (
     null,
     select,
     table,
+    text,
+    true,
+    union,
     union_all,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp.calls.facts import DELAY_EDGES, TALK_EDGES, WITH_OUTCOME, hour_of
 from webapp.storage import bulk
-from webapp.storage.models import call_rollups, calls, rollup_marks, rollup_version
+from webapp.storage.models import MEASURES, call_rollups, calls, kept_rollups, rollup_marks, rollup_version
 from webapp.storage.types import Moment
 from webapp.support.pauses import let_others_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Select
     from sqlalchemy.engine import Connection
@@ -54,12 +58,14 @@ MARKS_AT_ONCE = 20_000
 DAYS_AT_ONCE = 4
 """Of one refresh: it holds their rows in memory, and on SQLite writes them while callbacks wait."""
 _ROWS_AT_ONCE = 200
+_CAMPAIGN = "coalesce(campaign, '')"
+"""As the unique index of kept totals says it."""
 _UNITS = 10_000
 """Of one VND: prices have four decimals."""
 
 facts = table(
     "call_facts",
-    *(column(name, Text) for name in ("campaign", "outcome", "keys_pressed")),
+    *(column(name, Text) for name in ("reference_id", "campaign", "outcome", "keys_pressed")),
     *(column(name, Integer) for name in ("local_hour", "talk_seconds")),
     *(column(name, Boolean) for name in ("recovered", "confirmed", "conflict", "registered")),
     column("local_day", Date),
@@ -100,7 +106,7 @@ def mark_everything(connection: Connection, now: datetime) -> None:
 
 def every_moment(connection: Connection) -> list[datetime]:
     """What to mark so that all figures are made anew: one of each hour with calls, and of days whose calls are gone."""
-    days = select(call_rollups.c.local_day).distinct().subquery()
+    days = union(select(call_rollups.c.local_day), select(kept_rollups.c.local_day)).subquery()
     gone = select(days.c.local_day).where(~exists().where(facts.c.local_day == days.c.local_day))
     zone = ZoneInfo(connection.scalar(select(figures_as_of.c.time_zone)) or "UTC")
     return [*_hours(connection), *(datetime.combine(day, time(12), zone) for day in connection.scalars(gone))]
@@ -196,29 +202,50 @@ def _count_from(connection: Connection, version: int | None) -> bool:
     return connection.execute(_count_up.where(rollup_version.c.version == version)).rowcount == 1
 
 
+def keep_totals(connection: Connection, reference_ids: Collection[str]) -> None:
+    """Add these calls to the totals that figures count besides the calls, in the transaction that removes them."""
+    connection.execute(_keep(connection.dialect.name), {"reference_ids": list(reference_ids)})
+
+
+@cache
+def _keep(dialect: str) -> Any:
+    names = [found.name for found in kept_rollups.columns]
+    some = _measures(facts.c.reference_id.in_(bindparam("reference_ids", expanding=True)))
+    of_facets = union_all(*(_of_facet(some, *facet) for facet in _facets(some))).subquery()
+    statement = (postgresql if dialect == "postgresql" else sqlite).insert(kept_rollups)
+    # "WHERE true", or SQLite would take the ON of ON CONFLICT for that of a join.
+    added = statement.from_select(names, select(*(of_facets.c[name] for name in names)).where(true()))
+    return added.on_conflict_do_update(
+        index_elements=[*(kept_rollups.c[name] for name in ("local_day", "facet", "label")), text(_CAMPAIGN)],
+        set_={name: kept_rollups.c[name] + added.excluded[name] for name in MEASURES},
+    )
+
+
 @cache
 def _rollups() -> Select[Any]:
     """The rows of some days: each facet of each campaign, of the calls without one, and of all together."""
-    some = _measures()
-    of_campaigns = union_all(*(_of_facet(some, *facet) for facet in _facets(some))).cte("of_campaigns")
-    names = [found.name for found in call_rollups.columns]
+    days = bindparam("days", expanding=True, type_=Date)
+    some = _measures(facts.c.local_day.in_(days))
+    names = [found.name for found in kept_rollups.columns]
+    of_calls = (_of_facet(some, *facet) for facet in _facets(some))
+    kept = select(*(kept_rollups.c[name] for name in names)).where(kept_rollups.c.local_day.in_(days))
+    of_campaigns = union_all(*of_calls, kept).cte("of_campaigns")
     of_one = of_campaigns.c
+    key = (of_one.facet, of_one.local_day, of_one.label)
+    sums = [_sum(of_one[name]).label(name) for name in MEASURES]
     by_campaign = select(
-        case((of_one.campaign.is_(None), "none"), else_="campaign").label("scope"),
-        *(of_one[name] for name in names[1:]),
+        case((of_one.campaign.is_(None), "none"), else_="campaign").label("scope"), of_one.campaign, *key, *sums
+    ).group_by(of_one.campaign, *key)
+    of_all = select(literal("all", Text).label("scope"), cast(null(), Text).label("campaign"), *key, *sums).group_by(
+        *key
     )
-    sums = [_sum(of_one[name]).label(name) for name in names[5:]]
-    of_all = select(
-        literal("all", Text).label("scope"),
-        cast(null(), Text).label("campaign"),
-        *(of_one.facet, of_one.local_day, of_one.label, *sums),
-    ).group_by(of_one.facet, of_one.local_day, of_one.label)
     return union_all(by_campaign, of_all)  # type: ignore[return-value]
 
 
-def _measures() -> Any:
+def _measures(which: ColumnElement[bool]) -> Any:
     """One row a call: its labels, and what is summed up. Read once for all facets."""
-    of = _read_facts()
+    # Each column is computed once: what uses one of the view would compute it anew for each use.
+    of = select(facts).where(which).cte("read").prefix_with("MATERIALIZED").c
     answered = of.outcome == "answered"
     flags = {
         "calls": literal(value=True, type_=Boolean),
@@ -254,18 +281,11 @@ def _measures() -> Any:
     return measures.cte("measures").prefix_with("MATERIALIZED")
 
 
-def _read_facts() -> Any:
-    """The columns of ``call_facts``, each computed once: what uses one would compute it anew for each use."""
-    days = bindparam("days", expanding=True, type_=Date)
-    return select(facts).where(facts.c.local_day.in_(days)).cte("read").prefix_with("MATERIALIZED").c
-
-
 def _facets(some: Any) -> list[tuple[str, ColumnElement[Any]]]:
     return [(name, some.c[name]) for name in ("outcome", "hour", "key", "talk", "delay")]
 
 
 def _of_facet(some: Any, facet: str, label: ColumnElement[Any]) -> Select[Any]:
-    names = [found.name for found in call_rollups.columns][5:]
     key = (some.c.campaign, some.c.local_day, label)
     return (
         select(
@@ -273,7 +293,7 @@ def _of_facet(some: Any, facet: str, label: ColumnElement[Any]) -> Select[Any]:
             literal(facet, Text).label("facet"),
             some.c.local_day,
             label.label("label"),
-            *(_sum(some.c[name]).label(name) for name in names),
+            *(_sum(some.c[name]).label(name) for name in MEASURES),
         )
         .where(label.is_not(None))
         .group_by(*key)
