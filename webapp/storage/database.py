@@ -18,8 +18,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from webapp.storage import schema
 from webapp.storage.engine import TimeLimits, postgresql_engine, sqlite_engine, sqlite_write_lock
-from webapp.storage.errors import NotMigrated, TransactionLost, Unavailable, WriteFailed
-from webapp.storage.retry import retrying
+from webapp.storage.errors import LockTimeout, NotMigrated, TransactionLost, Unavailable, WriteFailed
+from webapp.storage.retry import lock_retrying, retrying
 from webapp.support import files
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _LOST_TO_ANOTHER = {"40001", "40P01"}
 """PostgreSQL's codes of a transaction that lost to another one."""
+_LOCK_NOT_AVAILABLE = "55P03"
+"""PostgreSQL's code for a lock that was not to be had within ``lock_timeout``."""
 _CAUSED_BY_VALUES = {"09", "20", "21", "27", "2F", "38", "39", "44", "54", "P0"}
 """Classes of PostgreSQL's codes that triggers, functions and limits give, besides those of refused values."""
 _PLACES = {"host", "hostaddr", "port", "user", "dbname", "service"}
@@ -138,17 +140,36 @@ class Database:
         self._write_engine.dispose()
         self._read_engine.dispose()
 
-    @retrying
     def migrate(self) -> tuple[str | None, str]:
         """Bring the database to the newest migration; returns the one before and the one after.
 
-        Raises Unavailable, and NotMigrated where that cannot be done.
+        One that a newer program has migrated stays as it is. Where others use the tables, tries again for a minute:
+        the lock that a migration waits for keeps callbacks waiting, too. Raises Unavailable (LockTimeout where the
+        tables did not become free), and NotMigrated where it cannot be done.
         """
         if self.is_sqlite:
             self._make_folder()
+        try:
+            return self._migrate()
+        except LockTimeout as error:
+            raise LockTimeout(f"{error}. {self._who_has_locks()}") from error
+
+    @lock_retrying
+    @retrying
+    def _migrate(self) -> tuple[str | None, str]:
         with self.transaction() as connection:
             before = schema.upgrade(connection)
-        return before, schema.newest_migration()
+            after = schema.current_migration(connection)
+        return before, after or ""
+
+    def _who_has_locks(self) -> str:
+        with self.snapshot() as connection:
+            sessions = schema.sessions_with_locks(connection)
+        words = f"These sessions use its tables: {', '.join(sessions)}. " if sessions else ""
+        return (
+            f"Nothing was changed. {words}Wait until they end, or end one by `SELECT pg_terminate_backend(process)`, "
+            "and run `esms-calls migrate` again."
+        )
 
     def check_replica(self) -> None:
         """Raise Unavailable or NotMigrated unless this replica can be read; its words name the setting."""
@@ -160,7 +181,7 @@ class Database:
 
     @retrying
     def check(self, *, writes: bool = True) -> None:
-        """Raise Unavailable or NotMigrated unless the database is at the newest migration and, if asked, writable."""
+        """Raise Unavailable or NotMigrated unless this program can use the database and, if asked, write to it."""
         if self.is_sqlite and not Path(str(self.url.database)).exists():
             raise NotMigrated(
                 f"{self.name} does not exist yet: run `esms-calls migrate`, "
@@ -170,7 +191,7 @@ class Database:
             current = schema.current_migration(connection)
             if writes and current:
                 schema.test_write(connection)
-        if current != schema.newest_migration():
+        if not schema.is_usable(current):
             raise NotMigrated(
                 f"The database is at migration {current or 'none'}, and {schema.newest_migration()} is needed: "
                 "run `esms-calls migrate`."
@@ -203,6 +224,8 @@ class Database:
         if self.url.password:
             first = first.replace(str(self.url.password), "***")
         kind = WriteFailed if _caused_by_values(cause) else Unavailable
+        if getattr(cause, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+            kind, first = LockTimeout, f"another transaction has had a lock for too long ({first})"
         if may_retry and _lost(error):
             kind = TransactionLost
         # What libpq says itself, without a code of the server, names host and user.

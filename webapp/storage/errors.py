@@ -24,6 +24,10 @@ class TransactionLost(Unavailable):
     """Another transaction was first, or the connection was dead: the same may be tried again; see ``retry``."""
 
 
+class LockTimeout(Unavailable):
+    """Another transaction kept its lock on what was to be changed for too long; nothing is written."""
+
+
 class NotMigrated(Exception):
     """The database is not as this program needs it: at another migration, another application's, or not in UTF-8.
 

@@ -512,6 +512,19 @@ rollup_version = Table(
     Column("version", BigInteger, nullable=False, comment="Number of times that figures were replaced"),
     comment="One row: counts how often figures were replaced, so that of two who do it at once one gives up",
 )
+schema_compatibility = Table(
+    "schema_compatibility",
+    Base.metadata,
+    Column("one", SmallInteger, primary_key=True, autoincrement=False, comment="Always 1: one row"),
+    Column("migration", Text, nullable=False, comment="The migration of the database when this row was written"),
+    Column(
+        "usable_from",
+        Text,
+        nullable=False,
+        comment="The oldest migration whose program can use these tables: all later ones have only added to them",
+    ),
+    comment="One row: which older versions of esms-calls can use the database beside the newest",
+)
 
 
 calls = Base.metadata.tables["calls"]

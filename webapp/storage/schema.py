@@ -10,10 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
 
 from webapp.storage.errors import NotMigrated
-from webapp.storage.models import Base
+from webapp.storage.models import Base, schema_compatibility
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -31,7 +31,8 @@ def newest_migration() -> str:
 def current_migration(connection: Connection) -> str | None:
     """The revision of this database; None if it has no tables yet.
 
-    Raises NotMigrated for a database that this program can neither use nor migrate, with words for each kind of it.
+    That of a newer program is one that this program can use, see ``is_usable``. Raises NotMigrated for a database that
+    this program can neither use nor migrate, with words for each kind of it.
     """
     _require_utf8(connection)
     revisions = _revisions(connection)
@@ -41,9 +42,30 @@ def current_migration(connection: Connection) -> str | None:
         if tables := _tables_of_our_names(connection):
             raise NotMigrated(_without_revision(tables))
         return None
-    if revisions[0] not in _known_revisions():
+    if revisions[0] not in _known_revisions() and not _is_compatible(connection, revisions[0]):
         raise NotMigrated(_unknown(revisions[0], _tables_of_our_names(connection)))
     return revisions[0]
+
+
+def is_usable(revision: str | None) -> bool:
+    """Whether this program can use a database at what ``current_migration`` gave: its own revision, or a newer one.
+
+    Servers of two versions then share one database while the older ones are replaced.
+    """
+    return revision == newest_migration() or is_newer(revision)
+
+
+def is_newer(revision: str | None) -> bool:
+    """Whether a newer program has migrated a database at what ``current_migration`` gave."""
+    return revision is not None and revision not in _known_revisions()
+
+
+def _is_compatible(connection: Connection, revision: str) -> bool:
+    """Whether all migrations newer than this program only add to what it uses; the database says so itself."""
+    if not _OUR_REVISION.fullmatch(revision) or not inspect(connection).has_table(schema_compatibility.name):
+        return False
+    row = connection.execute(select(schema_compatibility.c.migration, schema_compatibility.c.usable_from)).one_or_none()
+    return row is not None and row.migration == revision and row.usable_from <= newest_migration()
 
 
 def _revisions(connection: Connection) -> list[str]:
@@ -86,7 +108,8 @@ def _unknown(revision: str, tables: list[str]) -> str:
     if "status_reports" in tables and _OUR_REVISION.fullmatch(revision):
         return (
             f"The database is at migration {revision}, which this program does not know (it needs "
-            f"{newest_migration()}): a newer version of esms-calls has migrated it. Upgrade this one to that version."
+            f"{newest_migration()}): a newer version of esms-calls has migrated it, and older ones cannot use "
+            "it. Upgrade this one to that version."
         )
     return (
         f"The database belongs to another application: its alembic_version is at {revision!r}, which is no migration "
@@ -111,15 +134,29 @@ def test_write(connection: Connection) -> None:
 
 
 def upgrade(connection: Connection) -> str | None:
-    """Bring the database to the newest migration; returns the revision that it had before."""
+    """Bring the database to the newest migration, if it is older; returns the revision that it had before."""
     before = current_migration(connection)
-    if before != newest_migration():
+    if not is_usable(before):
         from alembic import command  # noqa: PLC0415
 
         config = _alembic_config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     return before
+
+
+def sessions_with_locks(connection: Connection) -> list[str]:
+    """The sessions of PostgreSQL that have locks on this program's tables, for people; the longest first."""
+    tables = [name for name in Base.metadata.tables if inspect(connection).has_table(name)]
+    query = text(
+        "SELECT pid, usename, application_name FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND pid IN "
+        "(SELECT pid FROM pg_locks WHERE granted AND relation = ANY(CAST(CAST(:tables AS text[]) AS regclass[]))) "
+        "ORDER BY xact_start NULLS FIRST LIMIT 3"
+    )
+    return [
+        f"process {pid} (role {role}{f', {program}' if program else ''})"
+        for pid, role, program in connection.execute(query, {"tables": tables})
+    ]
 
 
 def views_module() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import resource
 import shutil
@@ -35,7 +36,7 @@ worker_class = "webapp.web.fast_path.FastWorker" if _settings.fast_path else "we
 logger_class = "webapp.web.gunicorn_config.Log"
 worker_connections = _connections()
 timeout = 60
-graceful_timeout = 25
+graceful_timeout = max(5, math.ceil(_settings.answer_within.total_seconds()))  # each callback has its answer then
 keepalive = 15  # seconds for the head of a request, too
 backlog = 2048
 limit_request_line = 8190

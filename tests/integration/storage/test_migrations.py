@@ -51,6 +51,7 @@ TABLES = {
     "kept_rollups",
     "rollup_marks",
     "rollup_version",
+    "schema_compatibility",
 }
 LOCAL_DAYS = "ix_calls_local_day"
 """An index of an expression with the time zone in it, which no model can have."""
@@ -112,8 +113,7 @@ def test_up_down_and_up_again_with_data(database: Database) -> None:
 
     migrate_to(database, "head")
     database.check()
-    assert rows(database).keys() == TABLES
-    assert not any(rows(database).values())
+    assert {name for name, found in rows(database).items() if found} == {"schema_compatibility"}
     fill(database)
     assert len(rows(database)["calls"]) == 3
 
