@@ -18,8 +18,8 @@ from webapp.esms.client import Client
 from webapp.esms.lookup import LookupAnswer, LookupRequest
 from webapp.esms.registrations import read_registration
 from webapp.esms.stored import other_channel_of
-from webapp.reconcile.run import due_at, lease_of
 from webapp.storage import rollups, runs
+from webapp.storage.claims import due_at, lease_of
 from webapp.storage.reader import Reader
 from webapp.storage.rejected import OTHER_CHANNEL
 from webapp.storage.runs import Run

@@ -17,6 +17,7 @@ from webapp.support import log
 from webapp.support.settings import Settings, load_settings
 from webapp.support.token_redaction import TokenRedactor
 from webapp.web import access, api, errors, health
+from webapp.web.gauges import Gauges
 from webapp.web.pages import site
 from webapp.web.proxies import behind_proxies
 from webapp.web.refresher import Refresher
@@ -54,7 +55,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     errors.init_app(app)
     app.register_blueprint(views.blueprint(receiver))
     app.register_blueprint(api.blueprint(Writer(database), Reader(reading), api_tokens, settings.time_zone))
-    app.register_blueprint(health.blueprint(database, spool))
+    app.register_blueprint(health.blueprint(database, Gauges(database, spool, settings)))
     if settings.page:
         site.init_app(app, reading, settings)
     return app

@@ -26,7 +26,8 @@ from webapp.esms.client import Client
 from webapp.esms.sandbox.calls import normalised
 from webapp.esms.sandbox.options import Options
 from webapp.esms.sandbox.service import Sandbox
-from webapp.reconcile.run import Reconciler, due_at
+from webapp.reconcile.run import Reconciler
+from webapp.storage.claims import due_at
 from webapp.storage.models import Base, calls, reconcile_runs
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer

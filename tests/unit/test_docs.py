@@ -17,11 +17,13 @@ from webapp.cli.commands import cli
 from webapp.esms.registrations import FIELDS
 from webapp.storage import schema
 from webapp.storage.models import Base
+from webapp.support import metrics
 from webapp.support.settings import Settings
+from webapp.web import gauges
 from webapp.web.parameters import PARAMETERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +104,23 @@ def parameters() -> str:
     return "\n".join(["| parameter of `GET /api/calls` | meaning |", "| --- | --- |", *rows])
 
 
+def metrics_table() -> str:
+    """Every metric with its labels: what it says, and whether a receiver, a machine or the database says it."""
+    rows = []
+    for metric in metrics.COUNTED:
+        for family in metric.describe():
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            kind = "of a receiver" if family.type == "gauge" else f"of a receiver, {family.type}"
+            rows.append(_metric(name, getattr(metric, "_labelnames", ()), kind, family.documentation))
+    for scope, sampled in (("of a machine", gauges.OF_THE_SPOOL), ("of the database", gauges.OF_NOW + gauges.OF_LATELY)):
+        rows += [_metric(one.name, one.labels, scope, one.words) for one in sampled]
+    return "\n".join(["| metric | scope | meaning |", "| --- | --- | --- |", *rows])
+
+
+def _metric(name: str, labels: Sequence[str], scope: str, words: str) -> str:
+    return f"| `{name}{{{','.join(labels)}}}` | {scope} | {words} |".replace("{}", "")
+
+
 def unit(path: Path) -> str:
     kind = {".yaml": "yaml", ".service": "ini", ".timer": "ini", ".conf": "nginx"}.get(path.suffix, "text")
     return f"```{kind}\n{path.read_text()}```"
@@ -114,6 +133,7 @@ GENERATED: list[tuple[str, str, Callable[[], str]]] = [
     ("docs/commands.md", "help", help_texts),
     ("docs/http.md", "fields", fields),
     ("docs/http.md", "parameters", parameters),
+    ("docs/http.md", "metrics", metrics_table),
     ("docs/data.md", "views", views),
     ("docs/data.md", "tables", tables),
     *(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 
+from webapp.support import metrics
+
 log = logging.getLogger(__name__)
 
 
@@ -21,6 +23,7 @@ class CircuitBreaker:
         """Note that the database does not take reports, and why."""
         with self._lock:
             was_open, self.is_open = self.is_open, self._can_open
+            metrics.BREAKER_OPEN.set(self.is_open)
         if not was_open:
             meanwhile = "are safe: they wait in the spool" if self._can_open else "are answered 503"
             log.error("the database is unavailable, callbacks %s (%s)", meanwhile, problem)
@@ -29,5 +32,6 @@ class CircuitBreaker:
         """Note that the database takes reports."""
         with self._lock:
             was_open, self.is_open = self.is_open, False
+            metrics.BREAKER_OPEN.set(0)
         if was_open:
             log.warning("the database is available again, callbacks go there")

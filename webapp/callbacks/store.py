@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from webapp.callbacks import parsing
+from webapp.callbacks import parsing, reasons
 from webapp.callbacks.batch_writer import Batch, BatchWriter
 from webapp.callbacks.parsing import ParsedCallback
 from webapp.esms.stored import other_channel_of
@@ -17,7 +17,7 @@ from webapp.storage.errors import TransactionLost, Unavailable
 from webapp.storage.rejected import OTHER_CHANNEL, RejectedCallbacks
 from webapp.storage.retry import retrying
 from webapp.storage.writer import Expected
-from webapp.support import log_context
+from webapp.support import log_context, metrics
 from webapp.support.token_redaction import NO_TOKENS
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
                 others = (one for one in batch.items if not one.report or one.request.id in channels)
                 kept = [_rejected(one, channels.get(one.request.id), self._redact) for one in others]
                 self._rejected.keep(connection, kept)
+            done_at = time.monotonic()
+        _count(batch.items, began, done_at)
         if reports:
             self.last_success = max(self.last_success, began)
         return [_result(one, channels.get(one.request.id), effects) for one in batch.items]
@@ -139,6 +141,19 @@ class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
         except Exception as another:  # noqa: BLE001 - whatever it is, the callback is not kept yet
             return another
         return result
+
+
+def _count(callbacks: Sequence[ParsedCallback], began: float, done_at: float) -> None:
+    """Count a batch that is committed; ``done_at``: when all but the commit was done."""
+    if not callbacks:
+        return
+    now = time.monotonic()
+    metrics.BATCH_REPORTS.observe(len(callbacks))
+    metrics.BATCH_SECONDS.observe(now - began)
+    metrics.COMMIT_SECONDS.observe(now - done_at)
+    for one in callbacks:
+        if one.report is None:
+            reasons.count_rejected(one.reason)
 
 
 def _other_channels(connection: Connection, callbacks: Sequence[ParsedCallback]) -> dict[UUID, str]:

@@ -16,7 +16,7 @@ from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import placed_since, placed_until
 from webapp.cli.output import printable, say, say_all, say_json, write_json
 from webapp.cli.tables import print_columns, print_table
-from webapp.reconcile.run import due_at
+from webapp.storage.claims import due_at
 from webapp.storage.filters import CallFilter
 from webapp.storage.ledger import Counts, Ledger, ledger
 from webapp.support.progress import progress

@@ -19,8 +19,9 @@ from webapp.cli.output import printable, say, say_json
 from webapp.cli.signals import stop_at_signals
 from webapp.cli.tables import print_table
 from webapp.cli.time_words import local_time
-from webapp.reconcile.run import Progress, Reconciler, due_at
+from webapp.reconcile.run import Progress, Reconciler
 from webapp.reconcile.watch import LONGEST_DATABASE_PAUSE, DatabaseChange, Idle, Watch, Watchdog, health_endpoint
+from webapp.storage.claims import due_at
 from webapp.storage.filters import CallFilter
 from webapp.storage.types import plain
 from webapp.support.progress import progress as show_progress

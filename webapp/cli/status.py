@@ -14,7 +14,7 @@ from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.output import printable, say, say_json
 from webapp.cli.status_needs import DATABASE_AWAY, Moment, all_needs, spool_needs
 from webapp.cli.tables import print_table
-from webapp.reconcile.run import due_at, lease_of
+from webapp.storage.claims import due_at, lease_of
 from webapp.storage.errors import Unavailable
 from webapp.support.settings import load_settings
 

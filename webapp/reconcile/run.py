@@ -20,9 +20,8 @@ from webapp.reconcile.dispatcher import Dispatcher, Ending
 from webapp.reconcile.failures import Failures
 from webapp.reconcile.rate_limiter import RateLimiter
 from webapp.storage import claims, runs
-from webapp.storage.claims import Claimed, Due
+from webapp.storage.claims import Claimed, Due, lease_of
 from webapp.storage.errors import Unavailable
-from webapp.storage.filters import EVERY_CALL, CallFilter
 from webapp.storage.reader import Reader
 from webapp.storage.retry import retrying
 from webapp.storage.runs import Run
@@ -30,7 +29,6 @@ from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import timedelta
     from threading import Event
 
     from webapp.esms.client import Client
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
 
 _SAVE_SECONDS = 2.0
 _ONE_IN = 10
-_LEASE_TIMEOUTS = 3
-"""Length of a lease in ESMS_TIMEOUT: a short time-out means short leases."""
 
 
 @dataclass(slots=True)
@@ -60,24 +56,6 @@ class Progress:
     clocks: Clocks = field(default_factory=Clocks)
     unasked: int = 0
     all_claimed_by_others: bool = False
-
-
-def lease_of(settings: Settings) -> timedelta:
-    """How long a claim holds; a run that was not seen for longer has died."""
-    return _LEASE_TIMEOUTS * settings.esms_timeout
-
-
-def due_at(
-    now: datetime, settings: Settings, *, grace: timedelta | None = None, within: CallFilter = EVERY_CALL
-) -> Due:
-    """The calls that are due now; ``grace`` is how long a callback may take, if not as the settings say."""
-    return Due(
-        placed_until=now - (settings.reconcile_grace if grace is None else grace),
-        due_until=now,
-        verify=settings.verify,
-        verify_since=now - settings.reconcile_give_up,
-        within=within,
-    )
 
 
 def rate_limiter_of(database: Database, settings: Settings) -> RateLimiter:

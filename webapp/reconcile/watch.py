@@ -15,7 +15,8 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
-from webapp.reconcile.run import Progress, Reconciler, due_at
+from webapp.reconcile.run import Progress, Reconciler
+from webapp.storage.claims import due_at
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.storage.reader import Reader
 

@@ -16,8 +16,11 @@ from webapp.support.settings import Verify
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import timedelta
 
     from sqlalchemy.engine import Connection
+
+    from webapp.support.settings import Settings
 
 
 DUE_SINCE = func.coalesce(calls.c.next_lookup_at, calls.c.placed_at)
@@ -26,6 +29,8 @@ DUE_SINCE = func.coalesce(calls.c.next_lookup_at, calls.c.placed_at)
 _RUNS_AT_ONCE = 4
 """This many runs may claim at the same moment, and each still finds calls that the others do not lock."""
 _ATTEMPTS = 10
+_LEASE_TIMEOUTS = 3
+"""Length of a lease in ESMS_TIMEOUT: a short time-out means short leases."""
 _UNCONFIRMED: dict[str, list[ColumnElement[bool]]] = {"unregistered": [calls.c.registered_at.is_(None)], "all": []}
 """Which settled calls are to be confirmed, for each value of VERIFY."""
 
@@ -57,6 +62,24 @@ class Claimed:
     def reference_id(self) -> str:
         """The call's identity, as it is stored."""
         return self.request.reference_id
+
+
+def lease_of(settings: Settings) -> timedelta:
+    """How long a claim holds; a run that was not seen for longer has died."""
+    return _LEASE_TIMEOUTS * settings.esms_timeout
+
+
+def due_at(
+    now: datetime, settings: Settings, *, grace: timedelta | None = None, within: CallFilter = EVERY_CALL
+) -> Due:
+    """The calls that are due now; ``grace`` is how long a callback may take, if not as the settings say."""
+    return Due(
+        placed_until=now - (settings.reconcile_grace if grace is None else grace),
+        due_until=now,
+        verify=settings.verify,
+        verify_since=now - settings.reconcile_give_up,
+        within=within,
+    )
 
 
 def is_due(due: Due) -> ColumnElement[bool]:

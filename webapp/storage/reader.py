@@ -16,13 +16,15 @@ from webapp.storage.claims import DUE_SINCE, Due, due_parts, is_due
 from webapp.storage.columns import CALL_COLUMNS, REPORT_COLUMNS
 from webapp.storage.filters import EVERY_CALL, CallFilter
 from webapp.storage.models import calls, due_replay, rejected_callbacks, status_reports
+from webapp.storage.monitoring import Lately, Now, read_lately, read_now
 from webapp.storage.rejected import Rejected
-from webapp.storage.status import LookupShare, Status, lookup_share, outcomes_of_last_day, read_status
+from webapp.storage.status import LookupShare, Status, lookup_share, read_status
 from webapp.storage.types import plain
 from webapp.support.pauses import let_others_run
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+    from datetime import timedelta
     from uuid import UUID
 
     from sqlalchemy import Column, ColumnElement, Select
@@ -215,10 +217,15 @@ class Reader:
         with self._database.snapshot(limited=False) as connection:
             return lookup_share(connection, now)
 
-    def outcomes_of_last_day(self, now: datetime) -> dict[str, int]:
-        """How many calls were settled in the 24 hours before ``now``, by outcome; read from an index."""
+    def now(self, due: Due, lease: timedelta) -> Now:
+        """What /metrics shows of the time ``due.due_until``."""
         with self._database.snapshot() as connection:
-            return outcomes_of_last_day(connection, now)
+            return read_now(connection, due, due.due_until, lease)
+
+    def lately(self, due: Due) -> Lately:
+        """What /metrics shows of the hour and the day before ``due.due_until``."""
+        with self._database.snapshot() as connection:
+            return read_lately(connection, due, due.due_until)
 
     def rejected(self, since: datetime | None) -> Iterator[Rejected]:
         """The rejected callbacks that were not replayed, oldest first, streamed in portions."""

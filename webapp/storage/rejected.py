@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from sqlalchemy import case, delete, func, select, update
+from sqlalchemy import and_, case, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp.storage import bulk
@@ -142,6 +142,12 @@ def _least_needed_first() -> Select[tuple[UUID, int]]:
 def is_other_channel() -> ColumnElement[bool]:
     """Whether a row is a message of another channel."""
     return rejected_callbacks.c.reason.startswith(OTHER_CHANNEL)
+
+
+def to_see_to() -> ColumnElement[bool]:
+    """Whether a row needs a person: neither replayed nor dismissed, and no message of another channel."""
+    table = rejected_callbacks
+    return and_(table.c.replayed_at.is_(None), table.c.dismissed_at.is_(None), ~is_other_channel())
 
 
 def _free_space(connection: Connection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from uuid import UUID
 
 from sqlalchemy import and_, func, insert, update
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 RunOutcome = Literal["done", "failures", "refused", "interrupted", "died"]
+RUN_OUTCOMES: tuple[RunOutcome, ...] = get_args(RunOutcome)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +40,14 @@ class Run:
     answered_at: datetime | None = None
 
 
-def outcome_now(run: Mapping[str, Any], now: datetime, lease: timedelta) -> str | None:
-    """How a run ended; one that has not renewed its lease has died, although its row does not say so yet."""
+def outcome_now(run: Mapping[str, Any], now: datetime, lease: timedelta) -> RunOutcome | None:
+    """How a run ended, by its row; None: it is under way.
+
+    One that has not renewed its lease has died, although its row does not say so yet.
+    """
     expired = run["finished_at"] is None and (run["seen_at"] or run["started_at"]) < now - lease
-    return "died" if expired else run["outcome"]
+    outcome: RunOutcome | None = "died" if expired else run["outcome"]
+    return outcome
 
 
 def start_run(connection: Connection, run: Run, *, lease: timedelta) -> None:

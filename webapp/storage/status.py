@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, not_, or_, select
+from sqlalchemy import func, or_, select
 
 from webapp.esms.lookup import NO_ANSWER, NO_ANSWER_PREFIX
 from webapp.storage import wrong_tokens
@@ -16,7 +16,7 @@ from webapp.storage.claims import Due, is_due
 from webapp.storage.database import clock
 from webapp.storage.filters import is_missing
 from webapp.storage.models import calls, due_replay, reconcile_runs, rejected_callbacks, status_reports
-from webapp.storage.rejected import is_other_channel
+from webapp.storage.rejected import is_other_channel, to_see_to
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -32,9 +32,7 @@ _IS_GIVEN_UP = calls.c.gave_up_at.is_not(None)
 _HAD_NO_ANSWER = or_(
     calls.c.last_lookup_code.in_(sorted(NO_ANSWER)), calls.c.last_lookup_code.startswith(NO_ANSWER_PREFIX)
 )
-_REJECTED_TO_SEE_TO = and_(
-    rejected_callbacks.c.replayed_at.is_(None), rejected_callbacks.c.dismissed_at.is_(None), not_(is_other_channel())
-)
+_REJECTED_TO_SEE_TO = to_see_to()
 _CALLBACK_AT = status_reports.c.received_at
 _IS_CALLBACK = status_reports.c.source == "callback"
 
@@ -132,29 +130,24 @@ def read_status(connection: Connection, due: Due, now: datetime) -> Status:
         given_up_calls=_first(connection, _IS_GIVEN_UP) if found["given_up_to_see_to"] else [],
         price_conflict_calls=_first(connection, calls.c.price_conflict) if found["price_conflicts"] else [],
         last_day=lookup_share(connection, now),
-        unread_last_day=_unread(connection, now),
+        unread_last_day=dict(unread_last_day(connection, now).most_common(_SHOWN)),
         no_answer=_no_answer(connection),
         callbacks=came,
         wrong_tokens=_wrong_tokens(connection, came.last_at, now),
         replay_due_since=connection.scalar(select(due_replay.c.since)),
         clock_ahead=datetime.now(UTC) - clock(connection),
-        last_run=_last_run(connection),
+        last_run=last_run(connection),
     )
 
 
 def lookup_share(connection: Connection, now: datetime) -> LookupShare:
     """Of the calls settled in the 24 hours before ``now``; read from an index."""
     by_lookup = func.count().filter(calls.c.settled_by == "lookup")
-    return LookupShare(*connection.execute(select(func.count(), by_lookup).where(_settled_last_day(now))).one())
+    return LookupShare(*connection.execute(select(func.count(), by_lookup).where(settled_last_day(now))).one())
 
 
-def outcomes_of_last_day(connection: Connection, now: datetime) -> dict[str, int]:
-    """Numbers of the calls settled in the 24 hours before ``now``, by outcome."""
-    counts = select(calls.c.outcome, func.count()).where(_settled_last_day(now)).group_by(calls.c.outcome)
-    return {outcome: number for outcome, number in connection.execute(counts)}  # noqa: C416 - a row is no pair to mypy
-
-
-def _settled_last_day(now: datetime) -> ColumnElement[bool]:
+def settled_last_day(now: datetime) -> ColumnElement[bool]:
+    """Whether a call was settled in the 24 hours before ``now``; found by an index."""
     return calls.c.settled_at.between(now - _DAY, now)
 
 
@@ -200,14 +193,14 @@ def _rejected_reasons(connection: Connection) -> dict[str, int]:
     return {reason: count for reason, count in connection.execute(most)}  # noqa: C416 - a row is no pair to mypy
 
 
-def _unread(connection: Connection, now: datetime) -> dict[str, int]:
+def unread_last_day(connection: Connection, now: datetime) -> Counter[str]:
     """How many reports of the last day have a value that could not be read, by the parameter's name."""
     last_day = (status_reports.c.unread.is_not(None), status_reports.c.received_at > now - _DAY)
     query = select(status_reports.c.unread, func.count()).where(*last_day).group_by(status_reports.c.unread)
     counts: Counter[str] = Counter()
     for names, number in connection.execute(query):
         counts.update(dict.fromkeys(names.split(","), number))
-    return dict(counts.most_common(_SHOWN))
+    return counts
 
 
 def _no_answer(connection: Connection) -> NoAnswer:
@@ -231,11 +224,17 @@ def _no_answer(connection: Connection) -> NoAnswer:
 
 def callbacks(connection: Connection, due: Due, now: datetime) -> Callbacks:
     """When callbacks come."""
-    last_at = connection.scalar(select(func.max(_CALLBACK_AT)).where(_IS_CALLBACK))
+    last_at = last_callback_at(connection)
     placed_since = select(calls.c.reference_id).where(calls.c.placed_at <= due.placed_until).limit(1)
     if last_at:
         placed_since = placed_since.where(calls.c.placed_at > last_at)
     return Callbacks(last_at, _longest_gap(connection, now), connection.scalar(placed_since) is not None)
+
+
+def last_callback_at(connection: Connection) -> datetime | None:
+    """When the newest callback was received; None: none came."""
+    last_at: datetime | None = connection.scalar(select(func.max(_CALLBACK_AT)).where(_IS_CALLBACK))
+    return last_at
 
 
 def _longest_gap(connection: Connection, now: datetime) -> timedelta:
@@ -262,7 +261,8 @@ def _wrong_tokens(connection: Connection, last_callback_at: datetime | None, now
     return WrongTokens(number, last_at, right_since=bool(last_at and right_at and right_at > last_at))
 
 
-def _last_run(connection: Connection) -> Mapping[str, Any] | None:
+def last_run(connection: Connection) -> Mapping[str, Any] | None:
+    """The row of the run that began last; None: there was none."""
     newest = select(reconcile_runs).order_by(reconcile_runs.c.started_at.desc()).limit(1)
     row = connection.execute(newest).mappings().first()
     return dict(row) if row else None

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from webapp.support.workarounds import metrics_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
     from prometheus_client.core import Metric
 
@@ -19,7 +22,8 @@ metrics_files.install()
 
 CALLBACKS = Counter(
     "esms_callbacks",
-    "Callbacks by what became of them: the report's effect, spooled, rejected (kept, unreadable) or unavailable (503)",
+    "Callbacks by what became of them: the report's effect, other-channel, spooled, rejected (400, kept) or "
+    "unavailable (503)",
     ["result"],
 )
 CALLBACK_SECONDS = Histogram(
@@ -27,15 +31,72 @@ CALLBACK_SECONDS = Histogram(
     "Time from a callback's arrival to its answer",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-_METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
-REQUESTS = Counter("esms_http_requests", "HTTP requests answered", ["route", "method", "status"])
+REJECTIONS = Counter("esms_rejections", "Callbacks that could not be read, by the class of the reason", ["reason"])
 WRONG_TOKENS = Counter("esms_wrong_tokens", "Requests to the callback URL with a wrong token, answered 404")
 UNREAD = Counter(
     "esms_unread_values",
     "Values of callbacks that could not be read, by parameter; other: a parameter that is not known",
     ["parameter"],
 )
+BATCH_REPORTS = Histogram(
+    "esms_batch_reports",
+    "Callbacks that one transaction stored together",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200),
+)
+_SECONDS_OF_A_TRANSACTION = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+BATCH_SECONDS = Histogram(
+    "esms_batch_seconds",
+    "Time that such a transaction took as a whole, the wait for a connection and for locks included",
+    buckets=_SECONDS_OF_A_TRANSACTION,
+)
+COMMIT_SECONDS = Histogram(
+    "esms_batch_commit_seconds",
+    "Time that its commit took: the disk's share, or that of a synchronous replica",
+    buckets=_SECONDS_OF_A_TRANSACTION,
+)
+BREAKER_OPEN = Gauge(
+    "esms_database_breaker_open",
+    "1 while a worker sends callbacks to the spool, because the database does not take them; else 0",
+    multiprocess_mode="livemax",
+)
+_METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
+REQUESTS = Counter("esms_http_requests", "HTTP requests answered", ["route", "method", "status"])
 REGISTERED = Counter("esms_registered_calls", "Calls registered through the API for the first time")
+COUNTED = (
+    CALLBACKS,
+    CALLBACK_SECONDS,
+    REJECTIONS,
+    WRONG_TOKENS,
+    UNREAD,
+    BATCH_REPORTS,
+    BATCH_SECONDS,
+    COMMIT_SECONDS,
+    BREAKER_OPEN,
+    REQUESTS,
+    REGISTERED,
+)
+"""What the worker processes count; one by one, for the documents."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampledGauge:
+    """A gauge of which no process keeps count: it is sampled at scrape time."""
+
+    name: str
+    words: str
+    labels: tuple[str, ...] = ()
+
+    def of(self, value: float | datetime | None) -> GaugeMetricFamily:
+        """The gauge with one value; a time becomes seconds since 1970, None no sample."""
+        return self.by({(): value})
+
+    def by(self, values: Mapping[tuple[str, ...], float | datetime | None]) -> GaugeMetricFamily:
+        """The gauge with a value for each combination of its labels."""
+        family = GaugeMetricFamily(self.name, self.words, labels=self.labels)
+        for labels, value in values.items():
+            if value is not None:
+                family.add_metric(labels, value if isinstance(value, int | float) else value.timestamp())
+        return family
 
 
 def known_method(method: str) -> str:
@@ -43,20 +104,20 @@ def known_method(method: str) -> str:
     return method if method in _METHODS else "other"
 
 
-def exposition(gauges: Iterable[Metric] = ()) -> bytes:
-    """All metrics as Prometheus text: the counts of all worker processes, and the gauges, sampled at scrape time."""
+def exposition(sampled: Iterable[Metric] = ()) -> bytes:
+    """All metrics as Prometheus text: the counts of all worker processes, and what is sampled at scrape time."""
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
         counted = generate_latest()
     else:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         counted = generate_latest(registry)
-    return counted + generate_latest(_Gauges(gauges))
+    return counted + generate_latest(_Sampled(sampled))
 
 
-class _Gauges:
-    def __init__(self, gauges: Iterable[Metric]) -> None:
-        self._gauges = gauges
+class _Sampled:
+    def __init__(self, sampled: Iterable[Metric]) -> None:
+        self._sampled = sampled
 
     def collect(self) -> Iterable[Metric]:
-        return self._gauges
+        return self._sampled

@@ -41,9 +41,10 @@ from sql import write
 from webapp.esms.client import Client
 from webapp.reconcile import run as reconcile_run
 from webapp.reconcile.clock import DatabaseClock
-from webapp.reconcile.run import Reconciler, lease_of
+from webapp.reconcile.run import Reconciler
 from webapp.storage import claims
 from webapp.storage import runs as runs_of_storage
+from webapp.storage.claims import lease_of
 from webapp.storage.errors import Unavailable
 from webapp.storage.models import calls, reconcile_runs
 from webapp.storage.runs import Run

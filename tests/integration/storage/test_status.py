@@ -19,7 +19,7 @@ from webapp.storage import wrong_tokens
 from webapp.storage.claims import Due
 from webapp.storage.models import reconcile_runs
 from webapp.storage.runs import Run
-from webapp.storage.status import Callbacks, NoAnswer, WrongTokens, outcomes_of_last_day
+from webapp.storage.status import Callbacks, NoAnswer, WrongTokens
 from webapp.storage.wrong_tokens import HourCount
 
 if TYPE_CHECKING:
@@ -184,18 +184,3 @@ def test_two_prices_need_a_person_until_one_has_seen_to_them(writer: Writer, rea
     assert status(reader).price_conflicts == 0, "a price that was said before is nothing new"
     writer.record([callback("a", 4, price=1, **said)], NOW)
     assert status(reader).price_conflicts == 1
-
-
-def test_outcomes_of_the_last_day_are_counted(database: Database, writer: Writer) -> None:
-    writer.record(
-        [
-            callback("a", -60, call_status="ANSWERED"),
-            callback("b", -60, call_status="NOANSWERED"),
-            callback("c", -60, send_status=5, sent_result=0),
-            callback("d", -25 * HOUR, call_status="ANSWERED"),
-            callback("e", -60, send_status=2),
-        ],
-        NOW,
-    )
-
-    assert write(database, lambda connection: outcomes_of_last_day(connection, NOW)) == {"answered": 1, "unanswered": 2}

@@ -1,0 +1,161 @@
+"""What /metrics reads of the database agrees with what was stored."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from makers import NOW, at, callback, lookup
+from sql import write
+
+from webapp.calls.rule import Registration
+from webapp.esms import parameters
+from webapp.esms.lookup import LookupAnswer
+from webapp.storage import rollups, runs
+from webapp.storage.claims import Due
+from webapp.storage.rejected import OTHER_CHANNEL, Rejected
+from webapp.storage.runs import Run
+
+if TYPE_CHECKING:
+    from webapp.storage.database import Database
+    from webapp.storage.monitoring import Lately, Now
+    from webapp.storage.reader import Reader
+    from webapp.storage.runs import RunOutcome
+    from webapp.storage.writer import Writer
+
+HOUR = 3600
+LEASE = timedelta(minutes=1)
+DUE = Due(placed_until=at(-600), due_until=NOW)
+
+
+def now(reader: Reader) -> Now:
+    return reader.now(DUE, LEASE)
+
+
+def lately(reader: Reader) -> Lately:
+    return reader.lately(DUE)
+
+
+def reject(writer: Writer, reason: str, payload: str = "{}") -> None:
+    writer.reject(
+        Rejected(
+            id=parameters.new_id(),
+            received_at=NOW,
+            remote_addr=None,
+            method="GET",
+            content_type=None,
+            payload=payload,
+            reason=reason,
+        )
+    )
+
+
+def test_an_empty_database_has_nothing_to_show(reader: Reader) -> None:
+    found = now(reader)
+    assert (found.missing, found.given_up, found.price_conflicts) == ((0, 0), (0, 0), (0, 0))
+    assert (found.overdue, found.conflicts, found.rejected, found.other_channels) == (0, 0, {}, 0)
+    assert (found.oldest_missing, found.callback_at, found.answered_at, found.run_outcome) == (None, None, None, None)
+    assert set(found.run_ends.values()) == {None}
+    assert (lately(reader).outcomes, lately(reader).calls, lately(reader).unread) == ({}, {}, {})
+
+
+def test_missing_calls_are_counted_by_whether_they_were_registered(writer: Writer, reader: Reader) -> None:
+    writer.register(
+        [Registration(reference_id="a", placed_at=at(-HOUR)), Registration(reference_id="b", placed_at=at(-60))], NOW
+    )
+    writer.record([callback("c", -2 * HOUR, send_status=2), callback("d", -60, call_status="ANSWERED")], NOW)
+
+    found = now(reader)
+
+    assert found.missing == (1, 2)
+    assert found.oldest_missing == at(-2 * HOUR)
+    assert found.overdue == 2, "b is within its grace"
+    assert found.callback_at == at(-60)
+
+
+def test_calls_that_people_decide_about_are_counted_by_whether_they_are_dismissed(
+    writer: Writer, reader: Reader
+) -> None:
+    for name in ("a", "b"):
+        writer.register([Registration(reference_id=name, placed_at=at(-100 * HOUR))], NOW)
+        writer.conclude([LookupAnswer(name, "104")], NOW, give_up=timedelta(hours=72))
+    said = {"send_status": 5, "call_status": "ANSWERED"}
+    writer.record([callback("p", 1, price=450, **said), callback("p", 2, price=900, **said)], NOW)
+    writer.record([callback("c", 1, call_status="ANSWERED"), callback("c", 2, call_status="NOANSWERED")], NOW)
+    writer.dismiss(["a"], NOW)
+
+    found = now(reader)
+
+    assert found.given_up == (1, 1)
+    assert found.price_conflicts == (1, 0)
+    assert found.conflicts == 1
+
+
+def test_rejected_callbacks_are_counted_until_a_person_has_seen_them(writer: Writer, reader: Reader) -> None:
+    reject(writer, "ReferenceId: is missing")
+    reject(writer, "ReferenceId: is missing", '{"query": "x"}')
+    reject(writer, "body: is broken JSON")
+    reject(writer, f"{OTHER_CHANNEL}2")
+
+    assert now(reader).rejected == {"ReferenceId: is missing": 2, "body: is broken JSON": 1}
+    assert now(reader).other_channels == 1
+    assert now(reader).rejected_bytes > 4 * 512
+    writer.dismiss_rejected(NOW)
+    assert now(reader).rejected == {}
+
+
+def add_run(database: Database, begun: float, outcome: RunOutcome | None, answered: float | None = None) -> None:
+    ended = at(begun + 10) if outcome else None
+    run = Run(id=parameters.new_id(), started_at=at(begun), host="", finished_at=ended, outcome=outcome)
+    run = replace(run, answered_at=None if answered is None else at(answered))
+    write(database, lambda connection: runs.start_run(connection, run, lease=LEASE))
+
+
+def test_the_last_run_and_the_end_of_the_newest_of_each_outcome(database: Database, reader: Reader) -> None:
+    add_run(database, -300, "done", answered=-290)
+    add_run(database, -200, "done", answered=-190)
+    add_run(database, -100, "refused")
+
+    found = now(reader)
+
+    assert (found.run_outcome, found.run_started_at, found.answered_at) == ("refused", at(-100), at(-190))
+    assert (found.run_ends["done"], found.run_ends["refused"], found.run_ends["died"]) == (at(-190), at(-90), None)
+    add_run(database, -50, None)
+    assert now(reader).run_outcome is None
+    assert reader.now(Due(placed_until=NOW, due_until=at(60)), LEASE).run_outcome == "died"
+
+
+def test_settled_calls_of_the_last_hour_and_day(writer: Writer, reader: Reader) -> None:
+    writer.record(
+        [
+            callback("a", -60, call_status="ANSWERED"),
+            callback("b", -2 * HOUR, call_status="NOANSWERED"),
+            callback("c", -60, send_status=5, sent_result=0, unread="Price"),
+            callback("d", -25 * HOUR, call_status="ANSWERED", unread="Ivr"),
+            callback("e", -60, send_status=2, unread="Price,amp;Price"),
+            lookup("f", -60, call_status="ANSWERED"),
+        ],
+        NOW,
+    )
+
+    found = lately(reader)
+
+    assert found.outcomes == {"answered": 2, "unanswered": 2}
+    assert found.settled_by == {
+        ("day", "callback"): 3,
+        ("day", "lookup"): 1,
+        ("hour", "callback"): 2,
+        ("hour", "lookup"): 1,
+    }
+    assert found.unread == {"Price": 2, "amp;Price": 1}
+
+
+def test_all_calls_are_counted_by_outcome_once_the_figures_are_made(
+    database: Database, writer: Writer, reader: Reader
+) -> None:
+    writer.record([callback(name, -60, call_status="ANSWERED") for name in "abc"], NOW)
+    writer.register([Registration(reference_id="d", placed_at=at(-400 * 24 * HOUR))], NOW)
+    rollups.refresh(database)
+
+    assert lately(reader).calls == {"answered": 3, "missing": 1}

@@ -1,0 +1,225 @@
+"""The gauges that are sampled at scrape time: the spool, and what the database says. No process keeps count of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from webapp.callbacks.reasons import REASONS, reason_class
+from webapp.callbacks.spool import SpoolError
+from webapp.calls.outcome import OUTCOMES, OUTCOMES_OF_SETTLED
+from webapp.esms.parameters import KNOWN_PARAMETERS
+from webapp.storage.claims import due_at, lease_of
+from webapp.storage.errors import Unavailable
+from webapp.storage.reader import Reader
+from webapp.storage.runs import RUN_OUTCOMES
+from webapp.support.metrics import SampledGauge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client.core import Metric
+
+    from webapp.callbacks.spool import Depth, Spool
+    from webapp.storage.database import Database
+    from webapp.storage.monitoring import Lately, Now
+    from webapp.support.settings import Settings
+
+T = TypeVar("T")
+
+_SHORTEST_SECONDS, _LONGEST_SECONDS = 1.0, 60.0
+_PAUSE_FACTOR = 50
+"""How long a sample holds, in lengths of the time that it took: sampling takes at most a fiftieth of one core."""
+_SOURCES = ("callback", "lookup")
+_WINDOWS = ("hour", "day")
+
+SPOOL_REPORTS = SampledGauge("esms_spool_reports", "Callbacks that wait in the spool for the database")
+SPOOL_BYTES = SampledGauge("esms_spool_bytes", "Bytes of the spool that are in use")
+SPOOL_LIMIT = SampledGauge("esms_spool_limit_bytes", "Bytes that the spool may take: SPOOL_LIMIT")
+SPOOL_OLDEST = SampledGauge(
+    "esms_spool_oldest_seconds", "For how long the oldest callback of the spool has waited; 0 if none does"
+)
+OF_THE_SPOOL = (SPOOL_REPORTS, SPOOL_BYTES, SPOOL_LIMIT, SPOOL_OLDEST)
+
+UP = SampledGauge("esms_database_up", "1 if this receiver could read the database for its last sample, else 0")
+MISSING = SampledGauge("esms_missing_calls", "Calls whose end is not known and that are not given up", ("registered",))
+OVERDUE = SampledGauge("esms_overdue_calls", "Missing calls and conflicts that reconcile may ask about now")
+OLDEST_MISSING = SampledGauge(
+    "esms_oldest_missing_call_timestamp_seconds", "When the oldest missing call was placed; no sample: none is missing"
+)
+GIVEN_UP = SampledGauge("esms_given_up_calls", "Calls given up, by whether a person has dismissed them", ("dismissed",))
+CONFLICTS = SampledGauge("esms_conflict_calls", "Settled calls about which a later callback says something else")
+PRICE_CONFLICTS = SampledGauge(
+    "esms_price_conflict_calls", "Calls with two prices, by whether a person has dismissed them", ("dismissed",)
+)
+REJECTED = SampledGauge(
+    "esms_rejected_callbacks",
+    "Kept callbacks that could not be read, neither replayed nor dismissed, by the class of the reason",
+    ("reason",),
+)
+REJECTED_BYTES = SampledGauge("esms_rejected_bytes", "Bytes that rejected_callbacks holds, of at most 256 MiB")
+OTHER_CHANNELS = SampledGauge(
+    "esms_other_channel_messages", "Kept messages of other channels of eSMS (SMS, Viber, Zalo), which are no calls"
+)
+LAST_CALLBACK = SampledGauge(
+    "esms_last_callback_timestamp_seconds", "When the newest callback was received; no sample: none came"
+)
+LONGEST_GAP = SampledGauge(
+    "esms_longest_callback_gap_seconds", "The longest time between two callbacks of the last 7 days, an hour at least"
+)
+PLACED_SINCE = SampledGauge(
+    "esms_placed_since_last_callback",
+    "1 if calls were placed after the newest callback and their grace is over, else 0",
+)
+LAST_ANSWER = SampledGauge(
+    "esms_last_answer_timestamp_seconds", "When eSMS last answered a look-up of reconcile; no sample: never"
+)
+LAST_RUN = SampledGauge(
+    "esms_reconcile_last_run",
+    "1 for the outcome of the newest reconcile run, else 0; all 0 while it is under way",
+    ("outcome",),
+)
+RUN_START = SampledGauge(
+    "esms_reconcile_last_start_timestamp_seconds", "When the newest reconcile run began; no sample: none did"
+)
+RUN_END = SampledGauge(
+    "esms_reconcile_last_end_timestamp_seconds", "When the newest reconcile run with this outcome ended", ("outcome",)
+)
+CLOCK_AHEAD = SampledGauge(
+    "esms_clock_ahead_seconds", "How far this machine's clock is ahead of the database's; behind it: negative"
+)
+REPLAY_DUE = SampledGauge("esms_replay_due", "1 while `esms-calls replay` is due after an upgrade, else 0")
+OF_NOW = (
+    *(UP, MISSING, OVERDUE, OLDEST_MISSING, GIVEN_UP, CONFLICTS, PRICE_CONFLICTS, REJECTED, REJECTED_BYTES),
+    *(OTHER_CHANNELS, LAST_CALLBACK, LAST_ANSWER, LAST_RUN, RUN_START, RUN_END, CLOCK_AHEAD, REPLAY_DUE),
+)
+
+CALLS = SampledGauge("esms_calls", "All calls by outcome, as of the figures: some seconds ago", ("outcome",))
+SETTLED_BY_OUTCOME = SampledGauge(
+    "esms_settled_calls_last_day", "Calls settled in the last 24 hours, by outcome", ("outcome",)
+)
+SETTLED_BY_SOURCE = SampledGauge(
+    "esms_recently_settled_calls",
+    "Calls settled in the last hour and day, by what settled them",
+    ("window", "settled_by"),
+)
+LOOKUP_SHARE = SampledGauge(
+    "esms_lookup_share_ratio",
+    "Share of the calls settled in the last hour and day that a look-up settled, 0 to 1; no sample: none was settled",
+    ("window",),
+)
+LOOKUP_SHARE_WARN = SampledGauge(
+    "esms_lookup_share_warn_ratio", "The share above which callbacks fail to come: LOOKUP_SHARE_WARN"
+)
+UNREAD = SampledGauge(
+    "esms_unread_reports_last_day",
+    "Reports of the last 24 hours with a value that could not be read, by parameter; other: one that is not known",
+    ("parameter",),
+)
+OF_LATELY = (
+    *(CALLS, SETTLED_BY_OUTCOME, SETTLED_BY_SOURCE, LOOKUP_SHARE, LOOKUP_SHARE_WARN, UNREAD),
+    *(LONGEST_GAP, PLACED_SINCE),
+)
+
+
+class Gauges:
+    """All of them, for one process."""
+
+    def __init__(self, database: Database, spool: Spool | None, settings: Settings) -> None:
+        """Sample nothing yet."""
+        reader, lease = Reader(database), lease_of(settings)
+        self._settings = settings
+        self._depth = Sampler(spool.depth) if spool else None
+        self._now = Sampler(lambda: reader.now(due_at(datetime.now(UTC), settings), lease))
+        self._lately = Sampler(lambda: reader.lately(due_at(datetime.now(UTC), settings)))
+
+    def sample(self) -> Iterator[Metric]:
+        """The gauges; those of the database are absent while it cannot be read."""
+        if self._depth and (depth := self._depth.latest()):
+            yield from _of_spool(depth, int(self._settings.spool_limit))
+        now = self._now.latest()
+        yield UP.of(now is not None)
+        if now is None:
+            return
+        yield from _of_now(now)
+        if lately := self._lately.latest():
+            yield LOOKUP_SHARE_WARN.of(float(self._settings.lookup_share_warn))
+            yield from _of_lately(lately)
+
+
+class Sampler(Generic[T]):
+    """Asks for a sample, and asks again only after many times as long as that took: large databases are asked less."""
+
+    def __init__(self, read: Callable[[], T]) -> None:
+        """``read`` may raise Unavailable and SpoolError."""
+        self._read = read
+        self._one_at_a_time = threading.Lock()
+        self._good_until = float("-inf")
+        self._latest: T | None = None
+
+    def latest(self) -> T | None:
+        """A sample that is a second old, or a minute if it takes long; None while there is none."""
+        with self._one_at_a_time:
+            began = time.monotonic()
+            if began >= self._good_until:
+                try:
+                    self._latest = self._read()
+                except (Unavailable, SpoolError):
+                    self._latest = None
+                now = time.monotonic()
+                longest = _SHORTEST_SECONDS if self._latest is None else _LONGEST_SECONDS
+                self._good_until = now + min(longest, max(_SHORTEST_SECONDS, _PAUSE_FACTOR * (now - began)))
+            return self._latest
+
+
+def _of_spool(depth: Depth, limit: int) -> Iterator[Metric]:
+    yield SPOOL_REPORTS.of(depth.reports)
+    yield SPOOL_BYTES.of(depth.size)
+    yield SPOOL_LIMIT.of(limit)
+    yield SPOOL_OLDEST.of(depth.oldest_seconds(datetime.now(UTC)))
+
+
+def _of_now(now: Now) -> Iterator[Metric]:
+    rejected: Counter[str] = Counter()
+    for reason, number in now.rejected.items():
+        rejected[reason_class(reason)] += number
+    yield MISSING.by(_no_yes(now.missing))
+    yield OVERDUE.of(now.overdue)
+    yield OLDEST_MISSING.of(now.oldest_missing)
+    yield GIVEN_UP.by(_no_yes(now.given_up))
+    yield CONFLICTS.of(now.conflicts)
+    yield PRICE_CONFLICTS.by(_no_yes(now.price_conflicts))
+    yield REJECTED.by({(name,): rejected[name] for name in REASONS})
+    yield REJECTED_BYTES.of(now.rejected_bytes)
+    yield OTHER_CHANNELS.of(now.other_channels)
+    yield LAST_CALLBACK.of(now.callback_at)
+    yield LAST_ANSWER.of(now.answered_at)
+    yield LAST_RUN.by({(name,): now.run_outcome == name for name in RUN_OUTCOMES})
+    yield RUN_START.of(now.run_started_at)
+    yield RUN_END.by({(name,): now.run_ends[name] for name in RUN_OUTCOMES})
+    yield CLOCK_AHEAD.of(now.clock_ahead.total_seconds())
+    yield REPLAY_DUE.of(now.replay_due)
+
+
+def _no_yes(counts: tuple[int, int]) -> dict[tuple[str, ...], float]:
+    return dict(zip((("no",), ("yes",)), counts, strict=True))
+
+
+def _of_lately(lately: Lately) -> Iterator[Metric]:
+    by_source: dict[tuple[str, ...], int] = {
+        (window, source): lately.settled_by.get((window, source), 0) for window in _WINDOWS for source in _SOURCES
+    }
+    settled = {window: sum(by_source[window, source] for source in _SOURCES) for window in _WINDOWS}
+    unread: Counter[str] = Counter()
+    for name, number in lately.unread.items():
+        unread[name if name in KNOWN_PARAMETERS else "other"] += number
+    yield CALLS.by({(name,): lately.calls.get(name, 0) for name in OUTCOMES})
+    yield SETTLED_BY_OUTCOME.by({(name,): lately.outcomes.get(name, 0) for name in OUTCOMES_OF_SETTLED})
+    yield SETTLED_BY_SOURCE.by(by_source)
+    yield LOOKUP_SHARE.by({(one,): by_source[one, "lookup"] / settled[one] for one in _WINDOWS if settled[one]})
+    yield UNREAD.by({(name,): unread[name] for name in (*sorted(KNOWN_PARAMETERS), "other")})
+    yield LONGEST_GAP.of(lately.callbacks.longest_gap.total_seconds())
+    yield PLACED_SINCE.of(lately.callbacks.placed_since)
