@@ -87,7 +87,7 @@ def test_gauges_agree_with_status(client: FlaskClient, database: Database) -> No
     assert found["esms_settled_calls_last_day answered"] == 1
     for name, at in (
         ("esms_oldest_missing_call_timestamp_seconds", status["oldest_missing"]),
-        ("esms_last_callback_timestamp_seconds", status["callbacks"]["last_at"]),
+        ("esms_last_callback_timestamp_seconds", status["last_callback_at"]),
     ):
         assert found[name] == pytest.approx(datetime.fromisoformat(at).timestamp(), abs=0.001)
     assert found["esms_database_up"] == 1
