@@ -112,7 +112,8 @@ def metrics_table() -> str:
             name = f"{family.name}_total" if family.type == "counter" else family.name
             kind = "of a receiver" if family.type == "gauge" else f"of a receiver, {family.type}"
             rows.append(_metric(name, getattr(metric, "_labelnames", ()), kind, family.documentation))
-    for scope, sampled in (("of a machine", gauges.OF_THE_SPOOL), ("of the database", gauges.OF_NOW + gauges.OF_LATELY)):
+    of_database = gauges.OF_NOW + gauges.OF_LATELY
+    for scope, sampled in (("of a machine", gauges.OF_THE_SPOOL), ("of the database", of_database)):
         rows += [_metric(one.name, one.labels, scope, one.words) for one in sampled]
     return "\n".join(["| metric | scope | meaning |", "| --- | --- | --- |", *rows])
 
