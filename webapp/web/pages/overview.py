@@ -10,9 +10,8 @@ from zoneinfo import ZoneInfo
 from flask import Response, render_template, request, url_for
 from flask_babel import gettext
 
-from webapp.reconcile.run import lease_of
 from webapp.storage import figures
-from webapp.storage.claims import Due
+from webapp.storage.claims import Due, lease_of
 from webapp.storage.exports import csv_lines
 from webapp.storage.overview import Campaign, Compared, Hour, Overview, campaign_names, campaigns, read_overview
 from webapp.storage.runs import outcome_now
