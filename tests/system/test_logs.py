@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -15,7 +16,7 @@ import pytest
 import requests
 from constants import API_TOKEN, CALLBACK_TOKEN
 from ledger import until
-from running import Program, free_port, wait_until_healthy
+from running import Program, free_port, serving, wait_until_healthy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -161,3 +162,33 @@ def test_the_end_of_a_worker_is_logged_as_an_object(server: Server) -> None:
     killed = [line for line in server.lines() if f"pid:{worker}" in line["event"]]
     assert {line["logger"] for line in killed} == {"gunicorn.error"}
     assert killed[0]["level"] == "error"
+
+
+def test_at_debug_level_without_access_log_everything_but_requests_and_secrets_is_logged(tmp_path: Path) -> None:
+    secret = """it's "the key"\\n"""
+    environment = {
+        "DATABASE_URL": f"sqlite:///{tmp_path / 'calls.db'}",
+        "INSTANCE_DIR": str(tmp_path / "instance"),
+        "CALLBACK_TOKEN": CALLBACK_TOKEN,
+        "API_TOKEN": API_TOKEN,
+        "ESMS_SECRET_KEY": secret,
+        "LOG_LEVEL": "DEBUG",
+        "ACCESS_LOG": "off",
+        "TRUSTED_PROXIES": "1",
+    }
+    log = tmp_path / "log"
+    with serving(log, "--workers", "1", **environment) as address:
+        url = f"{address}/esms/callback/{CALLBACK_TOKEN}"
+        requests.get(f"{url}?ReferenceId=a&SendStatus=5", timeout=10)
+        requests.get(f"{url}?SendStatus=5", headers={"X-Request-Id": "req-7"}, timeout=10)
+        counts = requests.get(f"{address}/metrics", timeout=10).text
+
+    logged = log.read_text()
+    assert "DEBUG gunicorn.error: Current configuration:" in logged
+    assert " access: " not in logged
+    assert 'route="/esms/callback/<token>",status="200"' in counts
+    rejected = re.findall(r"WARNING webapp.callbacks.views: callback rejected: .*", logged)
+    assert [line.endswith(" request_id=req-7") for line in rejected] == [True]
+    assert logged.count(CALLBACK_TOKEN) == 1, "where the CallbackUrl is printed"
+    for spelling in (secret, repr(secret)[1:-1], API_TOKEN):
+        assert spelling not in logged
