@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
+
+
 class JsonFormatter(ProcessorFormatter):
     """Takes ``secrets`` out of every value. A traceback is the value of ``exception``."""
 
@@ -43,9 +46,11 @@ class JsonFormatter(ProcessorFormatter):
         )
 
     def _redacted(self, _logger: object, _method: str, event: EventDict) -> EventDict:
-        return {
-            name: redact(value, self._secrets) if isinstance(value, str) else value for name, value in event.items()
-        }
+        texts = [(name, value) for name, value in event.items() if isinstance(value, str)]
+        together = "\0".join([value for _, value in texts])
+        if redact(together, self._secrets) != together:
+            event.update({name: redact(value, self._secrets) for name, value in texts})
+        return event
 
 
 def _timestamp(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -54,8 +59,9 @@ def _timestamp(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 
 def _fields(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """What a line says beside its words, each under its own name: ``log.info(…, extra={"fields": {…}})``."""
-    event.update(getattr(event["_record"], "fields", {}))
+    """What a line says beside its words, by name: ``log.info(…, extra={"fields": function})``, which gives a dict."""
+    if fields := getattr(event["_record"], "fields", None):
+        event.update(fields())
     return event
 
 
@@ -68,4 +74,4 @@ def _request(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 
 def _one_line(value: Any, **_options: object) -> str:
-    return printable_json(json.dumps(value, ensure_ascii=False, default=str))
+    return printable_json(_encode(value))

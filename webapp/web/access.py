@@ -50,16 +50,13 @@ def record(
     if not _log.isEnabledFor(logging.INFO):
         return
     milliseconds = seconds * 1000
-    about = {name: value for name in _ABOUT_CALLBACKS if (value := getattr(answer, name, ""))}
-    said = "".join(f" {value}" for value in about.values())
-    fields: dict[str, Any] = {
-        "event": "request",
-        "remote_addr": remote_addr,
-        "method": method,
-        "route": route,
-        "status": status,
-    }
-    fields |= {"milliseconds": round(milliseconds, 1), **about}
+    said = "".join([f" {word}" for word in answer[-3:] if word]) if answer else ""
+
+    def fields() -> dict[str, Any]:
+        found = {"event": "request", "remote_addr": remote_addr, "method": method, "route": route, "status": status}
+        about = zip(_ABOUT_CALLBACKS, answer[-3:] if answer else (), strict=False)
+        return found | {"milliseconds": round(milliseconds, 1)} | {name: word for name, word in about if word}
+
     _log.info("%s %s %s %d %.1fms%s", remote_addr, method, route, status, milliseconds, said, extra={"fields": fields})
 
 

@@ -52,7 +52,7 @@ def test_a_record_is_an_object_that_begins_with_the_time() -> None:
 
 
 def test_fields_stand_under_their_own_names() -> None:
-    found = json.loads(written("GET", fields={"milliseconds": 1.5, "effect": "settled", "remote_addr": None}))
+    found = json.loads(written("GET", fields=lambda: {"milliseconds": 1.5, "effect": "settled", "remote_addr": None}))
 
     assert (found["milliseconds"], found["effect"], found["remote_addr"]) == (1.5, "settled", None)
 
