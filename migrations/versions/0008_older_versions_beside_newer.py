@@ -6,8 +6,8 @@ A migration imports nothing of `webapp`, so that it stays what it was; and it ha
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 
 
 def upgrade() -> None:
