@@ -16,7 +16,7 @@ from webapp.storage.writer import Writer
 from webapp.support import log
 from webapp.support.settings import Settings, load_settings
 from webapp.support.token_redaction import TokenRedactor
-from webapp.web import access, api, errors, health
+from webapp.web import access, answer_headers, api, errors, health
 from webapp.web.gauges import Gauges
 from webapp.web.pages import site
 from webapp.web.proxies import behind_proxies
@@ -52,6 +52,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.wsgi_app = behind_proxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[assignment, method-assign]
     app.wsgi_app = with_request_id(app.wsgi_app, settings.trusted_proxies)  # type: ignore[assignment, method-assign]
     access.init_app(app)
+    answer_headers.init_app(app)
     errors.init_app(app)
     app.register_blueprint(views.blueprint(receiver))
     app.register_blueprint(api.blueprint(Writer(database), Reader(reading), api_tokens, settings.time_zone))

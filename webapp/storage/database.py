@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from webapp.storage import schema
 from webapp.storage.engine import TimeLimits, postgresql_engine, sqlite_engine, sqlite_write_lock
-from webapp.storage.errors import LockTimeout, NotMigrated, TransactionLost, Unavailable, WriteFailed
+from webapp.storage.errors import LockTimeout, NotMigrated, TransactionLost, Unavailable, Why, WriteFailed
 from webapp.storage.retry import lock_retrying, retrying
 from webapp.support import files
 
@@ -33,6 +33,29 @@ _LOCK_NOT_AVAILABLE = "55P03"
 """PostgreSQL's code for a lock that was not to be had within ``lock_timeout``."""
 _CAUSED_BY_VALUES = {"09", "20", "21", "27", "2F", "38", "39", "44", "54", "P0"}
 """Classes of PostgreSQL's codes that triggers, functions and limits give, besides those of refused values."""
+_WHY_OF_CODES: dict[str, Why] = {
+    "08": "the database cannot be reached",
+    "25006": "the database is read-only",
+    "42501": "the database refuses this server's user",
+    "53": "the database takes no more connections",
+    "53100": "the database has no room on its disk",
+    "55P03": "the database is locked",
+    "57014": "the database answers too slowly",
+    "57P01": "the database cannot be reached",
+    "57P02": "the database cannot be reached",
+    "57P03": "the database cannot be reached",
+}
+"""What strangers see of PostgreSQL's codes, or of their classes (the first two characters)."""
+_WHY_OF_SQLITE: dict[int, Why] = {
+    sqlite3.SQLITE_BUSY: "the database is locked",
+    sqlite3.SQLITE_LOCKED: "the database is locked",
+    sqlite3.SQLITE_READONLY: "the database is read-only",
+    sqlite3.SQLITE_FULL: "the database has no room on its disk",
+    sqlite3.SQLITE_CANTOPEN: "the database cannot be reached",
+    sqlite3.SQLITE_CORRUPT: "the file is damaged, or not a database",
+    sqlite3.SQLITE_NOTADB: "the file is damaged, or not a database",
+    sqlite3.SQLITE_NOMEM: "this server is out of memory",
+}
 _PLACES = {"host", "hostaddr", "port", "user", "dbname", "service"}
 """Options of a URL that say which database it is."""
 _SQLITE_READERS = 4
@@ -96,7 +119,7 @@ class Database:
         except (DataError, IntegrityError):
             raise
         except MemoryError as error:
-            raise Unavailable(f"{self.name}: this process is out of memory") from error
+            raise Unavailable(f"{self.name}: this process is out of memory", "this server is out of memory") from error
         except SQLAlchemyError as error:
             # A commit whose answer was lost may have succeeded: only its caller can tell whether to do it again.
             may_retry = not committing and time.monotonic() < patient_until
@@ -177,7 +200,7 @@ class Database:
             self.check(writes=False)
         except NotMigrated as error:
             words = f"{self._setting} must name a replica of the database of DATABASE_URL, up to date"
-            raise NotMigrated(f"{words}. {error}") from None
+            raise NotMigrated(f"{words}. {error}", error.why) from None
 
     @retrying
     def check(self, *, writes: bool = True) -> None:
@@ -228,10 +251,7 @@ class Database:
             kind, first = LockTimeout, f"another transaction has had a lock for too long ({first})"
         if may_retry and _lost(error):
             kind = TransactionLost
-        # What libpq says itself, without a code of the server, names host and user.
-        server_says = isinstance(cause, sqlite3.Error | PoolTimeoutError) or getattr(cause, "sqlstate", None)
-        public = first if server_says else "the database cannot be reached; the server's log says more"
-        return kind(f"{self.name}: {first}", public)
+        return kind(f"{self.name}: {first}", _why(cause))
 
 
 def clock(connection: Connection) -> datetime:
@@ -240,6 +260,18 @@ def clock(connection: Connection) -> datetime:
         return datetime.now(UTC)
     now: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
     return now
+
+
+def _why(cause: BaseException) -> Why:
+    if isinstance(cause, PoolTimeoutError):
+        return "the database takes no more connections"
+    if isinstance(cause, sqlite3.Error):
+        # The last byte is the code, the others say more about it.
+        return _WHY_OF_SQLITE.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF, "the database cannot be used now")
+    code = getattr(cause, "sqlstate", None)
+    if code is None:
+        return "the database cannot be reached"
+    return _WHY_OF_CODES.get(code) or _WHY_OF_CODES.get(code[:2], "the database cannot be used now")
 
 
 def _lost(error: SQLAlchemyError) -> bool:

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Why = Literal[
+    "the database cannot be used now",
+    "the database cannot be reached",
+    "the database is locked",
+    "the database is read-only",
+    "the database has no room on its disk",
+    "the database refuses this server's user",
+    "the database takes no more connections",
+    "the database answers too slowly",
+    "the file is damaged, or not a database",
+    "this server is out of memory",
+    "the database is not at the migration that this server needs: run `esms-calls migrate`",
+    "the database is at a newer migration than this server knows: upgrade esms-calls",
+    "the database is at several migrations at once",
+    "the database is not one of esms-calls",
+    "the database is not in UTF8",
+]
+"""All that strangers see of the state of the database: nothing that a database says itself."""
+
 
 class Unavailable(Exception):
     """The database cannot be reached, or cannot read or write anything now. Its text shows no secret."""
 
-    def __init__(self, words: str, public: str = "the database cannot be used now") -> None:
-        """``public`` are words fit for strangers: they name no host, user, database or file."""
+    def __init__(self, words: str, why: Why = "the database cannot be used now") -> None:
+        """``why`` is for strangers."""
         super().__init__(words)
-        self.public = public
+        self.why = why
 
 
 class WriteFailed(Unavailable):
@@ -33,3 +54,12 @@ class NotMigrated(Exception):
 
     Its text says what to do, and names no host, user, database or password.
     """
+
+    def __init__(
+        self,
+        words: str,
+        why: Why = "the database is not at the migration that this server needs: run `esms-calls migrate`",
+    ) -> None:
+        """``why`` is for strangers."""
+        super().__init__(words)
+        self.why = why

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy.engine import Connection
 
+    from webapp.storage.errors import Why
+
 _REMEDY = "Make a database for esms-calls alone, and set DATABASE_URL to it."
 _OUR_REVISION = re.compile(r"[0-9]{4}")
 
@@ -37,13 +39,19 @@ def current_migration(connection: Connection) -> str | None:
     _require_utf8(connection)
     revisions = _revisions(connection)
     if len(revisions) > 1:
-        raise NotMigrated(_several(sorted(revisions)))
+        raise NotMigrated(_several(sorted(revisions)), "the database is at several migrations at once")
     if not revisions:
         if tables := _tables_of_our_names(connection):
-            raise NotMigrated(_without_revision(tables))
+            raise NotMigrated(_without_revision(tables), "the database is not one of esms-calls")
         return None
     if revisions[0] not in _known_revisions() and not _is_compatible(connection, revisions[0]):
-        raise NotMigrated(_unknown(revisions[0], _tables_of_our_names(connection)))
+        tables = _tables_of_our_names(connection)
+        why: Why = (
+            "the database is at a newer migration than this server knows: upgrade esms-calls"
+            if _is_newer(revisions[0], tables)
+            else "the database is not one of esms-calls"
+        )
+        raise NotMigrated(_unknown(revisions[0], tables), why)
     return revisions[0]
 
 
@@ -82,7 +90,8 @@ def _require_utf8(connection: Connection) -> None:
         raise NotMigrated(
             f"The database has the encoding {encoding}, and esms-calls needs UTF8, which holds text of every language. "
             "An encoding cannot be changed: make a new database (createdb --encoding=UTF8 --template=template0), set "
-            "DATABASE_URL to it, and run `esms-calls migrate`."
+            "DATABASE_URL to it, and run `esms-calls migrate`.",
+            "the database is not in UTF8",
         )
 
 
@@ -105,7 +114,7 @@ def _without_revision(tables: list[str]) -> str:
 
 
 def _unknown(revision: str, tables: list[str]) -> str:
-    if "status_reports" in tables and _OUR_REVISION.fullmatch(revision):
+    if _is_newer(revision, tables):
         return (
             f"The database is at migration {revision}, which this program does not know (it needs "
             f"{newest_migration()}): a newer version of esms-calls has migrated it, and older ones cannot use "
@@ -115,6 +124,10 @@ def _unknown(revision: str, tables: list[str]) -> str:
         f"The database belongs to another application: its alembic_version is at {revision!r}, which is no migration "
         f"of esms-calls. {_REMEDY}"
     )
+
+
+def _is_newer(revision: str, tables: list[str]) -> bool:
+    return "status_reports" in tables and _OUR_REVISION.fullmatch(revision) is not None
 
 
 def _several(revisions: list[str]) -> str:

@@ -18,7 +18,7 @@ from gunicorn import SERVER
 
 from webapp.callbacks.views import ROUTE, Answer, CallbackNotFound
 from webapp.support.settings import CALLBACK_PATH
-from webapp.web import access
+from webapp.web import access, answer_headers
 from webapp.web.proxies import behind_proxies
 from webapp.web.request_id import with_request_id
 from webapp.web.worker import Connection, Worker
@@ -112,7 +112,7 @@ class FastWorker(Worker):
         head = (
             f"HTTP/1.1 {_status_line(status)}\r\nServer: {SERVER}\r\nDate: {_date(int(time.time()))}\r\n"
             f"Connection: {'close' if last else 'keep-alive'}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n{further}\r\n"
+            f"Content-Length: {len(body)}\r\n{further}{answer_headers.LINES}\r\n"
         )
         connection.sendall(head.encode("latin-1") + body)
         connection.flush()

@@ -34,8 +34,7 @@ def blueprint(database: Database, gauges: Gauges) -> Blueprint:
             database.check()
         except (Unavailable, NotMigrated) as problem:
             log.warning("not ready: %s", problem)
-            reason = problem.public if isinstance(problem, Unavailable) else str(problem)
-            return {"status": "not ready", "reason": reason.replace(database.name, "the database")}, 503
+            return {"status": "not ready", "reason": problem.why}, 503
         return {"status": "ready"}
 
     @health.get("/metrics")

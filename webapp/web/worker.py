@@ -18,6 +18,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
 from webapp.support import log, log_context
+from webapp.web import answer_headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -236,7 +237,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
         else:
             self.log.error("request from %s answered 503; this is a bug", address and address[0], exc_info=error)
             status, body = "503 Service Unavailable\r\nRetry-After: 10", _UNAVAILABLE
-        head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        head = (
+            f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            f"{answer_headers.LINES}"
+        )
         with suppress(OSError):
             connection.sendall(f"{head}Connection: close\r\n\r\n".encode() + body)
             connection.flush()

@@ -139,7 +139,7 @@ def test_a_database_that_is_not_utf_8_is_refused_and_callbacks_wait_in_the_spool
             ready = client.get("/readyz")
             assert ready.status_code == 503
             assert ready.json
-            assert words in ready.json["reason"]
+            assert ready.json["reason"] == "the database is not in UTF8"
             answer = client.get(f"/esms/callback/{CALLBACK_TOKEN}?ReferenceId=a&SendStatus=5")
             assert (answer.status_code, answer.json) == (200, {"result": "spooled"})
         finally:

@@ -204,6 +204,18 @@ def test_any_bytes_in_any_segments_get_the_same_answers_rows_and_log_lines(
     assert servers["fast"].rows() == servers["slow"].rows()
 
 
+def test_answers_of_either_worker_and_to_what_is_no_http_have_the_headers_that_every_answer_has(
+    servers: dict[str, Server],
+) -> None:
+    asked = [USUAL, UNUSUAL, request("GET", f"{PATH}x", ["Host: x"])], [b"what is no HTTP\r\n\r\n"], [MANY_HEADERS]
+    for server in servers.values():
+        answers = [server.answers(*segments) for segments in asked]
+        assert [answer.count(b"HTTP/1.1 ") for answer in answers] == [3, 1, 1]
+        for answer in answers:
+            for line in (b"X-Content-Type-Options: nosniff\r\n", b"Cache-Control: no-store\r\n"):
+                assert answer.count(line) == answer.count(b"HTTP/1.1 ")
+
+
 @pytest.mark.parametrize("worker", ["--worker-class webapp.web.worker.Worker", "--worker-class gevent"])
 def test_callbacks_are_taken_by_other_workers_too(tmp_path: Path, worker: str) -> None:
     with server_in(tmp_path / "other", GUNICORN_CMD_ARGS=worker) as server:
