@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from flask import Flask
 
-from webapp.callbacks import views
+from webapp.callbacks import proof, views
 from webapp.callbacks.ingest import Ingest
 from webapp.callbacks.spool import Spool
 from webapp.callbacks.wrong_tokens import WrongTokenCounter
@@ -54,7 +54,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     access.init_app(app)
     answer_headers.init_app(app)
     errors.init_app(app)
-    app.register_blueprint(views.blueprint(receiver))
+    callbacks = views.blueprint(receiver)
+    proof.init_routes(callbacks, database)
+    app.register_blueprint(callbacks)
     app.register_blueprint(api.blueprint(Writer(database), Reader(reading), api_tokens, settings.time_zone))
     app.register_blueprint(health.blueprint(database, Gauges(database, spool, settings)))
     if settings.page:

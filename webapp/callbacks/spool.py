@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sqlite3
 import threading
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -37,7 +36,6 @@ _ROW_BYTES = 200
 """About what a row takes besides its query and body."""
 _LOCK_SECONDS = 2
 _DEPTH_LOCK_SECONDS = 0.5
-_MOUNTINFO = Path("/proc/self/mountinfo")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS arrivals (
     position INTEGER PRIMARY KEY,
@@ -267,23 +265,6 @@ class Spool:
             Path(f"{new}-journal").unlink(missing_ok=True)
             files.sync_folder(self._path.parent)
             log.critical("%d callbacks could be read out of the corrupt spool, and are in the new one.", number)
-
-
-def ephemeral_filesystem(folder: Path, mountinfo: Path = _MOUNTINFO) -> str | None:
-    """The kind of file system that the folder lies on, if it is one that may not outlast this machine or container."""
-    try:
-        mounts = [line.split(b" ") for line in mountinfo.read_bytes().split(b"\n") if line]
-    except OSError:
-        return None
-    kinds = {_mounted_at(mount[4]): mount[mount.index(b"-") + 1].decode() for mount in mounts}
-    above = (part for part in (folder, *folder.parents) if part in kinds)
-    kind = kinds.get(next(above, folder))
-    return kind if kind in {"tmpfs", "ramfs", "overlay", "aufs"} else None
-
-
-def _mounted_at(name: bytes) -> Path:
-    """What mountinfo writes with a backslash and three octal digits for a blank and the like."""
-    return Path(os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name)))
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -18,6 +18,7 @@ COMMANDS = {
     "callback-url": "Print the CallbackUrl to give to eSMS, with the documented empty parameters.",
     "completeness": "Account for every call: settled, given up or missing, in sums that match.",
     "dismiss": "Note that a person has seen to calls, or to rejected callbacks: status does not name them again.",
+    "doctor": "Look at everything that a server needs, and say what to do about what is wrong.",
     "export": "Write calls as CSV, JSON Lines, Parquet or an Excel workbook, oldest placed first.",
     "grant-readonly": "Print the SQL that makes ROLE read the tables and views of PostgreSQL, and do nothing else.",
     "migrate": "Bring the database to the newest migration.",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from webapp.callbacks.spool import SpoolError, ephemeral_filesystem
+from webapp.callbacks.spool import SpoolError
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.output import hint, say
 from webapp.cli.status_needs import REPLAY_DUE
@@ -21,6 +21,7 @@ from webapp.cli.time_zone import agree_on_zone
 from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import files
+from webapp.support.file_systems import ephemeral_filesystem
 
 if TYPE_CHECKING:
     from webapp.callbacks.spool import Spool

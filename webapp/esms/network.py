@@ -76,7 +76,7 @@ def ca_bundle_problem(bundle: Path) -> str | None:
 
 def kept_connection_ended(error: requests.RequestException) -> bool:
     """Whether the connection ended before any byte of an answer, if it is one that an earlier request had used."""
-    return any(isinstance(cause, _ENDED) for cause in _causes(error))
+    return any(isinstance(cause, _ENDED) for cause in causes(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +111,8 @@ class Way:
 
 def failure(error: Exception, way: Way, *, connected: bool) -> tuple[str, str]:
     """The code of a look-up without an answer, and what failed and what to do; ``connected``: TLS included."""
-    causes = list(_causes(error))
-    for cause in causes:
+    all_causes = list(causes(error))
+    for cause in all_causes:
         if isinstance(cause, ssl.SSLError) and not (connected and isinstance(cause, _ENDED)):
             return TLS, f"The TLS connection to {way.host} failed: {_tls_problem(cause, way)}."
         if isinstance(cause, socket.gaierror):
@@ -128,7 +128,7 @@ def failure(error: Exception, way: Way, *, connected: bool) -> tuple[str, str]:
         )
     if connected:
         return UNREACHABLE, f"The connection to {way.host} ended before a whole answer came: {way.remedy}."
-    words = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
+    words = next((cause.strerror for cause in all_causes if isinstance(cause, OSError) and cause.strerror), None)
     reason = f" ({words})" if words else ""
     return UNREACHABLE, f"There is no connection to {way.first_stop}{reason}: {way.remedy}."
 
@@ -151,7 +151,7 @@ def _tls_problem(error: ssl.SSLError, way: Way) -> str:
     return f"{(error.reason or 'unknown error').lower().replace('_', ' ')}: {way.remedy}"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """The error and all that led to it: ``requests`` and urllib3 wrap errors in several ways."""
     seen: set[int] = set()
     waiting: list[object] = [error]

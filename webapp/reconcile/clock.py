@@ -17,7 +17,8 @@ _SLOW_SECONDS = 0.5
 
 
 _log = logging.getLogger(__name__)
-_TOLERANCE = timedelta(minutes=1)
+TOLERANCE = timedelta(minutes=1)
+"""By how much clocks may differ."""
 
 
 @dataclass(slots=True)
@@ -29,7 +30,7 @@ class Clocks:
 
     def note(self, whose: str, ahead: timedelta | None) -> None:
         """Compare once more; None: the other clock was not read."""
-        if ahead is not None and abs(ahead) > _TOLERANCE and whose not in self.off:
+        if ahead is not None and abs(ahead) > TOLERANCE and whose not in self.off:
             self.off[whose] = ahead
             _log.warning("%s", words(whose, ahead))
 

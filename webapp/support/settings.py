@@ -51,7 +51,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%")
 _SCHEME = re.compile(r"https?|socks[45][ah]?")
 _OUR_PREFIXES = ("esms_", "reconcile_")
-_OTHERS_NAMES = {"HTTP_PROXY", "NO_PROXY", "ALL_PROXY", "CURL_CA_BUNDLE"}
+OTHERS_NAMES = {"HTTP_PROXY", "NO_PROXY", "ALL_PROXY", "CURL_CA_BUNDLE"}
 """Names of other programs' variables that look like ours."""
 _WEB_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _REMEDIES = {
@@ -439,7 +439,7 @@ def mistyped_names() -> dict[str, str]:
         return {}
     names = set(Settings.model_fields)
     unset = names - {name.lower() for name in (*given, *os.environ)}
-    unknown = (name for name in given if name.lower() not in names and name.upper() not in _OTHERS_NAMES)
+    unknown = (name for name in given if name.lower() not in names and name.upper() not in OTHERS_NAMES)
     found = {name: _likely_setting(name.lower(), unset) for name in unknown}
     return {name: meant.upper() for name, meant in found.items() if meant}
 

@@ -26,7 +26,7 @@ from makers import at
 from running import PROCESSES
 
 from webapp.callbacks.request import CallbackRequest
-from webapp.callbacks.spool import Depth, Spool, SpoolError, ephemeral_filesystem
+from webapp.callbacks.spool import Depth, Spool, SpoolError
 from webapp.esms import parameters
 
 if TYPE_CHECKING:
@@ -559,33 +559,3 @@ def test_a_process_that_has_the_file_open_notices_that_it_was_set_aside(spool: S
 
     assert contents(spool) == some[2:]
     assert len(list(folder.glob("spool-corrupt-*.db"))) == 1
-
-
-# Where it lies
-
-
-def test_a_file_system_that_does_not_last_is_named(tmp_path: Path) -> None:
-    assert ephemeral_filesystem(Path("/dev/shm/instance")) == "tmpfs"  # noqa: S108 - only named
-    assert ephemeral_filesystem(Path("/proc/self")) is None
-    mounted = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
-    root = next(line.split() for line in reversed(mounted.splitlines()) if line.split()[4] == "/")
-    kind = root[root.index("-") + 1]
-    assert ephemeral_filesystem(Path("/nowhere/at/all")) == (
-        kind if kind in {"tmpfs", "ramfs", "overlay", "aufs"} else None
-    )
-    assert ephemeral_filesystem(tmp_path) in {None, "tmpfs", "overlay"}
-
-
-@pytest.mark.parametrize(
-    "name", ["on a disk", "tab\t", "back\\slash", "line\n", "#1", "\\040", "\r", "đ\xa0ĩ", "\udcff"]
-)
-def test_mounted_folder_is_recognised_by_any_name(tmp_path: Path, name: str) -> None:
-    escaped = re.sub(r"[ \t\n#\\]", lambda found: f"\\{ord(found[0]):03o}", name)
-    mountinfo = tmp_path / "mountinfo"
-    mountinfo.write_bytes(
-        b"22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n"
-        + os.fsencode(f"31 22 0:27 / /srv/{escaped} rw,nosuid shared:3 - tmpfs tmpfs rw\n")
-    )
-
-    assert ephemeral_filesystem(Path(f"/srv/{name}/instance"), mountinfo) == "tmpfs"
-    assert ephemeral_filesystem(Path("/srv/another/instance"), mountinfo) is None

@@ -1,0 +1,36 @@
+"""A check of `esms-calls doctor`: what was looked at, whether it is well, and what to do if it is not."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+Result = Literal["ok", "warning", "failed", "skipped"]
+
+
+class Check(NamedTuple):
+    """One check. ``found`` is one line that says what is so; ``remedy`` what to do (empty where nothing is to do)."""
+
+    name: str
+    result: Result
+    found: str
+    remedy: str = ""
+
+
+def ok(name: str, found: str) -> Check:
+    """All is well."""
+    return Check(name, "ok", found)
+
+
+def warning(name: str, found: str, remedy: str) -> Check:
+    """It works, and is not as it should be."""
+    return Check(name, "warning", found, remedy)
+
+
+def failed(name: str, found: str, remedy: str) -> Check:
+    """It does not work, or will lose something."""
+    return Check(name, "failed", found, remedy)
+
+
+def skipped(name: str, found: str, remedy: str = "") -> Check:
+    """It cannot be looked at, or there is nothing to look at."""
+    return Check(name, "skipped", found, remedy)

@@ -1,0 +1,116 @@
+"""The command doctor: looks at everything that a server needs, and says what to do about each thing that is wrong."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import click
+from sqlalchemy import make_url
+
+from webapp.cli.doctor_database import database_checks, database_of, replica_checks
+from webapp.cli.doctor_esms import esms_checks
+from webapp.cli.doctor_folder import folder_checks
+from webapp.cli.doctor_public import public_checks
+from webapp.cli.doctor_settings import settings_checks
+from webapp.cli.exit_codes import DONE, PROBLEM
+from webapp.cli.output import printable, say, say_json
+from webapp.support import log
+from webapp.support.provenance import origins
+from webapp.support.redaction import redact
+from webapp.support.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from webapp.cli.checks import Check
+    from webapp.support.settings import Settings
+
+_NAME_WIDTH, _RESULT_WIDTH = 25, 9
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(*, as_json: bool) -> None:
+    """Look at everything that a server needs, and say what to do about what is wrong.
+
+    Settings and where each comes from; the database, its encoding, migration, clock and time zone, and the last
+    callback in it; the instance folder, its owner, modes, file system, room and spool; the eSMS keys, by a look-up of a
+    call that does not exist; PUBLIC_URL, by a request that stores nothing and shows that this very server answers;
+    proxies.
+
+    Each check is ok, a warning, failed or skipped; what is to do is in the line below it. The exit code is 1 if a check
+    failed. Nothing is written, and no secret is shown. Run it as the server's user, in its folder, with its settings.
+    """
+    settings = load_settings()
+    log.configure(settings.secrets(), level=40)
+    results = set()
+    shown = []
+    for check in _redacted(_checks(settings), settings.secrets()):
+        results.add(check.result)
+        shown.append(check._asdict())
+        if not as_json:
+            _show(check)
+    if as_json:
+        _print_json(settings, shown, is_well="failed" not in results)
+    else:
+        _show_settings(settings)
+    sys.exit(PROBLEM if "failed" in results else DONE)
+
+
+def _checks(settings: Settings) -> Iterator[Check]:
+    with database_of(settings) as database:
+        yield from chain(
+            settings_checks(settings),
+            folder_checks(settings),
+            database_checks(settings, database),
+            replica_checks(settings),
+            esms_checks(settings),
+            public_checks(settings, database),
+        )
+
+
+def _redacted(checks: Iterator[Check], secrets: tuple[str, ...]) -> Iterator[Check]:
+    for check in checks:
+        yield check._replace(found=redact(check.found, secrets), remedy=redact(check.remedy, secrets))
+
+
+def _show(check: Check) -> None:
+    say(printable(f"{check.result:<{_RESULT_WIDTH}}{check.name:<{_NAME_WIDTH}}{check.found}"))
+    if check.remedy:
+        say(printable(f"{'':<{_RESULT_WIDTH + _NAME_WIDTH}}-> {check.remedy}"))
+
+
+def _settings(settings: Settings) -> list[dict[str, str | None]]:
+    """Every setting, its value where that is no secret, and its source."""
+    known = {
+        "DATABASE_URL": settings.database,
+        "READ_DATABASE_URL": settings.read_database_url,
+    }
+    rows = []
+    for name, value, source, _ in origins(settings):
+        url = known.get(name)
+        shown = make_url(url).set(query={}).render_as_string(hide_password=True) if url else value
+        rows.append({"name": name, "value": shown and redact(shown, settings.secrets()), "source": source})
+    return rows
+
+
+def _show_settings(settings: Settings) -> None:
+    say("\nSettings, and where each comes from:")
+    for row in _settings(settings):
+        value = "(not set)" if row["value"] is None else row["value"]
+        say(printable(f"  {row['name']:<22}{value}  [{row['source']}]"))
+    say(f"\nesms-calls {version('esms-calls')}")
+
+
+def _print_json(settings: Settings, checks: list[dict[str, str]], *, is_well: bool) -> None:
+    say_json(
+        {
+            "ok": is_well,
+            "version": version("esms-calls"),
+            "checks": checks,
+            "settings": _settings(settings),
+        }
+    )

@@ -1,0 +1,212 @@
+"""Doctor's checks of the database: reached, of the right encoding and migration, writable, its clock and time zone."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from webapp.cli.checks import failed, ok, skipped, warning
+from webapp.cli.time_words import duration, time_and_age
+from webapp.reconcile import clock
+from webapp.reconcile.run import due_at
+from webapp.storage import schema
+from webapp.storage.database import Database
+from webapp.storage.errors import NotMigrated, Unavailable
+from webapp.storage.status import callbacks
+from webapp.storage.time_zone import zone_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from webapp.cli.checks import Check
+    from webapp.support.settings import Settings
+
+_PATIENCE = timedelta(seconds=5)
+_REMEDIES = {
+    "database is locked": "another process keeps it locked: `fuser -v FILE` names it; end its transaction",
+    "readonly database": "make file and folder writable for this user (chown), and see whether the disk is read-only",
+    "unable to open": "make file and folder readable and writable for this user (chown)",
+    "not a database": "the file is damaged, or another program's: keep it aside, and `esms-calls restore` a backup",
+    "malformed": "the file is damaged: keep a copy, and `esms-calls restore` a backup",
+    "disk is full": "make room on its disk",
+    "password authentication": "correct user and password in DATABASE_URL",
+    "no password supplied": "write the password into DATABASE_URL: postgresql://user:password@host/name",
+    "Connection refused": "start PostgreSQL, or correct host and port in DATABASE_URL",
+    "resolve host": "correct the host in DATABASE_URL",
+    "translate host": "correct the host in DATABASE_URL",
+    "does not exist": "create the role and the database, or correct DATABASE_URL; then `esms-calls migrate`",
+    "permission denied": "let the user of DATABASE_URL own the tables, or grant it the rights",
+    "read-only transaction": "it is a standby: let DATABASE_URL name the primary (target_session_attrs=read-write)",
+    "too many": "raise max_connections of PostgreSQL, or put PgBouncer between",
+}
+"""By what the database says."""
+_OTHERWISE = "check DATABASE_URL, that the database runs, and the network between"
+
+
+class _RollBack(Exception):
+    """Ends a transaction that must leave nothing."""
+
+
+@contextmanager
+def database_of(settings: Settings) -> Iterator[Database]:
+    """The database, with short waits, closed in the end."""
+    database = Database(settings.database, patience=_PATIENCE, transaction_limit=_PATIENCE * 2)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def database_checks(settings: Settings, database: Database) -> Iterator[Check]:
+    """The checks of the database, as far as it can be used."""
+    path = Path(str(database.url.database))
+    if database.is_sqlite and not path.exists():
+        yield _no_file(path, settings)
+        return
+    try:
+        began = datetime.now(UTC)
+        with database.snapshot() as connection:
+            encoding = connection.scalar(text("PRAGMA encoding" if database.is_sqlite else "SHOW server_encoding"))
+            took = datetime.now(UTC) - began
+            yield ok("database", f"{database.name} answers within {took.total_seconds() * 1000:.0f} ms")
+            yield _encoding(str(encoding))
+            if not _is_utf8(str(encoding)):
+                return
+            current = schema.current_migration(connection)
+    except Unavailable as error:
+        yield failed("database", str(error), _remedy(error))
+        return
+    except NotMigrated as error:
+        yield failed("migration", *_split(error))
+        return
+    yield from _migrated(settings, database, current)
+
+
+def _no_file(path: Path, settings: Settings) -> Check:
+    if (settings.instance_dir.resolve() / "callback_token").exists():
+        return failed(
+            "database",
+            f"{path} does not exist, and a server has run here (its token is there)",
+            "`esms-calls restore FILE` of a backup; on a server that has just been set up, `esms-calls migrate`",
+        )
+    return skipped("database", f"{path} does not exist yet", "`esms-calls serve` makes it")
+
+
+def _is_utf8(encoding: str) -> bool:
+    return encoding.upper().replace("-", "") == "UTF8"
+
+
+def _encoding(name: str) -> Check:
+    if _is_utf8(name):
+        return ok("encoding", "UTF-8")
+    return failed(
+        "encoding",
+        f"the database has the encoding {name}, and UTF-8 is needed for text of every language",
+        "make a new database (createdb --encoding=UTF8 --template=template0), set DATABASE_URL to it, and run "
+        "`esms-calls migrate`",
+    )
+
+
+def _migrated(settings: Settings, database: Database, current: str | None) -> Iterator[Check]:
+    newest = schema.newest_migration()
+    if current != newest:
+        yield failed("migration", f"the database is at {current or 'none'}, and {newest} is needed", _migrate(settings))
+        return
+    yield ok("migration", f"{newest}, the newest")
+    yield _writes(database)
+    try:
+        yield _clock(database)
+        yield _time_zone(settings, database)
+        yield _last_callback(settings, database)
+    except Unavailable as error:
+        yield failed("database", str(error), _remedy(error))
+
+
+def _migrate(settings: Settings) -> str:
+    return "restart the server, or run `esms-calls migrate`" if settings.is_embedded else "run `esms-calls migrate`"
+
+
+def _writes(database: Database) -> Check:
+    try:
+        with suppress(_RollBack), database.transaction() as connection:
+            schema.test_write(connection)
+            raise _RollBack
+    except Unavailable as error:
+        return failed("writes", str(error), _remedy(error))
+    return ok("writes", "the database takes writes")
+
+
+def _clock(database: Database) -> Check:
+    if database.is_sqlite:
+        return ok("clock of the database", "SQLite uses this machine's")
+    before = datetime.now(UTC)
+    theirs, after = database.now(), datetime.now(UTC)
+    return clock_check("clock of the database", "the database's clock", before + (after - before) / 2 - theirs)
+
+
+def clock_check(name: str, whose: str, ahead: timedelta) -> Check:
+    """``ahead`` is how far this machine's clock is ahead of that one."""
+    if abs(ahead) > clock.TOLERANCE:
+        found, _, remedy = clock.words(whose, ahead).partition(": ")
+        return failed(name, found, remedy)
+    return ok(name, f"differs by {duration(abs(ahead))} from this machine's")
+
+
+def _time_zone(settings: Settings, database: Database) -> Check:
+    wanted = settings.time_zone.key
+    with database.snapshot() as connection:
+        current = zone_of(connection)
+    if current == wanted:
+        return ok("time zone", f"days are counted in {wanted}")
+    return warning(
+        "time zone",
+        f"TIME_ZONE is {wanted}, but views and figures count days in {current}",
+        f"run `esms-calls time-zone set {wanted}`, or set TIME_ZONE to {current}",
+    )
+
+
+def _last_callback(settings: Settings, database: Database) -> Check:
+    now = datetime.now(UTC)
+    with database.snapshot() as connection:
+        seen = callbacks(connection, due_at(now, settings), now)
+    words = f"the last came {time_and_age(seen.last_at, now, settings.time_zone)}"
+    remedy = "place calls with the CallbackUrl that `esms-calls callback-url` prints, and see `public URL` here"
+    if seen.have_stopped(now):
+        return failed("last callback", f"{words}, longer ago than usual, and calls were placed since", remedy)
+    if seen.last_at is None:
+        report = warning if seen.placed_since else skipped
+        return report("last callback", "none has come yet", remedy)
+    return ok("last callback", words)
+
+
+def replica_checks(settings: Settings) -> Iterator[Check]:
+    """The check of READ_DATABASE_URL, where it is set."""
+    if settings.read_database_url is None:
+        return
+    replica = Database(settings.read_database_url, patience=_PATIENCE, setting="READ_DATABASE_URL")
+    try:
+        replica.check_replica()
+        yield ok("replica", f"{replica.name.partition(', ')[2]} can be read")
+    except Unavailable as error:
+        yield failed("replica", str(error), _remedy(error).replace("DATABASE_URL", "READ_DATABASE_URL"))
+    except NotMigrated as error:
+        yield failed("replica", *_split(error))
+    finally:
+        replica.close()
+
+
+def _remedy(error: Unavailable) -> str:
+    words = str(error)
+    return next((remedy for said, remedy in _REMEDIES.items() if said.lower() in words.lower()), _OTHERWISE)
+
+
+def _split(error: NotMigrated) -> tuple[str, str]:
+    """What is wrong, and what to do: the first sentence, and the rest; or what is before and behind a colon."""
+    found, mark, remedy = str(error).partition(". ")
+    if not mark:
+        found, _, remedy = str(error).partition(": ")
+    return found, remedy.rstrip(".") or _OTHERWISE

@@ -1,0 +1,36 @@
+"""Tells one database from every other, so that two processes can find out whether they use the same one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from webapp.storage.errors import Unavailable
+from webapp.support import files
+
+if TYPE_CHECKING:
+    from webapp.storage.database import Database
+
+_CLUSTER_AND_DATABASE = text(
+    "SELECT system_identifier, oid FROM pg_control_system(), pg_database WHERE datname = current_database()"
+)
+
+
+def identity(database: Database) -> str:
+    """What only this database has, whatever it is called: a copy has another one. Raises Unavailable.
+
+    Of a SQLite file it is device and inode; of PostgreSQL the cluster's identifier, which a replica that was promoted
+    keeps, and the number of the database in it.
+    """
+    if database.is_sqlite:
+        try:
+            found = files.inode(Path(str(database.url.database)))
+        except OSError as error:
+            raise Unavailable(f"{database.name}: {error.strerror}") from error
+        if found is None:
+            raise Unavailable(f"{database.name} does not exist")
+        return "sqlite {} {}".format(*found)
+    with database.snapshot() as connection:
+        return "postgresql {} {}".format(*connection.execute(_CLUSTER_AND_DATABASE).one())
