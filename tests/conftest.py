@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flask.testing import FlaskClient
     from xdist.workermanage import WorkerController
 
-pytest_plugins = ["reconciling"]
+pytest_plugins = ["doctoring", "reconciling"]
 
 
 SHARED = pytest.StashKey[Shared]()

@@ -34,3 +34,14 @@ def failed(name: str, found: str, remedy: str) -> Check:
 def skipped(name: str, found: str, remedy: str = "") -> Check:
     """It cannot be looked at, or there is nothing to look at."""
     return Check(name, "skipped", found, remedy)
+
+
+def halves(words: str, otherwise: str = "see docs/operations.md") -> tuple[str, str]:
+    """What is wrong, and what to do, out of an error's words: the first sentence and the rest, or by the last colon.
+
+    ``otherwise``: what to do where the words do not say it.
+    """
+    found, mark, remedy = words.rstrip(".").partition(". ")
+    if not mark:
+        found, mark, remedy = words.rstrip(".").rpartition(": ")
+    return (found, remedy) if mark else (remedy, otherwise)

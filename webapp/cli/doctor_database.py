@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+import sqlite3
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from webapp.cli.checks import failed, ok, skipped, warning
+from webapp.cli.checks import failed, halves, ok, skipped, warning
 from webapp.cli.time_words import duration, time_and_age
 from webapp.reconcile import clock
 from webapp.reconcile.run import due_at
@@ -53,12 +54,25 @@ class _RollBack(Exception):
 
 @contextmanager
 def database_of(settings: Settings) -> Iterator[Database]:
-    """The database, with short waits, closed in the end."""
+    """The database, with short waits, closed in the end; its files are then as they were."""
     database = Database(settings.database, patience=_PATIENCE, transaction_limit=_PATIENCE * 2)
-    try:
-        yield database
-    finally:
-        database.close()
+    with _last_to_close(database):
+        try:
+            yield database
+        finally:
+            database.close()
+
+
+@contextmanager
+def _last_to_close(database: Database) -> Iterator[None]:
+    """SQLite's last connection to close puts what is in the -wal file into the database; a read-only one does not."""
+    with ExitStack() as stack:
+        path = Path(str(database.url.database)).absolute()
+        if database.is_sqlite and path.with_name(f"{path.name}-wal").exists():
+            with suppress(sqlite3.Error):
+                last = stack.enter_context(closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)))
+                last.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        yield
 
 
 def database_checks(settings: Settings, database: Database) -> Iterator[Check]:
@@ -81,7 +95,7 @@ def database_checks(settings: Settings, database: Database) -> Iterator[Check]:
         yield failed("database", str(error), _remedy(error))
         return
     except NotMigrated as error:
-        yield failed("migration", *_split(error))
+        yield failed("migration", *halves(str(error)))
         return
     yield from _migrated(settings, database, current)
 
@@ -194,7 +208,7 @@ def replica_checks(settings: Settings) -> Iterator[Check]:
     except Unavailable as error:
         yield failed("replica", str(error), _remedy(error).replace("DATABASE_URL", "READ_DATABASE_URL"))
     except NotMigrated as error:
-        yield failed("replica", *_split(error))
+        yield failed("replica", *halves(str(error)))
     finally:
         replica.close()
 
@@ -202,11 +216,3 @@ def replica_checks(settings: Settings) -> Iterator[Check]:
 def _remedy(error: Unavailable) -> str:
     words = str(error)
     return next((remedy for said, remedy in _REMEDIES.items() if said.lower() in words.lower()), _OTHERWISE)
-
-
-def _split(error: NotMigrated) -> tuple[str, str]:
-    """What is wrong, and what to do: the first sentence, and the rest; or what is before and behind a colon."""
-    found, mark, remedy = str(error).partition(". ")
-    if not mark:
-        found, _, remedy = str(error).partition(": ")
-    return found, remedy.rstrip(".") or _OTHERWISE

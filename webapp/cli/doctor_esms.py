@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from webapp.cli.checks import failed, ok, skipped, warning
+from webapp.cli.checks import failed, halves, ok, skipped, warning
 from webapp.cli.context import client_of
 from webapp.cli.doctor_database import clock_check
 from webapp.esms import lookup
@@ -37,8 +37,7 @@ def esms_checks(settings: Settings) -> Iterator[Check]:
     try:
         client = client_of(settings)
     except ConfigError as error:
-        found, _, remedy = str(error).partition(". ")
-        yield failed(_VOICE, found.rstrip("."), remedy or str(error))
+        yield failed(_VOICE, *halves(str(error)))
         return
     identifier = str(uuid4())
     try:
@@ -60,8 +59,9 @@ def _accepted(name: str, setting: str, answer: LookupAnswer) -> Check:
         found, _, remedy = lookup.ACCOUNT_REFUSED[code].partition(": ")
         return failed(name, f"eSMS refuses the account (code {code}): {found}", remedy)
     if answer.problem:
-        found, _, remedy = answer.problem.rstrip(".").rpartition(": ")
-        return failed(name, found or remedy, remedy if found else f"check the network and {setting}")
+        found, mark, remedy = answer.problem.rstrip(".").partition("; ")
+        words = (found, remedy) if mark else halves(answer.problem, f"check the network and {setting}")
+        return failed(name, *words)
     if code == lookup.UNREADABLE or code.startswith("http-"):
         return failed(
             name,

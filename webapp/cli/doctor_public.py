@@ -90,7 +90,7 @@ def _why(error: Exception, way: network.Way) -> Check:
         return failed(
             _NAME,
             f"the certificate of {way.host} is not valid ({tls.verify_message.rstrip('.')})",
-            "renew it, and have the proxy send the whole chain, for eSMS checks it too; if a CA of your own has made it, "
+            "renew it, and have the proxy send the whole chain; if a CA of your own has made it, "
             "name that in ESMS_CA_BUNDLE",
         )
     if isinstance(error, requests.Timeout):
@@ -159,7 +159,7 @@ def _is_public(url: str) -> Check:
 
 
 def _proxies(settings: Settings, url: str, way: Way) -> Check:
-    found = f"{way.hops} put a sender's address into X-Forwarded-For, and TRUSTED_PROXIES is {way.trusted}"
+    found = f"proxies that put an address into X-Forwarded-For: {way.hops}; TRUSTED_PROXIES is {way.trusted}"
     if way.trusted != settings.trusted_proxies:
         return failed(
             _PROXIES,

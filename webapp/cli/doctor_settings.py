@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from webapp.cli.checks import failed, ok, skipped, warning
+from webapp.cli.checks import failed, halves, ok, skipped, warning
 from webapp.support.provenance import env_file, origins
 from webapp.support.settings import ENV_FILE, ConfigError, Settings
 
@@ -82,6 +82,5 @@ def _tokens(settings: Settings) -> Check:
     try:
         callback, api = settings.callback_tokens(), settings.api_tokens()
     except ConfigError as error:
-        words, _, remedy = str(error).partition(": ")
-        return failed("tokens", words, remedy or "set the token, or remove the file")
+        return failed("tokens", *halves(str(error)))
     return ok("tokens", f"{len(callback)} accepted in the CallbackUrl, {len(api)} by the API")
