@@ -64,7 +64,7 @@ def way_proved(proof: str, token: str, database: str, challenge: str) -> Way | N
 
 
 def init_routes(callbacks: Blueprint, database: Database) -> None:
-    """Give the proof to whoever sends a challenge and a right token, and asks in a way that stores nothing."""
+    """Give the proof to a request with a challenge and a right token that stores nothing."""
 
     @callbacks.after_request
     def prove(response: Response) -> Response:

@@ -17,7 +17,6 @@ from webapp.cli.doctor_public import public_checks
 from webapp.cli.doctor_settings import settings_checks
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.output import printable, say, say_json
-from webapp.support import log
 from webapp.support.provenance import origins
 from webapp.support.redaction import redact
 from webapp.support.settings import load_settings
@@ -45,7 +44,6 @@ def doctor(*, as_json: bool) -> None:
     failed. Nothing is written, and no secret is shown. Run it as the server's user, in its folder, with its settings.
     """
     settings = load_settings()
-    log.configure(settings.secrets(), level=40)
     results = set()
     shown = []
     for check in _redacted(_checks(settings), settings.secrets()):

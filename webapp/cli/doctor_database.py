@@ -13,8 +13,8 @@ from sqlalchemy import text
 from webapp.cli.checks import failed, halves, ok, skipped, warning
 from webapp.cli.time_words import duration, time_and_age
 from webapp.reconcile import clock
-from webapp.reconcile.run import due_at
 from webapp.storage import schema
+from webapp.storage.claims import due_at
 from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.storage.status import callbacks
