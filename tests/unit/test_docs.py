@@ -114,7 +114,9 @@ def metrics_table() -> str:
             rows.append(_metric(name, getattr(metric, "_labelnames", ()), kind, family.documentation))
     of_database = gauges.OF_NOW + gauges.OF_LATELY
     for scope, sampled in (("of a machine", gauges.OF_THE_SPOOL), ("of the database", of_database)):
-        rows += [_metric(one.name, one.labels, scope, one.words) for one in sampled]
+        for one in sampled:
+            kind = f"{scope}, histogram" if isinstance(one, metrics.SampledHistogram) else scope
+            rows.append(_metric(one.name, one.labels, kind, one.words))
     return "\n".join(["| metric | scope | meaning |", "| --- | --- | --- |", *rows])
 
 

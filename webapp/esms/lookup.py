@@ -43,10 +43,24 @@ NO_ANSWER_PREFIX = "http-5"
 """How the code of an HTTP 5xx begins, which counts as no answer, too."""
 UNREADABLE, WRONG_REFERENCE = "unreadable", "wrong-reference"
 """Codes of our own, for answers that are none about the call."""
+CODES = (
+    *(ACCEPTED, UNDECIDED, "101", "102", "104", "105", "140", "143", TOO_FAST),
+    *("http-3xx", "http-4xx", "http-429", "http-5xx", "http-503"),
+    *(TIMEOUT, UNREACHABLE, TLS, UNREADABLE, WRONG_REFERENCE, "other"),
+)
+"""A closed set of codes, for counting; see ``code_class``."""
 LOOKUP_FIELDS = ("call_status", "call_duration", "ivr", "send_status", "sent_result", "price")
 """What GetSendStatus can say about a call: *documented*; the price of a voice OTP alone, and no cid."""
 _CODES = ("CodeResponse", "CodeResult")
 """*documented*: the first in a success of GetSendStatus, the second in a failure."""
+
+
+def code_class(code: str) -> str:
+    """The code as one of ``CODES``: a rare HTTP status by its first digit, a code that is not documented as other."""
+    if code in CODES:
+        return code
+    by_digit = f"{code[:6]}xx"
+    return by_digit if code.startswith("http-") and by_digit in CODES else "other"
 
 
 class LookupRequest(NamedTuple):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from webapp.esms.lookup import LookupRequest
 from webapp.reconcile.dispatcher import Dispatcher
 from webapp.reconcile.findings import Audit, Disagreement, compare
+from webapp.reconcile.latencies import LatencyRecorder
 from webapp.reconcile.run import rate_limiter_of
 from webapp.reconcile.sampling import Sample, draw, size_of
 from webapp.storage.errors import Unavailable
@@ -98,16 +99,18 @@ class Auditor:
             last = portion[-1]
 
     def _work(self, dispatcher: Dispatcher, stop: Event, watch: Callable[[Audit], None]) -> None:
-        audit = self.audit
+        audit, latencies = self.audit, LatencyRecorder(self._database, dispatcher)
         while not (dispatcher.idle and (self._is_through or dispatcher.ended or stop.is_set())):
             if stop.is_set():
                 dispatcher.close()
             elif capacity := dispatcher.capacity:
                 self._ask(dispatcher, capacity)
             self._judge(dispatcher.answers())
+            latencies.save_now_and_then()
             audit.slowed_down = dispatcher.slowed_down
             audit.clocks.note("eSMS's", dispatcher.clock_ahead)
             watch(audit)
+        latencies.save()
         audit.refused_code, audit.unanswered = dispatcher.refused_code, dispatcher.unanswered
         if self._is_through and not dispatcher.ended:
             self._set_wanted(self._taken)

@@ -13,7 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from webapp.esms.lookup import LookupAnswer, LookupRequest
+from webapp.esms.lookup import LookupAnswer, LookupRequest, code_class
+from webapp.storage.lookup_latencies import Latencies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,11 +42,15 @@ _LEASE_MARGIN_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Finished:
-    """What became of one look-up. ``answer`` None: it did not leave. ``left_at`` is in monotonic seconds."""
+    """What became of one look-up. ``answer`` None: it did not leave. ``left_at`` is in monotonic seconds.
+
+    ``seconds``: how long it took.
+    """
 
     reference_id: str
     answer: LookupAnswer | None
     left_at: float
+    seconds: float = 0.0
 
 
 class Dispatcher:
@@ -71,6 +76,7 @@ class Dispatcher:
         self._closed = False
         self._counting = threading.Lock()
         self._unjudged = self._repeated = 0
+        self._latencies = Latencies()
         self._slowed_down_at = 0.0
         self.slowed_down = 0
         """How often eSMS wanted to be asked more slowly."""
@@ -139,6 +145,11 @@ class Dispatcher:
         self._closed = True
         self._rate_limiter.close()
 
+    def take_latencies(self) -> Latencies:
+        """How long look-ups took, by their codes, since this was asked last: repeated and refused ones, too."""
+        latencies, self._latencies = self._latencies, Latencies()
+        return latencies
+
     def answers(self) -> list[LookupAnswer]:
         """Wait a moment for answers; those to be concluded now, each charged to its call."""
         concluded: list[LookupAnswer] = []
@@ -178,7 +189,7 @@ class Dispatcher:
             left_at = time.monotonic()
             if left_at + self._longest_look_up < self._leases[reference_id] and self._may_leave():
                 answer = self._client.look_up(self._requests[reference_id], may_repeat=self._may_repeat)
-                return _Finished(reference_id, answer, left_at)
+                return _Finished(reference_id, answer, left_at, time.monotonic() - left_at)
         return _Finished(reference_id, None, 0.0)
 
     def _may_leave(self) -> bool:
@@ -208,6 +219,7 @@ class Dispatcher:
             self._slow_down(answer, finished.left_at)
         if answer.clock_ahead is not None:
             self.clock_ahead = answer.clock_ahead
+        self._latencies.note(code_class(answer.code), finished.seconds)
         self._count(answer)
         if answer.refused:
             self._end("refused")

@@ -18,6 +18,7 @@ from webapp.esms import parameters
 from webapp.reconcile.clock import Clocks, DatabaseClock
 from webapp.reconcile.dispatcher import Dispatcher, Ending
 from webapp.reconcile.failures import Failures
+from webapp.reconcile.latencies import LatencyRecorder
 from webapp.reconcile.rate_limiter import RateLimiter
 from webapp.storage import claims, runs
 from webapp.storage.claims import Claimed, Due, lease_of
@@ -143,7 +144,7 @@ class Reconciler:
         watch: Callable[[Progress], None],
     ) -> None:
         """Claim, ask and conclude, until no call is left to ask about or the run has to end."""
-        begun_at = time.monotonic()
+        begun_at, latencies = time.monotonic(), LatencyRecorder(self._database, dispatcher)
         due = self._ask(dispatcher, due, claimed)
         while not (dispatcher.idle and (self._all_claimed or dispatcher.ended or stop.is_set())):
             if stop.is_set():
@@ -155,9 +156,11 @@ class Reconciler:
             progress.clocks.note("eSMS's", dispatcher.clock_ahead)
             self._conclude(answers, progress)
             self._save_now_and_then(dispatcher, progress)
+            latencies.save_now_and_then()
             progress.slowed_down = dispatcher.slowed_down
             progress.lookups_per_second = progress.run.checked / (time.monotonic() - begun_at)
             watch(progress)
+        latencies.save()
 
     def _claim(self, due: Due, capacity: int, limit: int | None) -> _Claims:
         """Claim as many calls as there is capacity for, and no more than ``limit`` in the whole run."""

@@ -264,6 +264,8 @@ Index(
 _CALLBACK = text("source = 'callback'")
 _UNREAD = text("unread IS NOT NULL")
 _CONFLICT = text("effect = 'conflict'")
+_NOT_REPLAYED = text("replayed_at IS NULL")
+_ANSWERED = text("answered_at IS NOT NULL")
 
 
 class ReportRow(Base):
@@ -318,6 +320,13 @@ class RejectedRow(Base):
     __table_args__ = (
         UniqueConstraint("method", "payload_sha256", "reason", name="uq_rejected_callbacks_same"),
         Index("ix_rejected_callbacks_room", "replayed_at", "first_at", "size"),
+        Index(
+            "ix_rejected_callbacks_reasons",
+            "reason",
+            "dismissed_at",
+            postgresql_where=_NOT_REPLAYED,
+            sqlite_where=_NOT_REPLAYED,
+        ),
         {"comment": "What reached the callback URL and could not be read as a report"},
     )
 
@@ -350,7 +359,12 @@ class RunRow(Base):
     """One row a reconcile run."""
 
     __tablename__ = "reconcile_runs"
-    __table_args__ = (Index("ix_reconcile_runs_started_at", "started_at"), {"comment": "One row a reconcile run"})
+    __table_args__ = (
+        Index("ix_reconcile_runs_started_at", "started_at"),
+        Index("ix_reconcile_runs_outcome", "outcome", "started_at"),
+        Index("ix_reconcile_runs_answered_at", "answered_at", postgresql_where=_ANSWERED, sqlite_where=_ANSWERED),
+        {"comment": "One row a reconcile run"},
+    )
 
     id: Mapped[UUID] = mapped_column(Identifier, primary_key=True, comment="UUIDv7, made at the start")
     started_at: Mapped[datetime] = mapped_column(Moment, comment="When the run started, UTC")
@@ -407,6 +421,29 @@ class LookupRateRow(Base):
     slowed_at: Mapped[datetime | None] = mapped_column(
         Moment, comment="When eSMS last said that we ask too fast, UTC; since then the share grows. NULL: never"
     )
+
+
+class LookupLatencyRow(Base):
+    """One row for each code and class of seconds in which look-ups ended."""
+
+    __tablename__ = "lookup_latencies"
+    __table_args__ = (
+        {"comment": "Look-ups of all reconcile runs and audits by code and by how long they took, for /metrics"},
+    )
+
+    code: Mapped[str] = mapped_column(
+        Text,
+        primary_key=True,
+        comment="How the look-ups ended: eSMS's code, timeout and the like, or other for a rare code",
+    )
+    edge_ms: Mapped[int] = mapped_column(
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="Upper edge of the class, in milliseconds, inclusive; 2147483647: longer than all other edges",
+    )
+    lookups: Mapped[int] = mapped_column(BigInteger, comment="Number of look-ups of the class")
+    seconds: Mapped[float] = mapped_column(Float, comment="Seconds that they took together")
 
 
 class WrongTokenRow(Base):
@@ -532,5 +569,6 @@ status_reports = Base.metadata.tables["status_reports"]
 rejected_callbacks = Base.metadata.tables["rejected_callbacks"]
 reconcile_runs = Base.metadata.tables["reconcile_runs"]
 lookup_rate = Base.metadata.tables["lookup_rate"]
+lookup_latencies = Base.metadata.tables["lookup_latencies"]
 wrong_token_requests = Base.metadata.tables["wrong_token_requests"]
 due_replay = Base.metadata.tables["due_replay"]

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, func, select
 
-from webapp.storage import runs, status
+from webapp.storage import lookup_latencies, runs, status
 from webapp.storage.claims import due_parts
 from webapp.storage.database import clock
 from webapp.storage.figures import Days
 from webapp.storage.filters import is_missing
+from webapp.storage.lookup_latencies import Latencies
 from webapp.storage.models import call_rollups, calls, due_replay, reconcile_runs, rejected_callbacks
 from webapp.storage.rejected import is_other_channel, to_see_to
 from webapp.storage.runs import RunOutcome
@@ -30,17 +31,13 @@ _HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Now:
-    """Counts of one moment. ``missing``, ``given_up`` and ``price_conflicts`` are (counts of no, of yes).
-
-    That is for ``missing`` whether the call was registered, for the others whether a person has dismissed it.
-    """
+    """Counts of one moment."""
 
     missing: tuple[int, int]
+    """Never registered, and registered."""
     overdue: int
     oldest_missing: datetime | None
-    given_up: tuple[int, int]
     conflicts: int
-    price_conflicts: tuple[int, int]
     rejected: Mapping[str, int]
     """Neither replayed nor dismissed, by their reason; without other channels."""
     other_channels: int
@@ -53,14 +50,19 @@ class Now:
     run_started_at: datetime | None
     run_ends: Mapping[str, datetime | None]
     """When the newest run with this outcome ended."""
+    latencies: Latencies
     clock_ahead: timedelta
     replay_due: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lately:
-    """Counts of the last hour and day."""
+    """Counts of the last hour and day, and of calls for which many rows must be read."""
 
+    given_up: tuple[int, int]
+    """Not dismissed by a person, and dismissed."""
+    price_conflicts: tuple[int, int]
+    """Likewise."""
     outcomes: Mapping[str, int]
     """Of the calls settled in the last day."""
     settled_by: Mapping[tuple[str, str], int]
@@ -79,15 +81,14 @@ def read_now(connection: Connection, due: Due, now: datetime, lease: timedelta) 
         missing=(_count(connection, is_missing(), unregistered), _count(connection, is_missing(), ~unregistered)),
         overdue=sum(_count(connection, part) for part in due_parts(due)),
         oldest_missing=connection.scalar(select(func.min(calls.c.placed_at)).where(is_missing())),
-        given_up=_by_dismissal(connection, calls.c.gave_up_at.is_not(None)),
         conflicts=_count(connection, calls.c.conflict),
-        price_conflicts=_by_dismissal(connection, calls.c.price_conflict),
         **_rejected(connection),
         callback_at=status.last_callback_at(connection),
         answered_at=connection.scalar(select(func.max(reconcile_runs.c.answered_at))),
         run_outcome=runs.outcome_now(last, now, lease) if last else None,
         run_started_at=last["started_at"] if last else None,
         run_ends={outcome: _last_end(connection, outcome) for outcome in runs.RUN_OUTCOMES},
+        latencies=lookup_latencies.read(connection),
         clock_ahead=datetime.now(UTC) - clock(connection),
         replay_due=connection.scalar(select(due_replay.c.since)) is not None,
     )
@@ -124,7 +125,7 @@ def _last_end(connection: Connection, outcome: RunOutcome) -> datetime | None:
 
 
 def read_lately(connection: Connection, due: Due, now: datetime) -> Lately:
-    """Counts that read an entry for each call of the last day, and the figures."""
+    """Counts that read a row for each call of the last day, given-up call and call with two prices; and the figures."""
     of = (calls.c.outcome, calls.c.settled_by)
     number = func.count()
     query = select(*of, number, number.filter(calls.c.settled_at > now - _HOUR)).group_by(*of)
@@ -135,6 +136,8 @@ def read_lately(connection: Connection, due: Due, now: datetime) -> Lately:
         settled_by["day", source] += of_day
         settled_by["hour", source] += of_hour
     return Lately(
+        given_up=_by_dismissal(connection, calls.c.gave_up_at.is_not(None)),
+        price_conflicts=_by_dismissal(connection, calls.c.price_conflict),
         outcomes=outcomes,
         settled_by=settled_by,
         unread=status.unread_last_day(connection, now),

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from webapp.support.workarounds import metrics_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from prometheus_client.core import Metric
@@ -96,6 +97,24 @@ class SampledGauge:
         for labels, value in values.items():
             if value is not None:
                 family.add_metric(labels, value if isinstance(value, int | float) else value.timestamp())
+        return family
+
+
+@dataclass(frozen=True, slots=True)
+class SampledHistogram:
+    """A histogram of which no process of the server keeps count."""
+
+    name: str
+    words: str
+    labels: tuple[str, ...]
+
+    def by(self, values: Mapping[tuple[str, ...], tuple[Sequence[tuple[float, int]], float]]) -> HistogramMetricFamily:
+        """The histogram with, for each combination of its labels, the counts up to each edge, and the sum."""
+        family = HistogramMetricFamily(self.name, self.words, labels=self.labels)
+        for labels, (counts, total) in values.items():
+            family.add_metric(
+                labels, [("+Inf" if math.isinf(edge) else str(edge), number) for edge, number in counts], total
+            )
         return family
 
 

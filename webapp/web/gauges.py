@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from webapp.callbacks.reasons import REASONS, reason_class
 from webapp.callbacks.spool import SpoolError
 from webapp.calls.outcome import OUTCOMES, OUTCOMES_OF_SETTLED
+from webapp.esms.lookup import CODES
 from webapp.esms.parameters import KNOWN_PARAMETERS
 from webapp.storage.claims import due_at, lease_of
 from webapp.storage.errors import Unavailable
 from webapp.storage.reader import Reader
 from webapp.storage.runs import RUN_OUTCOMES
-from webapp.support.metrics import SampledGauge
+from webapp.support.metrics import SampledGauge, SampledHistogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -88,13 +89,28 @@ RUN_START = SampledGauge(
 RUN_END = SampledGauge(
     "esms_reconcile_last_end_timestamp_seconds", "When the newest reconcile run with this outcome ended", ("outcome",)
 )
+LOOKUP_SECONDS = SampledHistogram(
+    "esms_lookup_seconds",
+    "Look-ups of all reconcile runs and audits, by code and by the time that each took; repeated ones, too",
+    ("code",),
+)
 CLOCK_AHEAD = SampledGauge(
     "esms_clock_ahead_seconds", "How far this machine's clock is ahead of the database's; behind it: negative"
 )
 REPLAY_DUE = SampledGauge("esms_replay_due", "1 while `esms-calls replay` is due after an upgrade, else 0")
 OF_NOW = (
-    *(UP, MISSING, OVERDUE, OLDEST_MISSING, GIVEN_UP, CONFLICTS, PRICE_CONFLICTS, REJECTED, REJECTED_BYTES),
-    *(OTHER_CHANNELS, LAST_CALLBACK, LAST_ANSWER, LAST_RUN, RUN_START, RUN_END, CLOCK_AHEAD, REPLAY_DUE),
+    *(UP, MISSING, OVERDUE, OLDEST_MISSING, CONFLICTS, REJECTED, REJECTED_BYTES),
+    *(
+        OTHER_CHANNELS,
+        LAST_CALLBACK,
+        LAST_ANSWER,
+        LAST_RUN,
+        RUN_START,
+        RUN_END,
+        LOOKUP_SECONDS,
+        CLOCK_AHEAD,
+        REPLAY_DUE,
+    ),
 )
 
 CALLS = SampledGauge("esms_calls", "All calls by outcome, as of the figures: some seconds ago", ("outcome",))
@@ -121,7 +137,7 @@ UNREAD = SampledGauge(
 )
 OF_LATELY = (
     *(CALLS, SETTLED_BY_OUTCOME, SETTLED_BY_SOURCE, LOOKUP_SHARE, LOOKUP_SHARE_WARN, UNREAD),
-    *(LONGEST_GAP, PLACED_SINCE),
+    *(GIVEN_UP, PRICE_CONFLICTS, LONGEST_GAP, PLACED_SINCE),
 )
 
 
@@ -189,9 +205,7 @@ def _of_now(now: Now) -> Iterator[Metric]:
     yield MISSING.by(_no_yes(now.missing))
     yield OVERDUE.of(now.overdue)
     yield OLDEST_MISSING.of(now.oldest_missing)
-    yield GIVEN_UP.by(_no_yes(now.given_up))
     yield CONFLICTS.of(now.conflicts)
-    yield PRICE_CONFLICTS.by(_no_yes(now.price_conflicts))
     yield REJECTED.by({(name,): rejected[name] for name in REASONS})
     yield REJECTED_BYTES.of(now.rejected_bytes)
     yield OTHER_CHANNELS.of(now.other_channels)
@@ -200,6 +214,9 @@ def _of_now(now: Now) -> Iterator[Metric]:
     yield LAST_RUN.by({(name,): now.run_outcome == name for name in RUN_OUTCOMES})
     yield RUN_START.of(now.run_started_at)
     yield RUN_END.by({(name,): now.run_ends[name] for name in RUN_OUTCOMES})
+    yield LOOKUP_SECONDS.by(
+        {(code,): (now.latencies.cumulative(code), now.latencies.seconds_of(code)) for code in CODES}
+    )
     yield CLOCK_AHEAD.of(now.clock_ahead.total_seconds())
     yield REPLAY_DUE.of(now.replay_due)
 
@@ -217,6 +234,8 @@ def _of_lately(lately: Lately) -> Iterator[Metric]:
     for name, number in lately.unread.items():
         unread[name if name in KNOWN_PARAMETERS else "other"] += number
     yield CALLS.by({(name,): lately.calls.get(name, 0) for name in OUTCOMES})
+    yield GIVEN_UP.by(_no_yes(lately.given_up))
+    yield PRICE_CONFLICTS.by(_no_yes(lately.price_conflicts))
     yield SETTLED_BY_OUTCOME.by({(name,): lately.outcomes.get(name, 0) for name in OUTCOMES_OF_SETTLED})
     yield SETTLED_BY_SOURCE.by(by_source)
     yield LOOKUP_SHARE.by({(one,): by_source[one, "lookup"] / settled[one] for one in _WINDOWS if settled[one]})

@@ -198,5 +198,9 @@ def test_every_gauge_that_is_sampled_is_documented_once() -> None:
     names = [gauge.name for gauge in (*gauges.OF_THE_SPOOL, *gauges.OF_NOW, *gauges.OF_LATELY)]
     counted = [family.name for metric in metrics.COUNTED for family in metric.describe()]
     assert len({*names, *counted}) == len(names) + len(counted)
-    defined = [value.name for value in vars(gauges).values() if isinstance(value, metrics.SampledGauge)]
+    defined = [
+        value.name
+        for value in vars(gauges).values()
+        if isinstance(value, metrics.SampledGauge | metrics.SampledHistogram)
+    ]
     assert sorted(defined) == sorted(names)

@@ -1,0 +1,48 @@
+"""Stores how long look-ups took, now and then, while they are made."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from webapp.storage import lookup_latencies
+from webapp.storage.errors import Unavailable
+from webapp.storage.lookup_latencies import Latencies
+from webapp.storage.retry import retrying
+
+if TYPE_CHECKING:
+    from webapp.reconcile.dispatcher import Dispatcher
+    from webapp.storage.database import Database
+
+_SAVE_SECONDS = 2.0
+
+
+class LatencyRecorder:
+    """Adds what one dispatcher counts to the database; while that is away, the counts wait here."""
+
+    def __init__(self, database: Database, dispatcher: Dispatcher) -> None:
+        """Store nothing yet."""
+        self._database = database
+        self._dispatcher = dispatcher
+        self._pending = Latencies()
+        self._saved_at = time.monotonic()
+
+    def save_now_and_then(self) -> None:
+        """Store what was counted, every two seconds."""
+        if time.monotonic() - self._saved_at >= _SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Store what was counted."""
+        self._saved_at = time.monotonic()
+        self._pending.update(self._dispatcher.take_latencies())
+        if self._pending.lookups:
+            with suppress(Unavailable):
+                self._add(self._pending)
+                self._pending = Latencies()
+
+    @retrying
+    def _add(self, latencies: Latencies) -> None:
+        with self._database.transaction() as connection:
+            lookup_latencies.add(connection, latencies)

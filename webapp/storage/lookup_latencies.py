@@ -1,0 +1,85 @@
+"""Counts look-ups by their code and by how long they took: all runs on all machines add to one small table."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from webapp.storage.models import lookup_latencies
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+EDGES = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0, math.inf)
+"""Upper edges of the classes of seconds, inclusive."""
+_MILLISECONDS = tuple(2**31 - 1 if math.isinf(edge) else round(edge * 1000) for edge in EDGES)
+"""As they are stored; the last one stands for all that took longer."""
+
+
+@dataclass(slots=True)
+class Latencies:
+    """Look-ups and their seconds together, by code and upper edge."""
+
+    lookups: Counter[tuple[str, float]] = field(default_factory=Counter)
+    seconds: defaultdict[tuple[str, float], float] = field(default_factory=lambda: defaultdict(float))
+
+    def note(self, code: str, seconds: float) -> None:
+        """Count one look-up; ``code`` from a closed set, or the table grows."""
+        key = (code, EDGES[bisect_left(EDGES, seconds)])
+        self.lookups[key] += 1
+        self.seconds[key] += seconds
+
+    def update(self, more: Latencies) -> None:
+        """Add others."""
+        for key, number in more.lookups.items():
+            self.lookups[key] += number
+            self.seconds[key] += more.seconds[key]
+
+    def cumulative(self, code: str) -> list[tuple[float, int]]:
+        """For each edge, how many look-ups with this code took at most as long."""
+        total = 0
+        return [(edge, total := total + self.lookups[code, edge]) for edge in EDGES]
+
+    def seconds_of(self, code: str) -> float:
+        """The seconds of all look-ups with this code."""
+        return sum(self.seconds.get((code, edge), 0.0) for edge in EDGES)
+
+
+def add(connection: Connection, latencies: Latencies) -> None:
+    """Add to the table."""
+    table = lookup_latencies
+    rows = [
+        {
+            "code": code,
+            "edge_ms": _MILLISECONDS[EDGES.index(edge)],
+            "lookups": number,
+            "seconds": latencies.seconds[code, edge],
+        }
+        for (code, edge), number in latencies.lookups.items()
+    ]
+    if not rows:
+        return
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+    more = {name: table.c[name] + insert.excluded[name] for name in ("lookups", "seconds")}
+    statement = insert.on_conflict_do_update(index_elements=[table.c.code, table.c.edge_ms], set_=more)
+    # In one order for all runs, so that their transactions do not lock each other out.
+    connection.execute(statement, sorted(rows, key=lambda row: (row["code"], row["edge_ms"])))
+
+
+def read(connection: Connection) -> Latencies:
+    """All look-ups so far."""
+    found = Latencies()
+    edges = dict(zip(_MILLISECONDS, EDGES, strict=True))
+    of = lookup_latencies.c
+    for code, edge, lookups, seconds in connection.execute(select(of.code, of.edge_ms, of.lookups, of.seconds)):
+        # A version with other classes may have written too: its look-ups go into the next class above.
+        at = edges.get(edge) or EDGES[bisect_left(EDGES, edge / 1000)]
+        found.lookups[code, at] += lookups
+        found.seconds[code, at] += seconds
+    return found
