@@ -52,6 +52,7 @@ QUICK = {"calls": 20_000, "runs": 2}
 OF_A_FIGURE = {"postgresql": 0.3, "sqlite": 1.0}
 """Seconds, at most, of any one statement of page, API and ``report``."""
 OF_THE_OVERVIEW = 0.5
+OF_A_SCRAPE = 1.0
 OF_A_LIST = 0.05
 _SEARCHED = {"outcome unknown", "a rare key"}
 _REPORTS = {
@@ -180,6 +181,20 @@ def _page(client: FlaskClient, path: str) -> None:
         raise RuntimeError(f"{path} was answered {answer.status_code}: {answer.text[:500]}")
 
 
+def monitoring_questions(database: str) -> Iterator[Question]:
+    """What Prometheus reads: with a new sample of all gauges, and its slowest statement."""
+
+    def scrape() -> None:
+        # A process that has no sample yet takes one of everything.
+        if (answer := create_app().test_client().get("/metrics")).status_code != requests.codes.ok:
+            raise RuntimeError(f"/metrics was answered {answer.status_code}: {answer.text[:500]}")
+        if "esms_settled_calls_last_day" not in answer.text:
+            raise RuntimeError("/metrics shows nothing of the database")
+
+    yield Question("/metrics, whole", scrape, whole, OF_A_SCRAPE)
+    yield Question("/metrics, slowest query", scrape, slowest, OF_A_FIGURE[database])
+
+
 def report_questions(database: str) -> Iterator[Question]:
     """The command report."""
     for name, options in _REPORTS.items():
@@ -262,6 +277,7 @@ def ask(database: str, url: str, runs: int, only: str) -> Iterator[tuple[Row, st
     questions = [
         *page_questions(client, database),
         *api_questions(client, database),
+        *monitoring_questions(database),
         *report_questions(database),
         *documented_questions(database, url),
     ]

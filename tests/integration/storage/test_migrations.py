@@ -25,9 +25,10 @@ from sqlalchemy import BigInteger, inspect, text
 
 from webapp.calls.rule import Registration
 from webapp.esms import parameters
-from webapp.storage import rollups, wrong_tokens
+from webapp.storage import lookup_latencies, rollups, wrong_tokens
 from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated
+from webapp.storage.lookup_latencies import Latencies
 from webapp.storage.models import Base, call_rollups, due_replay
 from webapp.storage.rejected import Rejected
 from webapp.storage.runs import Run
@@ -42,6 +43,7 @@ ROOT = Path(__file__).parents[3]
 TABLES = {
     "calls",
     "lookup_rate",
+    "lookup_latencies",
     "status_reports",
     "rejected_callbacks",
     "reconcile_runs",
@@ -93,6 +95,9 @@ def fill(database: Database) -> None:
     writer.register([Registration(reference_id="a", phone="849", campaign="tet")], NOW)
     start_run(database, Run(id=parameters.new_id(), started_at=NOW, host="here"), lease=timedelta(minutes=1))
     pause_lookups(database, 0)
+    latencies = Latencies()
+    latencies.note("100", 1.0)
+    write(database, lambda connection: lookup_latencies.add(connection, latencies))
     write(database, lambda connection: wrong_tokens.add(connection, [HourCount.of_one(NOW)], NOW))
     write(database, lambda connection: connection.execute(due_replay.insert().values(one=1, since=NOW)))
     usual = {"remote_addr": None, "method": "GET", "content_type": None, "payload": "{}", "reason": "is missing"}
@@ -131,7 +136,7 @@ def test_the_migrations_after_the_first_go_down_and_up_again_and_keep_all_calls(
     after = rows(database)
     assert len(after.pop("due_replay")) == 1, "the histories are to be folded by the newer rule"
     assert (after.pop("lookup_rate"), after.pop("wrong_token_requests"), after.pop("call_rollups")) == ([], [], [])
-    assert (after.pop("rollup_version"), after.pop("kept_rollups")) == ([], [])
+    assert (after.pop("rollup_version"), after.pop("kept_rollups"), after.pop("lookup_latencies")) == ([], [], [])
     assert [row.hour for row in after.pop("rollup_marks")] == [NOW], "the figures are to be made anew"
     assert {name: list(map(without_new_columns, found)) for name, found in after.items()} == {
         name: list(map(without_new_columns, before[name])) for name in after
@@ -265,10 +270,12 @@ TYPES_ON_POSTGRESQL = {
     "count": "bigint",
     "one": "smallint",
     "version": "bigint",
+    "lookups": "bigint",
     "share": "double precision",
+    "seconds": "double precision",
     "claimed_until": "timestamp with time zone",
 }
-COUNTS = {"call_duration", "report_count", "lookup_count", "lookup_backoff", "size"}
+COUNTS = {"edge_ms", "call_duration", "report_count", "lookup_count", "lookup_backoff", "size"}
 COUNTS |= {"checked", "settled", "pending", "not_found", "failed", "gave_up"}
 
 
