@@ -1,13 +1,21 @@
 # syntax=docker/dockerfile:1
-FROM python:3.13-slim AS build
+# The digest is that of the index of all platforms. `docker buildx imagetools inspect python:3.13-slim-trixie` shows the newest.
+FROM python:3.13.16-slim-trixie@sha256:70729b46c69b4f1e97c4822c1af3df53a1476cf5ddc6c087c0c10bc3a5678c2f AS build
 WORKDIR /src
-RUN python -m venv /opt/esms-calls
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY requirements requirements
+RUN python -m venv /opt/build \
+ && /opt/build/bin/pip install --require-hashes -r requirements/build.txt \
+ && python -m venv /opt/esms-calls \
+ && /opt/esms-calls/bin/pip install --require-hashes -r requirements/image.txt
 COPY pyproject.toml README.md CHANGELOG.md alembic.ini ./
 COPY migrations migrations
 COPY webapp webapp
-RUN /opt/esms-calls/bin/pip install --no-cache-dir --disable-pip-version-check '.[parquet]'
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /opt/build/wheels . \
+ && /opt/esms-calls/bin/pip install --no-deps --no-index --find-links /opt/build/wheels esms-calls
 
-FROM python:3.13-slim
+FROM python:3.13.16-slim-trixie@sha256:70729b46c69b4f1e97c4822c1af3df53a1476cf5ddc6c087c0c10bc3a5678c2f
 RUN useradd --create-home --uid 10001 esms \
  && install --directory --owner=esms --group=esms --mode=0700 /data
 COPY --from=build /opt/esms-calls /opt/esms-calls

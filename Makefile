@@ -13,9 +13,14 @@ unexport PYTHONDONTWRITEBYTECODE
 # Tests wait more than they work, so more of them run at a time than a small machine has cores.
 JOBS ?= 4
 PARALLEL := -n $(JOBS) --dist=worksteal
+# CI sets it: then exactly what requirements/ci.txt names is installed, and a file with another hash is refused.
+LOCKED ?=
+LOCK ?=
+SBOM ?= build/sbom.json
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' $(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo install check test test-lowest soak lint types docs messages screenshots campaign bench bench-abuse bench-queries bench-reconcile docker-check clean
+.PHONY: help serve demo install check test test-lowest soak lint types docs messages screenshots campaign bench bench-abuse bench-queries bench-reconcile docker-check lock audit sbom clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -85,6 +90,20 @@ docker-check: $(VENV)/installed-dev ## Run the Dockerfile's steps in a clean fol
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python tests/helpers/run_dockerfile.py
 
+lock: $(VENV)/installed-dev ## Choose the versions of image and CI, with hashes, in requirements/ (LOCK=--upgrade takes newer ones)
+	@$(COMPILE) --extra parquet pyproject.toml -o requirements/image.txt
+	@$(COMPILE) --group build -o requirements/build.txt
+	@$(COMPILE) --extra parquet --group build --group dev --group bench -c requirements/image.txt -c requirements/build.txt \
+	  pyproject.toml -o requirements/ci.txt
+
+audit: $(VENV)/installed-dev ## Look for known vulnerabilities of the locked packages (warns where there is no network)
+	@$(BIN)/python tests/helpers/audit.py
+
+sbom: $(VENV)/installed-dev ## Write build/sbom.json (SBOM=FILE): which packages the image holds, in CycloneDX
+	@mkdir -p $(dir $(SBOM))
+	@$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --mc-type application --output-reproducible \
+	  --output-format JSON --output-file $(SBOM) requirements/image.txt
+
 clean: ## Remove the virtual environment and caches; keeps instance/ with its data
 	rm -rf $(VENV) .venv-lowest .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
@@ -96,17 +115,26 @@ $(VENV)/bin/python:
 
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing esms-calls and what it needs into $(VENV): one or two minutes, once"
+ifeq ($(LOCKED),)
 	@$(INSTALL) --editable '.[parquet]'
+else
+	@$(INSTALL) --require-hashes -r requirements/ci.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+endif
 	@touch $@
 
 # pip reads dependency groups from 25.1 on.
 $(VENV)/installed-dev: pyproject.toml $(VENV)/installed
+ifeq ($(LOCKED),)
 	@echo "Installing what the tests need into $(VENV)"
 	@$(INSTALL) --upgrade 'pip>=25.1'
 	@$(INSTALL) --group dev
+endif
 	@touch $@
 
 $(VENV)/installed-bench: pyproject.toml $(VENV)/installed-dev
+ifeq ($(LOCKED),)
 	@echo "Installing what the benchmarks need into $(VENV)"
 	@$(INSTALL) --group bench
+endif
 	@touch $@
