@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from commands import done, wait_until
+from commands import done, run, wait_until
 from running import COMMAND, free_port
+
+from webapp.support import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,6 +50,52 @@ def test_what_commands_make_is_for_their_user_alone(tmp_path: Path) -> None:
 
     assert {"calls.db", "calls.csv", "calls.parquet", "calls.xlsx"} <= {path.name for path in tmp_path.rglob("*")}
     assert readable_by_others(tmp_path) == []
+
+
+def test_a_draft_follows_no_link_and_replaces_no_file_that_another_user_put_there(tmp_path: Path) -> None:
+    """In a folder that others may write to, as the temporary one of the machine."""
+    done("migrate")
+    done("register", stdin="a\n")
+    victim = tmp_path / "of-another-user"
+    victim.write_text("theirs")
+    for name in (f".calls.csv.{os.getpid()}", f".esms-calls-{os.getpid()}", ".esms-calls-"):
+        Path(name).symlink_to(victim)
+    before = {path.name for path in tmp_path.iterdir()}
+
+    done("export", "--output", "calls.csv")
+
+    assert victim.read_text() == "theirs"
+    assert {path.name for path in tmp_path.iterdir()} - before == {"calls.csv"}
+    drafts = [files.new_draft(tmp_path, prefix="draft-") for _ in range(8)]
+    for path, file in drafts:
+        file.close()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len({path for path, _ in drafts}) == 8
+
+
+def test_serve_warns_of_what_others_may_read_or_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of nothing else."""
+    monkeypatch.setattr("webapp.cli.serve._become_gunicorn", lambda *_: None)
+
+    def serve() -> list[tuple[str, ...]]:
+        result = run("serve", "--bind", f"127.0.0.1:{free_port()}")
+        assert result.exit_code == 0
+        return re.findall(r"Warning: other users of this machine may ([a-z ]+) (\S+), .*: `(chmod \S+) ", result.stderr)
+
+    assert serve() == []
+    instance = tmp_path.resolve() / "instance"
+    (tmp_path / ".env").write_text("VERIFY=off\n")
+    (tmp_path / ".env").chmod(0o666)
+    instance.chmod(0o710)
+    (instance / "callback_token").chmod(0o640)
+    warnings = serve()
+
+    assert warnings == [
+        ("read", f"{instance}/callback_token", "chmod 600"),
+        ("read and write", f"{tmp_path.resolve()}/.env", "chmod 600"),
+    ]
+    instance.chmod(0o730)
+    assert serve()[0] == ("write", str(instance), "chmod 700")
 
 
 def test_what_the_server_makes_is_for_its_user_alone(tmp_path: Path) -> None:

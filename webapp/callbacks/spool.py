@@ -15,6 +15,7 @@ from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -254,15 +255,14 @@ class Spool:
             self._close()
             aside = self._path.with_name(f"spool-corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.db")
             log.critical("THE SPOOL IS CORRUPT (%s). It is kept as %s, and a new one is begun.", error, aside)
-            new = self._path.with_name("spool-new.db")
-            new.unlink(missing_ok=True)
-            with closing(_open(new)) as connection, _transaction(connection):
-                number = _copy_readable_rows(self._path, connection)
-            for part in self._files():
-                os.link(part, f"{aside}{part.name.removeprefix(self._path.name)}")
-            self._journal.unlink(missing_ok=True)
-            new.replace(self._path)
-            Path(f"{new}-journal").unlink(missing_ok=True)
+            with TemporaryDirectory(dir=self._path.parent, prefix=".spool-") as draft:
+                new = Path(draft) / "spool.db"
+                with closing(_open(new)) as connection, _transaction(connection):
+                    number = _copy_readable_rows(self._path, connection)
+                for part in self._files():
+                    os.link(part, f"{aside}{part.name.removeprefix(self._path.name)}")
+                self._journal.unlink(missing_ok=True)
+                new.replace(self._path)
             files.sync_folder(self._path.parent)
             log.critical("%d callbacks could be read out of the corrupt spool, and are in the new one.", number)
 

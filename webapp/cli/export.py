@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -30,6 +29,7 @@ from webapp.storage.exports import (
 from webapp.storage.filters import CallFilter
 from webapp.storage.models import calls, status_reports
 from webapp.storage.time_zone import zone_of
+from webapp.support import files
 from webapp.support.progress import progress
 from webapp.support.spelling import do_you_mean
 
@@ -240,9 +240,8 @@ def _target(output: Path | None, form: str) -> Iterator[BinaryIO]:
         return
     path = output.resolve()
     whole = path.is_file() or not path.exists()
-    draft = path.with_name(f".{path.name}.{os.getpid()}") if whole else path
     try:
-        file = draft.open("wb")
+        draft, file = files.new_draft(path.parent) if whole else (path, path.open("wb"))
     except OSError as error:
         raise click.FileError(str(output), error.strerror) from None
     try:

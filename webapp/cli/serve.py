@@ -9,6 +9,7 @@ import socket
 import sys
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -22,6 +23,7 @@ from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import files
 from webapp.support.file_systems import ephemeral_filesystem
+from webapp.support.settings import ENV_FILE
 
 if TYPE_CHECKING:
     from webapp.callbacks.spool import Spool
@@ -71,6 +73,7 @@ def serve(bind: str, workers: int) -> None:
     _warn_about_the_replica(context.settings)
     _warn_about_the_spool(context.settings)
     context.settings.make_tokens()
+    _warn_about_files(context.settings)
     say(f"CallbackUrl to give to eSMS:\n  {context.settings.callback_url(bind)}")
     if context.settings.public_url is None:
         hint("eSMS must reach it from outside: set PUBLIC_URL to the server's public address.")
@@ -129,6 +132,16 @@ def _warn_about_spooled_callbacks(spool: Spool) -> None:
             hint(
                 f"Warning: {number} callbacks wait in the spool from before it was off, and no server stores them: "
                 "run `esms-calls spool drain`."
+            )
+
+
+def _warn_about_files(settings: Settings) -> None:
+    folder = settings.instance_dir.resolve()
+    for path in (folder, folder / "callback_token", folder / "api_token", Path(ENV_FILE).absolute()):
+        if verbs := files.others_may(path):
+            mode = "700" if path == folder else "600"
+            hint(
+                f"Warning: other users of this machine may {verbs} {path}, which holds secrets: `chmod {mode} {path}`."
             )
 
 

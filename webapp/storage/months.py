@@ -24,6 +24,7 @@ from pyarrow.parquet import read_schema
 from sqlalchemy import Column
 
 from webapp.storage import parquet
+from webapp.support import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,10 +72,10 @@ class MonthsFolder:
                     draft.unlink(missing_ok=True)
                     _remove_if_empty(draft.parent)
                 raise
-            written = {draft.with_suffix("") for draft in drafts}
-            for draft in drafts:
-                draft.replace(draft.with_suffix(""))
-            for path in before - written:
+            written = [draft.with_name(f"{self.name}.parquet") for draft in drafts]
+            for draft, path in zip(drafts, written, strict=True):
+                draft.replace(path)
+            for path in before.difference(written):
                 month = path.parent.name.partition("=")[2]
                 if (first is None or month >= first) and (behind is None or month < behind):
                     path.unlink()
@@ -86,8 +87,9 @@ class MonthsFolder:
         for month, placed_in_it in groupby(rows, lambda row: self._month(datetime.fromisoformat(row["placed_at"]))):
             folder = self.path / f"local_month={month}"
             folder.mkdir(exist_ok=True)
-            drafts.append(folder / f"{self.name}.parquet{_DRAFT}")
-            with drafts[-1].open("wb") as file:
+            draft, file = files.new_draft(folder, prefix=f"{self.name}.parquet.", suffix=_DRAFT)
+            drafts.append(draft)
+            with file:
                 parquet.write_as(placed_in_it, file, schema)
 
     def _kind(self) -> str:
@@ -131,7 +133,7 @@ class MonthsFolder:
                 if path.name == f"{self.name}.parquet":
                     self._check_kind(path)
                     found.add(path)
-                elif path.name != f"{self.name}.parquet{_DRAFT}":
+                elif not (path.name.startswith(f"{self.name}.parquet.") and path.suffix == _DRAFT):
                     raise self._foreign(path)
         for draft in self.path.glob(f"*/*{_DRAFT}"):
             draft.unlink()

@@ -10,7 +10,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only private folders are made in it
 MEMORY = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
@@ -52,6 +52,26 @@ def make_folder(folder: Path) -> None:
     except FileExistsError:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
     sync_folder(folder.parent)
+
+
+def new_draft(folder: Path, *, prefix: str = ".esms-calls-", suffix: str = "") -> tuple[Path, BinaryIO]:
+    """A new file that becomes another by its name once it is whole; raises OSError.
+
+    It has a random name, so that nobody can put a file or a link there before, and is for this user alone.
+    """
+    handle, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=suffix)
+    return Path(name), os.fdopen(handle, "wb")
+
+
+def others_may(path: Path) -> str:
+    """What other users may do with a file or folder: "read", "write", "read and write", or "" for nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    is_theirs = found.st_uid not in {os.geteuid(), 0}
+    verbs = {"read": found.st_mode & 0o044 or is_theirs, "write": found.st_mode & 0o022 or is_theirs}
+    return " and ".join(verb for verb, may in verbs.items() if may)
 
 
 def sync_folder(folder: Path) -> None:

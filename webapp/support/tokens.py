@@ -6,7 +6,6 @@ import hmac
 import os
 import re
 import secrets
-import tempfile
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -47,10 +46,10 @@ def make_token(folder: Path, name: str) -> None:
 
 def _generate(folder: Path, path: Path) -> None:
     files.make_folder(folder)
-    handle, draft = tempfile.mkstemp(dir=folder, prefix=f".{path.name}")
+    draft, file = files.new_draft(folder, prefix=f".{path.name}")
     try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
+        with file:
+            file.write(f"{secrets.token_urlsafe(32)}\n".encode())
             file.flush()
             os.fsync(file.fileno())
         # A link never replaces a file: of several processes the first one's token stays.
@@ -58,4 +57,4 @@ def _generate(folder: Path, path: Path) -> None:
             os.link(draft, path)
         files.sync_folder(folder)
     finally:
-        os.unlink(draft)  # noqa: PTH108
+        draft.unlink()

@@ -259,7 +259,7 @@ def test_a_run_that_breaks_off_leaves_every_month_as_it_was(
         full.setattr(parquet, "write_as", fail_at_the_second)
         failed = [run("export", "--by-month", "--output", one) for one in (folder, empty)]
     # As a run leaves it that was killed.
-    (folder / "local_month=2026-10/calls.parquet.unfinished").write_bytes(b"PAR1")
+    (folder / "local_month=2026-10/calls.parquet.x1y2.unfinished").write_bytes(b"PAR1")
     with duckdb.connect() as connection:
         seen = connection.execute(f"SELECT count(*) FROM read_parquet('{folder}/**/*.parquet')").fetchall()  # noqa: S608
     done("export", "--by-month", "--output", folder)
