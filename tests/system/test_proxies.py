@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 import trustme
 from constants import API_TOKEN, CALLBACK_TOKEN, SOAK
+from doctoring import examined
 from running import free_port, serving
 from sqlalchemy import select
 
@@ -91,16 +92,21 @@ class Server(NamedTuple):
     database: Database
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("proxies")
-    settings = {
+def server_settings(folder: Path) -> dict[str, str]:
+    """The settings of the server in the folder."""
+    return {
         "DATABASE_URL": f"sqlite:///{folder / 'calls.db'}",
         "INSTANCE_DIR": str(folder / "instance"),
         "CALLBACK_TOKEN": CALLBACK_TOKEN,
         "API_TOKEN": API_TOKEN,
         "TRUSTED_PROXIES": "1",
     }
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("proxies")
+    settings = server_settings(folder)
     with ExitStack() as stack:
         url = stack.enter_context(serving(folder / "server.log", "--workers", "1", **settings))
         database = Database(settings["DATABASE_URL"])
@@ -204,6 +210,27 @@ def test_the_address_stored_is_the_callers_whatever_headers_it_sends(behind: Beh
     with behind.database.snapshot() as connection:
         query = select(status_reports.c.remote_addr).where(status_reports.c.reference_id == reference_id)
         assert connection.execute(query).scalars().all() == [ESMS]
+
+
+def test_doctor_recognises_its_server_and_the_proxy_before_it(
+    behind: Behind, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = ssl.DER_cert_to_PEM_cert(behind.context.get_ca_certs(binary_form=True)[-1])
+    (fresh / "ca.pem").write_text(authority)
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *rest: resolve("127.0.0.1" if host == NAME else host, *rest)
+    )
+    for name, value in (server_settings(behind.folder) | {"ESMS_CA_BUNDLE": str(fresh / "ca.pem")}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PUBLIC_URL", f"https://{NAME}:{behind.port}")
+    right = examined()
+    monkeypatch.setenv("TRUSTED_PROXIES", "0")
+    wrong = examined()
+
+    assert right.checks["public URL"] == ("ok", f"https://{NAME}:{behind.port} is this server, by the CallbackUrl -> ")
+    assert right.checks["proxies"].result == "ok"
+    assert "TRUSTED_PROXIES=1, and the setting here is 0 -> restart the server" in wrong.checks["proxies"].words
 
 
 def test_posts_are_handed_on(behind: Behind) -> None:
