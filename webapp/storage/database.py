@@ -21,6 +21,7 @@ from webapp.storage.engine import TimeLimits, postgresql_engine, sqlite_engine, 
 from webapp.storage.errors import LockTimeout, NotMigrated, TransactionLost, Unavailable, Why, WriteFailed
 from webapp.storage.retry import lock_retrying, retrying
 from webapp.support import files
+from webapp.support.database_url import is_user_public, secrets_in, users_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,12 +96,15 @@ class Database:
 
     @property
     def name(self) -> str:
-        """The database in words, without its password and other options."""
+        """The database in words, without its password and whatever may be one, and without other options."""
         prefix = "" if self._setting == "DATABASE_URL" else f"{self._setting}, "
         if self.is_sqlite:
             return f"{prefix}{self.url.database}"
-        places = {name: value for name, value in self.url.query.items() if name in _PLACES}
-        return f"{prefix}{self.url.set(query=places).render_as_string(hide_password=True)}"
+        shown, places = self.url, {name: value for name, value in self.url.query.items() if name in _PLACES}
+        if not is_user_public(self.url):
+            shown = shown._replace(username=None, password=None)
+            places.pop("user", None)
+        return f"{prefix}{shown.set(query=places).render_as_string(hide_password=True)}"
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -244,8 +248,11 @@ class Database:
         cause: BaseException = error.orig if isinstance(error, DBAPIError) and error.orig else error
         words = "every connection is in use" if isinstance(error, PoolTimeoutError) else str(cause)
         first = next((line.strip() for line in words.splitlines() if line.strip()), cause.__class__.__name__)
-        if self.url.password:
-            first = first.replace(str(self.url.password), "***")
+        for secret in secrets_in(self.url):
+            first = first.replace(secret, "***")
+        if not is_user_public(self.url):
+            for user in users_in(self.url):
+                first = first.replace(f'"{user}"', '"***"')
         kind = WriteFailed if _caused_by_values(cause) else Unavailable
         if getattr(cause, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
             kind, first = LockTimeout, f"another transaction has had a lock for too long ({first})"

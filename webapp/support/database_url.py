@@ -81,7 +81,9 @@ _PROBLEM_OF: dict[str, Callable[[str], str | None]] = {
 }
 """What is wrong with the value of an option; an option of libpq that is not here may be any text."""
 _REPEATABLE = {"host", "port"}
-SECRET_OPTIONS = ("password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret")
+_SECRET_OPTIONS = {"scram_client_key", "scram_server_key", "oauth_client_secret"}
+_SECRET_PARAMETER = re.compile(r"[\w.-]*(?:password|passwd|secret|token)[\w.-]*\s*=\s*((?:\\.|\S)+)", re.IGNORECASE)
+"""A parameter of the server in ``options``, such as ``-c app.password=…``."""
 
 
 def read_database_url(text: str) -> str:
@@ -98,6 +100,26 @@ def read_database_url(text: str) -> str:
     if problem:
         raise ValueError(problem)
     return url.render_as_string(hide_password=False)
+
+
+def secrets_in(url: URL) -> set[str]:
+    """Every part of the URL that is a password, in whatever place and spelling of its name."""
+    given = [(name.lower(), value) for name, values in url.normalized_query.items() for value in values]
+    passwords = [value for name, value in given if "password" in name or name in _SECRET_OPTIONS]
+    parameters = [found for name, value in given if name == "options" for found in _SECRET_PARAMETER.findall(value)]
+    # USER%3APASSWORD is read as a user.
+    in_users = [user.partition(":")[2] for user in users_in(url) if ":" in user]
+    return {secret for secret in (str(url.password or ""), *passwords, *parameters, *in_users) if secret}
+
+
+def users_in(url: URL) -> set[str]:
+    """The user, and the one that an option names."""
+    return {user for user in (url.username or "", *url.normalized_query.get("user", ())) if user}
+
+
+def is_user_public(url: URL) -> bool:
+    """Whether the user can be shown. One without a password may be a password that was put into its place."""
+    return bool(url.password) and not any(":" in user for user in users_in(url))
 
 
 def _why_unreadable(text: str) -> str:

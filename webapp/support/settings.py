@@ -18,8 +18,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 
 from webapp.support import tokens
-from webapp.support.database_url import SECRET_OPTIONS
 from webapp.support.database_url import read_database_url as _database_url
+from webapp.support.database_url import secrets_in
 from webapp.support.spelling import likely
 from webapp.support.times import parse_duration
 
@@ -412,8 +412,7 @@ class Settings(BaseSettings):
             self.esms_api_key,
             self.esms_secret_key,
             unquote(urlsplit(self.https_proxy or "").password or ""),
-            *(url.password for url in urls),
-            *(secret for url in urls for name in SECRET_OPTIONS for secret in url.normalized_query.get(name, ())),
+            *(secret for url in urls for secret in secrets_in(url)),
         )
         secrets = {secret for secret in known if secret}
         # In lower case: as the identity of a call, which the log names.

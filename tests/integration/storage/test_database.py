@@ -295,6 +295,24 @@ def test_password_in_the_query_of_the_url_is_not_shown(option: str) -> None:
         assert "127.0.0.1" in database.name
 
 
+@pytest.mark.parametrize("user", ["s3cr3t", "me%3As3cr3t", "s3cr3t%40x", "%733cr3t"])
+@pytest.mark.parametrize("place", ["{user}@127.0.0.1:{port}/calls", "127.0.0.1:{port}/calls?user={user}"])
+def test_a_password_in_the_place_of_the_user_is_not_shown(user: str, place: str) -> None:
+    url = f"postgresql+psycopg://{place.format(user=user, port=free_port())}"
+    with connected(url, patience=SHORT) as database:
+        with pytest.raises(Unavailable, match="connection failed") as caught:
+            database.check()
+        assert_no_secret_in(caught.value, database, "s3cr3t")
+        assert "127.0.0.1" in database.name
+
+
+def test_a_server_that_names_the_user_does_not_show_what_may_be_a_password(postgresql: str) -> None:
+    url = make_url(postgresql).set(username="s3cr3t").render_as_string(hide_password=False)
+    with connected(url, patience=SHORT) as database, pytest.raises(Unavailable, match=r'role "\*\*\*"') as caught:
+        database.check()
+    assert "s3cr3t" not in str(caught.value)
+
+
 @pytest.fixture
 def guarded(postgresql: str) -> Iterator[str]:
     """URL of the server for a role that must give its password."""

@@ -16,6 +16,7 @@ from samples import CALLBACK_TEMPLATE
 from sqlalchemy import make_url
 
 from webapp.cli.commands import COMMANDS, cli
+from webapp.support.database_url import secrets_in
 from webapp.support.settings import ConfigError, Settings, load_settings, mistyped_names
 from webapp.support.tokens import is_accepted
 
@@ -463,6 +464,35 @@ def test_a_password_is_a_secret_however_it_is_written(secret: str, monkeypatch: 
             with monkeypatch.context() as one:
                 one.setenv(name, url)
                 assert set(load_settings().secrets()) == {secret, encoded}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://host/calls?user=u&password={}",
+        "postgresql://u@host/calls?password={}",
+        "postgresql://u@host/calls?sslpassword={}",
+        "postgresql://u@host/calls?options=-capp.password%3D{}",
+        "postgresql://u@host/calls?options=-c%20statement_timeout%3D5s%20-c%20app.API_SECRET%3D{}%20-c%20x.y%3D1",
+        "postgresql://u%3A{}@host/calls",
+        "postgresql://host/calls?user=u%3A{}",
+        "postgres://u:{}@host/calls?sslmode=require",
+    ],
+)
+def test_a_password_is_a_secret_in_every_place_of_the_url(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for written in (SECRET, "".join(f"%{ord(letter):02x}" for letter in SECRET)):
+        monkeypatch.setenv("DATABASE_URL", url.format(written))
+        assert load_settings().secrets() == (SECRET,)
+
+
+@pytest.mark.parametrize("name", ["PASSWORD", "Password", "SSLPASSWORD", "pass%77ord2"])
+def test_a_password_under_a_name_that_is_none_is_not_shown(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://u@host/calls?{name}={SECRET}")
+
+    with pytest.raises(ConfigError, match=r"has the option .*, which PostgreSQL does not know") as caught:
+        load_settings()
+    assert SECRET not in str(caught.value)
+    assert secrets_in(make_url(f"postgresql://u@host/calls?{name}={SECRET}")) == {SECRET}
 
 
 # Tokens
