@@ -9,11 +9,11 @@ from flask import Flask
 from webapp.callbacks import proof, views
 from webapp.callbacks.ingest import Ingest
 from webapp.callbacks.spool import Spool
-from webapp.callbacks.wrong_tokens import WrongTokenCounter
+from webapp.callbacks.token_counter import TokenCounter
 from webapp.storage.database import Database
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
-from webapp.support import log
+from webapp.support import accepted_tokens, log
 from webapp.support.settings import Settings, load_settings
 from webapp.support.token_redaction import TokenRedactor
 from webapp.web import access, answer_headers, api, errors, health
@@ -32,22 +32,25 @@ API_TRANSACTION_LIMIT = timedelta(seconds=30)
 def create_app(settings: Settings | None = None) -> Flask:
     """The WSGI application; raises ConfigError for settings that are wrong."""
     settings = settings or load_settings()
-    callback_tokens, api_tokens = settings.callback_tokens(), settings.api_tokens()
+    callback_tokens, api_tokens = accepted_tokens.callback_tokens(settings), accepted_tokens.api_tokens(settings)
     log.configure(settings)
-    redact = TokenRedactor(callback_tokens)
+    redact = TokenRedactor(callback_tokens())
+    callback_tokens.on_change(redact.add)
+    for tokens in (callback_tokens, api_tokens):
+        tokens.on_change(lambda _: log.hide(settings.secrets()))
     database = Database(settings.database, patience=API_PATIENCE, transaction_limit=API_TRANSACTION_LIMIT)
     reading = _for_reading(settings) or database
     spool = Spool(settings.instance_dir.resolve(), settings.spool_limit) if settings.spool else None
     ingest = _ingest(settings, spool, redact)
-    wrong_tokens = WrongTokenCounter(database)
-    receiver = views.Receiver(ingest, callback_tokens, wrong_tokens, redact)
+    counter = TokenCounter(database)
+    receiver = views.Receiver(ingest, callback_tokens, counter, redact)
     refresher = Refresher(_for_figures(settings), settings.instance_dir.resolve() / "figures-lock")
 
     app = Flask(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False
     app.config["TRUSTED_PROXIES"] = settings.trusted_proxies
-    app.extensions |= {"database": database, "ingest": ingest, "receiver": receiver, "wrong_tokens": wrong_tokens}
+    app.extensions |= {"database": database, "ingest": ingest, "receiver": receiver, "wrong_tokens": counter}
     app.extensions |= {"refresher": refresher, "reading": reading}
     app.wsgi_app = behind_proxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[assignment, method-assign]
     app.wsgi_app = with_request_id(app.wsgi_app, settings.trusted_proxies)  # type: ignore[assignment, method-assign]
@@ -60,7 +63,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(api.blueprint(Writer(database), Reader(reading), api_tokens, settings.time_zone))
     app.register_blueprint(health.blueprint(database, Gauges(database, spool, settings)))
     if settings.page:
-        site.init_app(app, reading, settings)
+        site.init_app(app, reading, settings, lambda: (*api_tokens(), *(settings.page_token or ())))
     return app
 
 

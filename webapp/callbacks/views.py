@@ -14,16 +14,17 @@ from webapp.callbacks.request import read_request
 from webapp.callbacks.store import NotAccepted, OtherChannel
 from webapp.storage.errors import Unavailable
 from webapp.support.settings import CALLBACK_PATH
-from webapp.support.tokens import is_accepted
+from webapp.support.tokens import matching
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from wsgiref.types import WSGIEnvironment
 
     from flask.blueprints import BlueprintSetupState
     from flask.typing import ResponseReturnValue
 
     from webapp.callbacks.ingest import Ingest
-    from webapp.callbacks.wrong_tokens import WrongTokenCounter
+    from webapp.callbacks.token_counter import TokenCounter
     from webapp.support.token_redaction import TokenRedactor
 
 ROUTE = f"{CALLBACK_PATH}<token>"
@@ -59,12 +60,12 @@ class Receiver:
     """Answers requests to the CallbackUrl, for the Flask view and for the fast path."""
 
     def __init__(
-        self, ingest: Ingest, tokens: tuple[str, ...], wrong_tokens: WrongTokenCounter, redact: TokenRedactor
+        self, ingest: Ingest, tokens: Callable[[], tuple[str, ...]], counter: TokenCounter, redact: TokenRedactor
     ) -> None:
-        """``tokens`` are accepted, others counted; ``redact`` takes callback tokens out of what is stored."""
+        """``tokens`` gives those that are accepted; ``redact`` takes callback tokens out of what is stored."""
         self._ingest = ingest
         self._tokens = tokens
-        self._wrong_tokens = wrong_tokens
+        self._counter = counter
         self._redact = redact
 
     def receive(self, token: str, environ: WSGIEnvironment) -> Answer:
@@ -73,11 +74,13 @@ class Receiver:
         Raises CallbackNotFound for a wrong token, before anything of the request is looked at, whatever its method;
         and MethodNotAllowed.
         """
-        if not is_accepted(token, self._tokens):
-            self._wrong_tokens.count()
+        accepted = matching(token, self._tokens())
+        if accepted is None:
+            self._counter.count_wrong()
             raise CallbackNotFound("wrong token")
         if environ["REQUEST_METHOD"] not in _METHODS:
             raise MethodNotAllowed(_METHODS)
+        self._counter.count_right(accepted)
         started = time.monotonic()
         try:
             callback = read_request(environ, self._ingest.answer_seconds * _BODY_SHARE, self._redact)

@@ -28,6 +28,7 @@ COMMANDS = {
     "replay": "Fold the whole history again by the rule, and correct the calls that differ from it.",
     "report": "Show how calls went: answered share, talk time, cost, callbacks, by whole days.",
     "rollups": "Make the figures of all days anew, from the calls.",
+    "rotate-token": "Change the callback token or the API token without a gap.",
     "sandbox": "Stand in for eSMS on this machine: take calls, send their callbacks, answer look-ups.",
     "serve": "Serve callbacks and the API with gunicorn, until SIGTERM or Ctrl-C.",
     "show": "Show one call and its story: what each report said and did.",
@@ -63,10 +64,13 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; it may use Flask's ``with_appcontext``."""
-        from webapp.cli.log import configure_log  # noqa: PLC0415 - not for --help
-
-        configure_log()
-        found = super().resolve_command(ctx, args)
+        try:
+            found = super().resolve_command(ctx, args)
+        except click.UsageError:
+            if "LOG_FORMAT" in os.environ:
+                _configure_log()
+            raise
+        _configure_log()
         from flask.cli import ScriptInfo  # noqa: PLC0415 - not for --help
 
         from webapp import create_app  # noqa: PLC0415
@@ -93,6 +97,12 @@ class Commands(click.Group):
 
             code = report(error)
         sys.exit(code)
+
+
+def _configure_log() -> None:
+    from webapp.cli.log import configure_log  # noqa: PLC0415 - not for --help, nor for a mistyped command
+
+    configure_log()
 
 
 def _open_what_is_closed() -> None:

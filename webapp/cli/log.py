@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 
+from webapp.cli.output import error_log
 from webapp.support import log
 from webapp.support.settings import ConfigError, Settings, load_settings
 
@@ -20,3 +21,4 @@ def configure_log() -> None:
     if sys.stderr.isatty():
         settings = settings.model_copy(update={"log_format": "text"})
     log.configure(settings, default_level=logging.WARNING)
+    error_log.takes = log.message

@@ -6,12 +6,21 @@ import io
 import json
 import sys
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from webapp.support import log, terminal
+from webapp.support import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+def _takes_nothing(_words: str) -> bool:
+    return False
+
+
+error_log = SimpleNamespace(takes=_takes_nothing)
+"""``takes(words)``: logs what goes to standard error; False: it does not, so the words are printed."""
 
 
 def say(words: str = "", *, err: bool = False) -> None:
@@ -20,7 +29,7 @@ def say(words: str = "", *, err: bool = False) -> None:
     A line break in ``words`` is one on the terminal: text from outside goes through ``printable`` first. Where the log
     is JSON, what goes to standard error is, too.
     """
-    if err and log.message(words):
+    if err and error_log.takes(words):
         return
     stream = sys.stderr if err else sys.stdout
     stream.write(_fit(f"{words}\n", stream))

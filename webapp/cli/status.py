@@ -17,6 +17,7 @@ from webapp.cli.tables import print_table
 from webapp.storage.claims import due_at, lease_of
 from webapp.storage.errors import Unavailable
 from webapp.support.settings import load_settings
+from webapp.support.tokens import ending
 
 if TYPE_CHECKING:
     from webapp.callbacks.spool import Depth
@@ -43,6 +44,7 @@ def status(*, as_json: bool) -> None:
         zone=settings.time_zone,
         lease=lease_of(settings),
         lookup_share_warn=settings.lookup_share_warn,
+        token_endings=tuple(map(ending, settings.known_callback_tokens())),
     )
     spool = spool_of(settings).depth()
     try:

@@ -37,12 +37,16 @@ DATABASE_AWAY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """What the words need besides the counts: now, the zone that people read, a run's lease, LOOKUP_SHARE_WARN."""
+    """What the words need besides the counts: now, the zone that people read, and what the settings say.
+
+    ``token_endings``: the last four characters of each callback token that is accepted, the one to give to eSMS first.
+    """
 
     now: datetime
     zone: ZoneInfo
     lease: timedelta
     lookup_share_warn: Decimal
+    token_endings: tuple[str, ...] = ()
 
 
 def run_outcome(run: Mapping[str, Any], moment: Moment) -> str | None:

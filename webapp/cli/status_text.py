@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from webapp.cli.status_needs import lookup_share_in_words, run_outcome
@@ -10,7 +11,6 @@ from webapp.cli.time_words import duration, time_and_age
 from webapp.storage.types import plain
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from zoneinfo import ZoneInfo
 
     from webapp.callbacks.spool import Depth
@@ -24,7 +24,7 @@ def as_json(found: Status, spool: Depth, moment: Moment) -> dict[str, Any]:
     """Everything, under the names of ``Status``; what belongs together is an object. Times are UTC."""
     run = found.last_run
     last = run and {name: plain(value) for name, value in run.items()} | {"outcome": run_outcome(run, moment)}
-    apart = {"last_day", "callbacks", "no_answer", "wrong_tokens", "clock_ahead", "last_run"}
+    apart = {"last_day", "callbacks", "no_answer", "wrong_tokens", "token_uses", "clock_ahead", "last_run"}
     shown = {name: plain(value) for name, value in asdict(found).items() if name not in apart}
     return shown | {
         "settled_last_day": found.last_day.settled,
@@ -34,6 +34,11 @@ def as_json(found: Status, spool: Depth, moment: Moment) -> dict[str, Any]:
         "no_answer": dict(found.no_answer.codes),
         "last_answer_at": plain(found.no_answer.since),
         "wrong_tokens_last_hour": found.wrong_tokens.count,
+        "wrong_tokens_last_day": found.wrong_tokens.last_day,
+        "callback_tokens": [
+            {"token_ending": one.ending, "accepted": one.accepted, "last_day": one.count, "last_at": plain(one.last_at)}
+            for one in token_lines(found, moment)
+        ],
         "clock_ahead_seconds": round(found.clock_ahead.total_seconds(), 3),
         "spool": spool_as_json(spool, moment.now),
         "last_run": last,
@@ -78,6 +83,8 @@ def groups(found: Status, spool: Depth, moment: Moment) -> list[tuple[str, Rows]
                 ("longest gap, 7 days", duration(found.callbacks.longest_gap)),
                 ("rejected callbacks", f"{found.rejected:,}"),
                 ("other channels", f"{found.other_channels:,}"),
+                *((f"token …{one.ending}, 24 h", _token_use(one, moment)) for one in token_lines(found, moment)),
+                ("wrong token, 24 h", f"{found.wrong_tokens.last_day:,}"),
                 ("wrong token, last hour", f"{found.wrong_tokens.count:,}"),
                 ("values not read, 24 h", f"{sum(found.unread_last_day.values()):,}"),
                 *spool_rows(spool, now, zone),
@@ -92,6 +99,38 @@ def groups(found: Status, spool: Depth, moment: Moment) -> list[tuple[str, Rows]
             ],
         ),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLine:
+    """A callback token, known by its last four characters, and its callbacks of the last day."""
+
+    ending: str
+    accepted: bool
+    count: int
+    last_at: datetime | None
+
+
+def token_lines(found: Status, moment: Moment) -> list[TokenLine]:
+    """The accepted tokens, the one to give to eSMS first; then those that are accepted no longer."""
+    uses = {use.token_ending: use for use in found.token_uses}
+    endings = dict.fromkeys((*moment.token_endings, *uses))
+    return [
+        TokenLine(
+            ending,
+            accepted=ending in moment.token_endings,
+            count=uses[ending].count if ending in uses else 0,
+            last_at=uses[ending].last_at if ending in uses else None,
+        )
+        for ending in endings
+    ]
+
+
+def _token_use(one: TokenLine, moment: Moment) -> str:
+    words = f"{one.count:,}"
+    if one.last_at:
+        words += f", last {duration(moment.now - one.last_at)} ago"
+    return words if one.accepted else f"{words}; not accepted"
 
 
 def _given_up(found: Status) -> str:

@@ -457,6 +457,20 @@ class WrongTokenRow(Base):
     last_at: Mapped[datetime] = mapped_column(Moment, comment="When the last of them came, UTC")
 
 
+class CallbackTokenRow(Base):
+    """One row for each hour and each token with which callbacks came in it."""
+
+    __tablename__ = "callback_token_requests"
+    __table_args__ = ({"comment": "One row for each hour and each token with which callbacks came in it"},)
+
+    hour: Mapped[datetime] = mapped_column(Moment, primary_key=True, comment="Beginning of the hour, UTC")
+    token_ending: Mapped[str] = mapped_column(
+        Text, primary_key=True, comment="The last four characters of the token: the token itself stands in no row"
+    )
+    count: Mapped[int] = mapped_column(BigInteger, comment="Number of requests with the token in the hour")
+    last_at: Mapped[datetime] = mapped_column(Moment, comment="When the last of them came, UTC")
+
+
 class DueReplayRow(Base):
     """One row while `esms-calls replay` is due: a newer rule has not been applied to all calls yet."""
 
@@ -571,4 +585,5 @@ reconcile_runs = Base.metadata.tables["reconcile_runs"]
 lookup_rate = Base.metadata.tables["lookup_rate"]
 lookup_latencies = Base.metadata.tables["lookup_latencies"]
 wrong_token_requests = Base.metadata.tables["wrong_token_requests"]
+callback_token_requests = Base.metadata.tables["callback_token_requests"]
 due_replay = Base.metadata.tables["due_replay"]

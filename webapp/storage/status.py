@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, or_, select
 
 from webapp.esms.lookup import NO_ANSWER, NO_ANSWER_PREFIX
-from webapp.storage import wrong_tokens
+from webapp.storage import token_counts
 from webapp.storage.claims import Due, is_due
 from webapp.storage.database import clock
 from webapp.storage.filters import is_missing
 from webapp.storage.models import calls, due_replay, reconcile_runs, rejected_callbacks, status_reports
 from webapp.storage.rejected import is_other_channel, to_see_to
+from webapp.storage.token_counts import TokenUse
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -84,6 +85,7 @@ class WrongTokens:
     count: int
     last_at: datetime | None
     right_since: bool
+    last_day: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,8 @@ class Status:
     no_answer: NoAnswer
     callbacks: Callbacks
     wrong_tokens: WrongTokens
+    token_uses: list[TokenUse]
+    """The tokens with which callbacks came in the last day."""
     replay_due_since: datetime | None
     clock_ahead: timedelta
     """How far this machine's clock is ahead of the database's."""
@@ -134,6 +138,7 @@ def read_status(connection: Connection, due: Due, now: datetime) -> Status:
         no_answer=_no_answer(connection),
         callbacks=came,
         wrong_tokens=_wrong_tokens(connection, came.last_at, now),
+        token_uses=token_counts.uses_since(connection, now - _DAY),
         replay_due_since=connection.scalar(select(due_replay.c.since)),
         clock_ahead=datetime.now(UTC) - clock(connection),
         last_run=last_run(connection),
@@ -255,10 +260,13 @@ def _longest_gap(connection: Connection, now: datetime) -> timedelta:
 
 
 def _wrong_tokens(connection: Connection, last_callback_at: datetime | None, now: datetime) -> WrongTokens:
-    number, last_at = wrong_tokens.since(connection, now - _HOUR)
+    number, last_at = token_counts.wrong_since(connection, now - _HOUR)
+    last_day, _ = token_counts.wrong_since(connection, now - _DAY)
     rejected_at = connection.scalar(select(func.max(rejected_callbacks.c.last_at)))
     right_at = max((at for at in (last_callback_at, rejected_at) if at), default=None)
-    return WrongTokens(number, last_at, right_since=bool(last_at and right_at and right_at > last_at))
+    return WrongTokens(
+        number, last_at, right_since=bool(last_at and right_at and right_at > last_at), last_day=last_day
+    )
 
 
 def last_run(connection: Connection) -> Mapping[str, Any] | None:

@@ -32,6 +32,10 @@ class Formatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
         self._secrets = tuple(secrets)
 
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Take these out of every line, too."""
+        self._secrets = tuple(_spellings({*self._secrets, *secrets}))
+
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's
         """The record's time, in milliseconds."""
         return f"{_second(int(record.created))},{int(record.msecs):03d}"
@@ -61,6 +65,14 @@ def formatter(settings: Settings) -> logging.Formatter:
     from webapp.support.log_json import JsonFormatter  # noqa: PLC0415 - only where it is asked for
 
     return JsonFormatter(secrets)
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Take secrets that this process did not know before out of every line, too."""
+    handlers = [*logging.getLogger().handlers, *logging.getLogger("gunicorn.error").handlers]
+    for one in {handler.formatter for handler in handlers}:
+        if hide_in := getattr(one, "hide", None):
+            hide_in(secrets)
 
 
 def level(settings: Settings, default: int = logging.INFO) -> int:

@@ -45,6 +45,10 @@ class JsonFormatter(ProcessorFormatter):
             ]
         )
 
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Take these out of every value, too."""
+        self._secrets = tuple(sorted({*self._secrets, *secrets}, key=len, reverse=True))
+
     def _redacted(self, _logger: object, _method: str, event: EventDict) -> EventDict:
         texts = [(name, value) for name, value in event.items() if isinstance(value, str)]
         together = "\0".join([value for _, value in texts])

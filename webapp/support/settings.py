@@ -356,16 +356,15 @@ class Settings(BaseSettings):
 
     def callback_tokens(self) -> tuple[str, ...]:
         """All accepted callback tokens; the first is the one to give to eSMS. Raises ConfigError if there is none."""
-        return self.callback_token or (self._kept("callback_token"),)
+        return self.callback_token or self._kept("callback_token")
 
     def known_callback_tokens(self) -> tuple[str, ...]:
         """The same, but empty if there is none."""
-        kept = self._stored_or_none("callback_token")
-        return self.callback_token or ((kept,) if kept else ())
+        return self.callback_token or self._stored_or_none("callback_token")
 
     def api_tokens(self) -> tuple[str, ...]:
         """All accepted API tokens. Raises ConfigError if there is none."""
-        return self.api_token or (self._kept("api_token"),)
+        return self.api_token or self._kept("api_token")
 
     def make_tokens(self) -> None:
         """Generate the tokens that are neither set nor kept in the instance folder; raises ConfigError."""
@@ -376,25 +375,29 @@ class Settings(BaseSettings):
                 except OSError as error:
                     raise ConfigError(self._unreadable(name, "made", error)) from None
 
-    def _kept(self, name: str) -> str:
+    def token_file(self, kind: Literal["callback", "api"]) -> Path:
+        """Where tokens are kept that are not set."""
+        return self.instance_dir.resolve() / f"{kind}_token"
+
+    def _kept(self, name: str) -> tuple[str, ...]:
         path = self.instance_dir.resolve() / name
         try:
-            token = tokens.stored_token(self.instance_dir, name)
+            kept = tokens.stored_tokens(self.instance_dir, name)
         except (OSError, ValueError) as error:
             raise ConfigError(self._unreadable(name, "read", error)) from None
-        if token is None:
+        if kept is None:
             message = (
                 f"{name.upper()} is not set, and {path} does not exist. Run this in the working folder of the server, "
                 f"or set {name.upper()} or INSTANCE_DIR as there. On a new server `esms-calls serve` makes a token."
             )
             raise ConfigError(message)
-        if not tokens.is_well_formed(token):
+        if not kept or not all(map(tokens.is_well_formed, kept)):
             message = (
                 f"{path} does not hold a token of at least 16 URL-safe characters: "
                 f"remove the file to have `esms-calls serve` make a new one, or set {name.upper()}."
             )
             raise ConfigError(message)
-        return token
+        return kept
 
     def _unreadable(self, name: str, verb: str, error: Exception) -> str:
         return (
@@ -407,7 +410,7 @@ class Settings(BaseSettings):
         urls = [make_url(url) for url in {self.database, self.reading_database}]
         known = (
             *self.known_callback_tokens(),
-            *(self.api_token or (self._stored_or_none("api_token"),)),
+            *(self.api_token or self._stored_or_none("api_token")),
             *(self.page_token or ()),
             self.esms_api_key,
             self.esms_secret_key,
@@ -419,10 +422,10 @@ class Settings(BaseSettings):
         spellings = secrets | {secret.lower() for secret in secrets} | {quote(secret, safe="") for secret in secrets}
         return tuple(sorted(spellings, key=len, reverse=True))
 
-    def _stored_or_none(self, name: str) -> str | None:
+    def _stored_or_none(self, name: str) -> tuple[str, ...]:
         with suppress(OSError, ValueError):
-            return tokens.stored_token(self.instance_dir, name)
-        return None
+            return tokens.stored_tokens(self.instance_dir, name) or ()
+        return ()
 
     def callback_url(self, default_host: str = "127.0.0.1:8000") -> str:
         """The CallbackUrl to give to eSMS, with the documented empty parameters."""

@@ -32,7 +32,13 @@ class TokenRedactor:
 
     def __init__(self, tokens: Iterable[str] = ()) -> None:
         """``tokens`` have URL-safe ASCII characters alone."""
-        self._tokens = sorted(tokens, key=len, reverse=True)
+        self._tokens: list[str] = []
+        self._in_base64: list[str] = []
+        self.add(tokens)
+
+    def add(self, tokens: Iterable[str]) -> None:
+        """Take out these, too."""
+        self._tokens = sorted({*self._tokens, *tokens}, key=len, reverse=True)
         self._in_base64 = [form for token in self._tokens for form in _base64_forms(token)]
 
     def __call__(self, text: str) -> str:

@@ -22,7 +22,7 @@ from webapp.web.json_items import BLANKS, json_items
 from webapp.web.parameters import cursor, read_page
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from zoneinfo import ZoneInfo
 
     from flask.blueprints import BlueprintSetupState
@@ -39,8 +39,8 @@ BODY_SECONDS = 30
 _PORTION = 200
 
 
-def blueprint(writer: Writer, reader: Reader, tokens: tuple[str, ...], zone: ZoneInfo) -> Blueprint:
-    """The routes under ``/api``. Times without a zone are in ``zone``."""
+def blueprint(writer: Writer, reader: Reader, tokens: Callable[[], tuple[str, ...]], zone: ZoneInfo) -> Blueprint:
+    """The routes under ``/api``; ``tokens`` gives those that are accepted. Times without a zone are in ``zone``."""
     api = Blueprint("api", __name__)
     description = openapi.description(MOST_AT_ONCE, REGISTER_LIMIT)
 
@@ -52,7 +52,7 @@ def blueprint(writer: Writer, reader: Reader, tokens: tuple[str, ...], zone: Zon
     def check_token() -> None:
         """Require ``Authorization: Bearer <API_TOKEN>``; the token is taken from nowhere else."""
         if request.path == "/api" or request.path.startswith("/api/"):
-            _check_token(tokens)
+            _check_token(tokens())
 
     @api.post("/api/calls")
     def register() -> ResponseReturnValue:

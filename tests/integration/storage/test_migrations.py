@@ -25,7 +25,7 @@ from sqlalchemy import BigInteger, inspect, text
 
 from webapp.calls.rule import Registration
 from webapp.esms import parameters
-from webapp.storage import lookup_latencies, rollups, wrong_tokens
+from webapp.storage import lookup_latencies, rollups, token_counts
 from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated
 from webapp.storage.lookup_latencies import Latencies
@@ -33,8 +33,8 @@ from webapp.storage.models import Base, call_rollups, due_replay
 from webapp.storage.rejected import Rejected
 from webapp.storage.runs import Run
 from webapp.storage.schema import newest_migration, views_module
+from webapp.storage.token_counts import HourCount
 from webapp.storage.writer import Writer
-from webapp.storage.wrong_tokens import HourCount
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -48,6 +48,7 @@ TABLES = {
     "rejected_callbacks",
     "reconcile_runs",
     "wrong_token_requests",
+    "callback_token_requests",
     "due_replay",
     "call_rollups",
     "kept_rollups",
@@ -98,7 +99,8 @@ def fill(database: Database) -> None:
     latencies = Latencies()
     latencies.note("100", 1.0)
     write(database, lambda connection: lookup_latencies.add(connection, latencies))
-    write(database, lambda connection: wrong_tokens.add(connection, [HourCount.of_one(NOW)], NOW))
+    counts = [HourCount(NOW, 1, NOW), HourCount(NOW, 2, NOW, "abcd")]
+    write(database, lambda connection: token_counts.add(connection, counts, NOW))
     write(database, lambda connection: connection.execute(due_replay.insert().values(one=1, since=NOW)))
     usual = {"remote_addr": None, "method": "GET", "content_type": None, "payload": "{}", "reason": "is missing"}
     writer.reject(Rejected(id=parameters.new_id(), received_at=NOW, **usual))  # type: ignore[arg-type]
@@ -137,6 +139,7 @@ def test_the_migrations_after_the_first_go_down_and_up_again_and_keep_all_calls(
     assert len(after.pop("due_replay")) == 1, "the histories are to be folded by the newer rule"
     assert (after.pop("lookup_rate"), after.pop("wrong_token_requests"), after.pop("call_rollups")) == ([], [], [])
     assert (after.pop("rollup_version"), after.pop("kept_rollups"), after.pop("lookup_latencies")) == ([], [], [])
+    assert after.pop("callback_token_requests") == []
     assert [row.hour for row in after.pop("rollup_marks")] == [NOW], "the figures are to be made anew"
     assert {name: list(map(without_new_columns, found)) for name, found in after.items()} == {
         name: list(map(without_new_columns, before[name])) for name in after
@@ -408,7 +411,7 @@ def test_an_installed_package_migrates_and_stores(installed: Path, empty_databas
     program = """
 import sys
 import webapp
-from webapp.storage import wrong_tokens
+from webapp.storage import token_counts
 from webapp.storage.database import Database
 from webapp.storage.schema import newest_migration
 database = Database(sys.argv[1])

@@ -286,6 +286,7 @@ def test_the_status_counts_every_call_where_it_belongs(writer: Writer, database:
         no_answer=NoAnswer({}, None),
         callbacks=Callbacks(at(41), timedelta(hours=1), placed_since=False),
         wrong_tokens=WrongTokens(0, None, right_since=False),
+        token_uses=[],
         replay_due_since=None,
         clock_ahead=status.clock_ahead,
         last_run=status.last_run,

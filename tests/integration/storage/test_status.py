@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,12 +15,12 @@ from sqlalchemy import update
 from webapp.calls.rule import Registration
 from webapp.esms import parameters
 from webapp.esms.lookup import LookupAnswer
-from webapp.storage import wrong_tokens
+from webapp.storage import token_counts
 from webapp.storage.claims import Due
 from webapp.storage.models import reconcile_runs
 from webapp.storage.runs import Run
 from webapp.storage.status import Callbacks, NoAnswer, WrongTokens
-from webapp.storage.wrong_tokens import HourCount
+from webapp.storage.token_counts import HourCount, TokenUse
 
 if TYPE_CHECKING:
     from webapp.storage.database import Database
@@ -81,29 +81,49 @@ def test_calls_placed_after_the_last_callback_count_once_their_grace_is_over(
 def test_wrong_tokens_are_counted_by_the_hour_and_a_right_one_after_them_is_seen(
     database: Database, writer: Writer, reader: Reader
 ) -> None:
-    counts = [HourCount.of_one(at(-4 * HOUR)), HourCount.of_one(at(-60))]
+    counts = [hour_of(at(-4 * HOUR)), hour_of(at(-60))]
     for _ in range(3):
-        write(database, lambda connection: wrong_tokens.add(connection, counts, NOW))
+        write(database, lambda connection: token_counts.add(connection, counts, NOW))
 
-    assert status(reader).wrong_tokens == WrongTokens(3, at(-60), right_since=False)
+    assert status(reader).wrong_tokens == WrongTokens(3, at(-60), right_since=False, last_day=6)
     callbacks_at(writer, -1 / 30)
-    assert status(reader).wrong_tokens == WrongTokens(3, at(-60), right_since=False)
+    assert status(reader).wrong_tokens == WrongTokens(3, at(-60), right_since=False, last_day=6)
     writer.record([callback("new", -1, call_status="BUSY")], NOW)
-    assert status(reader).wrong_tokens == WrongTokens(3, at(-60), right_since=True)
+    assert status(reader).wrong_tokens == WrongTokens(3, at(-60), right_since=True, last_day=6)
     assert status(reader, now=2 * HOUR).wrong_tokens.count == 0
 
 
 def test_counts_of_wrong_tokens_are_kept_for_90_days(database: Database, reader: Reader) -> None:
     for seconds in (-91 * DAY, -89 * DAY, 0):
-        count = [HourCount.of_one(at(seconds))]
-        write(database, lambda connection, count=count: wrong_tokens.add(connection, count, NOW))  # type: ignore[misc]
+        count = [hour_of(at(seconds))]
+        write(database, lambda connection, count=count: token_counts.add(connection, count, NOW))  # type: ignore[misc]
 
     assert status(reader, now=-80 * DAY).wrong_tokens.count == 1
     assert wrong_tokens_since(database, -100 * DAY) == 2
 
 
+def test_callbacks_of_the_last_day_are_counted_by_their_token_over_all_processes(
+    database: Database, reader: Reader
+) -> None:
+    processes = [
+        [hour_of(at(-30 * HOUR), "gone"), hour_of(at(-3 * HOUR), "abcd")],
+        [hour_of(at(-3 * HOUR + 60), "abcd"), hour_of(at(-60), "abcd"), hour_of(at(-120), "wxyz"), hour_of(at(-5))],
+        [hour_of(at(-3 * HOUR - 60), "abcd")],
+    ]
+    for counts in processes:
+        write(database, lambda connection, counts=counts: token_counts.add(connection, counts, NOW))  # type: ignore[misc]
+
+    assert status(reader).token_uses == [TokenUse("abcd", 4, at(-60)), TokenUse("wxyz", 1, at(-120))]
+    assert status(reader).wrong_tokens.last_day == 1
+
+
+def hour_of(moment: datetime, token_ending: str = "") -> HourCount:
+    """A single request."""
+    return HourCount(moment.replace(minute=0, second=0, microsecond=0), 1, moment, token_ending)
+
+
 def wrong_tokens_since(database: Database, seconds: float) -> int:
-    return write(database, lambda connection: wrong_tokens.since(connection, at(seconds)))[0]
+    return write(database, lambda connection: token_counts.wrong_since(connection, at(seconds)))[0]
 
 
 def a_run(

@@ -46,6 +46,7 @@ SOUND = Status(
     no_answer=NoAnswer({}, NOW - MINUTE),
     callbacks=Callbacks(NOW - MINUTE, HOUR, placed_since=True),
     wrong_tokens=WrongTokens(0, None, right_since=False),
+    token_uses=[],
     replay_due_since=None,
     clock_ahead=timedelta(0),
     last_run=RUN,

@@ -13,6 +13,8 @@ from flask.sessions import SecureCookieSessionInterface
 from webapp.support.settings import CALLBACK_PATH
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask import Flask, Request
     from flask.sessions import SecureCookieSession
 
@@ -20,10 +22,10 @@ _LIFETIME = timedelta(hours=12)
 _SIGNED_IN = "signed_in"
 
 
-def init_app(app: Flask, tokens: tuple[str, ...]) -> None:
+def init_app(app: Flask, tokens: Callable[[], tuple[str, ...]]) -> None:
     """Sign cookies with a key made of the tokens: the same in all processes, another as soon as one changes."""
     app.config.update(
-        SECRET_KEY=_key(tokens),
+        SECRET_KEY=_key(tokens()),
         SESSION_COOKIE_NAME="esms_calls",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
@@ -33,7 +35,7 @@ def init_app(app: Flask, tokens: tuple[str, ...]) -> None:
         WTF_CSRF_CHECK_DEFAULT=False,
         WTF_CSRF_TIME_LIMIT=None,
     )
-    app.session_interface = _Sessions()
+    app.session_interface = _Sessions(tokens)
 
 
 @cache
@@ -61,10 +63,14 @@ def sign_out() -> None:
 
 
 class _Sessions(SecureCookieSessionInterface):
+    def __init__(self, tokens: Callable[[], tuple[str, ...]]) -> None:
+        self._tokens = tokens
+
     def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
         """None for callbacks and the API: they have no session, and must not wait for one."""
         if request.path.startswith((CALLBACK_PATH, "/api")):
             return None
+        app.secret_key = _key(self._tokens())
         return super().open_session(app, request)
 
     def get_cookie_secure(self, _app: Flask) -> bool:

@@ -12,6 +12,8 @@ from webapp.support.tokens import is_accepted
 from webapp.web.pages import session
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask import Blueprint
     from flask.typing import ResponseReturnValue
 
@@ -23,8 +25,8 @@ def form(problem: str = "") -> ResponseReturnValue:
     return render_template("sign_in.html", problem=problem, following=_local(request.values.get("next", "")))
 
 
-def add_to(pages: Blueprint, tokens: tuple[str, ...], throttle: Throttle) -> None:
-    """Add the routes. ``tokens`` are all that sign in."""
+def add_to(pages: Blueprint, tokens: Callable[[], tuple[str, ...]], throttle: Throttle) -> None:
+    """Add the routes. ``tokens`` gives all that sign in."""
 
     @pages.route("/sign-in", methods=["GET", "POST"], endpoint="sign_in")
     def sign_in() -> ResponseReturnValue:
@@ -35,7 +37,7 @@ def add_to(pages: Blueprint, tokens: tuple[str, ...], throttle: Throttle) -> Non
             seconds = math.ceil(wait)
             problem = gettext("Too many wrong tokens came from your address. Try again in %(n)s s.", n=seconds)
             return form(problem), 429, {"Retry-After": str(seconds)}  # type: ignore[return-value]
-        if not is_accepted(request.form.get("token", "").strip(), tokens):
+        if not is_accepted(request.form.get("token", "").strip(), tokens()):
             throttle.failed(request.remote_addr)
             return form(gettext("This is not a token of this server.")), 403  # type: ignore[return-value]
         throttle.succeeded(request.remote_addr)

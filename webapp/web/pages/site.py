@@ -22,6 +22,8 @@ from webapp.web.pages.throttle import Throttle
 from webapp.web.pages.words import error_words, range_words
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask import Flask, Response
     from flask.typing import ResponseReturnValue
 
@@ -35,9 +37,8 @@ _OPEN = {"pages.sign_in", "pages.static"}
 _csrf = CSRFProtect()
 
 
-def init_app(app: Flask, database: Database, settings: Settings) -> None:
-    """Add the page to the application."""
-    tokens = (*settings.api_tokens(), *(settings.page_token or ()))
+def init_app(app: Flask, database: Database, settings: Settings, tokens: Callable[[], tuple[str, ...]]) -> None:
+    """Add the page to the application; ``tokens`` gives those that sign in."""
     session.init_app(app, tokens)
     language.init_app(app, settings.time_zone)
     formats.init_app(app)
@@ -46,7 +47,7 @@ def init_app(app: Flask, database: Database, settings: Settings) -> None:
     app.register_error_handler(404, _no_such_page)
 
 
-def _blueprint(database: Database, settings: Settings, tokens: tuple[str, ...]) -> Blueprint:
+def _blueprint(database: Database, settings: Settings, tokens: Callable[[], tuple[str, ...]]) -> Blueprint:
     pages = Blueprint(
         "pages", __name__, template_folder=_WEB / "templates", static_folder=_WEB / "static", static_url_path="/static"
     )

@@ -1,0 +1,90 @@
+"""Counts, by the hour, requests to the callback URL: with a wrong token, and with each right one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from webapp.storage.models import callback_token_requests, wrong_token_requests
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sqlalchemy import Table
+    from sqlalchemy.engine import Connection
+
+_KEPT = timedelta(days=90)
+
+
+@dataclass(frozen=True, slots=True)
+class HourCount:
+    """The requests of one hour, which begins at ``hour``; the last came at ``last_at``. Both UTC.
+
+    ``token_ending``: the last four characters of their token, empty for wrong ones.
+    """
+
+    hour: datetime
+    count: int
+    last_at: datetime
+    token_ending: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUse:
+    """How many callbacks came with the token that ends so, and when the last one did."""
+
+    token_ending: str
+    count: int
+    last_at: datetime
+
+
+def add(connection: Connection, counts: Collection[HourCount], now: datetime) -> None:
+    """Add to the hours; those older than 90 days are deleted."""
+    rows = [asdict(one) for one in counts]
+    _add(connection, callback_token_requests, [row for row in rows if row["token_ending"]], now)
+    _add(connection, wrong_token_requests, [_wrong(row) for row in rows if not row["token_ending"]], now)
+
+
+def _wrong(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "token_ending"}
+
+
+def _add(connection: Connection, table: Table, rows: list[dict[str, Any]], now: datetime) -> None:
+    if not rows:
+        return
+    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+    latest = func.max if connection.dialect.name == "sqlite" else func.greatest
+    more = {
+        "count": table.c.count + insert.excluded.count,
+        "last_at": latest(table.c.last_at, insert.excluded.last_at),
+    }
+    keys = [column.name for column in table.primary_key]
+    # In one order for all processes, so that their transactions do not lock each other out.
+    ordered = sorted(rows, key=lambda row: [row[key] for key in keys])
+    connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=more), ordered)
+    connection.execute(table.delete().where(table.c.hour < now - _KEPT))
+
+
+def wrong_since(connection: Connection, at: datetime) -> tuple[int, datetime | None]:
+    """How many wrong ones came in the hours whose last one came after ``at``, and when the last of all came."""
+    table = wrong_token_requests
+    query = select(func.coalesce(func.sum(table.c.count), 0), func.max(table.c.last_at)).where(table.c.last_at > at)
+    number, last_at = connection.execute(query).one()
+    return int(number), last_at
+
+
+def uses_since(connection: Connection, at: datetime) -> list[TokenUse]:
+    """The right tokens in the hours whose last request came after ``at``, the most used first."""
+    table = callback_token_requests
+    number = func.sum(table.c.count)
+    query = (
+        select(table.c.token_ending, number, func.max(table.c.last_at))
+        .where(table.c.last_at > at)
+        .group_by(table.c.token_ending)
+        .order_by(number.desc(), table.c.token_ending)
+    )
+    return [TokenUse(ending, int(count), last_at) for ending, count, last_at in connection.execute(query)]
