@@ -211,10 +211,9 @@ def _weekdays(chosen: Range) -> list[int]:
     return sorted({(chosen.first + timedelta(days=number)).isoweekday() for number in range(min(chosen.length, 7))})
 
 
-def _hours(found: Overview) -> range:
-    """The hours in which calls were placed, and those between them."""
-    hours = [hour for _, hour in found.by_hour] or [8, 17]
-    return range(min(hours), max(hours) + 1)
+def _hours(found: Overview) -> list[int]:
+    """The hours that have calls with an outcome."""
+    return sorted({hour for (_, hour), one in found.by_hour.items() if one.with_outcome})
 
 
 def _to_calls(chosen: Range, more: dict[str, Any]) -> str:

@@ -158,7 +158,8 @@ def test_chips_take_one_choice_away(client: FlaskClient, facts: list[Fact]) -> N
 def test_without_any_call_it_says_so(client: FlaskClient) -> None:
     sign_in(client)
 
-    assert "No such call." in text_of(client.get("/calls?lang=en"))
+    assert "No call yet" in text_of(client.get("/calls?lang=en"))
+    assert "No such call." in text_of(client.get("/calls?q=1&lang=en"))
 
 
 def test_calls_at_the_ends_of_time_are_shown(client: FlaskClient, database: Database) -> None:
