@@ -36,7 +36,7 @@ from webapp.storage.writer import Writer
 from webapp.support.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from webapp.storage.database import Database
 
@@ -132,8 +132,8 @@ def test_the_report_has_the_same_callback_delays_as_sql(demo: Demo, report: Any)
 
 
 @pytest.fixture
-def overview(demo: Demo, tmp_path: Path) -> str:
-    """The page with all days of the demo."""
+def look(demo: Demo, tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Reads the overview of a range of days."""
     settings = Settings(
         instance_dir=tmp_path,
         database_url=demo.database.url.render_as_string(hide_password=False),
@@ -143,13 +143,13 @@ def overview(demo: Demo, tmp_path: Path) -> str:
     app = create_app(settings)
     client = app.test_client()
     sign_in(client)
-    found = client.get("/?range=30&lang=en").text
+    yield lambda days: client.get(f"/?range={days}&lang=en").text
     for name in ("wrong_tokens", "database", "ingest"):
         app.extensions[name].close()
-    return found
 
 
-def test_the_page_has_the_same_figures_as_the_report(report: Any, overview: str) -> None:
+def test_the_page_has_the_same_figures_as_the_report(report: Any, look: Callable[[str], str]) -> None:
+    overview = look("30")
     tiles = {name: re.sub("<[^>]*>", "", text) for name, text in re.findall(r'data-tile="(\w+)">(.*?)</p>', overview)}
     whole = report()
 
@@ -167,7 +167,15 @@ def test_the_page_has_the_same_figures_as_the_report(report: Any, overview: str)
             assert f">{float(one['price_vnd']):,.0f}</td>" in row[1]
 
 
-def test_the_page_answers_by_hour_and_day_as_the_report_does(report: Any, overview: str) -> None:
+def test_the_page_compares_yesterday_with_the_day_before_as_sql_does(demo: Demo, look: Callable[[str], str]) -> None:
+    (_, before, _), (_, calls, _) = sorted(demo.sql("Yesterday against the day before"))
+    overview = look("yesterday")
+    assert f'data-tile="calls">{int(calls):,}</p>' in overview
+    assert f"against {int(before):,} on the day before" in overview
+
+
+def test_the_page_answers_by_hour_and_day_as_the_report_does(report: Any, look: Callable[[str], str]) -> None:
+    overview = look("30")
     text = html.unescape(re.sub(r"<[^>]*>", "", overview))
     whole = report()
     assert f"{whole['conflicts_ever']:,} ever, of all calls" in text

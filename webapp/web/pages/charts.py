@@ -27,17 +27,27 @@ _DELAY_STEPS = (10, 20, 30, 60, 120, 300, 600, 3600, DELAY_EDGES[-1])
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its first and last day, its parts by name, and the answered share of its calls with an outcome."""
+    """One column: its first and last day, and its calls by outcome."""
 
     first: date
     last: date
-    parts: Mapping[str, int]
-    answered_share: float | None
+    outcomes: Mapping[str, int]
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Its calls by part."""
+        return in_series(self.outcomes)
+
+    @property
+    def answered_share(self) -> float | None:
+        """Of its calls with an outcome; None: there are none."""
+        with_outcome = sum(self.outcomes.get(name, 0) for name in ("answered", "unanswered", "other"))
+        return self.outcomes.get("answered", 0) / with_outcome if with_outcome else None
 
     @property
     def total(self) -> int:
         """All parts together."""
-        return sum(self.parts.values())
+        return sum(self.outcomes.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +79,7 @@ def columns(by_day: Mapping[date, Mapping[str, int]], first: date, last: date) -
     outcomes: list[Counter[str]] = [Counter() for _ in starts]
     for day, numbers in by_day.items():
         outcomes[bisect_right(starts, day) - 1].update(numbers)
-    return [
-        Column(start, end, in_series(of), _answered_share(of))
-        for start, end, of in zip(starts, ends, outcomes, strict=True)
-    ]
-
-
-def _answered_share(outcomes: Mapping[str, int]) -> float | None:
-    with_outcome = sum(outcomes.get(name, 0) for name in ("answered", "unanswered", "other"))
-    return outcomes.get("answered", 0) / with_outcome if with_outcome else None
+    return [Column(*one) for one in zip(starts, ends, outcomes, strict=True)]
 
 
 def are_months(first: date, last: date) -> bool:

@@ -19,7 +19,7 @@ from webapp.storage.time_zone import has_calls
 from webapp.web.pages import charts
 from webapp.web.pages.formats import NONE, day, duration, moment, month, number, short_day
 from webapp.web.pages.ranges import PRESETS, Range, WrongAddress, read_range
-from webapp.web.pages.words import outcome_words, run_words
+from webapp.web.pages.words import outcome_words, part_words, run_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,6 +98,7 @@ def _shown(found: Overview, chosen: Range, now: datetime, lease: timedelta) -> d
         "columns_are": _columns_are(columns, by_month=by_month),
         "axis": charts.axis(max(column.total for column in columns)),
         "parts": charts.in_series(found.outcomes),
+        "outcomes": [name for name in outcome_words() if found.outcomes.get(name)],
         "talk": talk,
         "talk_columns": [_talk_column(one) for one in talk],
         "talk_axis": charts.axis(max(one.calls for one in talk)),
@@ -127,6 +128,7 @@ def _shown(found: Overview, chosen: Range, now: datetime, lease: timedelta) -> d
         "query": chosen.query(),
         "to_calls": lambda **more: _to_calls(chosen, more),
         "outcome_words": outcome_words(),
+        "part_words": part_words(),
         "run_words": run_words(),
         "edge": _edge,
         "class_words": _class_words,
@@ -137,10 +139,11 @@ def _against(compared: Compared | None, chosen: Range) -> str:
     """What the figures are compared with, in words."""
     if compared is None:
         return ""
+    before = number(compared.before.calls)
     if chosen.length == 1:
-        words = gettext("against the day before")
+        words = gettext("against %(calls)s on the day before", calls=before)
     else:
-        words = gettext("against the %(n)s days before", n=number(chosen.length))
+        words = gettext("against %(calls)s in the %(n)s days before", calls=before, n=number(chosen.length))
     if compared.until_hour is None:
         return str(words)
     hour = f"{compared.until_hour}:00"
@@ -166,6 +169,7 @@ def _column(column: charts.Column, chosen: Range, *, by_month: bool) -> dict[str
         "title": f"{days}: {number(column.total)}",
         "link": _address("pages.overview", there.query()),
         "parts": column.parts,
+        "outcomes": column.outcomes,
         "total": column.total,
         "share": column.answered_share,
     }

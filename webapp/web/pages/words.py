@@ -6,7 +6,7 @@ from flask_babel import gettext
 
 
 def outcome_words() -> dict[str, str]:
-    """Each outcome, and each part of a column, in words."""
+    """Each outcome, in words."""
     return {
         "answered": gettext("Answered"),
         "unanswered": gettext("Not answered"),
@@ -17,6 +17,11 @@ def outcome_words() -> dict[str, str]:
         "missing": gettext("No result yet"),
         "given_up": gettext("Given up"),
     }
+
+
+def part_words() -> dict[str, str]:
+    """Each part of a column, in words."""
+    return outcome_words() | {"other": gettext("Other"), "missing": gettext("Without a result")}
 
 
 def run_words() -> dict[str | None, str]:

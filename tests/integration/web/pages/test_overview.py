@@ -23,7 +23,6 @@ from webapp.calls.rule import Registration
 from webapp.storage.dismissals import dismiss_calls
 from webapp.storage.models import reconcile_runs
 from webapp.storage.writer import Writer
-from webapp.web.pages import charts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,13 +52,17 @@ def tiles(page: str) -> dict[str, str]:
 
 
 def table(page: TestResponse, header: str) -> list[list[str]]:
-    """The rows of the table whose first header is this one."""
+    """The rows of the table whose first header is this one, without its headers."""
+    return with_headers(page, header)[1:]
+
+
+def with_headers(page: TestResponse, header: str) -> list[list[str]]:
     for found in re.findall(r"<table.*?</table>", page.text, re.DOTALL):
         rows = re.findall(r"<tr>(.*?)</tr>", found, re.DOTALL)
         cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
         plain = [[html.unescape(" ".join(re.sub(r"<[^>]*>", "", one).split())) for one in row] for row in cells]
         if plain and plain[0] and plain[0][0] == header:
-            return plain[1:]
+            return plain
     raise AssertionError(f"no table {header}")
 
 
@@ -114,15 +117,19 @@ def test_tables_equal_a_recount(client: FlaskClient, facts: list[Fact]) -> None:
     by_day: dict[str, Counter[str]] = {}
     for fact in facts:
         by_day.setdefault(f"{fact.day:%-d %b %Y}", Counter())[fact.outcome] += 1
-    for name, total, share, *parts in table(page, "Days"):
-        parted = charts.in_series(by_day.get(name, Counter()))
-        assert [total, *parts] == [f"{sum(parted.values())}", *(f"{number}" for number in parted.values())]
+    headers, *rows = with_headers(page, "Days")
+    words = {"No result yet": "missing", "Given up": "given_up", "Not answered": "unanswered"}
+    outcomes = [words.get(header, header.lower()) for header in headers[3:]]
+    assert {*outcomes} == {fact.outcome for fact in facts}
+    for name, total, share, *numbers in rows:
+        of = by_day.get(name, Counter())
+        assert [int(total), *map(int, numbers)] == [of.total(), *(of[outcome] for outcome in outcomes)]
         assert share == share_of([fact for fact in facts if f"{fact.day:%-d %b %Y}" == name])
     answered = [fact for fact in facts if fact.answered]
     keys = Counter(fact.labels["key"] for fact in answered)
-    words = {"none": "no key", "several": "several keys"}
+    named = {"none": "no key", "several": "several keys"}
     assert {row[0]: (row[2], row[3]) for row in table(page, "Key")} == {
-        words.get(key, key): (f"{number}", f"{number / len(answered):.1%}") for key, number in keys.items()
+        named.get(key, key): (f"{number}", f"{number / len(answered):.1%}") for key, number in keys.items()
     }
     talk = [fact.talk_seconds for fact in facts if fact.talk_seconds is not None]
     assert sum(int(row[1]) for row in table(page, "Seconds")) == len(talk)
