@@ -120,6 +120,15 @@ def test_a_404_says_why_and_never_which_token(server: Server, method: str) -> No
     assert "some-wrong" not in str(line)
 
 
+@pytest.mark.parametrize("path", ["/esms/callback", "/esms/callback/", f"/esms/callback/{CALLBACK_TOKEN}/x"])
+def test_a_404_beside_the_callback_route_says_so(server: Server, path: str) -> None:
+    server.lines()
+    requests.get(f"{server.url}{path}?ReferenceId=a", timeout=10)
+
+    (line,) = server.lines()
+    assert (line["status"], line["route"], line["reason"]) == (404, "unknown", "not the path of a CallbackUrl")
+
+
 def test_a_callback_that_is_not_stored_tells_its_call_and_why_in_one_request(server: Server) -> None:
     server.lines()
     with sqlite3.connect(server.folder / "calls.db") as connection:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from flask import g, request
 
+from webapp.callbacks.views import Answer
 from webapp.support import metrics
+from webapp.support.settings import CALLBACK_PATH
 
 if TYPE_CHECKING:
     from flask import Flask, Response
     from prometheus_client import Counter
-
-    from webapp.callbacks.views import Answer
 
 _log = logging.getLogger("access")
 _ABOUT_CALLBACKS = ("effect", "reference_id", "reason")
@@ -34,7 +34,10 @@ def init_app(app: Flask) -> None:
         # The rule of the route, not its path: a path may hold a token, and a sender could forge lines and labels.
         route = request.url_rule.rule if request.url_rule else "unknown"
         seconds = time.perf_counter() - g.started
-        record(request.remote_addr, request.method, route, response.status_code, seconds, g.answer)
+        answer = g.answer
+        if request.url_rule is None and request.path.startswith(CALLBACK_PATH.removesuffix("/")):
+            answer = Answer(response.status_code, {}, {}, reason="not the path of a CallbackUrl")
+        record(request.remote_addr, request.method, route, response.status_code, seconds, answer)
         return response
 
 

@@ -10,6 +10,7 @@ from constants import API_TOKEN, CALLBACK_TOKEN
 from pages import csrf_token, sign_in, text_of
 
 from webapp import create_app
+from webapp.support import accepted_tokens, tokens
 from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:
@@ -200,5 +201,29 @@ def test_with_page_off_there_is_none(settings: Settings, database: Database, mon
     answer = app.test_client().get("/")
 
     assert (answer.status_code, answer.content_type) == (404, "application/json")
+    for name in ("wrong_tokens", "database", "ingest"):
+        app.extensions[name].close()
+
+
+def test_an_api_token_that_is_rotated_while_the_server_runs_ends_the_sessions(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accepted_tokens, "PAUSE_SECONDS", 0)
+    monkeypatch.delenv("API_TOKEN")
+    kept = load_settings()
+    kept.make_tokens()
+    (old,) = kept.api_tokens()
+    app = create_app(kept)
+    client = app.test_client()
+    sign_in(client, old)
+    assert "sign-out" in client.get("/").text
+
+    tokens.change_tokens(settings.instance_dir, "api_token", lambda found: ("the-new-token-0123456789", *found))
+    assert "sign-out" not in client.get("/").text
+    assert sign_in(client, old).status_code == 302
+    tokens.change_tokens(settings.instance_dir, "api_token", lambda found: found[:1])
+    assert "sign-out" not in client.get("/").text
+    assert sign_in(client, old).status_code == 403
+    assert sign_in(client, "the-new-token-0123456789").status_code == 302
     for name in ("wrong_tokens", "database", "ingest"):
         app.extensions[name].close()
