@@ -33,6 +33,8 @@ SIX_SETTINGS = ("DATABASE_URL", "PUBLIC_URL", "CALLBACK_TOKEN", "API_TOKEN", "ES
 HELP_WIDTH = 100
 TOKEN = "a-token-of-the-tests"
 LONGEST_README = 150
+FOR_PROMETHEUS = {"alerts.yaml", "alerts.test.yaml", "grafana.json"}
+"""Files of deploy/ that are read with other programs than an editor."""
 
 
 def all_commands() -> Iterator[tuple[str, click.Command]]:
@@ -142,6 +144,7 @@ GENERATED: list[tuple[str, str, Callable[[], str]]] = [
     *(
         ("docs/deployment.md", f"deploy/{path.name}", partial(unit, path))
         for path in sorted((ROOT / "deploy").iterdir())
+        if path.name not in FOR_PROMETHEUS
     ),
 ]
 

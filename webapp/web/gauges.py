@@ -130,13 +130,16 @@ LOOKUP_SHARE = SampledGauge(
 LOOKUP_SHARE_WARN = SampledGauge(
     "esms_lookup_share_warn_ratio", "The share above which callbacks fail to come: LOOKUP_SHARE_WARN"
 )
+GIVE_UP = SampledGauge(
+    "esms_reconcile_give_up_seconds", "How long after it was placed a call is given up: RECONCILE_GIVE_UP"
+)
 UNREAD = SampledGauge(
     "esms_unread_reports_last_day",
     "Reports of the last 24 hours with a value that could not be read, by parameter; other: one that is not known",
     ("parameter",),
 )
 OF_LATELY = (
-    *(CALLS, SETTLED_BY_OUTCOME, SETTLED_BY_SOURCE, LOOKUP_SHARE, LOOKUP_SHARE_WARN, UNREAD),
+    *(CALLS, SETTLED_BY_OUTCOME, SETTLED_BY_SOURCE, LOOKUP_SHARE, LOOKUP_SHARE_WARN, GIVE_UP, UNREAD),
     *(GIVEN_UP, PRICE_CONFLICTS, LONGEST_GAP, PLACED_SINCE),
 )
 
@@ -163,6 +166,7 @@ class Gauges:
         yield from _of_now(now)
         if lately := self._lately.latest():
             yield LOOKUP_SHARE_WARN.of(float(self._settings.lookup_share_warn))
+            yield GIVE_UP.of(self._settings.reconcile_give_up.total_seconds())
             yield from _of_lately(lately)
 
 

@@ -1,0 +1,88 @@
+"""The alerts of deploy/ are taken by Prometheus, fire when they should, and lead to their paragraphs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from webapp.support import metrics
+from webapp.web import gauges
+
+ROOT = Path(__file__).parents[2]
+ALERTS = ROOT / "deploy/alerts.yaml"
+UNIT_TESTS = ROOT / "deploy/alerts.test.yaml"
+RULES: dict[str, dict[str, Any]] = {
+    rule["alert"]: rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
+}
+RUNBOOK = (ROOT / "docs/operations.md").read_text().split("\n## Alerts\n")[1].split("\n## ")[0]
+
+
+def promtool(*arguments: str) -> str:
+    """What Debian's promtool says, which must be content."""
+    tool = shutil.which("promtool")
+    if tool is None and "CI" not in os.environ:
+        pytest.skip("promtool is not there (Debian: apt-get install prometheus)")
+    done = subprocess.run([tool or "promtool", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_prometheus_takes_the_rules() -> None:
+    assert f"{len(RULES)} rules found" in promtool("check", "rules", "--lint-fatal", str(ALERTS))
+
+
+def test_the_unit_tests_of_the_alerts_hold() -> None:
+    assert "SUCCESS" in promtool("test", "rules", str(UNIT_TESTS))
+
+
+def test_each_alert_is_tested_before_it_fires_and_after() -> None:
+    moments: dict[str, list[bool]] = {}
+    for test in yaml.safe_load(UNIT_TESTS.read_text())["tests"]:
+        for case in test["alert_rule_test"]:
+            moments.setdefault(case["alertname"], []).append(bool(case["exp_alerts"]))
+    assert {name: set(fires) for name, fires in moments.items()} == {name: {False, True} for name in RULES}
+
+
+def test_each_alert_has_its_paragraph_and_each_paragraph_its_alert() -> None:
+    paragraphs = re.findall(r"^### (\w+)$", RUNBOOK, re.MULTILINE)
+    assert paragraphs == list(RULES), "in the same order"
+    for name, rule in RULES.items():
+        assert rule["annotations"]["runbook_url"] == f"docs/operations.md#{name.lower()}"
+        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_paragraph_says_the_cause_the_remedy_and_when_it_is_over(name: str) -> None:
+    paragraph = RUNBOOK.split(f"### {name}\n")[1].split("\n### ")[0]
+
+    parts = re.findall(r"^\*\*(Cause|Remedy|Over when)\*\*: \S", paragraph, re.MULTILINE)
+
+    assert parts == ["Cause", "Remedy", "Over when"]
+
+
+def all_series() -> set[str]:
+    """The names of all series of /metrics."""
+    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+    names = {
+        family.name + suffix
+        for metric in metrics.COUNTED
+        for family in metric.describe()
+        for suffix in suffixes[family.type]
+    }
+    for one in (*gauges.OF_THE_SPOOL, *gauges.OF_NOW, *gauges.OF_LATELY):
+        histogram = isinstance(one, metrics.SampledHistogram)
+        names |= {one.name + suffix for suffix in suffixes["histogram" if histogram else "gauge"]}
+    return names
+
+
+def test_alerts_and_paragraphs_name_series_that_are_there() -> None:
+    named = set(re.findall(r"\besms_\w+", ALERTS.read_text() + UNIT_TESTS.read_text() + RUNBOOK))
+    assert named - all_series() <= {metric.removesuffix("_count") for metric in all_series()}
+    assert {name for rule in RULES.values() for name in re.findall(r"\besms_\w+", rule["expr"])} <= all_series()
