@@ -88,6 +88,16 @@ def test_no_page_has_a_violation_an_error_or_a_sideways_scroll(
             assert page.title() != "planted"
 
 
+@pytest.mark.parametrize("language", ["vi", "en"])
+def test_the_head_of_each_page_is_one_line_on_a_phone(site: Site, language: str) -> None:
+    with window(site.browser, PHONE) as page:
+        sign_in(page, f"{site.url}/?lang={language}", PAGE_TOKEN)
+        heads = [page.locator(f"header {one}").bounding_box() for one in ("nav >> nth=0", ".languages", ".out button")]
+        middles = [head["y"] + head["height"] / 2 for head in heads if head]
+        assert len(middles) == 3
+        assert max(middles) - min(middles) < 2
+
+
 def test_signing_in_and_out_by_the_keyboard(site: Site) -> None:
     with window(site.browser) as page:
         page.goto(f"{site.url}/?lang=en")

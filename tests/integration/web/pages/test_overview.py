@@ -217,7 +217,7 @@ def test_each_column_leads_to_the_overview_of_its_days(client: FlaskClient, fact
     sign_in(client)
     page = client.get(f"/?{DAYS}&lang=en")
     columns = table(page, "Days")
-    links = re.findall(r'<th scope="row"><a href="(/\?from=[^"]*)">', page.text)
+    links = re.findall(r'<th scope="row" class="when"><a href="(/\?from=[^"]*)">', page.text)
 
     assert len(links) == len(columns)
     for link, (_, total, *_parts) in zip(links, columns, strict=True):
