@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
 import requests
@@ -30,6 +30,8 @@ from sqlalchemy import text
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Sequence
+
+    from versions import Installed
 
     from webapp.storage.database import Database
 
@@ -87,7 +89,7 @@ class Receiver:
         }
         self._folder = folder
         self._log = folder / f"log-{self.port}"
-        self._process: Program | None = None
+        self._process: Program | Installed | None = None
         self._metrics: set[Path] = set()
 
     @property
@@ -103,7 +105,7 @@ class Receiver:
 
     def start(self, log: Path | None = None) -> None:
         """Start it, and wait until it serves. What it logs may go to another file than what it prints."""
-        self._process = Program(
+        self._process = self.launch(
             *("serve", "--bind", f"127.0.0.1:{self.port}"),
             stdout=self._log,
             stderr=log or self._log,
@@ -111,6 +113,10 @@ class Receiver:
             environment=self.environment,
         )
         until(self._serves, 30, "the server answers")
+
+    def launch(self, *arguments: str, **options: Any) -> Program | Installed:
+        """Start the program."""
+        return Program(*arguments, **options)
 
     def _serves(self) -> bool:
         assert self._process
@@ -120,6 +126,11 @@ class Receiver:
                 self._metrics.add(metrics_folder(self.pid))
                 return True
         return False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def workers(self) -> list[int]:
         """The worker processes."""

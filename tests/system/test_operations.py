@@ -37,7 +37,7 @@ def verify(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def here(folder: Path, *, spoilt: tuple[str, str] = ("", "")) -> list[str]:
     """The units as if the program were installed where they say."""
-    paths = [path for path in sorted(DEPLOY.iterdir()) if path.suffix in {".service", ".timer"}]
+    paths = [path for path in sorted(DEPLOY.iterdir()) if path.suffix in {".service", ".socket", ".timer"}]
     for path in paths:
         (folder / path.name).write_text(path.read_text().replace(INSTALLED, str(COMMAND)).replace(*spoilt))
     return [str(folder / path.name) for path in paths]
@@ -46,10 +46,17 @@ def here(folder: Path, *, spoilt: tuple[str, str] = ("", "")) -> list[str]:
 def test_systemd_takes_every_unit(tmp_path: Path) -> None:
     units = here(tmp_path)
     done = verify("systemd-analyze", "verify", *units)
-    assert (done.returncode, done.stderr, len(units)) == (0, "", 4)
+    assert (done.returncode, done.stderr, len(units)) == (0, "", 5)
 
 
-@pytest.mark.parametrize("spoilt", [("OnCalendar=*:0/5", "OnCalendar=often"), ("ExecStart=/", "ExecStart=/no/such/")])
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        ("OnCalendar=*:0/5", "OnCalendar=often"),
+        ("ExecStart=/", "ExecStart=/no/such/"),
+        ("=127.0.0.1:8000\n", "=localhost:\n"),
+    ],
+)
 def test_systemd_would_not_take_a_spoilt_one(tmp_path: Path, spoilt: tuple[str, str]) -> None:
     done = verify("systemd-analyze", "verify", *here(tmp_path, spoilt=spoilt))
     assert done.returncode or done.stderr

@@ -53,7 +53,9 @@ def serve(bind: str, workers: int) -> None:
     """Serve callbacks and the API with gunicorn, until SIGTERM or Ctrl-C.
 
     The embedded SQLite database is created and migrated automatically. Another database must be migrated first
-    (esms-calls migrate). While the database cannot take callbacks, they wait in the spool.
+    (esms-calls migrate). While the database cannot take callbacks, they wait in the spool. SIGTERM ends it within 5
+    seconds, or ANSWER_WITHIN if that is longer: it answers what it has received. Started by a systemd socket unit, it
+    listens there, and --bind only appears in the CallbackUrl.
     """
     with open_context(migrated=False, patience=_START_PATIENCE, at_most=_START_PATIENCE) as context:
         _check_address(bind)
@@ -149,6 +151,8 @@ def _check_address(bind: str) -> None:
     host, colon, port = bind.rpartition(":")
     if not (colon and bind.isascii() and port.isdigit() and int(port) <= _HIGHEST_PORT):
         raise click.BadParameter(f"{bind!r} is not HOST:PORT, such as 0.0.0.0:8000.", param_hint="--bind")
+    if _has_a_socket():
+        return
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -156,6 +160,11 @@ def _check_address(bind: str) -> None:
             probe.bind((host.strip("[]"), int(port)))
         except OSError as error:
             raise click.ClickException(f"cannot listen on {bind} ({error.strerror}): choose another --bind.") from None
+
+
+def _has_a_socket() -> bool:
+    """Whether systemd hands over a socket that listens already, which gunicorn then serves on."""
+    return os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS", "0") != "0"
 
 
 def _become_gunicorn(bind: str, workers: int) -> NoReturn:
