@@ -7,20 +7,13 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-
-from webapp.support import metrics
-from webapp.web import gauges
+from series import ALERTS, RULES, all_series
 
 ROOT = Path(__file__).parents[2]
-ALERTS = ROOT / "deploy/alerts.yaml"
 UNIT_TESTS = ROOT / "deploy/alerts.test.yaml"
-RULES: dict[str, dict[str, Any]] = {
-    rule["alert"]: rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
-}
 RUNBOOK = (ROOT / "docs/operations.md").read_text().split("\n## Alerts\n")[1].split("\n## ")[0]
 
 
@@ -65,21 +58,6 @@ def test_a_paragraph_says_the_cause_the_remedy_and_when_it_is_over(name: str) ->
     parts = re.findall(r"^\*\*(Cause|Remedy|Over when)\*\*: \S", paragraph, re.MULTILINE)
 
     assert parts == ["Cause", "Remedy", "Over when"]
-
-
-def all_series() -> set[str]:
-    """The names of all series of /metrics."""
-    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-    names = {
-        family.name + suffix
-        for metric in metrics.COUNTED
-        for family in metric.describe()
-        for suffix in suffixes[family.type]
-    }
-    for one in (*gauges.OF_THE_SPOOL, *gauges.OF_NOW, *gauges.OF_LATELY):
-        histogram = isinstance(one, metrics.SampledHistogram)
-        names |= {one.name + suffix for suffix in suffixes["histogram" if histogram else "gauge"]}
-    return names
 
 
 def test_alerts_and_paragraphs_name_series_that_are_there() -> None:
