@@ -15,6 +15,7 @@ from webapp.cli.output import say
 
 COMMANDS = {
     "audit": "Ask eSMS (GetSendStatus) about settled calls, and report where the store disagrees.",
+    "backup": "Write calls, spool and tokens into FILE, while the server runs; for the embedded SQLite.",
     "callback-url": "Print the CallbackUrl to give to eSMS, with the documented empty parameters.",
     "completeness": "Account for every call: settled, given up or missing, in sums that match.",
     "dismiss": "Note that a person has seen to calls, or to rejected callbacks: status does not name them again.",
@@ -27,6 +28,7 @@ COMMANDS = {
     "register": "Register the calls that were placed, so that a missing callback is noticed.",
     "replay": "Fold the whole history again by the rule, and correct the calls that differ from it.",
     "report": "Show how calls went: answered share, talk time, cost, callbacks, by whole days.",
+    "restore": "Put a backup's calls, spool and tokens where the settings say; the server must not run.",
     "rollups": "Make the figures of all days anew, from the calls.",
     "rotate-token": "Change the callback token or the API token without a gap.",
     "sandbox": "Stand in for eSMS on this machine: take calls, send their callbacks, answer look-ups.",

@@ -18,6 +18,7 @@ from webapp.cli.checks import failed, ok, skipped, warning
 from webapp.cli.context import spool_of
 from webapp.cli.time_words import duration
 from webapp.support.file_systems import ephemeral_filesystem, network_filesystem
+from webapp.support.sizes import size_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,7 +113,7 @@ def _file_system(name: str, folder: Path, setting: str, settings: Settings) -> C
 def _room(name: str, folder: Path, settings: Settings) -> Check:
     free = shutil.disk_usage(folder).free
     found = os.statvfs(folder)
-    words = f"{_size(free)} free where {folder} lies"
+    words = f"{size_in_words(free)} free where {folder} lies"
     if found.f_files and not found.f_favail:
         return failed(
             name, f"no file can be made where {folder} lies (out of inodes)", "remove files that are not used"
@@ -121,7 +122,8 @@ def _room(name: str, folder: Path, settings: Settings) -> Check:
         return failed(name, words, "make room: callbacks are answered 503 once it is full")
     wanted = max(settings.spool_limit if settings.spool else 0, _COMFORTABLE_BYTES)
     if free < wanted:
-        return warning(name, f"{words}, and a spool may need {_size(wanted)}", "make room, or lower SPOOL_LIMIT")
+        words += f", and a spool may need {size_in_words(wanted)}"
+        return warning(name, words, "make room, or lower SPOOL_LIMIT")
     return ok(name, words)
 
 
@@ -158,7 +160,3 @@ def _user(number: int) -> str:
         return pwd.getpwuid(number).pw_name
     except KeyError:
         return str(number)
-
-
-def _size(number: int) -> str:
-    return f"{number / (1 << 30):.1f} GiB" if number >= 1 << 30 else f"{number >> 20} MiB"

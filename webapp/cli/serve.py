@@ -23,6 +23,7 @@ from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import files
 from webapp.support.file_systems import ephemeral_filesystem
+from webapp.support.server_lock import lock_while_serving
 from webapp.support.settings import ENV_FILE
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def serve(bind: str, workers: int) -> None:
     """
     with open_context(migrated=False, patience=_START_PATIENCE, at_most=_START_PATIENCE) as context:
         _check_address(bind)
+        if context.settings.is_embedded:
+            _lock_out_restores(context.settings)
         try:
             if context.settings.is_embedded:
                 context.database.migrate()
@@ -81,6 +84,12 @@ def serve(bind: str, workers: int) -> None:
         hint("eSMS must reach it from outside: set PUBLIC_URL to the server's public address.")
     sys.stdout.flush()
     _become_gunicorn(bind, workers)
+
+
+def _lock_out_restores(settings: Settings) -> None:
+    with suppress(OSError):  # Where the folder cannot be used, the database will say so.
+        if not lock_while_serving(settings.instance_dir.resolve()):
+            raise click.ClickException("a restore is under way: start the server when it has ended.")
 
 
 def _can_be_read(database: Database) -> bool:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ENVIRONMENT, FILE, GENERATED, DEFAULT = "environment", ENV_FILE, "generated file", "default"
-_GENERATED_TOKENS = ("callback_token", "api_token")
 
 
 class Origin(NamedTuple):
@@ -53,7 +52,7 @@ def _origin(name: str, settings: Settings, environment: Mapping[str, str], file:
     if given.strip():
         value: str | None = given.strip() if field.repr else "set"
         return Origin(name.upper(), value, ENVIRONMENT if environment.get(name) else FILE, overrides)
-    if name in _GENERATED_TOKENS and (settings.instance_dir.resolve() / name).exists():
+    if not field.repr and (settings.instance_dir.resolve() / name).exists():
         return Origin(name.upper(), "set", GENERATED, overrides)
     default = field.default if field.default is None else str(field.default)
     return Origin(name.upper(), default, DEFAULT, overrides)
