@@ -6,6 +6,7 @@ import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 
 import click
 from sqlalchemy import make_url
@@ -119,9 +120,9 @@ def postgresql_words(settings: Settings) -> str:
     folder = settings.instance_dir.resolve()
     return (
         "The database is PostgreSQL: its own programs back it up, while the server runs.\n"
-        f"  backup:   pg_dump --format=custom --file=calls.dump '{name}'\n"
-        f"  restore:  pg_restore --clean --if-exists --no-owner --dbname='{name}' calls.dump\n"
+        f"  backup:   pg_dump --format=custom --file=calls.dump {quote(name)}\n"
+        f"  restore:  pg_restore --clean --if-exists --no-owner --dbname={quote(name)} calls.dump\n"
         "They ask for the password, or take it from PGPASSWORD or ~/.pgpass.\n"
-        f"Spool and tokens are in {folder}: tar -czf instance.tar.gz -C {folder} .\n"
+        f"Spool and tokens are in {folder}: tar -czf instance.tar.gz -C {quote(str(folder))} .\n"
         "docs/operations.md says more."
     )

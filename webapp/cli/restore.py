@@ -9,6 +9,7 @@ import tempfile
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -159,5 +160,5 @@ def _say_what_is_aside(aside: Path, settings: Settings) -> None:
     spool.close()
     if waiting:
         database = f"sqlite:///{database_file(settings)}"
-        words = f"INSTANCE_DIR={aside} DATABASE_URL={database} esms-calls spool drain"
-        say(printable(f"{waiting} callbacks wait in its spool; this stores them in the restored database:\n  {words}"))
+        say(f"{waiting} callbacks wait in its spool; this stores them in the restored database:")
+        say(printable(f"  INSTANCE_DIR={quote(str(aside))} DATABASE_URL={quote(database)} esms-calls spool drain"))
