@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 
 import click
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
 from webapp.callbacks.spool import Spool
 from webapp.cli.context import spool_of
@@ -17,7 +17,7 @@ from webapp.cli.output import hint, printable, say
 from webapp.storage import sqlite_files
 from webapp.storage.errors import NotMigrated
 from webapp.support import archive
-from webapp.support.database_url import SECRET_OPTIONS
+from webapp.support.database_url import is_user_public, secrets_in
 from webapp.support.settings import ENV_FILE, Settings, load_settings
 from webapp.support.sizes import size_in_words
 
@@ -105,24 +105,29 @@ def kept_files(folder: Path) -> list[Path]:
 
 
 def _hint_at_settings(settings: Settings) -> None:
-    elsewhere = [name.upper() for name in ("callback_token", "api_token") if getattr(settings, name) is not None]
+    given = [name.upper() for name in ("callback_token", "api_token") if getattr(settings, name) is not None]
     if Path(ENV_FILE).is_file():
         hint(f"Not in it: {Path(ENV_FILE).absolute()}. Keep a copy of it, too.")
-    elif elsewhere:
-        hint(f"Not in it: settings of the environment ({', '.join(elsewhere)} among them). Keep them, too.")
+    elif given:
+        hint(f"Not in it: settings of the environment ({', '.join(given)} among them). Keep them, too.")
 
 
 def postgresql_words(settings: Settings) -> str:
     """What to do on PostgreSQL; the password is left out."""
-    url = make_url(settings.database).set(drivername="postgresql")._replace(password=None)
-    url = url.difference_update_query([name for name in url.query if name in SECRET_OPTIONS])
-    name = url.render_as_string()
+    name = _without_secrets(make_url(settings.database)).render_as_string()
     folder = settings.instance_dir.resolve()
     return (
         "The database is PostgreSQL: its own programs back it up, while the server runs.\n"
         f"  backup:   pg_dump --format=custom --file=calls.dump {quote(name)}\n"
         f"  restore:  pg_restore --clean --if-exists --no-owner --dbname={quote(name)} calls.dump\n"
-        "They ask for the password, or take it from PGPASSWORD or ~/.pgpass.\n"
+        "They ask for the password, or take it from PGPASSWORD or ~/.pgpass; PGUSER is the user where none is named.\n"
         f"Spool and tokens are in {folder}: tar -czf instance.tar.gz -C {quote(str(folder))} .\n"
         "docs/operations.md says more."
     )
+
+
+def _without_secrets(url: URL) -> URL:
+    secrets = secrets_in(url)
+    options = {name: value for name, value in url.query.items() if not any(one in str(value) for one in secrets)}
+    user = url.username if is_user_public(url) else None
+    return url.set(drivername="postgresql", query=options)._replace(username=user, password=None)

@@ -8,7 +8,6 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
-from sqlalchemy import make_url
 
 from webapp.cli.doctor_database import database_checks, database_of, replica_checks
 from webapp.cli.doctor_esms import esms_checks
@@ -17,6 +16,7 @@ from webapp.cli.doctor_public import public_checks
 from webapp.cli.doctor_settings import settings_checks
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.output import printable, say, say_json
+from webapp.storage.database import Database
 from webapp.support.provenance import origins
 from webapp.support.redaction import redact
 from webapp.support.settings import load_settings
@@ -90,7 +90,7 @@ def _settings(settings: Settings) -> list[dict[str, str | None]]:
     rows = []
     for name, value, source, _ in origins(settings):
         url = known.get(name)
-        shown = make_url(url).set(query={}).render_as_string(hide_password=True) if url else value
+        shown = Database(url).name if url else value
         rows.append({"name": name, "value": shown and redact(shown, settings.secrets()), "source": source})
     return rows
 

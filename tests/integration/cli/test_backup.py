@@ -270,7 +270,12 @@ def test_without_a_database_there_is_nothing_to_back_up(healthy: Settings, tmp_p
 
 @ON_POSTGRESQL
 def test_on_postgresql_the_commands_are_named_and_they_do_it(
-    healthy: Settings, writer: Writer, shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    healthy: Settings,
+    database: Database,
+    writer: Writer,
+    shared: Shared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert healthy
     many_calls(writer, CALLS)
@@ -282,6 +287,7 @@ def test_on_postgresql_the_commands_are_named_and_they_do_it(
     if "TEST_DATABASE_URL" not in os.environ:  # Else that server's programs are used.
         monkeypatch.setenv("PATH", f"{PostgresServer(tmp_path).bin_path}:/usr/bin:/bin")
 
+    monkeypatch.setenv("PGUSER", str(database.url.username))
     subprocess.run(lines["backup"], shell=True, check=True, cwd=tmp_path)  # noqa: S602 - as a person copies it
     with fresh_database(shared.postgresql) as url:
         monkeypatch.setenv("DATABASE_URL", url)

@@ -24,6 +24,7 @@ SECRET = "the-secret-that-is-shown-nowhere"
 ZONE = ZoneInfo("Asia/Ho_Chi_Minh")
 EVERY_COMMAND = {
     "audit": [],
+    "backup": ["calls.backup"],
     "callback-url": [],
     "completeness": [],
     "dismiss": ["a"],
@@ -36,6 +37,7 @@ EVERY_COMMAND = {
     "register": [],
     "replay": ["--check"],
     "report": [],
+    "restore": [__file__],
     "rollups": ["rebuild"],
     "rotate-token": ["callback"],
     "serve": [],
