@@ -16,7 +16,7 @@ from webapp.storage.writer import Writer
 from webapp.support import accepted_tokens, log
 from webapp.support.settings import Settings, load_settings
 from webapp.support.token_redaction import TokenRedactor
-from webapp.web import access, answer_headers, api, errors, health
+from webapp.web import access, answer_headers, api, errors, health, ops
 from webapp.web.gauges import Gauges
 from webapp.web.pages import site
 from webapp.web.proxies import behind_proxies
@@ -57,11 +57,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     access.init_app(app)
     answer_headers.init_app(app)
     errors.init_app(app)
+    if settings.ops_bind:
+        app.extensions["ops_address"] = address = ops.OpsAddress(settings.ops_bind)
+        ops.init_app(app, address)
     callbacks = views.blueprint(receiver)
     proof.init_routes(callbacks, database)
     app.register_blueprint(callbacks)
     app.register_blueprint(api.blueprint(Writer(database), Reader(reading), api_tokens, settings.time_zone))
-    app.register_blueprint(health.blueprint(database, Gauges(database, spool, settings)))
+    gauges = Gauges(database, spool, settings)
+    app.register_blueprint(health.blueprint(database, gauges, cached=settings.ops_bind is not None))
     if settings.page:
         site.init_app(app, reading, settings, lambda: (*api_tokens(), *(settings.page_token or ())))
     return app

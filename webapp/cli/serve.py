@@ -22,16 +22,19 @@ from webapp.cli.time_zone import agree_on_zone
 from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import files
+from webapp.support.addresses import split_bind
 from webapp.support.file_systems import ephemeral_filesystem
 from webapp.support.server_lock import lock_while_serving
 from webapp.support.settings import ENV_FILE
+from webapp.web.ops import OpsAddress
 
 if TYPE_CHECKING:
     from webapp.callbacks.spool import Spool
     from webapp.support.settings import Settings
 
 _START_PATIENCE = timedelta(seconds=5)
-_HIGHEST_PORT = 65535
+_FIRST_SOCKET = 3
+"""The lowest number of a socket that systemd hands over (sd_listen_fds)."""
 # Ctrl-C ends it silently until gunicorn handles it. The monkey patch comes before all imports that would miss it.
 # webapp is imported before gunicorn adds the working folder to the path, which may hold another webapp.
 _GUNICORN = """
@@ -59,7 +62,10 @@ def serve(bind: str, workers: int) -> None:
     listens there, and --bind only appears in the CallbackUrl.
     """
     with open_context(migrated=False, patience=_START_PATIENCE, at_most=_START_PATIENCE) as context:
-        _check_address(bind)
+        _check_address(bind, "--bind")
+        if ops_bind := context.settings.ops_bind:
+            _check_address(ops_bind, "OPS_BIND", beside=bind)
+            _check_ops_socket(ops_bind)
         if context.settings.is_embedded:
             _lock_out_restores(context.settings)
         try:
@@ -82,8 +88,10 @@ def serve(bind: str, workers: int) -> None:
     say(f"CallbackUrl to give to eSMS:\n  {context.settings.callback_url(bind)}")
     if context.settings.public_url is None:
         hint("eSMS must reach it from outside: set PUBLIC_URL to the server's public address.")
+    if ops_bind:
+        hint(f"/metrics and /readyz are answered at http://{ops_bind} alone (OPS_BIND).")
     sys.stdout.flush()
-    _become_gunicorn(bind, workers)
+    _become_gunicorn([bind, *([ops_bind] if ops_bind else [])], workers)
 
 
 def _lock_out_restores(settings: Settings) -> None:
@@ -156,19 +164,43 @@ def _warn_about_files(settings: Settings) -> None:
             )
 
 
-def _check_address(bind: str) -> None:
-    host, colon, port = bind.rpartition(":")
-    if not (colon and bind.isascii() and port.isdigit() and int(port) <= _HIGHEST_PORT):
-        raise click.BadParameter(f"{bind!r} is not HOST:PORT, such as 0.0.0.0:8000.", param_hint="--bind")
+def _check_address(bind: str, option: str, beside: str | None = None) -> None:
+    """Stop where nobody can listen there, or not ``beside`` the other address."""
+    try:
+        host, port = split_bind(bind)
+        other = split_bind(beside) if beside else None
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint=option) from None
+    if other and other[1] == port and (other[0] == host or "" in {_named(host), _named(other[0])}):
+        raise click.ClickException(f"{option} ({bind}) and --bind ({beside}) take the same port: choose another one.")
     if _has_a_socket():
         return
-    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
-    with socket.socket(family) as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host.strip("[]"), int(port)))
+            probe.bind((host, port))
         except OSError as error:
-            raise click.ClickException(f"cannot listen on {bind} ({error.strerror}): choose another --bind.") from None
+            words = f"cannot listen on {bind} ({error.strerror})"
+            raise click.ClickException(f"{words}: choose another {option}.") from None
+
+
+def _check_ops_socket(ops_bind: str) -> None:
+    """Stop where systemd hands over sockets, and none at OPS_BIND: gunicorn then listens nowhere else."""
+    if not _has_a_socket():
+        return
+    address = OpsAddress(ops_bind)
+    for number in range(_FIRST_SOCKET, _FIRST_SOCKET + int(os.environ["LISTEN_FDS"])):
+        with socket.socket(fileno=os.dup(number)) as handed_over:
+            if address.is_at(handed_over.getsockname()):
+                return
+    raise click.ClickException(
+        f"the systemd socket unit does not listen at OPS_BIND: add ListenStream={ops_bind} to it."
+    )
+
+
+def _named(host: str) -> str:
+    """The host, or an empty text for all addresses of this machine."""
+    return "" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not listened on
 
 
 def _has_a_socket() -> bool:
@@ -176,15 +208,16 @@ def _has_a_socket() -> bool:
     return os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS", "0") != "0"
 
 
-def _become_gunicorn(bind: str, workers: int) -> NoReturn:
+def _become_gunicorn(binds: list[str], workers: int) -> NoReturn:
     """Replace this process by gunicorn, so that signals reach it, and it is the first process of a container."""
     with suppress(OSError, ValueError):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # In memory: a full disk does not stop the counting.
     counts = files.folder_while_alive("esms-calls-metrics-", files.MEMORY)
-    configuration = ["-c", "python:webapp.web.gunicorn_config", "--bind", bind, "--workers", str(workers)]
-    command = [sys.executable, "-P", "-c", _GUNICORN, *configuration, "webapp:create_app()"]
+    configuration = ["-c", "python:webapp.web.gunicorn_config", "--workers", str(workers)]
+    listen = [word for bind in binds for word in ("--bind", bind)]
+    command = [sys.executable, "-P", "-c", _GUNICORN, *configuration, *listen, "webapp:create_app()"]
     # Blocked until the new program decides about it: Python's start would answer it with a traceback.
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     os.execve(sys.executable, command, os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(counts)})  # noqa: S606

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 
 from webapp.support import tokens
+from webapp.support.addresses import split_bind
 from webapp.support.database_url import read_database_url as _database_url
 from webapp.support.database_url import secrets_in
 from webapp.support.spelling import likely
@@ -150,6 +151,16 @@ def _proxy(text: str) -> str:
     return url
 
 
+def _bind(text: str) -> str:
+    try:
+        _, port = split_bind(text)
+    except ValueError:
+        port = 0
+    if not port:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:9100")
+    return text
+
+
 def _readable_file(path: Path) -> Path:
     try:
         with path.open("rb"):
@@ -280,6 +291,11 @@ class Settings(BaseSettings):
         description="`on`: the usual callback (a GET) is read without gunicorn's parser. `off`: it is read like every "
         "other request, with the same answers at about half the speed.",
     )  # type: ignore[assignment]
+    ops_bind: Annotated[str, AfterValidator(_bind)] | None = Field(
+        None,
+        description="`HOST:PORT` at which `/metrics` and `/readyz` are answered, from a cache of one second, and "
+        "nothing else but `/healthz`; at the address of `--bind` they are 404 then. By default they are there.",
+    )
     public_url: Url | None = Field(
         None, description="The address under which eSMS reaches this server; the CallbackUrl begins with it."
     )

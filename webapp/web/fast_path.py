@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
     from webapp.callbacks.views import Receiver
+    from webapp.web.ops import OpsAddress
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 LONGEST_REQUEST_BYTES = 8192
@@ -83,12 +84,15 @@ class FastWorker(Worker):
         """Load the application, and take its receiver of callbacks."""
         super().load_wsgi()
         flask = self.app.wsgi()
+        self._ops_address: OpsAddress | None = flask.extensions.get("ops_address")
         self._receiver: Receiver = flask.extensions["receiver"]
         hops = flask.config["TRUSTED_PROXIES"]
         self._application = with_request_id(behind_proxies(self._receive, hops), hops)
 
     def answer_next(self, server: Any, connection: Connection, address: Any) -> bool:
         """Answer the next request; False if it was the last one, or none came."""
+        if self._ops_address and self._ops_address.is_at(server):
+            return super().answer_next(server, connection, address)
         self.expect_request(connection)
         try:
             content = connection.recv(LONGEST_REQUEST_BYTES)
