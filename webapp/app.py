@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from flask import Flask
 
@@ -11,6 +12,7 @@ from webapp.callbacks.ingest import Ingest
 from webapp.callbacks.spool import Spool
 from webapp.callbacks.token_counter import TokenCounter
 from webapp.storage.database import Database
+from webapp.storage.phones import phones_of
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
 from webapp.support import accepted_tokens, log
@@ -22,6 +24,9 @@ from webapp.web.pages import site
 from webapp.web.proxies import behind_proxies
 from webapp.web.refresher import Refresher
 from webapp.web.request_id import with_request_id
+
+if TYPE_CHECKING:
+    from webapp.calls.phone import PhoneStorage
 
 API_PATIENCE = timedelta(seconds=3)
 """How long a request of the API waits for the database."""
@@ -38,10 +43,13 @@ def create_app(settings: Settings | None = None) -> Flask:
     callback_tokens.on_change(redact.add)
     for tokens in (callback_tokens, api_tokens):
         tokens.on_change(lambda _: log.hide(settings.secrets()))
-    database = Database(settings.database, patience=API_PATIENCE, transaction_limit=API_TRANSACTION_LIMIT)
-    reading = _for_reading(settings) or database
+    phones = phones_of(settings)
+    database = Database(
+        settings.database, patience=API_PATIENCE, transaction_limit=API_TRANSACTION_LIMIT, phones=phones
+    )
+    reading = _for_reading(settings, phones) or database
     spool = Spool(settings.instance_dir.resolve(), settings.spool_limit) if settings.spool else None
-    ingest = _ingest(settings, spool, redact)
+    ingest = _ingest(settings, spool, redact, phones)
     counter = TokenCounter(database)
     receiver = views.Receiver(ingest, callback_tokens, counter, redact)
     refresher = Refresher(_for_figures(settings), settings.instance_dir.resolve() / "figures-lock")
@@ -71,18 +79,19 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def _ingest(settings: Settings, spool: Spool | None, redact: TokenRedactor) -> Ingest:
+def _ingest(settings: Settings, spool: Spool | None, redact: TokenRedactor, phones: PhoneStorage) -> Ingest:
     """The ingest, with connections of its own: nothing else delays callbacks, and it waits less for the database."""
     database = Database(
         settings.database,
         patience=settings.answer_within * 0.3,
         transaction_limit=settings.answer_within,
         connections=3,
+        phones=phones,
     )
     return Ingest(database, spool, settings.answer_within, redact)
 
 
-def _for_reading(settings: Settings) -> Database | None:
+def _for_reading(settings: Settings, phones: PhoneStorage) -> Database | None:
     """The replica of READ_DATABASE_URL; None where it is not set: page, API and exports read the database itself."""
     if settings.read_database_url is None:
         return None
@@ -91,6 +100,7 @@ def _for_reading(settings: Settings) -> Database | None:
         patience=API_PATIENCE,
         transaction_limit=API_TRANSACTION_LIMIT,
         setting="READ_DATABASE_URL",
+        phones=phones,
     )
 
 

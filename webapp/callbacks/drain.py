@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from webapp.callbacks import parsing
 from webapp.callbacks.batch_writer import BATCH_SIZE, Batch
+from webapp.callbacks.request import hide_phones
 from webapp.callbacks.spool import SpoolError
 from webapp.storage.errors import NotMigrated, Unavailable, WriteFailed
 
@@ -139,7 +140,7 @@ class Drain:
 
     def _parse(self, request: CallbackRequest) -> ParsedCallback:
         """Parse, and give the event loop back: some bodies take milliseconds."""
-        callback = parsing.parse(request, self._redact)
+        callback = parsing.parse(hide_phones(request, self._database.phones), self._redact)
         time.sleep(0)
         return callback
 

@@ -12,7 +12,7 @@ from webapp.callbacks import parsing
 from webapp.callbacks.batch_writer import Batch, BatchWriter, Overloaded, TooLate
 from webapp.callbacks.circuit_breaker import CircuitBreaker
 from webapp.callbacks.drain import Drain
-from webapp.callbacks.request import CallbackRequest, redacted_decoded
+from webapp.callbacks.request import CallbackRequest, hide_phones, redacted_decoded
 from webapp.callbacks.spool import SpoolError
 from webapp.callbacks.store import Accepted, CallbackStore, NotAccepted
 from webapp.esms.parameters import KNOWN_PARAMETERS
@@ -63,6 +63,7 @@ class Ingest:
         """
         seconds = max(0.0, self.answer_seconds - seconds_spent) * _DATABASE_SHARE
         try:
+            request = hide_phones(request, self._database.phones)
             callback = parsing.parse(request, self._redact)
         except MemoryError:
             self._spool_request(request, seconds)

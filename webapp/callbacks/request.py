@@ -9,11 +9,13 @@ from uuid import UUID
 
 from webapp.esms import callback as esms_callback
 from webapp.esms import parameters
+from webapp.esms.phones import hide_in_request
 from webapp.support.request_body import read_body
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIEnvironment
 
+    from webapp.calls.phone import PhoneStorage
     from webapp.support.token_redaction import TokenRedactor
 
 
@@ -59,3 +61,11 @@ def redacted_decoded(request: CallbackRequest, redact: TokenRedactor) -> Callbac
         query=redact.redact_decoded(request.query),
         body=redact.redact_decoded(request.body),
     )
+
+
+def hide_phones(request: CallbackRequest, phones: PhoneStorage) -> CallbackRequest:
+    """The request as it is stored, in the database and in the spool."""
+    if phones.is_plain:
+        return request
+    query, body = hide_in_request(request.query, request.body, phones)
+    return replace(request, query=query, body=body)

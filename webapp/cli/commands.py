@@ -22,6 +22,7 @@ COMMANDS = {
     "doctor": "Look at everything that a server needs, and say what to do about what is wrong.",
     "export": "Write calls as CSV, JSON Lines, Parquet or an Excel workbook, oldest placed first.",
     "grant-readonly": "Print the SQL that makes ROLE read the tables and views of PostgreSQL, and do nothing else.",
+    "hide-phones": "Hide the phone numbers that are stored already, as PHONE_STORAGE says now.",
     "migrate": "Bring the database to the newest migration.",
     "purge": "Remove old calls with their history, and old rejected callbacks.",
     "reconcile": "Ask eSMS (GetSendStatus) about every call whose result never came, and about calls in conflict.",

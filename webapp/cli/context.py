@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from webapp.callbacks.spool import Spool
 from webapp.cli.output import hint, printable
 from webapp.storage.database import Database
+from webapp.storage.phones import phones_of, require_the_same_key
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
 from webapp.support.settings import ENV_FILE, ConfigError, Settings, load_settings, mistyped_names
@@ -36,7 +37,8 @@ class CliContext:
         self.is_replica = replica and self.settings.read_database_url is not None
         url = self.settings.reading_database if replica else self.settings.database
         setting = "READ_DATABASE_URL" if self.is_replica else "DATABASE_URL"
-        self.database = Database(url, patience=patience, transaction_limit=at_most, setting=setting)
+        phones = phones_of(self.settings)
+        self.database = Database(url, patience=patience, transaction_limit=at_most, setting=setting, phones=phones)
         self.writer = Writer(self.database)
         self.reader = Reader(self.database)
 
@@ -68,6 +70,8 @@ def open_context(
     try:
         if migrated:
             context.database.check(writes=writes)
+            if writes:
+                require_the_same_key(context.database, datetime.now(UTC))
         yield context
     finally:
         context.database.close()

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from contextlib import suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,6 +21,7 @@ from webapp.cli.status_needs import REPLAY_DUE
 from webapp.cli.time_zone import agree_on_zone
 from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated, Unavailable
+from webapp.storage.phones import require_the_same_key
 from webapp.support import files
 from webapp.support.addresses import split_bind
 from webapp.support.file_systems import ephemeral_filesystem
@@ -72,6 +73,7 @@ def serve(bind: str, workers: int) -> None:
             if context.settings.is_embedded:
                 context.database.migrate()
             context.database.check()
+            require_the_same_key(context.database, datetime.now(UTC))
             agree_on_zone(context, may_set=context.settings.is_embedded)
             if context.reader.replay_due():
                 hint(f"Warning: {REPLAY_DUE}")

@@ -51,11 +51,18 @@ def stored_request(payload: str) -> tuple[bytes, bytes]:
 
     Raises Unreadable for one that was cut: its last value may be another than was said.
     """
+    query, body, whole = kept_request(payload)
+    if not whole:
+        raise Unreadable("body: was not kept whole")
+    return query, body
+
+
+def kept_request(payload: str) -> tuple[bytes, bytes, bool]:
+    """What is kept of query and body, and whether that is all of them; raises ValueError for anything else."""
     try:
         kept = json.loads(payload)
-        if kept.get("cut"):
-            raise Unreadable("body: was not kept whole")
-        return kept["query"].encode("utf-8", "surrogateescape"), kept["body"].encode("utf-8", "surrogateescape")
+        query, body = (kept[name].encode("utf-8", "surrogateescape") for name in ("query", "body"))
+        return query, body, not kept.get("cut")
     except (KeyError, TypeError, AttributeError):
         raise ValueError("is no request that was kept") from None
 

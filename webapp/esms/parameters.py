@@ -136,6 +136,10 @@ _IDENTITIES = ("ReferenceId", "SMSID")
 _IDENTITY_NAMES = {name.lower() for name in _IDENTITIES}
 KNOWN_PARAMETERS = frozenset({*_IDENTITIES, *(theirs for theirs, _, _ in _PARAMETERS)})
 """The names, as documented, of the parameters whose values are read."""
+PHONE = "phonenumber"
+"""The parameter that names the number called, in small letters."""
+NOT_PHONES = frozenset((_KNOWN | _IDENTITY_NAMES) - {PHONE, "partnerids", "error_info", "errormessage"})
+"""Parameters, in small letters, whose values are no numbers of people called, whatever they look like."""
 _NOTHING = (None,)
 _LONGEST_NAME, _MOST_NAMES = 64, 20
 
@@ -237,6 +241,11 @@ def _is_blank(value: Any) -> bool:
 def storable_json(value: Any) -> str:
     """JSON that any SQL text can hold: readable, with lone surrogates (undecodable bytes) and NUL escaped."""
     return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", _to_json(value))
+
+
+def json_object(pairs: Iterable[tuple[str, Any]]) -> str:
+    """The same of an object whose names may be repeated."""
+    return "{" + ", ".join(f"{storable_json(name)}: {storable_json(value)}" for name, value in pairs) + "}"
 
 
 def plain_text(value: Any) -> str:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, union
 
+from webapp.calls.phone import PLAIN, e164, is_hash
+from webapp.storage.filters import has_phone
 from webapp.storage.models import calls
 from webapp.storage.reader import NEWEST_FIRST, Position, behind, place, position_of
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, ColumnElement, CompoundSelect
     from sqlalchemy.engine import Connection
 
+    from webapp.calls.phone import PhoneStorage
     from webapp.storage.filters import CallFilter
 
 MOST_SCANNED = 20_000
@@ -44,16 +47,21 @@ class Found:
 
 
 def read_list(
-    connection: Connection, wanted: CallFilter, after: Position | None, limit: int, search: str = ""
+    connection: Connection,
+    wanted: CallFilter,
+    after: Position | None,
+    limit: int,
+    search: str = "",
+    phones: PhoneStorage = PLAIN,
 ) -> Found:
-    """The page behind ``after``; None: the newest."""
+    """The page behind ``after``; None: the newest. A search also finds numbers that were hashed with ``phones``."""
     if after is not None:
         # SQLite reads all between two upper bounds: the place behind the last call is bound enough.
         wanted = replace(wanted, until=None)
     conditions = [*wanted.conditions(), *behind(after)]
     floor = None
     if search:
-        conditions.append(calls.c.reference_id.in_(_searched(connection, search)))
+        conditions.append(calls.c.reference_id.in_(_searched(connection, search, phones)))
     elif not _has_index(wanted):
         floor = _floor(connection, wanted, after)
         conditions += [place() >= (floor.placed_at, floor.reference_id)] if floor else []
@@ -64,9 +72,9 @@ def read_list(
     return Found(rows, floor, stopped=floor is not None)
 
 
-def searched_ids(connection: Connection, search: str) -> tuple[str, ...]:
+def searched_ids(connection: Connection, search: str, phones: PhoneStorage = PLAIN) -> tuple[str, ...]:
     """The ids of the calls that a search finds, whatever the filters."""
-    return tuple(connection.scalars(_searched(connection, search)))
+    return tuple(connection.scalars(_searched(connection, search, phones)))
 
 
 def _has_index(wanted: CallFilter) -> bool:
@@ -86,8 +94,8 @@ def _floor(connection: Connection, wanted: CallFilter, after: Position | None) -
     return position_of(row) if row else None
 
 
-def _searched(connection: Connection, text: str) -> CompoundSelect[Any]:
-    """The ids of calls whose id, request id or phone number begins with the text."""
+def _searched(connection: Connection, text: str, phones: PhoneStorage) -> CompoundSelect[Any]:
+    """The ids of calls whose id, request id or phone number begins with the text, or whose phone is its hash."""
     is_postgresql = connection.dialect.name == "postgresql"
     found = [
         _beginning(calls.c.reference_id, text.strip().lower(), by_bytes=False),
@@ -95,6 +103,10 @@ def _searched(connection: Connection, text: str) -> CompoundSelect[Any]:
     ]
     if phone := _as_phone(text):
         found.append(_beginning(calls.c.phone_e164, phone, by_bytes=is_postgresql))
+    number = text.strip()
+    hashed = phones.hashed(number) if e164(number) else number if is_hash(number) else None
+    if hashed:
+        found.append(has_phone(hashed))
     limited = (select(calls.c.reference_id).where(one).limit(MOST_FOUND).subquery() for one in found)
     return union(*(select(one.c.reference_id) for one in limited))
 

@@ -16,6 +16,7 @@ from sqlalchemy import func, make_url, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from webapp.calls.phone import PLAIN
 from webapp.storage import schema
 from webapp.storage.engine import TimeLimits, postgresql_engine, sqlite_engine, sqlite_write_lock
 from webapp.storage.errors import LockTimeout, NotMigrated, TransactionLost, Unavailable, Why, WriteFailed
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy.engine import Connection, Engine
+
+    from webapp.calls.phone import PhoneStorage
 
 _LOST_TO_ANOTHER = {"40001", "40P01"}
 """PostgreSQL's codes of a transaction that lost to another one."""
@@ -78,12 +81,15 @@ class Database:
         transaction_limit: timedelta | None = None,
         connections: int = 10,
         setting: str = "DATABASE_URL",
+        phones: PhoneStorage = PLAIN,
     ) -> None:
         """Connect to nothing yet.
 
         ``patience`` bounds every wait: to connect, for a lock, for a connection. ``transaction_limit`` bounds a whole
-        transaction on PostgreSQL (None: no limit). ``setting`` names the database in errors.
+        transaction on PostgreSQL (None: no limit). ``setting`` names the database in errors. ``phones`` says to those
+        who write and search what it holds of phone numbers.
         """
+        self.phones = phones
         self._setting = setting
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"

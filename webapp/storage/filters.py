@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import and_
+from sqlalchemy import and_, or_
 
 from webapp.calls.phone import e164
 from webapp.storage.models import calls
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
+
+    from webapp.calls.phone import PhoneStorage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class CallFilter:
     """In any form of Unicode: names are kept in NFC."""
     phone: str | None = None
     """In any spelling: ``0901 888 484`` finds ``+84901888484``."""
+    phone_hash: str | None = None
+    """The same number as ``PHONE_STORAGE=hashed`` stores it."""
     request_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -41,6 +45,10 @@ class CallFilter:
     settled: bool | None = None
     confirmed: bool | None = None
     registered: bool | None = None
+
+    def also_hashed(self, phones: PhoneStorage) -> CallFilter:
+        """The same, which finds a hashed phone number too, where there is a key."""
+        return self if self.phone is None else replace(self, phone_hash=phones.hashed(self.phone))
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """As SQL."""
@@ -60,8 +68,7 @@ class CallFilter:
             elif self.outcomes == ("given_up",):
                 wanted.append(calls.c.gave_up_at.is_not(None))
         if self.phone is not None:
-            number = e164(self.phone)
-            wanted.append(calls.c.phone == self.phone if number is None else calls.c.phone_e164 == number)
+            wanted.append(has_phone(self.phone, self.phone_hash))
         if self.since is not None:
             wanted.append(calls.c.placed_at >= self.since)
         if self.until is not None:
@@ -79,6 +86,19 @@ class CallFilter:
             (calls.c.registered_at.is_not(None), self.registered),
         )
         return [*wanted, *(flag if value else ~flag for flag, value in flags if value is not None)]
+
+
+def has_phone(phone: str, phone_hash: str | None = None) -> ColumnElement[bool]:
+    """Whether a call is to this number, or to one with this hash.
+
+    Each part says the condition of the index that it is read from.
+    """
+    number = e164(phone)
+    texts = [text for text in (None if number else phone, phone_hash) if text]
+    is_text = and_(calls.c.phone.in_(texts), calls.c.phone_e164.is_(None), calls.c.phone.is_not(None))
+    if number is None:
+        return is_text
+    return or_(calls.c.phone_e164 == number, is_text) if texts else calls.c.phone_e164 == number
 
 
 EVERY_CALL = CallFilter()

@@ -201,6 +201,14 @@ Index(
     postgresql_where=text("phone_e164 IS NOT NULL"),
     sqlite_where=text("phone_e164 IS NOT NULL"),
 )
+# What is no plain number: hashes, and texts that are none. Where all are, it is empty and costs nothing.
+Index(
+    "ix_calls_hidden_phone",
+    CallRow.phone,
+    CallRow.placed_at,
+    postgresql_where=text("phone_e164 IS NULL AND phone IS NOT NULL"),
+    sqlite_where=text("phone_e164 IS NULL AND phone IS NOT NULL"),
+)
 Index(
     "ix_calls_request_id",
     CallRow.request_id,
@@ -481,6 +489,19 @@ class DueReplayRow(Base):
     since: Mapped[datetime] = mapped_column(Moment, comment="When the migration to the newer rule ran, UTC")
 
 
+class PhoneKeyRow(Base):
+    """One row once numbers were hashed: which key that was done with."""
+
+    __tablename__ = "phone_key"
+    __table_args__ = ({"comment": "One row once PHONE_STORAGE=hashed was used: which key the hashes were made with"},)
+
+    one: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False, comment="Always 1: one row")
+    fingerprint: Mapped[str] = mapped_column(
+        Text, comment="Fingerprint of the key with which phone numbers are hashed; the key is nowhere in the database"
+    )
+    since: Mapped[datetime] = mapped_column(Moment, comment="When the first number was to be hashed, UTC")
+
+
 MEASURES = {
     "calls": "Number of calls",
     "with_outcome": "Of these, number of those that were answered, unanswered or other",
@@ -587,3 +608,4 @@ lookup_latencies = Base.metadata.tables["lookup_latencies"]
 wrong_token_requests = Base.metadata.tables["wrong_token_requests"]
 callback_token_requests = Base.metadata.tables["callback_token_requests"]
 due_replay = Base.metadata.tables["due_replay"]
+phone_key = Base.metadata.tables["phone_key"]

@@ -91,6 +91,7 @@ class Reader:
         self, wanted: CallFilter, after: Position | None, limit: int
     ) -> tuple[list[dict[str, Any]], Position | None]:
         """Calls, newest placed first, and where the next page begins; None when there is none."""
+        wanted = wanted.also_hashed(self._database.phones)
         query = select(calls).where(*wanted.conditions(), *behind(after)).order_by(*NEWEST_FIRST).limit(limit + 1)
         with self._database.snapshot() as connection:
             rows = list(connection.execute(query).mappings())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -11,6 +11,8 @@ from uuid import UUID
 from sqlalchemy import and_, case, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from webapp.esms import callback as esms_callback
+from webapp.esms.phones import hide_in_request
 from webapp.storage import bulk
 from webapp.storage.models import rejected_callbacks
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Select
     from sqlalchemy.engine import Connection
+
+    from webapp.calls.phone import PhoneStorage
 
 OTHER_CHANNEL = "other channel: TypeId "
 """How the reason begins of a message of another channel, which is no call and no cause for alarm."""
@@ -76,6 +80,27 @@ class RejectedCallbacks:
             self._added_bytes = 0
 
 
+def stored_size(payload: str) -> int:
+    """Bytes that a row counts."""
+    return len(payload.encode()) + ROW_OVERHEAD_BYTES
+
+
+def stored_sha256(payload: str) -> str:
+    """By which the same payload is known again."""
+    return hashlib.sha256(payload.encode()).hexdigest()
+
+
+def hide_phones(rejected: Rejected, phones: PhoneStorage) -> Rejected:
+    """The rejected callback with its phone numbers hidden; that of another channel, too."""
+    if phones.is_plain:
+        return rejected
+    query, body, whole = esms_callback.kept_request(rejected.payload)
+    hidden = hide_in_request(query, body, phones)
+    if hidden == (query, body):
+        return rejected
+    return replace(rejected, payload=esms_callback.storable_request(*hidden, whole=whole))
+
+
 def mark_replayed(connection: Connection, identifier: UUID, now: datetime) -> None:
     """Note that a rejected callback became a report."""
     connection.execute(update(rejected_callbacks).where(rejected_callbacks.c.id == identifier).values(replayed_at=now))
@@ -84,7 +109,7 @@ def mark_replayed(connection: Connection, identifier: UUID, now: datetime) -> No
 def _insert(connection: Connection, rejected: Rejected) -> int:
     """How many bytes were added; 0 if the same is there already."""
     is_postgresql = connection.dialect.name == "postgresql"
-    size = len(rejected.payload.encode()) + ROW_OVERHEAD_BYTES
+    size = stored_size(rejected.payload)
     statement = (postgresql if is_postgresql else sqlite).insert(rejected_callbacks)
     statement = statement.values(
         id=rejected.id,
@@ -94,7 +119,7 @@ def _insert(connection: Connection, rejected: Rejected) -> int:
         method=rejected.method,
         content_type=rejected.content_type,
         payload=rejected.payload,
-        payload_sha256=hashlib.sha256(rejected.payload.encode()).hexdigest(),
+        payload_sha256=stored_sha256(rejected.payload),
         size=size,
         reason=rejected.reason,
         count=1,

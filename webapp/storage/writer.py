@@ -22,6 +22,7 @@ from webapp.calls.phone import e164
 from webapp.calls.report import FIELDS, StatusReport
 from webapp.calls.rule import Call, Registration
 from webapp.esms.finality import REJECTED
+from webapp.esms.phones import hide_in_registration, hide_in_report
 from webapp.esms.stored import other_channel_of, stored_report
 from webapp.storage import bulk, dismissals, rejected, rollups
 from webapp.storage.columns import CALL_COLUMNS, REPORT_COLUMNS
@@ -135,22 +136,27 @@ class Writer:
     def __init__(self, database: Database) -> None:
         """Write to ``database``."""
         self._database = database
+        self._phones = database.phones
         self._rejected = rejected.RejectedCallbacks()
 
     @retrying
     def reject(self, one: Rejected) -> None:
         """Keep what could not be read; see ``rejected``."""
         with self._database.transaction() as connection:
-            self._rejected.keep(connection, [one])
+            self._rejected.keep(connection, [rejected.hide_phones(one, self._phones)])
 
     @retrying
     def record(self, reports: Sequence[StatusReport], now: datetime) -> list[Effect]:
         """Store reports durably; see the function of the same name."""
         with self._database.transaction() as connection:
-            return record(connection, reports, now).effects
+            return record(connection, self._hidden(reports), now).effects
+
+    def _hidden(self, reports: Iterable[StatusReport]) -> list[StatusReport]:
+        return [hide_in_report(report, self._phones) for report in reports]
 
     def register(self, registrations: Sequence[Registration], now: datetime) -> Registered:
         """Register calls, in several transactions; a call with several registrations counts once for each."""
+        registrations = [hide_in_registration(one, self._phones) for one in registrations]
         done = Registered()
         began = time.monotonic()
         for start in range(0, len(registrations), _REGISTERED_AT_ONCE):
@@ -173,6 +179,7 @@ class Writer:
         self, registrations: Sequence[Registration], now: datetime, *, checked: Collection[str] = ()
     ) -> Registered:
         """What ``register`` would do; the calls in ``checked`` would be registered by then."""
+        registrations = [hide_in_registration(one, self._phones) for one in registrations]
         names = {registration.reference_id for registration in registrations}
         with self._database.snapshot() as connection:
             found = _LockedCalls(connection, now)
@@ -230,6 +237,10 @@ class Writer:
 
         The calls in ``verifying`` were settled, and asked about to be confirmed.
         """
+        answers = [
+            replace(answer, report=hide_in_report(answer.report, self._phones)) if answer.report else answer
+            for answer in answers
+        ]
         reports = [answer.report for answer in answers if answer.report]
         with self._database.transaction() as connection:
             locked = _LockedCalls(connection, now)
@@ -268,7 +279,7 @@ class Writer:
         with self._database.transaction() as connection:
             if other_channel_of(report) and not registered(connection, [report.reference_id]):
                 return None
-            (effect,) = record(connection, [report], now).effects
+            (effect,) = record(connection, self._hidden([report]), now).effects
             rejected.mark_replayed(connection, report.id, now)
         return effect
 
@@ -288,7 +299,7 @@ class Writer:
     @retrying
     def read_again(self, reports: Sequence[StatusReport], now: datetime) -> list[Refolded]:
         """Give stored reports the values that their payload is read as now, and fold their calls again."""
-        values = [_read_values(report) for report in reports]
+        values = [_read_values(report) for report in self._hidden(reports)]
         with self._database.transaction() as connection:
             locked = _LockedCalls(connection, now)
             locked.lock(_first_received(reports))

@@ -108,6 +108,12 @@ def _tokens(text: object) -> object:
     return given
 
 
+def _key(text: str) -> str:
+    if not tokens.is_well_formed(text):
+        raise ValueError("must have at least 16 characters out of A-Z a-z 0-9 - _ . ~; unset it to have one generated")
+    return text
+
+
 def _time_zone(name: object) -> object:
     if not isinstance(name, str):
         return name
@@ -212,6 +218,18 @@ class Settings(BaseSettings):
     )
     api_token: Tokens | None = Field(
         None, repr=False, description="Bearer token of `/api`. Several, or generated, like `CALLBACK_TOKEN`."
+    )
+    phone_storage: Literal["plain", "hashed", "none"] = Field(
+        "plain",
+        description="What is stored of the numbers called, payloads included. `plain`: themselves; `hashed`: a keyed "
+        "hash (HMAC-SHA256), which a search by the number still finds; `none`: nothing. It holds from now on: "
+        "`esms-calls hide-phones` brings older rows to it. See [privacy](privacy.md).",
+    )
+    phone_hash_key: Annotated[str, AfterValidator(_key)] | None = Field(
+        None,
+        repr=False,
+        description="Key of these hashes, the same on all machines that share a database. If not set, it is generated "
+        "once and kept in the instance folder (`phone_hash_key`). With another key older hashes are not found.",
     )
     page: bool = Field(
         "on", description="`on`: a page for people at `/`, signed in to with an API token or `PAGE_TOKEN`. `off`: none."
@@ -395,6 +413,27 @@ class Settings(BaseSettings):
         """Where tokens are kept that are not set."""
         return self.instance_dir.resolve() / f"{kind}_token"
 
+    def phone_key(self) -> str | None:
+        """The key of hashed phone numbers; None: none is set or kept. Generated if it is needed; raises ConfigError."""
+        name = "phone_hash_key"
+        if self.phone_hash_key:
+            return self.phone_hash_key
+        try:
+            if self.phone_storage == "hashed":
+                tokens.make_token(self.instance_dir, name)
+            key = next(iter(tokens.stored_tokens(self.instance_dir, name) or ()), None)
+        except (OSError, ValueError) as error:
+            if self.phone_storage != "hashed":
+                return None
+            raise ConfigError(self._unreadable(name, "made or read", error)) from None
+        if key is not None and not tokens.is_well_formed(key):
+            path = self.instance_dir.resolve() / name
+            raise ConfigError(
+                f"{path} does not hold a key of at least 16 URL-safe characters: put the key back from a backup, or "
+                "set PHONE_HASH_KEY. With a new key the numbers that were hashed before are not found."
+            )
+        return key
+
     def _kept(self, name: str) -> tuple[str, ...]:
         path = self.instance_dir.resolve() / name
         try:
@@ -428,6 +467,7 @@ class Settings(BaseSettings):
             *self.known_callback_tokens(),
             *(self.api_token or self._stored_or_none("api_token")),
             *(self.page_token or ()),
+            *((self.phone_hash_key,) if self.phone_hash_key else self._stored_or_none("phone_hash_key")),
             self.esms_api_key,
             self.esms_secret_key,
             unquote(urlsplit(self.https_proxy or "").password or ""),

@@ -29,7 +29,7 @@ from webapp.storage import lookup_latencies, rollups, token_counts
 from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated
 from webapp.storage.lookup_latencies import Latencies
-from webapp.storage.models import Base, call_rollups, due_replay
+from webapp.storage.models import Base, call_rollups, due_replay, phone_key
 from webapp.storage.rejected import Rejected
 from webapp.storage.runs import Run
 from webapp.storage.schema import newest_migration, views_module
@@ -52,6 +52,7 @@ TABLES = {
     "due_replay",
     "call_rollups",
     "kept_rollups",
+    "phone_key",
     "rollup_marks",
     "rollup_version",
     "schema_compatibility",
@@ -106,6 +107,7 @@ def fill(database: Database) -> None:
     writer.reject(Rejected(id=parameters.new_id(), received_at=NOW, **usual))  # type: ignore[arg-type]
     rollups.refresh(database)
     write(database, lambda connection: rollups.keep_totals(connection, ["a"]))
+    write(database, lambda connection: connection.execute(phone_key.insert().values(one=1, fingerprint="f", since=NOW)))
     writer.record([callback("c", 3)], NOW)
 
 
@@ -140,6 +142,7 @@ def test_the_migrations_after_the_first_go_down_and_up_again_and_keep_all_calls(
     assert (after.pop("lookup_rate"), after.pop("wrong_token_requests"), after.pop("call_rollups")) == ([], [], [])
     assert (after.pop("rollup_version"), after.pop("kept_rollups"), after.pop("lookup_latencies")) == ([], [], [])
     assert after.pop("callback_token_requests") == []
+    assert after.pop("phone_key") == []
     assert [row.hour for row in after.pop("rollup_marks")] == [NOW], "the figures are to be made anew"
     assert {name: list(map(without_new_columns, found)) for name, found in after.items()} == {
         name: list(map(without_new_columns, before[name])) for name in after

@@ -32,6 +32,7 @@ EVERY_COMMAND = {
     "export": [],
     "migrate": [],
     "grant-readonly": ["analyst"],
+    "hide-phones": ["--check"],
     "purge": ["--older-than", "365d", "--dry-run"],
     "reconcile": ["--dry-run"],
     "register": [],

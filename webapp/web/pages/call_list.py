@@ -40,7 +40,7 @@ def add_to(pages: Blueprint, database: Database) -> None:
             zone = ZoneInfo(as_of.time_zone)
             chosen, problem = _chosen(zone)
             after = _after(zone)
-            found = read_list(connection, chosen.wanted(zone), after, _PAGE, chosen.search)
+            found = read_list(connection, chosen.wanted(zone), after, _PAGE, chosen.search, database.phones)
             page: dict[str, Any] = {
                 "count": _count(connection, chosen),
                 "campaign_names": campaign_names(connection),

@@ -65,14 +65,14 @@ def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
     def wanted() -> CallFilter:
         chosen = {name: value for name, value in request.args.items() if name not in {"lang", "cursor", "limit"}}
         if chosen.keys() - LIST_PARAMETERS:
-            return read_page(MultiDict(chosen), settings.time_zone).wanted
+            return read_page(MultiDict(chosen), settings.time_zone).wanted.also_hashed(database.phones)
         with database.snapshot() as connection:
             zone = ZoneInfo(zone_of(connection))
             try:
                 listed = read_filter(chosen, datetime.now(zone).date())
             except WrongAddress as problem:
                 raise BadRequest(str(problem)) from None
-            found = searched_ids(connection, listed.search) if listed.search else None
+            found = searched_ids(connection, listed.search, database.phones) if listed.search else None
         return replace(listed.wanted(zone), reference_ids=found)
 
     def answer(form: str) -> Response:
