@@ -20,7 +20,7 @@ SBOM ?= build/sbom.json
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' $(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo install check test test-lowest soak lint types docs messages screenshots campaign bench bench-abuse bench-queries bench-reconcile docker-check lock audit sbom clean
+.PHONY: help serve demo install check test test-lowest soak fuzz lint types docs messages screenshots campaign bench bench-abuse bench-queries bench-reconcile docker-check lock audit sbom clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -49,7 +49,12 @@ test-lowest: ## Run all tests with the oldest versions that pyproject.toml allow
 soak: $(VENV)/installed-dev ## Run durability with longer times and generated tests with more examples (SOAK=2 doubles them; a quarter of an hour)
 	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest $(PARALLEL) tests/system/test_durability.py tests/system/test_exactly_once.py \
 	  tests/unit/calls tests/unit/esms tests/integration/storage tests/integration/callbacks tests/integration/web
+	FUZZ_REQUESTS=1000000 $(BIN)/python -m pytest -rP 'tests/system/test_fuzzed_callbacks.py::test_no_fuzzed_request_does_harm[on-text]'
+	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest -rP tests/system/test_proxies.py -k ten_times
 	$(MAKE) campaign CAMPAIGN_SEED=$$(date +%s)
+
+fuzz: $(VENV)/installed-dev ## Send random requests to the callback URL, each for a minute: fast path on and off, nginx, Caddy (FUZZ_SEED=1)
+	FUZZ_SECONDS=$(or $(FUZZ_SECONDS),60) $(BIN)/python -m pytest -rP -k fuzzed tests/system/test_fuzzed_callbacks.py tests/system/test_proxies.py
 
 lint: $(VENV)/installed-dev ## Check style, import layers and the Dockerfile
 	$(BIN)/ruff check .
