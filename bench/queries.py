@@ -1,4 +1,4 @@
-"""``make bench-queries``: how long the page, the API, ``report`` and the documented SQL take with a year of calls.
+"""``make bench-queries``: how long the page, the API, ``report``, /metrics and the documented SQL take.
 
 The program answers in this process, and the time of every statement that it executes is taken.
 """
@@ -52,7 +52,9 @@ QUICK = {"calls": 20_000, "runs": 2}
 OF_A_FIGURE = {"postgresql": 0.3, "sqlite": 1.0}
 """Seconds, at most, of any one statement of page, API and ``report``."""
 OF_THE_OVERVIEW = 0.5
-OF_A_SCRAPE = 1.0
+OF_A_SCRAPE = 2.0
+"""The first of a process; Prometheus waits for ten seconds."""
+OF_A_SAMPLE = 1.0
 OF_A_LIST = 0.05
 _SEARCHED = {"outcome unknown", "a rare key"}
 _REPORTS = {
@@ -181,18 +183,18 @@ def _page(client: FlaskClient, path: str) -> None:
         raise RuntimeError(f"{path} was answered {answer.status_code}: {answer.text[:500]}")
 
 
-def monitoring_questions(database: str) -> Iterator[Question]:
+def monitoring_questions() -> Iterator[Question]:
     """What Prometheus reads: with a new sample of all gauges, and its slowest statement."""
 
     def scrape() -> None:
-        # A process that has no sample yet takes one of everything.
+        # A process without a sample takes one of everything; later ones it takes one by one, in a fiftieth of its time.
         if (answer := create_app().test_client().get("/metrics")).status_code != requests.codes.ok:
             raise RuntimeError(f"/metrics was answered {answer.status_code}: {answer.text[:500]}")
         if "esms_settled_calls_last_day" not in answer.text:
             raise RuntimeError("/metrics shows nothing of the database")
 
     yield Question("/metrics, whole", scrape, whole, OF_A_SCRAPE)
-    yield Question("/metrics, slowest query", scrape, slowest, OF_A_FIGURE[database])
+    yield Question("/metrics, slowest query", scrape, slowest, OF_A_SAMPLE)
 
 
 def report_questions(database: str) -> Iterator[Question]:
@@ -240,7 +242,9 @@ def filled(folder: Path, database: str, server: str | None, calls: int) -> Itera
     os.environ.update(environment)
     done = folder / f"{database}-{calls}.filled"
     took: dict[str, float] = {}
-    if not done.exists():
+    if done.exists():
+        _esms_calls("migrate")
+    else:
         _drop(folder, name, server)
         _esms_calls("migrate")
         began = time.monotonic()
@@ -277,7 +281,7 @@ def ask(database: str, url: str, runs: int, only: str) -> Iterator[tuple[Row, st
     questions = [
         *page_questions(client, database),
         *api_questions(client, database),
-        *monitoring_questions(database),
+        *monitoring_questions(),
         *report_questions(database),
         *documented_questions(database, url),
     ]
@@ -329,7 +333,7 @@ def main(
     markdown: Path | None,
     **given: int,
 ) -> None:
-    """Measure every query of page, API, report and documented SQL, with a year of calls in 200 campaigns.
+    """Measure every query of page, API, report, /metrics and documented SQL, with a year of calls in 200 campaigns.
 
     BENCH_DATABASE_URL names a PostgreSQL on which databases may be created (by default one that comes as a wheel);
     files go to TMPDIR, 15 GB for 10 million calls. Progress is on standard error. Exit code 1: a limit was missed.

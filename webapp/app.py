@@ -52,6 +52,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     ingest = _ingest(settings, spool, redact, phones)
     counter = TokenCounter(database)
     receiver = views.Receiver(ingest, callback_tokens, counter, redact)
+    gauges = Gauges(database, spool, settings)
     refresher = Refresher(_for_figures(settings), settings.instance_dir.resolve() / "figures-lock")
 
     app = Flask(__name__, static_folder=None)
@@ -59,7 +60,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.url_map.merge_slashes = False
     app.config["TRUSTED_PROXIES"] = settings.trusted_proxies
     app.extensions |= {"database": database, "ingest": ingest, "receiver": receiver, "wrong_tokens": counter}
-    app.extensions |= {"refresher": refresher, "reading": reading}
+    app.extensions |= {"refresher": refresher, "reading": reading, "gauges": gauges}
     app.wsgi_app = behind_proxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[assignment, method-assign]
     app.wsgi_app = with_request_id(app.wsgi_app, settings.trusted_proxies)  # type: ignore[assignment, method-assign]
     access.init_app(app)
@@ -72,7 +73,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     proof.init_routes(callbacks, database)
     app.register_blueprint(callbacks)
     app.register_blueprint(api.blueprint(Writer(database), Reader(reading), api_tokens, settings.time_zone))
-    gauges = Gauges(database, spool, settings)
     app.register_blueprint(health.blueprint(database, gauges, cached=settings.ops_bind is not None))
     if settings.page:
         site.init_app(app, reading, settings, lambda: (*api_tokens(), *(settings.page_token or ())))

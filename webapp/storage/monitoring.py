@@ -57,12 +57,8 @@ class Now:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lately:
-    """Counts of the last hour and day, and of calls for which many rows must be read."""
+    """Counts of the last hour and day."""
 
-    given_up: tuple[int, int]
-    """Not dismissed by a person, and dismissed."""
-    price_conflicts: tuple[int, int]
-    """Likewise."""
     outcomes: Mapping[str, int]
     """Of the calls settled in the last day."""
     settled_by: Mapping[tuple[str, str], int]
@@ -71,6 +67,14 @@ class Lately:
     callbacks: Callbacks
     calls: Mapping[str, int]
     """All calls by outcome, as of the figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToDecide:
+    """Calls about which a person decides: counts of those that are not dismissed, and of those that are."""
+
+    given_up: tuple[int, int]
+    price_conflicts: tuple[int, int]
 
 
 def read_now(connection: Connection, due: Due, now: datetime, lease: timedelta) -> Now:
@@ -96,6 +100,14 @@ def read_now(connection: Connection, due: Due, now: datetime, lease: timedelta) 
 
 def _count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
     return connection.scalar(select(func.count()).select_from(calls).where(*conditions)) or 0
+
+
+def read_to_decide(connection: Connection) -> ToDecide:
+    """Counts that read each of these calls, wherever they lie: a second for a hundred thousand."""
+    return ToDecide(
+        given_up=_by_dismissal(connection, calls.c.gave_up_at.is_not(None)),
+        price_conflicts=_by_dismissal(connection, calls.c.price_conflict),
+    )
 
 
 def _by_dismissal(connection: Connection, condition: ColumnElement[bool]) -> tuple[int, int]:
@@ -125,7 +137,7 @@ def _last_end(connection: Connection, outcome: RunOutcome) -> datetime | None:
 
 
 def read_lately(connection: Connection, due: Due, now: datetime) -> Lately:
-    """Counts that read a row for each call of the last day, given-up call and call with two prices; and the figures."""
+    """Counts that read a row for each call of the last day, and the figures."""
     of = (calls.c.outcome, calls.c.settled_by)
     number = func.count()
     query = select(*of, number, number.filter(calls.c.settled_at > now - _HOUR)).group_by(*of)
@@ -136,8 +148,6 @@ def read_lately(connection: Connection, due: Due, now: datetime) -> Lately:
         settled_by["day", source] += of_day
         settled_by["hour", source] += of_hour
     return Lately(
-        given_up=_by_dismissal(connection, calls.c.gave_up_at.is_not(None)),
-        price_conflicts=_by_dismissal(connection, calls.c.price_conflict),
         outcomes=outcomes,
         settled_by=settled_by,
         unread=status.unread_last_day(connection, now),

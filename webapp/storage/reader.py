@@ -16,7 +16,7 @@ from webapp.storage.claims import DUE_SINCE, Due, due_parts, is_due
 from webapp.storage.columns import CALL_COLUMNS, REPORT_COLUMNS
 from webapp.storage.filters import EVERY_CALL, CallFilter
 from webapp.storage.models import calls, due_replay, rejected_callbacks, status_reports
-from webapp.storage.monitoring import Lately, Now, read_lately, read_now
+from webapp.storage.monitoring import Lately, Now, ToDecide, read_lately, read_now, read_to_decide
 from webapp.storage.rejected import Rejected
 from webapp.storage.status import LookupShare, Status, lookup_share, read_status
 from webapp.storage.types import plain
@@ -222,6 +222,11 @@ class Reader:
         """What /metrics shows of the time ``due.due_until``."""
         with self._database.snapshot() as connection:
             return read_now(connection, due, due.due_until, lease)
+
+    def to_decide(self) -> ToDecide:
+        """What /metrics shows of calls about which a person decides."""
+        with self._database.snapshot() as connection:
+            return read_to_decide(connection)
 
     def lately(self, due: Due) -> Lately:
         """What /metrics shows of the hour and the day before ``due.due_until``."""

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from webapp.callbacks.reasons import REASONS, reason_class
 from webapp.callbacks.spool import SpoolError
@@ -31,9 +31,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SHORTEST_SECONDS, _LONGEST_SECONDS = 1.0, 60.0
-_PAUSE_FACTOR = 50
-"""How long a sample holds, in lengths of the time that it took: sampling takes at most a fiftieth of one core."""
+_SHORTEST_SECONDS = 1.0
+
+
+class Pace(NamedTuple):
+    """For how long a sample holds: ``factor`` times as long as it took, and ``longest`` seconds at most."""
+
+    factor: int
+    longest: float
+
+
+_FAST = Pace(50, 60.0)
+"""Sampling takes at most a fiftieth of one core, in each process."""
+_SLOW = Pace(200, 600.0)
+"""Of what people decide, in hours: every process may read many rows for it."""
 _SOURCES = ("callback", "lookup")
 _WINDOWS = ("hour", "day")
 
@@ -153,6 +164,7 @@ class Gauges:
         self._settings = settings
         self._depth = Sampler(spool.depth) if spool else None
         self._now = Sampler(lambda: reader.now(due_at(datetime.now(UTC), settings), lease))
+        self._to_decide = Sampler(reader.to_decide, _SLOW)
         self._lately = Sampler(lambda: reader.lately(due_at(datetime.now(UTC), settings)))
 
     def sample(self) -> Iterator[Metric]:
@@ -164,6 +176,9 @@ class Gauges:
         if now is None:
             return
         yield from _of_now(now)
+        if to_decide := self._to_decide.latest():
+            yield GIVEN_UP.by(_no_yes(to_decide.given_up))
+            yield PRICE_CONFLICTS.by(_no_yes(to_decide.price_conflicts))
         if lately := self._lately.latest():
             yield LOOKUP_SHARE_WARN.of(float(self._settings.lookup_share_warn))
             yield GIVE_UP.of(self._settings.reconcile_give_up.total_seconds())
@@ -173,15 +188,16 @@ class Gauges:
 class Sampler(Generic[T]):
     """Asks for a sample, and asks again only after many times as long as that took: large databases are asked less."""
 
-    def __init__(self, read: Callable[[], T]) -> None:
+    def __init__(self, read: Callable[[], T], pace: Pace = _FAST) -> None:
         """``read`` may raise Unavailable and SpoolError."""
         self._read = read
+        self._pace = pace
         self._one_at_a_time = threading.Lock()
         self._good_until = float("-inf")
         self._latest: T | None = None
 
     def latest(self) -> T | None:
-        """A sample that is a second old, or a minute if it takes long; None while there is none."""
+        """A sample that is a second old, or as old as the pace allows if it takes long; None while there is none."""
         with self._one_at_a_time:
             began = time.monotonic()
             if began >= self._good_until:
@@ -190,8 +206,8 @@ class Sampler(Generic[T]):
                 except (Unavailable, SpoolError):
                     self._latest = None
                 now = time.monotonic()
-                longest = _SHORTEST_SECONDS if self._latest is None else _LONGEST_SECONDS
-                self._good_until = now + min(longest, max(_SHORTEST_SECONDS, _PAUSE_FACTOR * (now - began)))
+                longest = _SHORTEST_SECONDS if self._latest is None else self._pace.longest
+                self._good_until = now + min(longest, max(_SHORTEST_SECONDS, self._pace.factor * (now - began)))
             return self._latest
 
 
@@ -238,8 +254,6 @@ def _of_lately(lately: Lately) -> Iterator[Metric]:
     for name, number in lately.unread.items():
         unread[name if name in KNOWN_PARAMETERS else "other"] += number
     yield CALLS.by({(name,): lately.calls.get(name, 0) for name in OUTCOMES})
-    yield GIVEN_UP.by(_no_yes(lately.given_up))
-    yield PRICE_CONFLICTS.by(_no_yes(lately.price_conflicts))
     yield SETTLED_BY_OUTCOME.by({(name,): lately.outcomes.get(name, 0) for name in OUTCOMES_OF_SETTLED})
     yield SETTLED_BY_SOURCE.by(by_source)
     yield LOOKUP_SHARE.by({(one,): by_source[one, "lookup"] / settled[one] for one in _WINDOWS if settled[one]})

@@ -14,6 +14,7 @@ from webapp.esms import parameters
 from webapp.esms.lookup import LookupAnswer
 from webapp.storage import rollups, runs
 from webapp.storage.claims import Due
+from webapp.storage.monitoring import ToDecide
 from webapp.storage.rejected import OTHER_CHANNEL, Rejected
 from webapp.storage.runs import Run
 
@@ -53,7 +54,7 @@ def reject(writer: Writer, reason: str, payload: str = "{}") -> None:
 
 def test_an_empty_database_has_nothing_to_show(reader: Reader) -> None:
     found = now(reader)
-    assert (found.missing, lately(reader).given_up, lately(reader).price_conflicts) == ((0, 0), (0, 0), (0, 0))
+    assert (found.missing, reader.to_decide()) == ((0, 0), ToDecide((0, 0), (0, 0)))
     assert (found.overdue, found.conflicts, found.rejected, found.other_channels) == (0, 0, {}, 0)
     assert (found.oldest_missing, found.callback_at, found.answered_at, found.run_outcome) == (None, None, None, None)
     assert set(found.run_ends.values()) == {None}
@@ -85,8 +86,7 @@ def test_calls_that_people_decide_about_are_counted_by_whether_they_are_dismisse
     writer.record([callback("c", 1, call_status="ANSWERED"), callback("c", 2, call_status="NOANSWERED")], NOW)
     writer.dismiss(["a"], NOW)
 
-    assert lately(reader).given_up == (1, 1)
-    assert lately(reader).price_conflicts == (1, 0)
+    assert reader.to_decide() == ToDecide(given_up=(1, 1), price_conflicts=(1, 0))
     assert now(reader).conflicts == 1
 
 

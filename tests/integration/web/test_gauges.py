@@ -21,6 +21,7 @@ from webapp.support import metrics
 from webapp.web import gauges
 
 if TYPE_CHECKING:
+    from flask import Flask
     from flask.testing import FlaskClient
 
     from webapp.storage.database import Database
@@ -31,10 +32,12 @@ FINAL = "SendStatus=5&CallStatus=ANSWERED"
 
 
 @pytest.fixture
-def always_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+def always_fresh(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples are taken for each scrape."""
     monkeypatch.setattr(gauges, "_SHORTEST_SECONDS", 0.0)
-    monkeypatch.setattr(gauges, "_PAUSE_FACTOR", 0)
+    for sampler in vars(app.extensions["gauges"]).values():
+        if isinstance(sampler, gauges.Sampler):
+            monkeypatch.setattr(sampler, "_pace", gauges.Pace(0, 0.0))
 
 
 def shown(client: FlaskClient) -> dict[str, float]:
