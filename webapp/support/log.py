@@ -89,6 +89,7 @@ def configure(settings: Settings, *, default_level: int = logging.INFO) -> None:
     logging.basicConfig(handlers=[handler], level=level(settings, default_level))
     # No line shows these: looking them up for each record costs time.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001 - its documentation says so
     # At debug level urllib3 writes the URLs that it asks, with the keys in them.
     for name in ("alembic", "psycopg", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
