@@ -18,6 +18,7 @@ class CircuitBreaker:
         self._can_open = can_open
         self._lock = threading.Lock()
         self.is_open = False
+        metrics.BREAKER_OPEN.set(0)
 
     def open(self, problem: str) -> None:
         """Note that the database does not take reports, and why."""

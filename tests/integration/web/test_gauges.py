@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner
 from constants import API_TOKEN, CALLBACK_TOKEN
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import make_url
 
 from webapp.callbacks.reasons import REASONS
 from webapp.cli.commands import cli
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from flask.testing import FlaskClient
 
     from webapp.storage.database import Database
+    from webapp.support.settings import Settings
 
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 URL = f"/esms/callback/{CALLBACK_TOKEN}"
@@ -155,6 +161,65 @@ def test_batches_are_counted_with_their_sizes_and_times(client: FlaskClient) -> 
     assert more("esms_batch_reports_sum") == more("esms_batch_reports_count") == 2
     assert more("esms_batch_seconds_count") == more("esms_batch_commit_seconds_count") == 2
     assert 0 < more("esms_batch_commit_seconds_sum") < more("esms_batch_seconds_sum")
+
+
+@ON_SQLITE
+@pytest.mark.usefixtures("always_fresh")
+def test_while_the_database_is_away_the_spool_and_the_breaker_are_shown(
+    client: FlaskClient, settings: Settings
+) -> None:
+    client.get(f"{URL}?ReferenceId=a&{FINAL}")
+    path = Path(str(make_url(settings.database).database))
+    path.rename(f"{path}.away")
+    path.mkdir()
+    client.get(f"{URL}?ReferenceId=b&{FINAL}")
+
+    found = shown(client)
+
+    assert (found["esms_database_up"], found["esms_database_breaker_open"]) == (0, 1)
+    assert found["esms_spool_reports"] == 1
+    assert 0 < found["esms_spool_bytes"] < found["esms_spool_limit_bytes"]
+    assert 0 <= found["esms_spool_oldest_seconds"] < 60
+    assert "esms_overdue_calls" not in found
+
+
+def test_the_breaker_is_open_while_it_is_in_any_worker_that_lives(tmp_path: Path) -> None:
+    program = """
+import sys
+from prometheus_client import multiprocess
+from webapp.callbacks.circuit_breaker import CircuitBreaker
+from webapp.support import metrics
+breaker = CircuitBreaker(can_open=True)
+for line in sys.stdin:
+    match line.split():
+        case ["open"]: breaker.open("away")
+        case ["close"]: breaker.close()
+        case ["died", pid]: multiprocess.mark_process_dead(int(pid))
+    print(metrics.exposition().decode().split("\\nesms_database_breaker_open ")[1].split()[0], flush=True)
+"""
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    arguments: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with (
+        subprocess.Popen([sys.executable, "-c", program], **arguments) as first,
+        subprocess.Popen([sys.executable, "-c", program], **arguments) as second,
+    ):
+
+        def say(process: subprocess.Popen[str], line: str) -> float:
+            assert process.stdin
+            assert process.stdout
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+            return float(process.stdout.readline())
+
+        assert say(first, "look") == say(second, "look") == 0
+        assert say(second, "open") == say(first, "look") == 1
+        assert say(second, "close") == say(first, "look") == 0
+        assert say(second, "open") == 1
+        second.kill()
+        second.wait()
+        assert say(first, "look") == 1, "nobody has seen its end yet"
+        assert say(first, f"died {second.pid}") == 0
+        first.kill()
 
 
 def test_a_sample_holds_for_a_second_and_longer_if_it_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
