@@ -87,6 +87,8 @@ def configure(settings: Settings, *, default_level: int = logging.INFO) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(settings))
     logging.basicConfig(handlers=[handler], level=level(settings, default_level))
+    # gunicorn's handlers are older than a token that was rotated since.
+    hide(settings.secrets())
     # No line shows these: looking them up for each record costs time.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None  # noqa: SLF001 - its documentation says so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from webapp.support.log import Formatter, configure
+from webapp.support.log_json import JsonFormatter
 from webapp.support.redaction import redact
 from webapp.support.settings import load_settings
 
@@ -178,3 +180,19 @@ def test_a_process_that_has_a_log_handler_keeps_it(monkeypatch: pytest.MonkeyPat
     configure(load_settings())
 
     assert logging.getLogger().handlers == [handler]
+
+
+@pytest.mark.parametrize("make", [Formatter, JsonFormatter])
+def test_a_handler_that_is_there_already_hides_what_became_secret_since(
+    monkeypatch: pytest.MonkeyPatch, make: type[Formatter]
+) -> None:
+    """A worker that starts after a rotation has the handlers of a server that started before it."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(make(["the-old-secret"]))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+
+    configure(load_settings(esms_secret_key="the-new-secret"))
+    logging.getLogger("webapp.room").warning("told the-old-secret and %s", "the-new-secret")
+
+    assert "told *** and ***" in stream.getvalue()
