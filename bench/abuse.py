@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
-from bench import load
+from bench import load, nginx
 from bench.abusers import ABUSES
 from bench.programs import ROOT
 from bench.session import BEFORE, OURS, WITHOUT_FAST_PATH, label_of, session
@@ -36,6 +37,7 @@ from bench.table import Row, milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from bench.receivers import Receiver, Server
@@ -57,6 +59,7 @@ class Sizes:
     seconds: int
     rate: int
     connections: int
+    through_nginx: bool
 
 
 QUICK = {"rounds": 1, "seconds": 2}
@@ -64,9 +67,9 @@ QUICK = {"rounds": 1, "seconds": 2}
 
 def measure(run: Session, sizes: Sizes, receiver: Receiver, name: str, answers: Counter[str]) -> float:
     """The 99th percentile of the callbacks' times beside one abuse, or alone; answers to the abuse are counted."""
-    with run.serving(receiver) as server:
+    with run.serving(receiver) as server, _entrance(run, sizes, server) as url:
         steady = load.start_constant_rate(
-            server.url,
+            url,
             rate=sizes.rate,
             seconds=sizes.seconds,
             connections=sizes.connections,
@@ -74,7 +77,7 @@ def measure(run: Session, sizes: Sizes, receiver: Receiver, name: str, answers: 
         )
         # The callbacks' connections come first: a worker that is busy would leave new ones to the others.
         time.sleep(_CONNECT_SECONDS)
-        abuser = None if name == _IDLE else _start_abuse(name, server, sizes.seconds + _WARM_UP_SECONDS)
+        abuser = None if name == _IDLE else _start_abuse(name, url, sizes.seconds + _WARM_UP_SECONDS)
         result = load.wait_for(steady)
         if abuser:
             printed, _ = abuser.communicate()
@@ -85,8 +88,15 @@ def measure(run: Session, sizes: Sizes, receiver: Receiver, name: str, answers: 
         return result.p99
 
 
-def _start_abuse(name: str, server: Server, seconds: int) -> subprocess.Popen[str]:
-    address = server.url.removeprefix("http://")
+def _entrance(run: Session, sizes: Sizes, server: Server) -> AbstractContextManager[str]:
+    """The URL that everything is sent to: the server's own, or that of nginx in front of it."""
+    if sizes.through_nginx:
+        return nginx.in_front_of(server.url, run.new_folder("nginx"))
+    return nullcontext(server.url)
+
+
+def _start_abuse(name: str, url: str, seconds: int) -> subprocess.Popen[str]:
+    address = url.removeprefix("http://")
     return subprocess.Popen(
         [sys.executable, "-m", "bench.abusers", name, address, str(seconds)],
         cwd=ROOT,
@@ -129,6 +139,7 @@ def abuse(run: Session, sizes: Sizes, names: Sequence[str], variant: str) -> Non
 @databases_option
 @before_option
 @click.option("--without-fast-path", is_flag=True, help="Measure FAST_PATH=off as well.")
+@click.option("--through-nginx", is_flag=True, help="Put nginx with deploy/nginx.conf in front, without TLS.")
 @click.option("--rounds", default=3, type=click.IntRange(1), show_default=True, help="Measurements of each.")
 @click.option("--seconds", default=8, type=click.IntRange(1), show_default=True, help="Length of a measurement.")
 @click.option("--rate", default=100, type=click.IntRange(1), show_default=True, help="Callbacks a second.")
@@ -160,7 +171,9 @@ def main(
     started = time.monotonic()
     variants = [OURS, *([BEFORE] if before else []), *([WITHOUT_FAST_PATH] if without_fast_path else [])]
     try:
-        outcome = _run(Sizes(**given), only, databases, before, variants)
+        outcome = _run(
+            Sizes(through_nginx=bool(given.pop("through_nginx")), **given), only, databases, before, variants
+        )
     except (load.Missing, RuntimeError) as error:
         raise click.ClickException(str(error)) from None
     minutes = math.ceil((time.monotonic() - started) / 60)

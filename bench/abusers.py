@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 HOST = "127.0.0.1"
+STRANGER = "127.0.0.2"
+"""The address that all of it comes from: a proxy limits the requests of one address."""
 _WRONG = "/esms/callback/wrong-token-of-the-benchmark"
 _RIGHT = f"/esms/callback/{CALLBACK_TOKEN}"
 _TIMEOUT_SECONDS = 20
@@ -177,7 +179,7 @@ class _Sender:
         return time.monotonic() >= self._until
 
     def connect(self) -> socket.socket:
-        return socket.create_connection((HOST, self._port), timeout=_TIMEOUT_SECONDS)
+        return socket.create_connection((HOST, self._port), timeout=_TIMEOUT_SECONDS, source_address=(STRANGER, 0))
 
     def run(self) -> None:
         if self._abuse.manner == "slowly":

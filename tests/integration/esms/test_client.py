@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import socket
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -277,6 +279,24 @@ def test_a_connection_that_breaks_or_speaks_no_http_is_unreachable(sent: str) ->
 
     with peer(talk) as served, asking(served.url) as client:
         assert (look_up(client, "x").code, look_up(client, "x").answered) == ("unreachable", False)
+
+
+def test_an_answer_that_grows_when_it_is_unpacked_is_read_up_to_its_limit() -> None:
+    """A compressed megabyte can hold a gigabyte; as much memory as the limit, and some, is used."""
+    packed = gzip.compress(b'{"CodeResponse": "100"' + b" " * (50 << 20) + b"}", 1)
+    assert len(packed) < ANSWER_LIMIT
+
+    def talk(served: Peer, line: socket.socket) -> None:
+        served.read(line)
+        line.sendall(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nConnection: close\r\n\r\n" + packed)
+
+    with peer(talk) as served, asking(served.url, timeout=5 * TIMEOUT) as client:
+        tracemalloc.start()
+        try:
+            assert look_up(client, "x").code == "unreadable"
+            assert tracemalloc.get_traced_memory()[1] < 20 * ANSWER_LIMIT
+        finally:
+            tracemalloc.stop()
 
 
 def test_an_answer_whose_encoding_is_not_what_it_says_is_unreadable() -> None:
