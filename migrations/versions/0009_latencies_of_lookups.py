@@ -9,7 +9,6 @@ from alembic import op
 revision = "0009"
 down_revision = "0008"
 
-NOT_REPLAYED = sa.text("replayed_at IS NULL")
 ANSWERED = sa.text("answered_at IS NOT NULL")
 
 
@@ -34,13 +33,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("code", "edge_ms", name="pk_lookup_latencies"),
         comment="Look-ups of all reconcile runs and audits by code and by how long they took, for /metrics",
     )
-    op.create_index(
-        "ix_rejected_callbacks_reasons",
-        "rejected_callbacks",
-        ["reason", "dismissed_at"],
-        postgresql_where=NOT_REPLAYED,
-        sqlite_where=NOT_REPLAYED,
-    )
+    op.create_index("ix_rejected_callbacks_reasons", "rejected_callbacks", ["replayed_at", "dismissed_at", "reason"])
     op.create_index("ix_reconcile_runs_outcome", "reconcile_runs", ["outcome", "started_at"])
     op.create_index(
         "ix_reconcile_runs_answered_at",

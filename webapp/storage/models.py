@@ -272,7 +272,6 @@ Index(
 _CALLBACK = text("source = 'callback'")
 _UNREAD = text("unread IS NOT NULL")
 _CONFLICT = text("effect = 'conflict'")
-_NOT_REPLAYED = text("replayed_at IS NULL")
 _ANSWERED = text("answered_at IS NOT NULL")
 
 
@@ -328,13 +327,7 @@ class RejectedRow(Base):
     __table_args__ = (
         UniqueConstraint("method", "payload_sha256", "reason", name="uq_rejected_callbacks_same"),
         Index("ix_rejected_callbacks_room", "replayed_at", "first_at", "size"),
-        Index(
-            "ix_rejected_callbacks_reasons",
-            "reason",
-            "dismissed_at",
-            postgresql_where=_NOT_REPLAYED,
-            sqlite_where=_NOT_REPLAYED,
-        ),
+        Index("ix_rejected_callbacks_reasons", "replayed_at", "dismissed_at", "reason"),
         {"comment": "What reached the callback URL and could not be read as a report"},
     )
 

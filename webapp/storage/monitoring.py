@@ -79,6 +79,7 @@ class ToDecide:
 
 def read_now(connection: Connection, due: Due, now: datetime, lease: timedelta) -> Now:
     """Counts of calls that are few, the last run, and what is rejected."""
+    answered_at = reconcile_runs.c.answered_at
     unregistered = calls.c.registered_at.is_(None)
     last = status.last_run(connection)
     return Now(
@@ -88,7 +89,7 @@ def read_now(connection: Connection, due: Due, now: datetime, lease: timedelta) 
         conflicts=_count(connection, calls.c.conflict),
         **_rejected(connection),
         callback_at=status.last_callback_at(connection),
-        answered_at=connection.scalar(select(func.max(reconcile_runs.c.answered_at))),
+        answered_at=connection.scalar(select(func.max(answered_at)).where(answered_at.is_not(None))),
         run_outcome=runs.outcome_now(last, now, lease) if last else None,
         run_started_at=last["started_at"] if last else None,
         run_ends={outcome: _last_end(connection, outcome) for outcome in runs.RUN_OUTCOMES},

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from makers import NOW, at, callback, lookup
 from sql import write
+from sqlalchemy import event
 
 from webapp.calls.rule import Registration
 from webapp.esms import parameters
 from webapp.esms.lookup import LookupAnswer
-from webapp.storage import rollups, runs
+from webapp.storage import monitoring, rollups, runs
 from webapp.storage.claims import Due
 from webapp.storage.monitoring import ToDecide
 from webapp.storage.rejected import OTHER_CHANNEL, Rejected
@@ -157,3 +160,32 @@ def test_all_calls_are_counted_by_outcome_once_the_figures_are_made(
     rollups.refresh(database)
 
     assert lately(reader).calls == {"answered": 3, "missing": 1}
+
+
+@pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
+def test_no_figure_reads_all_calls_reports_or_rejected_callbacks(database: Database) -> None:
+    statements: list[tuple[str, Any]] = []
+    with database.snapshot() as connection:
+
+        @event.listens_for(connection, "before_cursor_execute")
+        def keep(_connection: object, _cursor: object, statement: str, parameters: Any, *_rest: object) -> None:
+            statements.append((statement, parameters))
+
+        monitoring.read_now(connection, DUE, NOW, LEASE)
+        monitoring.read_lately(connection, DUE, NOW)
+        monitoring.read_to_decide(connection)
+        event.remove(connection, "before_cursor_execute", keep)
+        plans = {
+            statement: "; ".join(
+                row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            )
+            for statement, parameters in statements
+        }
+
+    assert len(plans) > 20
+    rejected = [plan for statement, plan in plans.items() if "rejected_callbacks.reason" in statement]
+    assert all("COVERING INDEX ix_rejected_callbacks_reasons" in plan for plan in rejected), rejected
+    large = re.compile(r"SCAN (calls|status_reports|rejected_callbacks|reconcile_runs)(?! USING (COVERING )?INDEX)")
+    assert {statement: plan for statement, plan in plans.items() if large.search(plan)} == {}
+    searched = {name for plan in plans.values() for name in re.findall(r"INDEX (ix_\w+)", plan)}
+    assert {"ix_rejected_callbacks_reasons", "ix_reconcile_runs_outcome", "ix_reconcile_runs_answered_at"} <= searched
