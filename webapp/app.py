@@ -51,7 +51,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     spool = Spool(settings.instance_dir.resolve(), settings.spool_limit) if settings.spool else None
     ingest = _ingest(settings, spool, redact, phones)
     counter = TokenCounter(database)
-    receiver = views.Receiver(ingest, callback_tokens, counter, redact)
+    receiver = views.Receiver(ingest, callback_tokens, counter, redact, settings.callback_allowed_ips)
     gauges = Gauges(database, spool, settings)
     refresher = Refresher(_for_figures(settings), settings.instance_dir.resolve() / "figures-lock")
 

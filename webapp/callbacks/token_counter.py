@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from webapp.storage import token_counts
 from webapp.storage.errors import Unavailable
 from webapp.storage.retry import retrying
-from webapp.storage.token_counts import HourCount
+from webapp.storage.token_counts import NOT_ALLOWED, WRONG, HourCount
 from webapp.support import metrics
 from webapp.support.tokens import ending
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 _PAUSE_SECONDS = 2.0
 RIGHT_PAUSE_SECONDS = 60.0
 _MOST_PENDING = 1000
-_WRONG = ""
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,12 @@ class TokenCounter:
     def count_wrong(self) -> None:
         """Count a request with a wrong token."""
         metrics.WRONG_TOKENS.inc()
-        self._count(_WRONG)
+        self._count(WRONG)
+
+    def count_not_allowed(self) -> None:
+        """Count a request with a right token from an address that is not allowed."""
+        metrics.NOT_ALLOWED.inc()
+        self._count(NOT_ALLOWED)
 
     def count_right(self, token: str) -> None:
         """Count a request with this token."""
@@ -83,7 +87,7 @@ class TokenCounter:
         with self._lock:
             if right_too:
                 self._right_due_at = None
-            counts = {key: count for key, count in self._pending.items() if right_too or key[1] == _WRONG}
+            counts = {key: count for key, count in self._pending.items() if right_too or key[1] in {WRONG, NOT_ALLOWED}}
             self._pending = {key: count for key, count in self._pending.items() if key not in counts}
         if not counts:
             return

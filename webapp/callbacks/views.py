@@ -13,6 +13,7 @@ from werkzeug.routing import Rule
 from webapp.callbacks.request import read_request
 from webapp.callbacks.store import NotAccepted, OtherChannel
 from webapp.storage.errors import Unavailable
+from webapp.support.addresses import is_in
 from webapp.support.settings import CALLBACK_PATH
 from webapp.support.tokens import matching
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from webapp.callbacks.ingest import Ingest
     from webapp.callbacks.token_counter import TokenCounter
+    from webapp.support.addresses import Network
     from webapp.support.token_redaction import TokenRedactor
 
 ROUTE = f"{CALLBACK_PATH}<token>"
@@ -60,24 +62,36 @@ class Receiver:
     """Answers requests to the CallbackUrl, for the Flask view and for the fast path."""
 
     def __init__(
-        self, ingest: Ingest, tokens: Callable[[], tuple[str, ...]], counter: TokenCounter, redact: TokenRedactor
+        self,
+        ingest: Ingest,
+        tokens: Callable[[], tuple[str, ...]],
+        counter: TokenCounter,
+        redact: TokenRedactor,
+        allowed: tuple[Network, ...] | None = None,
     ) -> None:
-        """``tokens`` gives those that are accepted; ``redact`` takes callback tokens out of what is stored."""
+        """``tokens`` gives those that are accepted; ``redact`` takes callback tokens out of what is stored.
+
+        ``allowed``: the networks that callbacks are taken from; None: from all.
+        """
         self._ingest = ingest
         self._tokens = tokens
         self._counter = counter
         self._redact = redact
+        self._allowed = allowed
 
     def receive(self, token: str, environ: WSGIEnvironment) -> Answer:
         """Store the callback, and answer 200 once it is durable, 400 if it cannot be read, 503 if it is not stored.
 
-        Raises CallbackNotFound for a wrong token, before anything of the request is looked at, whatever its method;
-        and MethodNotAllowed.
+        Raises CallbackNotFound for a wrong token or an address that is not allowed, before anything else of the
+        request is looked at, whatever its method; and MethodNotAllowed.
         """
         accepted = matching(token, self._tokens())
         if accepted is None:
             self._counter.count_wrong()
             raise CallbackNotFound("wrong token")
+        if self._allowed is not None and not is_in(environ.get("REMOTE_ADDR"), self._allowed):
+            self._counter.count_not_allowed()
+            raise CallbackNotFound("address not allowed")
         if environ["REQUEST_METHOD"] not in _METHODS:
             raise MethodNotAllowed(_METHODS)
         self._counter.count_right(accepted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import ssl
+from http import HTTPStatus
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 _NAME, _PROXIES = "public URL", "proxies"
 _TIMEOUT_SECONDS = 10
-_METHOD_NOT_ALLOWED = 405
 
 
 class _Answer(NamedTuple):
@@ -57,6 +57,10 @@ def public_checks(settings: Settings, database: Database) -> Iterator[Check]:
         way = proof.way_proved(answer.proof or "", token, identity(database), challenge)
     except Unavailable:
         yield skipped(_NAME, "the database cannot be read, so no server can be recognised", "see `database` here")
+        return
+    if answer.status == HTTPStatus.NOT_FOUND and settings.callback_allowed_ips:
+        words = f"{url} answers 404 to this machine, whose address CALLBACK_ALLOWED_IPS may not name"
+        yield skipped(_NAME, words, "name it there while you run this; `last callback` shows whether eSMS gets through")
         return
     yield _reached(url, answer, way)
     if way:
@@ -108,7 +112,7 @@ _FROM_OUTSIDE = (
 def _reached(url: str, answer: _Answer, way: Way | None) -> Check:
     if way:
         return _is_public(url)
-    if answer.status == _METHOD_NOT_ALLOWED:
+    if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:
         return failed(_NAME, *_not_this_server(url, answer.proof))
     found = f"{url} answers {answer.status} to the CallbackUrl"
     remedies = {

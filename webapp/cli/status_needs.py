@@ -82,6 +82,13 @@ def _callback_needs(found: Status, moment: Moment) -> Iterator[str]:
             f"{duration(moment.now - seen.last_at)} ago (in the last 7 days no gap was longer than "
             f"{duration(seen.longest_gap)}), and calls were placed since. {_CALLBACK_CHECKS}"
         )
+    if found.not_allowed_last_hour:
+        yield (
+            f"callbacks from addresses that CALLBACK_ALLOWED_IPS does not name: {found.not_allowed_last_hour} in the "
+            "last hour, with a right token, answered 404. The server's log has the addresses (404, address not "
+            "allowed). If they are eSMS's, add them; if they are your proxy's, set TRUSTED_PROXIES; else others know "
+            "the token: `esms-calls rotate-token callback`."
+        )
     if wrong.count and not wrong.right_since:
         yield (
             f"requests with a wrong token: {wrong.count} in the last hour, and none with a right one since. "

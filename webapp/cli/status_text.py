@@ -86,6 +86,7 @@ def groups(found: Status, spool: Depth, moment: Moment) -> list[tuple[str, Rows]
                 *((f"token …{one.ending}, 24 h", _token_use(one, moment)) for one in token_lines(found, moment)),
                 ("wrong token, 24 h", f"{found.wrong_tokens.last_day:,}"),
                 ("wrong token, last hour", f"{found.wrong_tokens.count:,}"),
+                ("address not allowed, 24 h", f"{found.not_allowed_last_day:,}"),
                 ("values not read, 24 h", f"{sum(found.unread_last_day.values()):,}"),
                 *spool_rows(spool, now, zone),
             ],

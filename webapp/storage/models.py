@@ -458,6 +458,19 @@ class WrongTokenRow(Base):
     last_at: Mapped[datetime] = mapped_column(Moment, comment="When the last of them came, UTC")
 
 
+class NotAllowedRow(Base):
+    """One row for each hour with requests that had a right token and came from an address that is not allowed."""
+
+    __tablename__ = "not_allowed_requests"
+    __table_args__ = (
+        {"comment": "One row for each hour with requests from an address not in CALLBACK_ALLOWED_IPS, token right"},
+    )
+
+    hour: Mapped[datetime] = mapped_column(Moment, primary_key=True, comment="Beginning of the hour, UTC")
+    count: Mapped[int] = mapped_column(BigInteger, comment="Number of these requests in the hour")
+    last_at: Mapped[datetime] = mapped_column(Moment, comment="When the last of them came, UTC")
+
+
 class CallbackTokenRow(Base):
     """One row for each hour and each token with which callbacks came in it."""
 
@@ -599,6 +612,7 @@ reconcile_runs = Base.metadata.tables["reconcile_runs"]
 lookup_rate = Base.metadata.tables["lookup_rate"]
 lookup_latencies = Base.metadata.tables["lookup_latencies"]
 wrong_token_requests = Base.metadata.tables["wrong_token_requests"]
+not_allowed_requests = Base.metadata.tables["not_allowed_requests"]
 callback_token_requests = Base.metadata.tables["callback_token_requests"]
 due_replay = Base.metadata.tables["due_replay"]
 phone_key = Base.metadata.tables["phone_key"]

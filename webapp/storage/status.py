@@ -115,6 +115,9 @@ class Status:
     no_answer: NoAnswer
     callbacks: Callbacks
     wrong_tokens: WrongTokens
+    not_allowed_last_hour: int = 0
+    """Callbacks with a right token from addresses that CALLBACK_ALLOWED_IPS does not name."""
+    not_allowed_last_day: int = 0
     token_uses: list[TokenUse]
     """The tokens with which callbacks came in the last day."""
     replay_due_since: datetime | None
@@ -138,6 +141,8 @@ def read_status(connection: Connection, due: Due, now: datetime) -> Status:
         no_answer=_no_answer(connection),
         callbacks=came,
         wrong_tokens=_wrong_tokens(connection, came.last_at, now),
+        not_allowed_last_hour=token_counts.not_allowed_since(connection, now - _HOUR),
+        not_allowed_last_day=token_counts.not_allowed_since(connection, now - _DAY),
         token_uses=token_counts.uses_since(connection, now - _DAY),
         replay_due_since=connection.scalar(select(due_replay.c.since)),
         clock_ahead=datetime.now(UTC) - clock(connection),

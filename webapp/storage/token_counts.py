@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from webapp.storage.models import callback_token_requests, wrong_token_requests
+from webapp.storage.models import callback_token_requests, not_allowed_requests, wrong_token_requests
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Table
     from sqlalchemy.engine import Connection
 
+WRONG, NOT_ALLOWED = "", "not allowed"
+"""What ``HourCount`` has in place of the ending: of a wrong token, and of a right one from an address not allowed."""
+_TABLES = {WRONG: wrong_token_requests, NOT_ALLOWED: not_allowed_requests}
 _KEPT = timedelta(days=90)
 
 
@@ -24,7 +27,7 @@ _KEPT = timedelta(days=90)
 class HourCount:
     """The requests of one hour, which begins at ``hour``; the last came at ``last_at``. Both UTC.
 
-    ``token_ending``: the last four characters of their token, empty for wrong ones.
+    ``token_ending``: the last four characters of their token, or what stands in their place.
     """
 
     hour: datetime
@@ -45,11 +48,13 @@ class TokenUse:
 def add(connection: Connection, counts: Collection[HourCount], now: datetime) -> None:
     """Add to the hours; those older than 90 days are deleted."""
     rows = [asdict(one) for one in counts]
-    _add(connection, callback_token_requests, [row for row in rows if row["token_ending"]], now)
-    _add(connection, wrong_token_requests, [_wrong(row) for row in rows if not row["token_ending"]], now)
+    right = [row for row in rows if row["token_ending"] not in _TABLES]
+    _add(connection, callback_token_requests, right, now)
+    for kind, table in _TABLES.items():
+        _add(connection, table, [_without_ending(row) for row in rows if row["token_ending"] == kind], now)
 
 
-def _wrong(row: dict[str, Any]) -> dict[str, Any]:
+def _without_ending(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "token_ending"}
 
 
@@ -71,7 +76,15 @@ def _add(connection: Connection, table: Table, rows: list[dict[str, Any]], now: 
 
 def wrong_since(connection: Connection, at: datetime) -> tuple[int, datetime | None]:
     """How many wrong ones came in the hours whose last one came after ``at``, and when the last of all came."""
-    table = wrong_token_requests
+    return _sum_since(connection, wrong_token_requests, at)
+
+
+def not_allowed_since(connection: Connection, at: datetime) -> int:
+    """How many came from addresses not allowed in the hours whose last one came after ``at``."""
+    return _sum_since(connection, not_allowed_requests, at)[0]
+
+
+def _sum_since(connection: Connection, table: Table, at: datetime) -> tuple[int, datetime | None]:
     query = select(func.coalesce(func.sum(table.c.count), 0), func.max(table.c.last_at)).where(table.c.last_at > at)
     number, last_at = connection.execute(query).one()
     return int(number), last_at

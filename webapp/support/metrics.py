@@ -33,6 +33,10 @@ CALLBACK_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 REJECTIONS = Counter("esms_rejections", "Callbacks that could not be read, by the class of the reason", ["reason"])
+NOT_ALLOWED = Counter(
+    "esms_callbacks_not_allowed",
+    "Requests with a right token from addresses that CALLBACK_ALLOWED_IPS does not name, answered 404",
+)
 WRONG_TOKENS = Counter("esms_wrong_tokens", "Requests to the callback URL with a wrong token, answered 404")
 UNREAD = Counter(
     "esms_unread_values",

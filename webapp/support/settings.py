@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 
 from webapp.support import tokens
-from webapp.support.addresses import split_bind
+from webapp.support.addresses import Network, read_networks, split_bind
 from webapp.support.database_url import read_database_url as _database_url
 from webapp.support.database_url import secrets_in
 from webapp.support.spelling import likely
@@ -155,6 +155,18 @@ def _proxy(text: str) -> str:
     if not known:
         raise ValueError("must be a URL such as http://proxy.example.vn:3128")
     return url
+
+
+def _networks(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    try:
+        networks = read_networks(text)
+    except ValueError as error:
+        raise ValueError(f"cannot be read: {error}") from None
+    if not networks:
+        raise ValueError("must name an address or a network; unset it to take callbacks from all")
+    return networks
 
 
 def _bind(text: str) -> str:
@@ -309,6 +321,12 @@ class Settings(BaseSettings):
         description="`on`: the usual callback (a GET) is read without gunicorn's parser. `off`: it is read like every "
         "other request, with the same answers at about half the speed.",
     )  # type: ignore[assignment]
+    callback_allowed_ips: Annotated[tuple[Network, ...], BeforeValidator(_networks)] | None = Field(
+        None,
+        description="Addresses and networks (CIDR), with commas, from which callbacks are taken: "
+        "`203.0.113.7, 2001:db8::/32`. Others get the 404 of a wrong token, and are counted. By default all: eSMS "
+        "publishes no addresses. Behind a proxy set `TRUSTED_PROXIES`, too.",
+    )
     ops_bind: Annotated[str, AfterValidator(_bind)] | None = Field(
         None,
         description="`HOST:PORT` at which `/metrics` and `/readyz` are answered, from a cache of one second, and "

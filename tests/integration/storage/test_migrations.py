@@ -48,6 +48,7 @@ TABLES = {
     "rejected_callbacks",
     "reconcile_runs",
     "wrong_token_requests",
+    "not_allowed_requests",
     "callback_token_requests",
     "due_replay",
     "call_rollups",
@@ -141,7 +142,7 @@ def test_the_migrations_after_the_first_go_down_and_up_again_and_keep_all_calls(
     assert len(after.pop("due_replay")) == 1, "the histories are to be folded by the newer rule"
     assert (after.pop("lookup_rate"), after.pop("wrong_token_requests"), after.pop("call_rollups")) == ([], [], [])
     assert (after.pop("rollup_version"), after.pop("kept_rollups"), after.pop("lookup_latencies")) == ([], [], [])
-    assert after.pop("callback_token_requests") == []
+    assert after.pop("callback_token_requests") == after.pop("not_allowed_requests") == []
     assert after.pop("phone_key") == []
     assert [row.hour for row in after.pop("rollup_marks")] == [NOW], "the figures are to be made anew"
     assert {name: list(map(without_new_columns, found)) for name, found in after.items()} == {

@@ -72,6 +72,10 @@ def test_a_sound_system_needs_no_person() -> None:
             {"wrong_tokens": WrongTokens(7, NOW - MINUTE, right_since=False)},
             ["wrong token: 7", "esms-calls callback-url", "CALLBACK_TOKEN"],
         ),
+        (
+            {"not_allowed_last_hour": 9},
+            ["does not name: 9 in the last hour", "address not allowed", "TRUSTED_PROXIES", "rotate-token callback"],
+        ),
         ({"last_day": LookupShare(100, 6)}, ["6.0% (6 of 100)", "LOOKUP_SHARE_WARN"]),
         ({"unread_last_day": {"Price": 3, "Ivr": 1}}, ["Price 3, Ivr 1", "esms-calls replay --unread"]),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from decimal import Decimal
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -96,6 +97,7 @@ def refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch, *arguments: 
         ("RECONCILE_RATE", "1000", 1000),
         ("RECONCILE_CONCURRENCY", "1", 1),
         ("TRUSTED_PROXIES", "2", 2),
+        ("CALLBACK_ALLOWED_IPS", "203.0.113.7, ::/0", (ip_network("203.0.113.7"), ip_network("::/0"))),
         ("OPS_BIND", " 127.0.0.1:9100 ", "127.0.0.1:9100"),
         ("OPS_BIND", "[::1]:9100", "[::1]:9100"),
         ("TIME_ZONE", "UTC", ZoneInfo("UTC")),
@@ -169,6 +171,9 @@ def test_an_empty_setting_is_one_that_is_not_set(name: str, value: str, monkeypa
         ("RECONCILE_RATE", "many", "integer"),
         ("RECONCILE_CONCURRENCY", "257", "less than or equal to 256"),
         ("RECONCILE_CONCURRENCY", "1.5", "integer"),
+        ("CALLBACK_ALLOWED_IPS", "203.0.113.0/24,localhost", "'localhost' is no address such as"),
+        ("CALLBACK_ALLOWED_IPS", "203.0.113.7/24", "203.0.113.7/24: write the network as 203.0.113.0/24"),
+        ("CALLBACK_ALLOWED_IPS", ",", "must name an address or a network"),
         ("OPS_BIND", "9100", "HOST:PORT"),
         ("OPS_BIND", "127.0.0.1", "HOST:PORT"),
         ("OPS_BIND", "127.0.0.1:0", "HOST:PORT"),
