@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from webapp.callbacks.spool import Depth
-    from webapp.storage.status import LookupShare, Status
+    from webapp.storage.status import LookupShare, Status, Unregistered
 
 _RUN_EVERY = timedelta(minutes=30)
 _REJECTED_WARNING = LIMIT_BYTES // 2
 _CLOCK_TOLERANCE = timedelta(minutes=1)
 _SPOOL_WARNING_SECONDS = 60
+_MANY_UNREGISTERED, _TIMES = 1000, 2
+"""New calls of a day that were never registered, and times as many as the day before."""
 _CALLBACK_CHECKS = (
     "Check from outside that PUBLIC_URL/healthz answers; compare what `esms-calls callback-url` prints with the "
     "CallbackUrl of the calls that are placed; look at the server's log; then ask eSMS's support."
@@ -154,6 +156,7 @@ def _call_needs(found: Status) -> Iterator[str]:
             "enter it (docs/operations.md, given up), or ask eSMS itself once more: "
             "`esms-calls reconcile --retry-given-up`. If the result stays unknown: `esms-calls dismiss --given-up`."
         )
+    yield from _unregistered_needs(found.unregistered)
     if found.price_conflicts:
         yield (
             f"calls with two prices: {found.price_conflicts}, listed below. `esms-calls show ID` has both; "
@@ -167,6 +170,18 @@ def _call_needs(found: Status) -> Iterator[str]:
         )
     if found.replay_due_since:
         yield REPLAY_DUE
+
+
+def _unregistered_needs(found: Unregistered) -> Iterator[str]:
+    """Only where calls are registered: who registers none has no other calls."""
+    grown = found.last_day >= _MANY_UNREGISTERED and found.last_day > _TIMES * found.day_before
+    if grown and found.registered_last_day and found.last_day > found.registered_last_day:
+        yield (
+            f"calls that were never registered: {found.last_day} new ones in the last 24 hours, {found.day_before} in "
+            f"the 24 hours before, beside {found.registered_last_day} registered ones. If you did not place them, the "
+            "CallbackUrl is known to others: give eSMS a new token (`esms-calls rotate-token callback`). Reconcile "
+            "asks about registered calls first, and about these by one look-up in ten."
+        )
 
 
 REPLAY_DUE = (

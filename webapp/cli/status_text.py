@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from webapp.callbacks.spool import Depth
     from webapp.cli.status_needs import Moment
-    from webapp.storage.status import Status
+    from webapp.storage.status import Status, Unregistered
 
 Rows = list[tuple[str, Any]]
 
@@ -24,9 +24,22 @@ def as_json(found: Status, spool: Depth, moment: Moment) -> dict[str, Any]:
     """Everything, under the names of ``Status``; what belongs together is an object. Times are UTC."""
     run = found.last_run
     last = run and {name: plain(value) for name, value in run.items()} | {"outcome": run_outcome(run, moment)}
-    apart = {"last_day", "callbacks", "no_answer", "wrong_tokens", "token_uses", "clock_ahead", "last_run"}
+    apart = {
+        "last_day",
+        "callbacks",
+        "no_answer",
+        "wrong_tokens",
+        "token_uses",
+        "clock_ahead",
+        "last_run",
+        "unregistered",
+    }
     shown = {name: plain(value) for name, value in asdict(found).items() if name not in apart}
     return shown | {
+        "unregistered": found.unregistered.count,
+        "unregistered_missing": found.unregistered.missing,
+        "unregistered_last_day": found.unregistered.last_day,
+        "unregistered_day_before": found.unregistered.day_before,
         "settled_last_day": found.last_day.settled,
         "lookup_share": found.last_day.share,
         "last_callback_at": plain(found.callbacks.last_at),
@@ -71,6 +84,7 @@ def groups(found: Status, spool: Depth, moment: Moment) -> list[tuple[str, Rows]
                 ("missing", f"{found.missing:,}"),
                 ("  overdue", f"{found.overdue:,}"),
                 ("  oldest missing placed", time_and_age(found.oldest_missing, now, zone)),
+                ("never registered", _growth(found.unregistered)),
                 ("given up", _given_up(found)),
                 ("conflicts", f"{found.conflicts:,}"),
                 ("price conflicts", f"{found.price_conflicts:,}"),
@@ -132,6 +146,11 @@ def _token_use(one: TokenLine, moment: Moment) -> str:
     if one.last_at:
         words += f", last {duration(moment.now - one.last_at)} ago"
     return words if one.accepted else f"{words}; not accepted"
+
+
+def _growth(found: Unregistered) -> str:
+    words = f"{found.count:,} (new in 24 h: {found.last_day:,}, in the 24 h before: {found.day_before:,})"
+    return words if found.count else "0"
 
 
 def _given_up(found: Status) -> str:

@@ -171,8 +171,9 @@ class Reconciler:
             return _Claims([], 0.0)
         here, now = time.monotonic(), self._clock.now()
         until = now + self._lease
-        found = self._claim_due(due, capacity, now, until)
-        self._note_shares(found)
+        reserved = self._reserved(capacity)
+        found = self._claim_due(due, capacity, now, until, reserved)
+        self._note_shares(found, reserved)
         self._all_claimed = not found
         self._claimed += len(found)
         self._leases.update(dict.fromkeys((call.reference_id for call in found), until))
@@ -182,11 +183,19 @@ class Reconciler:
         """How many of the next claims are for calls known from callbacks alone: one in ten, while both are due."""
         return max(0, (self._shared + count) // _ONE_IN - self._shared_by_unregistered)
 
-    def _note_shares(self, claimed: list[Claimed]) -> None:
+    def _note_shares(self, claimed: list[Claimed], reserved: int) -> None:
+        """Count what was shared: all where registered ones were claimed, else the reserved claims alone.
+
+        Without these a claim of one call, reserved, would be reserved again each time.
+        """
         open_calls = [call for call in claimed if not call.verifying]
-        if any(call.registered for call in open_calls):
+        unregistered = sum(not call.registered for call in open_calls)
+        if unregistered == len(open_calls):
+            unregistered = min(unregistered, reserved)
+            self._shared += unregistered
+        else:
             self._shared += len(open_calls)
-            self._shared_by_unregistered += sum(not call.registered for call in open_calls)
+        self._shared_by_unregistered += unregistered
 
     def _ask(self, dispatcher: Dispatcher, due: Due, claimed: _Claims) -> Due:
         """Have eSMS asked about these calls; what is due after them."""
@@ -267,9 +276,9 @@ class Reconciler:
             runs.save_run(connection, run)
 
     @retrying
-    def _claim_due(self, due: Due, limit: int, now: datetime, until: datetime) -> list[Claimed]:
+    def _claim_due(self, due: Due, limit: int, now: datetime, until: datetime, reserved: int) -> list[Claimed]:
         with self._database.transaction() as connection:
-            return claims.claim(connection, due, limit, now=now, until=until, reserved=self._reserved(limit))
+            return claims.claim(connection, due, limit, now=now, until=until, reserved=reserved)
 
     @retrying
     def _renew(self, leases: dict[str, datetime], until: datetime) -> set[str]:

@@ -88,6 +88,20 @@ class WrongTokens:
     last_day: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Unregistered:
+    """Calls that were never registered: all, those missing, those new in the last day and the day before.
+
+    ``registered_last_day``: how many registered calls were new in the last day.
+    """
+
+    count: int = 0
+    missing: int = 0
+    last_day: int = 0
+    day_before: int = 0
+    registered_last_day: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """Counts of one moment. Those "to see to" are the ones that no person has dismissed."""
@@ -102,6 +116,7 @@ class Status:
     given_up: int
     given_up_to_see_to: int
     given_up_calls: list[str]
+    unregistered: Unregistered = Unregistered()
     last_day: LookupShare
     conflicts: int
     price_conflicts: int
@@ -128,7 +143,7 @@ class Status:
 
 def read_status(connection: Connection, due: Due, now: datetime) -> Status:
     """Everything, by this database's rows."""
-    found = _counts(connection, due)
+    found = _counts(connection, due, now)
     came = callbacks(connection, due, now)
     return Status(
         **found,
@@ -161,8 +176,16 @@ def settled_last_day(now: datetime) -> ColumnElement[bool]:
     return calls.c.settled_at.between(now - _DAY, now)
 
 
-def _counts(connection: Connection, due: Due) -> dict[str, Any]:
-    number = func.count()
+def _counts(connection: Connection, due: Due, now: datetime) -> dict[str, Any]:
+    number, unregistered, new_since = func.count(), calls.c.registered_at.is_(None), calls.c.created_at
+    last_day = new_since.between(now - _DAY, now)
+    growth = (
+        number.filter(unregistered),
+        number.filter(unregistered, is_missing()),
+        number.filter(unregistered, last_day),
+        number.filter(unregistered, new_since >= now - 2 * _DAY, new_since < now - _DAY),
+        number.filter(~unregistered, last_day),
+    )
     counts = select(
         number.label("calls"),
         number.filter(calls.c.settled_at.is_not(None)).label("settled"),
@@ -176,7 +199,11 @@ def _counts(connection: Connection, due: Due) -> dict[str, Any]:
         number.filter(calls.c.conflict).label("conflicts"),
         number.filter(calls.c.price_conflict, _NOT_DISMISSED).label("price_conflicts"),
     )
-    return dict(connection.execute(counts).mappings().one())
+    # One look at all calls for both.
+    row = connection.execute(counts.add_columns(*(one.label(f"growth_{at}") for at, one in enumerate(growth)))).one()
+    known = len(row) - len(growth)
+    named = dict(zip(row._fields[:known], row[:known], strict=True))
+    return named | {"unregistered": Unregistered(*row[known:])}
 
 
 def _first(connection: Connection, condition: Any) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from makers import heard, stored_call, stored_reports
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, func, select
 
 from webapp.callbacks.batch_writer import Batch, Pending
 from webapp.callbacks.parsing import ParsedCallback, parse
@@ -18,6 +18,7 @@ from webapp.callbacks.store import Accepted, CallbackStore, StoreResult
 from webapp.calls import rule
 from webapp.calls.rule import Call, Registration
 from webapp.esms import parameters
+from webapp.storage.models import rejected_callbacks
 from webapp.support.token_redaction import NO_TOKENS
 
 if TYPE_CHECKING:
@@ -73,6 +74,33 @@ def test_after_a_batch_of_new_calls_the_next_one_is_stored_without_a_select(stor
 
     assert results == [Accepted("settled", f"b{number}") for number in range(5)]
     assert [one for one in seen if one.startswith("SELECT")] == []
+
+
+def test_rejects_and_reports_of_a_batch_are_stored_in_one_transaction_a_flood_of_rejects_too(
+    store: CallbackStore, database: Database
+) -> None:
+    no_id = [request("", f"Price={number}") for number in range(150)]
+    commits: list[Any] = []
+
+    def note(connection: Any) -> None:
+        commits.append(connection)
+
+    event.listen(Engine, "commit", note)
+    try:
+        results = store_together(store, *no_id[:75], request("a"), *no_id[75:], request("b"))
+    finally:
+        event.remove(Engine, "commit", note)
+
+    assert len(commits) == 1
+    assert [type(one).__name__ for one in results] == [
+        *["NotAccepted"] * 75,
+        "Accepted",
+        *["NotAccepted"] * 75,
+        "Accepted",
+    ]
+    assert stored_call(database, "a").settled
+    with database.snapshot() as connection:
+        assert connection.scalar(select(func.count()).select_from(rejected_callbacks)) == 150
 
 
 def test_effects_of_reports_that_just_came_are_not_looked_up(store: CallbackStore, writer: Writer) -> None:

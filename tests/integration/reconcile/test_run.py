@@ -310,6 +310,35 @@ def test_calls_never_asked_about_come_first_and_then_the_longest_due(
     assert asked(esms) == [old, young, two, three, conflict, one]
 
 
+@pytest.mark.parametrize("concurrency", ["1", "16"])
+def test_4000_made_up_ids_do_not_starve_two_real_calls_and_get_one_look_up_in_ten(
+    esms: Sandbox, database: Database, reconcile: Command, concurrency: str
+) -> None:
+    """Callbacks are unsigned: others who know the URL can make up calls, older than all real ones."""
+    now = datetime.now(UTC)
+    made_up = [callback(f"made-up-{number:04}", received_at=now - DAY, send_status=2) for number in range(4000)]
+    for start in range(0, len(made_up), 500):
+        Writer(database).record(made_up[start : start + 500], now)
+    real = missing(esms, database, 2)
+
+    reconcile("--limit", "10", RECONCILE_CONCURRENCY=concurrency)
+
+    assert set(asked(esms)[:10]) > set(real)
+    assert {stored_call(database, name).settled_by for name in real} == {"lookup"}
+
+    # And while many real ones are due, those made up get one look-up in ten.
+    more = missing(esms, database, 36)
+    reconcile("--limit", "40", RECONCILE_CONCURRENCY=concurrency)
+    first = asked(esms)[10:50]
+    assert sorted(name for name in first if not name.startswith("made-up-")) == sorted(more)
+    assert len(set(first)) == 40
+    shown = reconcile.invoke("status", "--json").stdout
+    assert {name: json.loads(shown)[name] for name in ("unregistered", "unregistered_last_day")} == {
+        "unregistered": 4000,
+        "unregistered_last_day": 4000,
+    }
+
+
 def test_a_call_that_fails_every_time_delays_no_other(esms: Sandbox, database: Database, reconcile: Command) -> None:
     broken, *others = missing(esms, database, 3)
     esms.faults = {broken: "reset"} | dict.fromkeys(others, "not-final")

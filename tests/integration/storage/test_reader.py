@@ -274,6 +274,7 @@ def test_the_status_counts_every_call_where_it_belongs(writer: Writer, database:
         given_up=1,
         given_up_to_see_to=1,
         given_up_calls=["given-up"],
+        unregistered=status.unregistered,
         last_day=LookupShare(0, 0),
         conflicts=1,
         price_conflicts=0,

@@ -19,7 +19,7 @@ from webapp.storage import token_counts
 from webapp.storage.claims import Due
 from webapp.storage.models import reconcile_runs
 from webapp.storage.runs import Run
-from webapp.storage.status import Callbacks, NoAnswer, WrongTokens
+from webapp.storage.status import Callbacks, NoAnswer, Unregistered, WrongTokens
 from webapp.storage.token_counts import HourCount, TokenUse
 
 if TYPE_CHECKING:
@@ -204,3 +204,16 @@ def test_two_prices_need_a_person_until_one_has_seen_to_them(writer: Writer, rea
     assert status(reader).price_conflicts == 0, "a price that was said before is nothing new"
     writer.record([callback("a", 4, price=1, **said)], NOW)
     assert status(reader).price_conflicts == 1
+
+
+def test_new_calls_that_were_never_registered_are_counted_by_the_day(writer: Writer, reader: Reader) -> None:
+    day = 86400
+    for name, seconds in (("older", -3 * day), ("yesterday", -1.5 * day), ("today", -3), ("settled", -2)):
+        said = {"call_status": "ANSWERED"} if name == "settled" else {"send_status": 7}
+        writer.record([callback(name, seconds, **said)], at(seconds))
+    writer.register([Registration(reference_id="mine", placed_at=NOW)], at(-1))
+    writer.record([callback("mine", -1, send_status=7)], at(-1))
+
+    status = reader.status(Due(placed_until=NOW, due_until=NOW))
+
+    assert status.unregistered == Unregistered(4, missing=3, last_day=2, day_before=1, registered_last_day=1)

@@ -14,7 +14,7 @@ from makers import NOW
 from webapp.callbacks.spool import Depth
 from webapp.cli.status_needs import Moment, all_needs, lookup_share_warning
 from webapp.storage.rejected import LIMIT_BYTES
-from webapp.storage.status import Callbacks, LookupShare, NoAnswer, Status, WrongTokens
+from webapp.storage.status import Callbacks, LookupShare, NoAnswer, Status, Unregistered, WrongTokens
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 MOMENT = Moment(
@@ -62,6 +62,19 @@ def test_a_sound_system_needs_no_person() -> None:
 
 
 @pytest.mark.parametrize(
+    "usual",
+    [
+        Unregistered(9000, 0, last_day=4000, day_before=3000, registered_last_day=2),
+        Unregistered(9000, 0, last_day=4000, day_before=12, registered_last_day=0),
+        Unregistered(9000, 0, last_day=4000, day_before=12, registered_last_day=5000),
+        Unregistered(999, 0, last_day=999, day_before=0, registered_last_day=2),
+    ],
+)
+def test_unregistered_calls_as_on_other_days_or_where_none_is_registered_need_no_person(usual: Unregistered) -> None:
+    assert needs(unregistered=usual) == []
+
+
+@pytest.mark.parametrize(
     ("changed", "words"),
     [
         (
@@ -95,6 +108,10 @@ def test_a_sound_system_needs_no_person() -> None:
         ),
         ({"overdue": 4, "last_run": RUN | UNFINISHED | {"seen_at": NOW - 6 * MINUTE}}, ["overdue: 4", "40 min ago"]),
         ({"overdue": 4, "last_run": None}, ["overdue: 4", "no reconcile ran yet"]),
+        (
+            {"unregistered": Unregistered(9000, 4000, last_day=4000, day_before=12, registered_last_day=2)},
+            ["never registered: 4000 new ones", "12 in the 24 hours before", "2 registered", "rotate-token callback"],
+        ),
         ({"given_up_to_see_to": 2}, ["given up: 2", "--retry-given-up", "dismiss --given-up"]),
         ({"price_conflicts": 2}, ["two prices: 2", "esms-calls show ID", "esms-calls dismiss ID"]),
         ({"replay_due_since": NOW}, ["esms-calls replay"]),
