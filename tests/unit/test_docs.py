@@ -144,7 +144,7 @@ GENERATED: list[tuple[str, str, Callable[[], str]]] = [
     *(
         ("docs/deployment.md", f"deploy/{path.name}", partial(unit, path))
         for path in sorted((ROOT / "deploy").iterdir())
-        if path.name not in FOR_PROMETHEUS
+        if path.is_file() and path.name not in FOR_PROMETHEUS
     ),
 ]
 
