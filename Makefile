@@ -20,7 +20,7 @@ SBOM ?= build/sbom.json
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' $(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo install check test test-lowest soak fuzz lint types docs messages screenshots campaign bench bench-abuse bench-queries bench-reconcile docker-check lock audit sbom clean
+.PHONY: help serve demo install check test test-lowest soak fuzz lint types docs man messages screenshots campaign bench bench-abuse bench-queries bench-reconcile docker-check lock audit sbom clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -67,6 +67,11 @@ types: $(VENV)/installed-bench ## Check types
 
 docs: $(VENV)/installed-dev ## Write the generated parts of README.md and docs/ anew, from the code
 	WRITE_DOCS=1 $(BIN)/python -m pytest tests/unit/test_docs.py
+
+man: $(VENV)/installed ## Write the man page build/esms-calls.1 from the help; read it by `man -l build/esms-calls.1`
+	mkdir -p build
+	$(BIN)/python -m webapp.cli.man_page > build/esms-calls.1.new
+	mv build/esms-calls.1.new build/esms-calls.1
 
 messages: $(VENV)/installed-dev ## Collect the page's texts for translation in webapp/web/translations
 	$(BIN)/pybabel -q extract -F pyproject.toml --no-location --no-wrap --sort-output --omit-header -o $(VENV)/messages.pot webapp/web

@@ -6,18 +6,22 @@ import io
 import os
 import sys
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from webapp.cli.exit_codes import INTERRUPTED
 from webapp.cli.output import say
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 COMMANDS = {
     "audit": "Ask eSMS (GetSendStatus) about settled calls, and report where the store disagrees.",
     "backup": "Write calls, spool and tokens into FILE, while the server runs; for the embedded SQLite.",
     "callback-url": "Print the CallbackUrl to give to eSMS, with the documented empty parameters.",
     "completeness": "Account for every call: settled, given up or missing, in sums that match.",
+    "completion": "Print what makes SHELL complete commands and options with the tab key.",
     "dismiss": "Note that a person has seen to calls, or to rejected callbacks: status does not name them again.",
     "doctor": "Look at everything that a server needs, and say what to do about what is wrong.",
     "export": "Write calls as CSV, JSON Lines, Parquet or an Excel workbook, oldest placed first.",
@@ -63,10 +67,19 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What the tab key offers; click's own way would import every command."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - not for --help
+
+        found = [CompletionItem(name, help=words) for name, words in COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command; it may use Flask's ``with_appcontext``."""
+        if ctx.resilient_parsing:  # The tab key does not wait for imports.
+            return super().resolve_command(ctx, args)
         try:
             found = super().resolve_command(ctx, args)
         except click.UsageError:

@@ -289,7 +289,7 @@ def test_the_proxys_password_is_a_secret(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_every_command_is_looked_at_here() -> None:
-    assert {*EVERY_COMMAND, "sandbox"} == set(COMMANDS)
+    assert {*EVERY_COMMAND, "completion", "sandbox"} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", [*EVERY_COMMAND, "sandbox"])
