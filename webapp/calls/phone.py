@@ -48,6 +48,11 @@ def is_hash(text: str) -> bool:
     return _HASH.fullmatch(text) is not None
 
 
+def numbers_in(text: str) -> set[str]:
+    """The phone numbers in a text, in their one form."""
+    return {number for found in _NUMBER.findall(text) if (number := e164(found))}
+
+
 @dataclass(frozen=True, slots=True)
 class PhoneStorage:
     """What is stored of phone numbers: themselves, a keyed hash (HMAC-SHA256 of the one form), or nothing.

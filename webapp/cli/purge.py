@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from webapp.calls.phone import e164
 from webapp.cli.context import open_context
 from webapp.cli.exit_codes import DONE, INTERRUPTED, PROBLEM
 from webapp.cli.options import Duration
@@ -27,29 +28,36 @@ if TYPE_CHECKING:
 @click.option(
     "--older-than",
     type=Duration(),
-    required=True,
     help="Calls placed longer ago than this, such as 365d; rejected callbacks that came last longer ago.",
 )
+@click.option("--phone", help="Only what is about this number, however it is written; without --older-than of any age.")
 @click.option("--keep-totals", is_flag=True, help="Let the figures go on counting the removed calls.")
 @click.option("--dry-run", is_flag=True, help="Remove nothing; say how much would go.")
 @click.option("--yes", is_flag=True, help="Do not ask on a terminal.")
-def purge(*, older_than: timedelta, keep_totals: bool, dry_run: bool, yes: bool) -> None:
+def purge(*, older_than: timedelta | None, phone: str | None, keep_totals: bool, dry_run: bool, yes: bool) -> None:
     """Remove old calls with their history, and old rejected callbacks. It cannot be undone.
 
     The receiver may run meanwhile. Interrupted, or run twice, it does no harm: each batch is whole. With --keep-totals
     the figures of their days (page, report, views) stay, now and after a rebuild; without it the calls go out of them.
     A call that reconcile asks about at this moment stays for the next purge (exit code 1).
 
+    With --phone: all that is held about one person, who may ask for that by law. Hashed numbers are found by the key.
+
     \b
     Examples:
       esms-calls purge --older-than 365d --dry-run
       esms-calls purge --older-than 365d --keep-totals
+      esms-calls purge --phone 0901888484
     """  # noqa: D301 - click wants the control character
+    if older_than is None and phone is None:
+        raise click.UsageError("Say --older-than, such as 365d, or --phone.")
+    if phone is not None and e164(phone) is None:
+        raise click.BadParameter(f"{phone!r:.60} is no phone number.", param_hint="--phone")
     with open_context(writes=not dry_run) as context:
-        before = context.database.now() - older_than
-        work = Purge(context.database, before, keep_totals=keep_totals)
+        before = None if older_than is None else context.database.now() - older_than
+        work = Purge(context.database, before, phone=phone, keep_totals=keep_totals)
         found = work.count()
-        until = f"before {local_time(before, context.settings.time_zone)}"
+        until = "any time" if before is None else f"before {local_time(before, context.settings.time_zone)}"
         if dry_run:
             say(f"would remove {_words(found)} from {until}")
             return

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote_plus, unquote_to_bytes
+from urllib.parse import quote_plus, unquote_plus, unquote_to_bytes
 
+from webapp.calls.phone import e164, numbers_in
 from webapp.esms.parameters import BOM, NOT_PHONES, PHONE, Unreadable, json_object, read_json_object, storable_json
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ def hide_in_request(query: bytes, body: bytes, phones: PhoneStorage) -> tuple[by
     if phones.is_plain:
         return query, body
     return _in_form(query, phones), _in_body(body, phones)
+
+
+def holds_number(payload: str, number: str, phones: PhoneStorage) -> bool:
+    """Whether the text of a request that was kept holds this number, however it is written, or its hash."""
+    wanted = e164(number)
+    hashed = phones.hashed(number)
+    if hashed and hashed in payload:
+        return True
+    return wanted is not None and wanted in numbers_in(payload) | numbers_in(unquote_plus(payload))
 
 
 def _in_body(body: bytes, phones: PhoneStorage) -> bytes:

@@ -170,6 +170,30 @@ def test_old_rejected_callbacks_go_and_those_that_came_again_stay(database: Data
 
 
 @SET
+@pytest.mark.parametrize("mode", ["plain", "hashed"])
+def test_all_about_one_number_goes_and_nothing_about_others(
+    database: Database, writer: Writer, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    for name, phone in (("a", "0901888484"), ("b", "+84 901 888 484"), ("c", "0901888485"), ("d", None)):
+        writer.record([callback(name, 1, call_status="BUSY", phone=phone)], NOW)
+    for query in (b"phonenumber=%2B84901888484", b"phonenumber=0901888485", b"Price=1"):
+        writer.reject(rejected(query))
+    if mode == "hashed":
+        monkeypatch.setenv("PHONE_STORAGE", "hashed")
+        done("hide-phones")
+
+    assert (
+        done("purge", "--phone", "0901 888 484") == "removed 2 calls, 2 reports, 1 rejected callbacks from any time\n"
+    )
+
+    with database.snapshot() as connection:
+        assert sorted(connection.scalars(select(calls.c.reference_id))) == ["c", "d"]
+    assert rows(database, rejected_callbacks) == 2
+    assert_figures_equal_a_recount(database)
+    assert run("purge", "--phone", "nobody").exit_code == 2
+
+
+@SET
 def test_a_late_report_of_a_purged_call_makes_a_call_of_its_own_and_leaves_kept_totals_alone(
     database: Database, writer: Writer, reader: Reader
 ) -> None:
