@@ -31,9 +31,9 @@ def insert_absent(connection: Connection, table: Table, rows: Sequence[Mapping[s
     return _execute(connection, _insert(table, tuple(rows[0]), connection.dialect.name), rows)
 
 
-def update(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Update the rows with these keys; the key is the last column, and all rows have the same columns."""
-    _execute(connection, _update(table, tuple(rows[0]), connection.dialect.name), rows)
+def update(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, keys: int = 1) -> None:
+    """Update the rows with these keys; the last ``keys`` columns are the key, and all rows have the same columns."""
+    _execute(connection, _update(table, tuple(rows[0]), connection.dialect.name, keys), rows)
 
 
 def _execute(connection: Connection, statement: str, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -83,13 +83,14 @@ def _insert(table: Table, names: tuple[str, ...], dialect: str) -> str:
 
 
 @cache
-def _update(table: Table, names: tuple[str, ...], dialect: str) -> str:
-    *columns, key = names
+def _update(table: Table, names: tuple[str, ...], dialect: str, keys: int) -> str:
+    columns, key = names[:-keys], names[-keys:]
     if dialect != "postgresql":
-        return f"UPDATE {table.name} SET {', '.join(f'{name} = ?' for name in columns)} WHERE {key} = ?"  # noqa: S608
+        words = ", ".join(f"{name} = ?" for name in columns)
+        return f"UPDATE {table.name} SET {words} WHERE {' AND '.join(f'{name} = ?' for name in key)}"  # noqa: S608
     words = ", ".join(f"{name} = new.{name}" for name in columns)
-    source = _recordset(table, names)
-    return f"UPDATE {table.name} SET {words} FROM {source} WHERE {table.name}.{key} = new.{key}"  # noqa: S608
+    same = " AND ".join(f"{table.name}.{name} = new.{name}" for name in key)
+    return f"UPDATE {table.name} SET {words} FROM {_recordset(table, names)} WHERE {same}"  # noqa: S608
 
 
 def _recordset(table: Table, names: tuple[str, ...]) -> str:
@@ -106,15 +107,15 @@ def is_one_of(connection: Connection, column: Column[Any], values: Collection[An
     return column.in_(list(values))
 
 
-def is_one_of_values(column: Column[Any], dialect: str) -> ColumnElement[bool]:
+def is_one_of_values(column: Column[Any], dialect: str, name: str = "values") -> ColumnElement[bool]:
     """The same for a statement that is built once and executed with ``values``: a fifth of the cost."""
     if dialect == "postgresql":
-        return column == any_(bindparam("values", type_=ARRAY(column.type)))
-    return column.in_(text("SELECT value FROM json_each(:values)"))
+        return column == any_(bindparam(name, type_=ARRAY(column.type)))
+    return column.in_(text(f"SELECT value FROM json_each(:{name})"))  # noqa: S608
 
 
-def values(connection: Connection, of: Collection[Any]) -> dict[str, Any]:
-    """The parameter of such a statement."""
+def values(connection: Connection, of: Collection[Any], name: str = "values") -> dict[str, Any]:
+    """The parameter ``name`` of such a statement."""
     if connection.dialect.name == "postgresql":
-        return {"values": list(of)}
-    return {"values": json.dumps([value if type(value) in _PLAIN else _encoded(value) for value in of])}
+        return {name: list(of)}
+    return {name: json.dumps([value if type(value) in _PLAIN else _encoded(value) for value in of])}

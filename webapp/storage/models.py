@@ -18,6 +18,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
     Table,
     Text,
@@ -280,7 +281,8 @@ class ReportRow(Base):
 
     __tablename__ = "status_reports"
     __table_args__ = (
-        Index("ix_status_reports_call", "reference_id", "received_at", "id"),
+        # Every unique key holds reference_id, by which a database can be spread over machines; see docs/scale.md.
+        PrimaryKeyConstraint("reference_id", "id"),
         Index("ix_status_reports_callbacks", "received_at", postgresql_where=_CALLBACK, sqlite_where=_CALLBACK),
         Index("ix_status_reports_unread", "received_at", postgresql_where=_UNREAD, sqlite_where=_UNREAD),
         Index("ix_status_reports_conflicts", "reference_id", postgresql_where=_CONFLICT, sqlite_where=_CONFLICT),
@@ -288,7 +290,7 @@ class ReportRow(Base):
     )
 
     id: Mapped[UUID] = mapped_column(
-        Identifier, primary_key=True, comment="UUIDv7, made at the moment of receipt; storing it again does nothing"
+        Identifier, comment="UUIDv7, made at the moment of receipt; storing it again does nothing"
     )
     reference_id: Mapped[str] = mapped_column(REFERENCE, comment="The call that the report is about; see calls")
     source: Mapped[str] = mapped_column(Text, comment="callback: eSMS told us; lookup: we asked GetSendStatus")

@@ -303,7 +303,7 @@ class Writer:
         with self._database.transaction() as connection:
             locked = _LockedCalls(connection, now)
             locked.lock(_first_received(reports))
-            bulk.update(connection, status_reports, values)
+            bulk.update(connection, status_reports, values, keys=2)
             differing = locked.refold()
             locked.write()
         return differing
@@ -379,10 +379,12 @@ class _LockedCalls:
 
         A report is stored together with its call. So a call that is absent has none.
         """
-        ids = [report.id for report in reports if report.reference_id in self._before]
-        if not ids:
+        known = [report for report in reports if report.reference_id in self._before]
+        if not known:
             return
-        rows = self._connection.execute(_effects(self._connection.dialect.name), bulk.values(self._connection, ids))
+        of_calls = bulk.values(self._connection, {report.reference_id for report in known})
+        ids = bulk.values(self._connection, [report.id for report in known], "ids")
+        rows = self._connection.execute(_effects(self._connection.dialect.name), of_calls | ids)
         self.effects = {row.id: row.effect for row in rows}
 
     def fold(self, report: StatusReport) -> None:
@@ -537,8 +539,9 @@ def _calls_to_lock(dialect: str) -> Select[Any]:
 
 @cache
 def _effects(dialect: str) -> Select[Any]:
-    columns = select(status_reports.c.id, status_reports.c.effect)
-    return columns.where(bulk.is_one_of_values(status_reports.c.id, dialect))
+    of_calls = bulk.is_one_of_values(status_reports.c.reference_id, dialect)
+    these = bulk.is_one_of_values(status_reports.c.id, dialect, "ids")
+    return select(status_reports.c.id, status_reports.c.effect).where(of_calls, these)
 
 
 @cache
@@ -568,7 +571,7 @@ _call_values = _Values(CALL_COLUMNS)
 _changing_values = _Values(_CHANGING_COLUMNS)
 _report_values = _Values(REPORT_COLUMNS)
 _READ_COLUMNS = [column for column in REPORT_COLUMNS if column.name in {*FIELDS, "unread"}]
-_read_values = _Values([*_READ_COLUMNS, status_reports.c.id])
+_read_values = _Values([*_READ_COLUMNS, status_reports.c.reference_id, status_reports.c.id])
 
 
 def _difference(before: Call, after: Call, besides: tuple[str, ...]) -> Refolded:

@@ -37,7 +37,9 @@ HISTORY = {
     "0004": "call_trails and lookup_pace were caches; there was no public version yet",
 }
 """Migrations before the first public version. The list does not grow."""
-CONTRACTING: dict[str, str] = {}
+CONTRACTING = {
+    "0013": "reports are unique by their call and id: found by id alone, they would be searched for in the whole table",
+}
 """Migrations that take away what no version of the last release uses, with the reason."""
 REVISIONS = sorted(path.name[:4] for path in (ROOT / "migrations" / "versions").glob("[0-9]*.py"))
 
