@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 from constants import API_TOKEN, CALLBACK_TOKEN
-from fuzz import ALLOWED, REQUESTS, Answers
+from fuzz import ALLOWED, REQUESTS, SECONDS, Answers
 from running import Program, free_port, wait_until_healthy
 from sqlalchemy import func, select
 
@@ -22,7 +22,7 @@ GROWTH = 100 << 20
 """How many bytes more a worker may hold after a million requests."""
 
 
-@pytest.mark.timeout(600 + REQUESTS / 50)
+@pytest.mark.timeout(600 + SECONDS + REQUESTS / 20)
 @pytest.mark.parametrize(("fast_path", "log_format"), [("on", "text"), ("off", "json")])
 def test_no_fuzzed_request_does_harm(tmp_path: Path, fast_path: str, log_format: str) -> None:
     log = tmp_path / "log"
