@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from webapp.storage.claims import Due
 
-_HOUR = timedelta(hours=1)
+_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,8 @@ class Now:
 class Lately:
     """Counts of the last hour and day."""
 
+    placed: tuple[int, int]
+    """In the last day: never registered, and registered."""
     outcomes: Mapping[str, int]
     """Of the calls settled in the last day."""
     settled_by: Mapping[tuple[str, str], int]
@@ -148,7 +150,11 @@ def read_lately(connection: Connection, due: Due, now: datetime) -> Lately:
         outcomes[outcome] += of_day
         settled_by["day", source] += of_day
         settled_by["hour", source] += of_hour
+    unregistered = calls.c.registered_at.is_(None)
+    placed = select(number.filter(unregistered), number.filter(~unregistered))
+    never, registered = connection.execute(placed.where(calls.c.placed_at.between(now - _DAY, now))).one()
     return Lately(
+        placed=(never, registered),
         outcomes=outcomes,
         settled_by=settled_by,
         unread=status.unread_last_day(connection, now),

@@ -125,6 +125,7 @@ OF_NOW = (
 )
 
 CALLS = SampledGauge("esms_calls", "All calls by outcome, as of the figures: some seconds ago", ("outcome",))
+PLACED = SampledGauge("esms_placed_calls_last_day", "Calls placed in the last 24 hours", ("registered",))
 SETTLED_BY_OUTCOME = SampledGauge(
     "esms_settled_calls_last_day", "Calls settled in the last 24 hours, by outcome", ("outcome",)
 )
@@ -150,7 +151,7 @@ UNREAD = SampledGauge(
     ("parameter",),
 )
 OF_LATELY = (
-    *(CALLS, SETTLED_BY_OUTCOME, SETTLED_BY_SOURCE, LOOKUP_SHARE, LOOKUP_SHARE_WARN, GIVE_UP, UNREAD),
+    *(CALLS, PLACED, SETTLED_BY_OUTCOME, SETTLED_BY_SOURCE, LOOKUP_SHARE, LOOKUP_SHARE_WARN, GIVE_UP, UNREAD),
     *(GIVEN_UP, PRICE_CONFLICTS, LONGEST_GAP, PLACED_SINCE),
 )
 
@@ -254,6 +255,7 @@ def _of_lately(lately: Lately) -> Iterator[Metric]:
     for name, number in lately.unread.items():
         unread[name if name in KNOWN_PARAMETERS else "other"] += number
     yield CALLS.by({(name,): lately.calls.get(name, 0) for name in OUTCOMES})
+    yield PLACED.by(_no_yes(lately.placed))
     yield SETTLED_BY_OUTCOME.by({(name,): lately.outcomes.get(name, 0) for name in OUTCOMES_OF_SETTLED})
     yield SETTLED_BY_SOURCE.by(by_source)
     yield LOOKUP_SHARE.by({(one,): by_source[one, "lookup"] / settled[one] for one in _WINDOWS if settled[one]})

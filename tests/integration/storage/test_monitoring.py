@@ -75,6 +75,7 @@ def test_missing_calls_are_counted_by_whether_they_were_registered(writer: Write
     assert found.missing == (1, 2)
     assert found.oldest_missing == at(-2 * HOUR)
     assert found.overdue == 2, "b is within its grace"
+    assert lately(reader).placed == (2, 2)
     assert found.callback_at == at(-60)
 
 
