@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -233,6 +234,18 @@ def test_doctor_recognises_its_server_and_the_proxy_before_it(
     assert right.checks["public URL"] == ("ok", f"https://{NAME}:{behind.port} is this server, by the CallbackUrl -> ")
     assert right.checks["proxies"].result == "ok"
     assert "TRUSTED_PROXIES=1, and the setting here is 0 -> restart the server" in wrong.checks["proxies"].words
+
+
+def test_the_request_id_is_the_proxys_and_not_the_clients(behind: Behind) -> None:
+    log = behind.folder / "server.log"
+    before = len(log.read_text())
+    behind.ask(f"{PATH}?ReferenceId=numbered&SendStatus=5", headers={"X-Request-ID": "of-the-client"})
+    for _ in range(200):
+        if line := log.read_text()[before:].strip():
+            break
+        time.sleep(0.02)
+    assert "of-the-client" not in line
+    assert re.search(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$", line)
 
 
 def test_posts_are_handed_on(behind: Behind) -> None:
