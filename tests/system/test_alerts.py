@@ -7,10 +7,18 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
 import pytest
 import yaml
 from series import ALERTS, RULES, all_series
+from sqlalchemy import text
+
+from webapp.cli.commands import cli
+
+if TYPE_CHECKING:
+    from webapp.storage.database import Database
 
 ROOT = Path(__file__).parents[2]
 UNIT_TESTS = ROOT / "deploy/alerts.test.yaml"
@@ -58,6 +66,36 @@ def test_a_paragraph_says_the_cause_the_remedy_and_when_it_is_over(name: str) ->
     parts = re.findall(r"^\*\*(Cause|Remedy|Over when)\*\*: \S", paragraph, re.MULTILINE)
 
     assert parts == ["Cause", "Remedy", "Over when"]
+
+
+def commands() -> set[str]:
+    """The commands of this program that paragraphs name, with their options."""
+    spans = re.findall(r"`([^`]+)`", RUNBOOK)
+    return {
+        " ".join(span.split()) for span in spans if span.startswith("esms-calls ") and span != "esms-calls reconcile"
+    }
+
+
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_commands_of_the_paragraphs_are_there(command: str) -> None:
+    _, *words = command.split()
+    found: click.Command = cli
+    with click.Context(cli) as context:
+        while words and isinstance(found, click.Group):
+            following = found.get_command(context, words.pop(0))
+            assert following is not None, command
+            found = following
+    options = {name for parameter in found.params for name in parameter.opts}
+    assert {word for word in words if word.startswith("-")} <= options
+
+
+def test_statements_of_the_paragraphs_run(database: Database) -> None:
+    statements = [" ".join(found.split()) for found in re.findall(r"`(SELECT[^`]+)`", RUNBOOK)]
+    assert len(statements) > 5
+    with database.snapshot() as connection:
+        for statement in statements:
+            if "pg_stat_activity" not in statement or not database.is_sqlite:
+                connection.execute(text(statement)).all()
 
 
 def test_alerts_and_paragraphs_name_series_that_are_there() -> None:
