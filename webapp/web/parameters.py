@@ -114,7 +114,9 @@ PARAMETERS = {
     ),
     "ivr": Parameter("only calls of which the callee pressed just these keys", _text),
     "campaign": Parameter("only calls of this campaign", _text),
-    "phone": Parameter("only calls to this number, however it is written: `0901 888 484`, `+84901888484`", _text),
+    "phone": Parameter(
+        "only calls to this number, however it is written: `0901 888 484`, `+84901888484`; hashed ones, too", _text
+    ),
     "request_id": Parameter("only calls with this RequestId", _text),
     "kind": Parameter("only voice calls, or only voice OTP calls", _one_of(KINDS), {"enum": list(KINDS)}),
     "since": Parameter(
