@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 from urllib.parse import urlencode
 
 import requests
@@ -70,6 +70,18 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
         time.sleep(0.05)
+
+
+class Address(Protocol):
+    """Where clients send callbacks: a receiver, or what stands before some."""
+
+    @property
+    def port(self) -> int:
+        """On 127.0.0.1."""
+
+    @property
+    def url(self) -> str:
+        """The same with ``http://``."""
 
 
 class Receiver:
@@ -256,7 +268,7 @@ class Load:
 
     def __init__(
         self,
-        *receivers: Receiver,
+        *receivers: Address,
         ledger: Ledger,
         random: Random,
         clients: int = 6,
@@ -316,7 +328,7 @@ class Load:
 
         until(had_effects, seconds, "reports get effects again")
 
-    def _send_all(self, client: str, receiver: Receiver, seed: float) -> None:
+    def _send_all(self, client: str, receiver: Address, seed: float) -> None:
         random, connection = Random(seed), None  # noqa: S311
         for number in range(_AT_MOST_EACH):
             if self._stop.wait(random.uniform(0, 2 * _PAUSE_SECONDS)):
@@ -348,7 +360,7 @@ class Load:
             name = self._poison
         return Entry(marker, name, client, time.monotonic(), fresh)
 
-    def _ask_health(self, receiver: Receiver) -> None:
+    def _ask_health(self, receiver: Address) -> None:
         while not self._stop.wait(0.2):
             began = time.monotonic()
             with suppress(requests.ConnectionError):

@@ -107,6 +107,10 @@ class Cluster:
         """Stop it: immediate, as in a crash, or fast."""
         self._control("-m", how, "stop")
 
+    def promote(self) -> None:
+        """Let a replica take writes, and return when it does."""
+        self._control("promote")
+
     def _control(self, *arguments: str) -> None:
         self._run("pg_ctl", "-w", "-D", str(self.data), *arguments)
 
