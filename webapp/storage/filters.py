@@ -11,6 +11,7 @@ from sqlalchemy import and_, or_
 
 from webapp.calls.phone import e164
 from webapp.storage.models import calls
+from webapp.storage.search import Search
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -45,6 +46,7 @@ class CallFilter:
     settled: bool | None = None
     confirmed: bool | None = None
     registered: bool | None = None
+    search: Search | None = None
 
     def also_hashed(self, phones: PhoneStorage) -> CallFilter:
         """The same, which finds a hashed phone number too, where there is a key."""
@@ -75,6 +77,8 @@ class CallFilter:
             wanted.append(calls.c.placed_at < self.until)
         if self.reference_ids is not None:
             wanted.append(calls.c.reference_id.in_(self.reference_ids))
+        if self.search is not None:
+            wanted.append(self.search.condition())
         flags = (
             (is_missing(), self.missing),
             (calls.c.conflict, self.conflict),

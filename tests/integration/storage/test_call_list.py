@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 from makers import NOW, callback
 
+from webapp.calls.phone import PLAIN
 from webapp.calls.rule import Registration
-from webapp.storage import call_list
+from webapp.storage import call_list, search
 from webapp.storage.call_list import Found, read_list
 from webapp.storage.filters import EVERY_CALL, CallFilter
+from webapp.storage.search import Search
 
 if TYPE_CHECKING:
     from webapp.storage.database import Database
     from webapp.storage.writer import Writer
+
+_FROM_1 = ("01", *(str(number) for number in range(10, 20)))
 
 
 @pytest.fixture
@@ -43,13 +47,13 @@ def ids(found: Found) -> list[str]:
     return [call["reference_id"] for call in found.calls]
 
 
-def all_pages(database: Database, wanted: CallFilter, limit: int = 7, search: str = "") -> tuple[list[str], int]:
+def all_pages(database: Database, wanted: CallFilter, limit: int = 7, text: str = "") -> tuple[list[str], int]:
     """The ids on all pages, and the number of pages that stopped before they were full."""
     names: list[str] = []
     after, stops = None, 0
     while True:
         with database.snapshot() as connection:
-            found = read_list(connection, wanted, after, limit, search)
+            found = read_list(connection, wanted, after, limit, Search.of(text, PLAIN) if text else None)
         names += ids(found)
         stops += found.stopped
         after = found.older
@@ -106,6 +110,9 @@ def test_looking_for_rare_calls_stops_and_says_where_to_go_on(
         ("+84 901.888.41", range(10, 20)),
         ("84901888402", [2]),
         ("901888402", [2]),
+        ("0084 901 888 402", [2]),
+        ("+84 (0)901 888 402", [2]),
+        ("840901888402", [2]),
         ("%", []),
         ("call_1", []),
         ("'; --", []),
@@ -120,3 +127,19 @@ def test_a_search_finds_what_begins_so(database: Database, stored: list[str], se
 
 def test_a_search_within_filters(database: Database, stored: list[str]) -> None:
     assert all_pages(database, CallFilter(outcomes=("answered",)), 4, "call-1") == ([stored[19]], 0)
+
+
+@pytest.mark.parametrize("wanted", [EVERY_CALL, CallFilter(outcomes=("answered",))])
+def test_a_search_that_finds_very_many_has_all_of_them_newest_first(
+    database: Database, stored: list[str], monkeypatch: pytest.MonkeyPatch, wanted: CallFilter
+) -> None:
+    monkeypatch.setattr(search, "MOST_FOUND", 2)
+    monkeypatch.setattr(call_list, "MOST_SCANNED", 8)
+    expected = stored if wanted is EVERY_CALL else stored[9::10]
+
+    assert all_pages(database, wanted, 4, "call-")[0] == expected
+    assert all_pages(database, wanted, 4, "+849")[0] == expected
+    assert all_pages(database, wanted, 4, "Order-1")[0] == [name for name in expected if name[5:7] in _FROM_1]
+    with database.snapshot() as connection:
+        assert Search.of("call-0", PLAIN).ids(connection) is None
+        assert Search.of("call-07", PLAIN).ids(connection) is not None

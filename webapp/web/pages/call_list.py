@@ -14,6 +14,7 @@ from webapp.calls.outcome import OUTCOMES
 from webapp.storage import figures
 from webapp.storage.call_list import read_list
 from webapp.storage.overview import campaign_names
+from webapp.storage.search import Search
 from webapp.web.pages.call_filter import COUNTED, KEYS, ListFilter, read_filter
 from webapp.web.pages.ranges import ALL, PRESETS, WrongAddress
 from webapp.web.pages.words import flag_words, outcome_words
@@ -40,7 +41,8 @@ def add_to(pages: Blueprint, database: Database) -> None:
             zone = ZoneInfo(as_of.time_zone)
             chosen, problem = _chosen(zone)
             after = _after(zone)
-            found = read_list(connection, chosen.wanted(zone), after, _PAGE, chosen.search, database.phones)
+            search = Search.of(chosen.search, database.phones) if chosen.search else None
+            found = read_list(connection, chosen.wanted(zone), after, _PAGE, search)
             page: dict[str, Any] = {
                 "count": _count(connection, chosen),
                 "campaign_names": campaign_names(connection),

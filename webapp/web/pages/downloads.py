@@ -17,11 +17,11 @@ from flask_babel import gettext
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import BadRequest, ServiceUnavailable
 
-from webapp.storage.call_list import searched_ids
 from webapp.storage.errors import Unavailable
 from webapp.storage.exports import COLUMNS, EXCEL, columns_of, csv_lines, json_lines, last_csv_line, writer_of
 from webapp.storage.models import calls
 from webapp.storage.reader import Reader
+from webapp.storage.search import Search
 from webapp.storage.time_zone import zone_of
 from webapp.support.pauses import let_others_run
 from webapp.web.pages.call_filter import LIST_PARAMETERS, read_filter
@@ -72,8 +72,13 @@ def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
                 listed = read_filter(chosen, datetime.now(zone).date())
             except WrongAddress as problem:
                 raise BadRequest(str(problem)) from None
-            found = searched_ids(connection, listed.search, database.phones) if listed.search else None
-        return replace(listed.wanted(zone), reference_ids=found)
+            if not listed.search:
+                return listed.wanted(zone)
+            search = Search.of(listed.search, database.phones)
+            few = search.ids(connection)
+            if few is None:
+                return replace(listed.wanted(zone), search=search)
+            return replace(listed.wanted(zone), reference_ids=tuple(connection.scalars(few)))
 
     def answer(form: str) -> Response:
         name = f"calls-{datetime.now(settings.time_zone):%Y-%m-%d}.{form}"

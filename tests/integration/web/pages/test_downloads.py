@@ -16,6 +16,7 @@ from pages import sign_in
 
 from webapp.callbacks.views import RETRY_AFTER_SECONDS
 from webapp.calls.rule import Registration
+from webapp.storage import search
 from webapp.storage.exports import COLUMNS
 from webapp.web.pages import downloads
 
@@ -81,6 +82,19 @@ def test_the_list_has_the_calls_that_are_chosen(
     answer = reading.get(f"/calls.csv?{query}")
 
     assert [row[0] for row in rows(answer.text)] == ["reference_id", *names]
+
+
+def test_a_search_is_downloaded_whole_however_many_it_finds(
+    reading: FlaskClient, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer.register([Registration(reference_id=f"a-{number}", placed_at=at(number)) for number in range(4)], NOW)
+    writer.register([Registration(reference_id="b", placed_at=at(9), request_id="a-9")], NOW)
+    monkeypatch.setattr(search, "MOST_FOUND", 3)
+
+    every, few = (reading.get(f"/calls.csv?q={text}") for text in ("a-", "a-2"))
+
+    assert [row[0] for row in rows(every.text)[1:]] == ["b", "a-3", "a-2", "a-1", "a-0"]
+    assert [row[0] for row in rows(few.text)[1:]] == ["a-2"]
 
 
 @ON_SQLITE
