@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from webapp.cli.checks import failed
 from webapp.cli.doctor_database import database_checks, database_of, replica_checks
 from webapp.cli.doctor_esms import esms_checks
 from webapp.cli.doctor_folder import folder_checks
@@ -61,13 +62,22 @@ def doctor(*, as_json: bool) -> None:
 def _checks(settings: Settings) -> Iterator[Check]:
     with database_of(settings) as database:
         yield from chain(
-            settings_checks(settings),
-            folder_checks(settings),
-            database_checks(settings, database),
-            replica_checks(settings),
-            esms_checks(settings),
-            public_checks(settings, database),
+            _guarded("settings", settings_checks(settings)),
+            _guarded("folder", folder_checks(settings)),
+            _guarded("database", database_checks(settings, database)),
+            _guarded("replica", replica_checks(settings)),
+            _guarded("eSMS keys", esms_checks(settings)),
+            _guarded("public URL", public_checks(settings, database)),
         )
+
+
+def _guarded(name: str, checks: Iterator[Check]) -> Iterator[Check]:
+    """The checks; what may not be looked at is a failed one, and the others go on."""
+    try:
+        yield from checks
+    except OSError as error:
+        found = f"{error.filename or 'something'} cannot be looked at: {error.strerror or error}"
+        yield failed(name, found, "run this as the server's user, in its folder, with its settings")
 
 
 def _redacted(checks: Iterator[Check], secrets: tuple[str, ...]) -> Iterator[Check]:

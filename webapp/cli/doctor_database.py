@@ -68,8 +68,8 @@ def _last_to_close(database: Database) -> Iterator[None]:
     """SQLite's last connection to close puts what is in the -wal file into the database; a read-only one does not."""
     with ExitStack() as stack:
         path = Path(str(database.url.database)).absolute()
-        if database.is_sqlite and path.with_name(f"{path.name}-wal").exists():
-            with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error, OSError):
+            if database.is_sqlite and path.with_name(f"{path.name}-wal").exists():
                 last = stack.enter_context(closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)))
                 last.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         yield
@@ -127,10 +127,14 @@ def _encoding(name: str) -> Check:
 
 def _migrated(settings: Settings, database: Database, current: str | None) -> Iterator[Check]:
     newest = schema.newest_migration()
-    if current != newest:
+    if not schema.is_usable(current):
         yield failed("migration", f"the database is at {current or 'none'}, and {newest} is needed", _migrate(settings))
         return
-    yield ok("migration", f"{newest}, the newest")
+    if schema.is_newer(current):
+        words = f"a newer version has brought the database to {current}, which this one ({newest}) can use"
+        yield warning("migration", words, "upgrade this program, too")
+    else:
+        yield ok("migration", f"{newest}, the newest")
     yield _writes(database)
     try:
         yield _clock(database)

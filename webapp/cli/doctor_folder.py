@@ -52,13 +52,13 @@ def folder_checks(settings: Settings) -> Iterator[Check]:
 def _owner(name: str, folder: Path, setting: str) -> Check:
     if not folder.is_dir():
         parent = next(above for above in folder.parents if above.is_dir())
-        if os.access(parent, os.W_OK | os.X_OK):
+        if _may(parent, os.W_OK | os.X_OK):
             return skipped(name, f"{folder} does not exist yet", "`esms-calls serve` makes it")
         return failed(
             name, f"{folder} cannot be made, {parent} is not writable by {_user(os.geteuid())}", f"set {setting}"
         )
     owner = folder.stat().st_uid
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+    if not _may(folder, os.R_OK | os.W_OK | os.X_OK):
         return failed(
             name,
             f"{folder} cannot be written by {_user(os.geteuid())}, it belongs to {_user(owner)}",
@@ -81,6 +81,8 @@ def _owner(name: str, folder: Path, setting: str) -> Check:
 
 
 def _modes(folder: Path) -> Check:
+    if not _may(folder, os.R_OK | os.X_OK):
+        return skipped("modes", f"{folder} cannot be read by {_user(os.geteuid())}")
     modes = {str(folder): folder.stat().st_mode} | {name: status.st_mode for name, status in _files(folder).items()}
     wide = {name: mode for name, mode in modes.items() if mode & _OTHERS_READ}
     if not wide:
@@ -131,7 +133,7 @@ def _spool(settings: Settings) -> Check:
     try:
         depth = spool_of(settings).depth()
     except SpoolError as error:
-        return failed("spool", str(error), "check INSTANCE_DIR and its disk; the words above say what failed")
+        return failed("spool", str(error), "run this as the server's user; if you do, check INSTANCE_DIR and its disk")
     age = timedelta(seconds=depth.oldest_seconds(datetime.now(UTC)))
     words = f"{depth.reports} callbacks wait, the oldest for {duration(age)}"
     if depth.reports and (age > _SPOOL_WAITS or not settings.spool):
@@ -160,3 +162,7 @@ def _user(number: int) -> str:
         return pwd.getpwuid(number).pw_name
     except KeyError:
         return str(number)
+
+
+def _may(folder: Path, mode: int) -> bool:
+    return os.access(folder, mode, effective_ids=True)

@@ -13,12 +13,14 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
+from sqlalchemy import URL
 
 from webapp.callbacks.spool import Spool
 from webapp.cli.backup import DATABASE, SPOOL, contents_in_words, database_file, kept_files, postgresql_words
 from webapp.cli.output import printable, say
 from webapp.storage import schema, sqlite_files
-from webapp.storage.errors import Unavailable
+from webapp.storage.database import Database
+from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import archive, files
 from webapp.support.archive import BadArchive
 from webapp.support.server_lock import locked_for_restore
@@ -77,14 +79,12 @@ def _unpacked(file: Path, folder: Path) -> dict[str, Any]:
         about = archive.read(file, folder)
         _require_calls(file, folder)
         found = sqlite_files.holds(folder / DATABASE)
+        _require_usable(folder / DATABASE)
     except (BadArchive, Unavailable) as error:
         words = str(error).replace(str(folder / DATABASE), str(file))
         raise click.ClickException(f"{words}. Nothing was changed; use another backup.") from None
-    if found.migration > schema.newest_migration():
-        raise click.ClickException(
-            f"{file} is at migration {found.migration}, and this program knows {schema.newest_migration()} at most: "
-            "install the version that made it, or a newer one. Nothing was changed."
-        )
+    except NotMigrated as error:
+        raise click.ClickException(f"{file} cannot be used. {error} Nothing was changed.") from None
     return about | found._asdict()
 
 
@@ -92,6 +92,15 @@ def _require_calls(file: Path, folder: Path) -> None:
     others = {path.name for path in folder.iterdir()} - {path.name for path in kept_files(folder)}
     if others - {SPOOL} != {DATABASE}:
         raise BadArchive(f"{file} does not hold what a backup of calls holds")
+
+
+def _require_usable(file: Path) -> None:
+    database = Database(URL.create("sqlite", database=str(file)).render_as_string(hide_password=False))
+    try:
+        with database.snapshot() as connection:
+            schema.current_migration(connection)
+    finally:
+        database.close()
 
 
 def _described(about: dict[str, Any]) -> str:

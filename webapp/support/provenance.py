@@ -15,6 +15,7 @@ from webapp.support.spelling import likely
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_GENERATED = {"callback_token", "api_token", "phone_hash_key"}
 ENVIRONMENT, FILE, GENERATED, DEFAULT = "environment", ENV_FILE, "generated file", "default"
 
 
@@ -52,7 +53,8 @@ def _origin(name: str, settings: Settings, environment: Mapping[str, str], file:
     if given.strip():
         value: str | None = given.strip() if field.repr else "set"
         return Origin(name.upper(), value, ENVIRONMENT if environment.get(name) else FILE, overrides)
-    if not field.repr and (settings.instance_dir.resolve() / name).exists():
+    # exists() of Path raises what this user may not look at.
+    if name in _GENERATED and os.path.exists(settings.instance_dir.resolve() / name):  # noqa: PTH110
         return Origin(name.upper(), "set", GENERATED, overrides)
     default = field.default if field.default is None else str(field.default)
     return Origin(name.upper(), default, DEFAULT, overrides)

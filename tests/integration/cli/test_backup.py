@@ -240,7 +240,8 @@ def test_a_backup_of_a_newer_version_is_refused(
     refused = run("restore", "--force", backup)
 
     assert refused.exit_code == 1
-    assert "is at migration 9999, and this program knows" in refused.stderr
+    assert f"{backup} cannot be used. The database is at migration 9999" in refused.stderr
+    assert "Upgrade this one to that version. Nothing was changed." in refused.stderr
     assert calls_in(tmp_path / "calls.db") == CALLS
 
 

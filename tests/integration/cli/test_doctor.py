@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 from commands import ON_SQLITE, SET, run
 from doctoring import NAMES, contents, examined
 from running import free_port, serving
+from servers import open_folder
 
 if TYPE_CHECKING:
     from webapp.storage.database import Database
@@ -99,3 +101,26 @@ def test_a_setting_that_is_invalid_stops_doctor_like_every_command(monkeypatch: 
 
     assert shown.exit_code == 2
     assert "SPOOL_LIMIT must be a size such as 1MiB or 1GiB" in shown.stderr
+
+
+@pytest.mark.usefixtures("fresh")
+def test_another_user_sees_all_that_it_may_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid():
+        pytest.skip("only root can become another user")
+    run("doctor")  # It imports all that it needs, from folders that the other user may not enter.
+    with open_folder() as folder:
+        monkeypatch.chdir(folder)
+        (folder / "instance").mkdir(mode=0o700)
+        (folder / "instance" / "callback_token").write_text("a-token-of-the-server")
+        os.seteuid(65534)
+        try:
+            shown = run("doctor", "--json")
+        finally:
+            os.seteuid(0)
+    checks = {check["name"]: check for check in json.loads(shown.stdout)["checks"]}
+
+    assert (shown.exit_code, shown.stderr) == (1, "")
+    for name in ("folder", "database"):
+        assert checks[name]["result"] == "failed"
+        assert checks[name]["remedy"].startswith("run this as the server's user")
+    assert checks["eSMS keys"]["result"] == "skipped"

@@ -104,6 +104,11 @@ def a_newer_version(broken: Breaking) -> None:
     broken.sql("UPDATE alembic_version SET version_num = '9999'")
 
 
+def a_newer_version_that_only_adds(broken: Breaking) -> None:
+    a_newer_version(broken)
+    broken.sql("UPDATE schema_compatibility SET migration = '9999', usable_from = '0001'")
+
+
 def an_older_migration(broken: Breaking) -> None:
     broken.sql("UPDATE alembic_version SET version_num = '0001'")
 
@@ -185,6 +190,7 @@ FAULTS: list[tuple[Callable[[Breaking], None], str, str, list[str]]] = [
     (a_damaged_database, "database", "failed", ["not a database", "esms-calls restore"]),
     (no_tables, "migration", "failed", ["at none", "esms-calls migrate"]),
     (a_newer_version, "migration", "failed", ["at migration 9999", "Upgrade this one"]),
+    (a_newer_version_that_only_adds, "migration", "warning", ["brought the database to 9999", "upgrade this program"]),
     (an_older_migration, "migration", "failed", ["at 0001", "esms-calls migrate"]),
     (another_time_zone, "time zone", "warning", ["Asia/Tokyo", "esms-calls time-zone set Asia/Tokyo"]),
     (no_callback_yet, "last callback", "warning", ["none has come yet", "esms-calls callback-url"]),
