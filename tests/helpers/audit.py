@@ -27,6 +27,11 @@ def vulnerabilities(locked: Path) -> list[str]:
         packages = json.loads(done.stdout)["dependencies"]
     except ValueError:
         raise Unreachable(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no answer") from None
+    skipped = [package["skip_reason"] for package in packages if "skip_reason" in package]
+    if len(skipped) == len(packages):  # as where a mirror of PyPI knows no vulnerabilities
+        raise Unreachable(skipped[0] if skipped else "no package")
+    for reason in skipped:
+        print(f"Warning: {reason}")
     return [
         f"{package['name']} {package['version']}: {found['id']}, mended in {', '.join(found['fix_versions']) or 'none'}"
         for package in packages

@@ -87,6 +87,7 @@ def test_sbom_names_every_package_of_the_image_with_its_hashes(tmp_path: Path) -
 # Known vulnerabilities
 
 FOUND = {"dependencies": [{"name": "flask", "version": "0.1", "vulns": [{"id": "CVE-1", "fix_versions": ["0.2"]}]}]}
+UNKNOWN = {"dependencies": [{"name": "flask", "skip_reason": "no route to its vulnerabilities"}]}
 NONE = {"dependencies": [{"name": "flask", "version": "3.1", "vulns": []}]}
 
 
@@ -96,6 +97,7 @@ NONE = {"dependencies": [{"name": "flask", "version": "3.1", "vulns": []}]}
         (FOUND, FOUND, 1, "flask 0.1: CVE-1, mended in 0.2\nTake newer versions: make lock"),
         (NONE, FOUND, 0, "Warning, in CI alone: flask 0.1: CVE-1"),
         (NONE, NONE, 0, "No known vulnerabilities."),
+        (UNKNOWN, UNKNOWN, 0, "Warning: known vulnerabilities were not looked for: no route"),
         (None, None, 0, "Warning: known vulnerabilities were not looked for: no route"),
     ],
 )
