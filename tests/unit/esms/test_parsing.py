@@ -269,6 +269,8 @@ def test_a_multipart_form_is_read_to_the_byte() -> None:
         pytest.param({"CodeResponse": True}, "unreadable", "failed", id="a code that is no text"),
         pytest.param({"CodeResponse": "1" * 201}, "unreadable", "failed", id="an endless code"),
         pytest.param({"CodeResponse": "\0"}, "unreadable", "failed", id="a code that SQL cannot hold"),
+        pytest.param({"CodeResult": "1\x1b[2J"}, "unreadable", "failed", id="a code that clears a terminal"),
+        pytest.param({"CodeResult": "104\r\nforged"}, "unreadable", "failed", id="a code that is two lines of a log"),
         pytest.param([{"CodeResponse": "100"}], "unreadable", "failed", id="a list"),
         pytest.param(b"<html>", "unreadable", "failed", id="HTML"),
         pytest.param(b"", "unreadable", "failed", id="nothing"),
