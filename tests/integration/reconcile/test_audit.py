@@ -162,7 +162,7 @@ def forge(database: Database, reference_id: str, seconds: float = 1000, **said: 
 
 def everything(database: Database) -> dict[str, list[Any]]:
     """All that is stored, but for the shared rate."""
-    tables = [table for table in Base.metadata.sorted_tables if table.name != "lookup_rate"]
+    tables = [table for table in Base.metadata.sorted_tables if table.name not in {"lookup_rate", "lookup_latencies"}]
     with database.snapshot(limited=False) as connection:
         return {
             table.name: connection.execute(select(table).order_by(*table.primary_key)).all()  # type: ignore[misc]

@@ -54,8 +54,8 @@ from sqlalchemy import text
 
 from webapp.esms.client import Client
 from webapp.esms.sandbox import faults
-from webapp.reconcile import run as reconcile_run
 from webapp.reconcile.failures import NAMED_FAILURES
+from webapp.storage import claims
 from webapp.storage.database import Database
 from webapp.storage.errors import Unavailable
 from webapp.storage.models import calls, lookup_rate, reconcile_runs
@@ -782,7 +782,7 @@ def test_a_call_that_another_run_claimed_since_is_left_to_it(
 ) -> None:
     """A call that is to be asked about again after a pause waits for it, which may be longer than its lease."""
     monkeypatch.setenv("ESMS_TIMEOUT", "1s")
-    monkeypatch.setattr(reconcile_run, "_LEASE_TIMEOUTS", 2.5)
+    monkeypatch.setattr(claims, "_LEASE_TIMEOUTS", 2.5)
     (reference_id,) = missing(esms, database, 1)
     esms.faults = {reference_id: "later-date"}
     taken: list[Claimed] = []

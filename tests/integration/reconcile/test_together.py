@@ -263,7 +263,7 @@ def test_a_look_up_whose_answer_might_come_after_the_lease_does_not_leave(
     esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lease lasts for as long as ESMS_TIMEOUT here: another run may have the call before the answer is there."""
-    monkeypatch.setattr(reconcile_run, "_LEASE_TIMEOUTS", 1)
+    monkeypatch.setattr(claims, "_LEASE_TIMEOUTS", 1)
     monkeypatch.setattr(Reconciler, "_save_now_and_then", lambda *_: None)  # which would renew it
     (reference_id,) = missing(esms, database, 1)
 
