@@ -518,7 +518,12 @@ def test_wrong_token_gets_the_same_404_for_every_request(client: FlaskClient, da
             answer = client.open(path, method=method, **sent)
             assert answer.status_code == 404
             assert answer.data == (b"" if method == "HEAD" else expected)
-            assert dict(answer.headers) == {"Content-Type": "application/json", "Content-Length": str(len(expected))}
+            assert dict(answer.headers) == {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(expected)),
+                "X-Content-Type-Options": "nosniff",
+                "Cache-Control": "no-store",
+            }
     assert nothing_is_stored(database)
 
 
