@@ -16,10 +16,10 @@ _MOST_ENCODINGS = 8
 """How many encodings of one text, each within the other, are undone."""
 _ENCODED = re.compile(
     r"%(?:25)*(?P<percent>[0-7][0-9A-Fa-f])|\\{1,8}u00(?P<json>[0-7][0-9A-Fa-f])|=(?P<quoted>[0-7][0-9A-Fa-f])"
-    r"|=\r?\n|\0"
+    r"|(?:=\r?\n|\0)+"
 )
 """What stands for another ASCII character (URL, JSON, quoted-printable), or for none: soft line ends, and UTF-16's."""
-_BLANK = re.compile(r"\s|\\{1,8}[rnt]")
+_BLANK = re.compile(r"(?:\s|\\{1,8}[rnt])+")
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
