@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from constants import API_TOKEN, CALLBACK_TOKEN
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from webapp.callbacks.reasons import REASONS
 from webapp.cli.commands import cli
@@ -276,3 +276,13 @@ def test_every_metric_is_documented_once() -> None:
     assert {id(one) for one in vars(metrics).values() if isinstance(one, Counter | Gauge | Histogram)} == {
         id(one) for one in metrics.COUNTED
     }
+
+
+@ON_SQLITE
+@pytest.mark.usefixtures("always_fresh")
+def test_a_database_at_an_older_migration_is_shown_as_not_readable(client: FlaskClient, database: Database) -> None:
+    assert shown(client)["esms_database_up"] == 1
+    with database.transaction() as connection:
+        connection.execute(text("DROP TABLE lookup_latencies"))
+
+    assert shown(client)["esms_database_up"] == 0
