@@ -16,6 +16,7 @@ from webapp.storage.call_list import read_list
 from webapp.storage.overview import campaign_names
 from webapp.storage.search import Search
 from webapp.web.pages.call_filter import COUNTED, KEYS, ListFilter, read_filter
+from webapp.web.pages.language import tell_times_in
 from webapp.web.pages.ranges import ALL, PRESETS, WrongAddress
 from webapp.web.pages.words import flag_words, outcome_words
 from webapp.web.parameters import PARAMETERS, cursor
@@ -39,6 +40,7 @@ def add_to(pages: Blueprint, database: Database) -> None:
         with database.snapshot() as connection:
             as_of = figures.as_of(connection)
             zone = ZoneInfo(as_of.time_zone)
+            tell_times_in(zone)
             chosen, problem = _chosen(zone)
             after = _after(zone)
             search = Search.of(chosen.search, database.phones) if chosen.search else None
@@ -85,10 +87,11 @@ def _after(zone: ZoneInfo) -> Position | None:
 
 def _count(connection: Connection, chosen: ListFilter) -> int | None:
     """The number of calls in the list, as of the figures; None: the figures do not have it."""
-    if chosen.search or (chosen.flag and chosen.flag not in COUNTED):
+    is_counted = chosen.flag is None or chosen.flag in COUNTED
+    # The figures count the keys of answered calls alone.
+    has_keys = chosen.key is None or chosen.outcome in {None, "answered"}
+    if chosen.search or not (is_counted and has_keys):
         return None
-    if chosen.key and chosen.outcome not in {None, "answered"}:
-        return 0
     facet, label = ("key", chosen.key) if chosen.key else ("outcome", chosen.outcome)
     found = figures.labels(connection, chosen.range.days, facet)
     column = COUNTED[chosen.flag] if chosen.flag else "calls"

@@ -26,8 +26,13 @@ _TRANSLATIONS = Path(__file__).parent.parent / "translations"
 
 
 def init_app(app: Flask, zone: ZoneInfo) -> None:
-    """Give the templates gettext, and Babel's formats the language of the request; times are in ``zone``."""
-    _Babel().init_app(app, locale_selector=chosen, timezone_selector=lambda: zone)
+    """Give the templates gettext, and Babel's formats the language of the request, and ``zone`` if it names none."""
+    _Babel().init_app(app, locale_selector=chosen, timezone_selector=lambda: g.get("zone", zone))
+
+
+def tell_times_in(zone: ZoneInfo) -> None:
+    """Write the times of this answer by the clocks of the zone whose days it counts, whatever ``TIME_ZONE`` says."""
+    g.zone = zone
 
 
 def chosen() -> str:

@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from flask import render_template
 from flask_babel import gettext
@@ -18,6 +19,7 @@ from webapp.storage import figures
 from webapp.storage.reader import Reader
 from webapp.web.pages import call_words as words
 from webapp.web.pages.formats import duration, moment, vnd
+from webapp.web.pages.language import tell_times_in
 from webapp.web.pages.words import outcome_words
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def add_to(pages: Blueprint, database: Database) -> None:
             raise NotFound(text % {"value": repr(reference_id[:120])})
         with database.snapshot() as connection:
             as_of = figures.as_of(connection)
+        tell_times_in(ZoneInfo(as_of.time_zone))
         return render_template("call.html", call=found, as_of=as_of, **_prepared(found))
 
 
@@ -109,7 +112,8 @@ def _step(step: Step, placed_at: datetime) -> dict[str, Any]:
         "said": [_said(one) for one in step.said],
         "unread": report["unread"],
         "payload": json.dumps(report["payload"], ensure_ascii=False, indent=2),
-        "again": _times(step.reports[1:]),
+        "again": len(step.reports) - 1,
+        "again_at": _times(step.reports[1:]),
     }
 
 

@@ -17,7 +17,9 @@ from webapp.storage.overview import Campaign, Compared, Hour, Overview, campaign
 from webapp.storage.runs import outcome_now
 from webapp.storage.time_zone import has_calls
 from webapp.web.pages import charts
+from webapp.web.pages.call_filter import KEYS
 from webapp.web.pages.formats import NONE, day, duration, moment, month, number, short_day
+from webapp.web.pages.language import tell_times_in
 from webapp.web.pages.ranges import PRESETS, Range, WrongAddress, read_range
 from webapp.web.pages.words import outcome_words, part_words, run_words
 
@@ -48,6 +50,7 @@ def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
     def overview() -> ResponseReturnValue:
         with database.snapshot() as connection:
             as_of = figures.as_of(connection)
+            tell_times_in(ZoneInfo(as_of.time_zone))
             if not has_calls(connection):
                 return render_template("overview_empty.html", as_of=as_of, public_url=settings.public_url)
             chosen, problem = _chosen(as_of)
@@ -103,6 +106,7 @@ def _shown(found: Overview, chosen: Range, now: datetime, lease: timedelta) -> d
         "talk_columns": [_talk_column(one) for one in talk],
         "talk_axis": charts.axis(max(one.calls for one in talk)),
         "delay": charts.delay_classes(found.delay),
+        "phone_keys": KEYS,
         "keys": sorted(found.keys.items(), key=lambda one: -one[1]),
         "hours": _hours(found),
         "hour_columns": [_hour_column(found, hour) for hour in range(24)] if chosen.length == 1 else [],

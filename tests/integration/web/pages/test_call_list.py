@@ -6,16 +6,18 @@ import csv
 import html
 import io
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import pytest
 from histories import write_history
-from makers import NOW
+from makers import NOW, callback
 from pages import sign_in, text_of
 from recount import Fact, facts_of, refresh_all
 
 from webapp.calls.rule import Registration
+from webapp.storage.time_zone import set_zone
 from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
@@ -174,3 +176,29 @@ def test_calls_at_the_ends_of_time_are_shown(client: FlaskClient, database: Data
     assert listed(client.get("/calls")) == ["last", "first"]
     assert "31 Dec 9999, 23:59:59 UTC" in text_of(client.get("/calls/last?lang=en"))
     assert client.get("/calls/first").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/calls", "/calls/one"])
+def test_times_are_in_the_zone_that_the_page_names(client: FlaskClient, database: Database, path: str) -> None:
+    Writer(database).register([Registration(reference_id="one", placed_at=datetime.now(UTC))], NOW)
+    with database.transaction() as connection:
+        set_zone(connection, ZoneInfo("UTC"), NOW)
+    refresh_all(database)
+    sign_in(client)
+    before = datetime.now(UTC).replace(microsecond=0)
+
+    text = text_of(client.get(f"{path}?lang=en"))
+
+    as_of, zone = re.findall(r"Figures as of (.*?) · (.*?) ·", text)[0]
+    assert zone == "UTC"
+    assert before <= datetime.strptime(f"{as_of} +0000", "%d %b %Y, %H:%M:%S %z") <= datetime.now(UTC)
+
+
+def test_what_the_figures_do_not_count_has_no_count(client: FlaskClient, database: Database) -> None:
+    Writer(database).record([callback("a", call_status="NOANSWERED", send_status=5, ivr="1")], NOW)
+    refresh_all(database)
+    sign_in(client)
+
+    page = client.get("/calls?outcome=unanswered&key=1&lang=en")
+
+    assert (listed(page), "in this list" in page.text) == (["a"], False)

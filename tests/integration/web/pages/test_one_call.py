@@ -67,6 +67,15 @@ def test_what_was_said_again_is_folded(reading: FlaskClient, writer: Writer) -> 
     assert "the same came 2 times more" in text
 
 
+def test_very_many_repetitions_are_counted_though_only_the_first_are_named(
+    reading: FlaskClient, writer: Writer
+) -> None:
+    writer.record([callback("b1", second, send_status=5, call_status="ANSWERED") for second in range(70)], NOW)
+    text = seen(reading, "b1")
+    assert "the same came 68 times more" in text
+    assert " … As it came" in text
+
+
 def test_a_long_story_shows_its_beginning_and_end(reading: FlaskClient, writer: Writer) -> None:
     writer.record([callback("c1", second, cid=f"{second}") for second in range(130)], NOW)
     text = seen(reading, "c1")

@@ -347,6 +347,19 @@ def test_a_wrong_range_is_named_and_the_usual_one_shown(client: FlaskClient, fac
 
 
 @ON_SQLITE
+def test_what_is_no_key_of_a_phone_has_no_link(client: FlaskClient, database: Database) -> None:
+    said = {"call_status": "ANSWERED", "send_status": 5}
+    Writer(database).record([callback("a", 0, ivr="A", **said), callback("b", 1, ivr="#", **said)], NOW)
+    refresh_all(database)
+    sign_in(client)
+
+    page = client.get(f"/?{DAYS}&lang=en")
+
+    assert {row[0] for row in table(page, "Key")} == {"A", "#"}
+    assert re.findall(r'class="key" href="[^"]*[?&;]key=([^"&]*)', page.text) == ["%23"]
+
+
+@ON_SQLITE
 def test_names_of_campaigns_stay_text(client: FlaskClient, facts: list[Fact]) -> None:
     assert facts
     sign_in(client)
