@@ -28,6 +28,12 @@ _PLACE = (
 _CREATE = """BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {name}) THEN CREATE ROLE {role}; END IF;
 END"""
+_NO_LARGE_OBJECTS = """BEGIN
+  IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+    REVOKE EXECUTE ON FUNCTION lo_create(oid), lo_creat(integer), lo_from_bytea(oid, bytea) FROM PUBLIC;
+  END IF;
+END"""
+"""Every role may make large objects, and only a superuser can change that."""
 _CHECK = """DECLARE found text;
 BEGIN
   SELECT CASE
@@ -103,6 +109,7 @@ def statements(connection: Connection, role: ReadOnlyRole) -> list[str]:
     return [
         _block(sql.SQL(_CREATE).format(**names).as_string(driver)),
         *(sql.SQL(template).format(**words).as_string(driver) for template in templates),
+        _block(_NO_LARGE_OBJECTS),
         _block(sql.SQL(_CHECK).format(**places).as_string(driver)),
     ]
 

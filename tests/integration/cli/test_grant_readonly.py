@@ -83,6 +83,9 @@ def test_the_role_reads_every_table_and_view_and_nothing_else(database: Database
         "CREATE TABLE mine (x integer)",
         "CREATE TEMPORARY TABLE mine (x integer)",
         "CREATE SCHEMA mine",
+        "SELECT lo_create(0)",
+        "SELECT lo_creat(-1)",
+        "SELECT lo_from_bytea(0, 'x')",
         "CREATE ROLE another",
         "COPY calls TO PROGRAM 'cat'",
     ]
