@@ -51,6 +51,8 @@ soak: $(VENV)/installed-dev ## Run durability with longer times and generated te
 	  tests/unit/calls tests/unit/esms tests/integration/storage tests/integration/callbacks tests/integration/web
 	FUZZ_REQUESTS=1000000 $(BIN)/python -m pytest -rP 'tests/system/test_fuzzed_callbacks.py::test_no_fuzzed_request_does_harm[on-text]'
 	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest -rP tests/system/test_proxies.py -k ten_times
+	PARTITIONED=1 $(BIN)/python -m pytest $(PARALLEL) -k postgresql tests/integration/storage tests/integration/callbacks \
+	  --ignore-glob '*/test_migrations.py' --ignore-glob '*/test_expand_and_contract.py' --ignore-glob '*/test_partitions.py'
 	$(MAKE) campaign CAMPAIGN_SEED=$$(date +%s)
 
 fuzz: $(VENV)/installed-dev ## Send random requests to the callback URL, each for a minute: fast path on and off, nginx, Caddy (FUZZ_SEED=1)

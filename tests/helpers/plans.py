@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SPREAD = ("calls", "status_reports")
 """The tables that are spread over machines by ``reference_id``; all others are small, and on one."""
 _PLANNED = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b", re.IGNORECASE)
-_SAME_CALL = re.compile(r"(\w+\.)?reference_id\)? = \(?(\w+\.)?reference_id")
+_SAME_CALL = re.compile(r'("?\w+"?\.)?reference_id\)? = \(?("?\w+"?\.)?reference_id')
 _CONDITIONS = ("Hash Cond", "Merge Cond", "Join Filter", "Index Cond", "Recheck Cond", "Filter")
 
 

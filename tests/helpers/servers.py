@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import uuid
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,14 @@ from sqlalchemy import make_url
 
 from webapp.storage.database import Database
 from webapp.storage.models import Base, schema_compatibility
+from webapp.storage.partitions import split_reports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DRIVER = "postgresql+psycopg"
+PARTITIONED = bool(os.environ.get("PARTITIONED"))
+"""Whether the reports of migrated databases on PostgreSQL are split by month, see docs/scale.md."""
 _FORGETFUL = (
     *("fsync = off", "full_page_writes = off", "max_connections = 300", "max_wal_size = 4GB"),
     *("autovacuum = off", "jit = off"),
@@ -52,8 +56,11 @@ SELECT md5(string_agg(item, chr(10) ORDER BY item)) FROM (
 """
 """One value of all that a test can change in a database, besides rows of the program's tables."""
 _FILLED = """
-SELECT relname, pg_relation_size(oid) AS size FROM pg_class
-WHERE relnamespace = 'public'::regnamespace AND relname = ANY(%s) AND pg_relation_size(oid) > 0
+SELECT relname, size FROM pg_class, LATERAL (
+    SELECT coalesce((SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree(oid)), pg_relation_size(oid))::bigint
+        AS size
+) AS sizes
+WHERE relnamespace = 'public'::regnamespace AND relname = ANY(%s) AND size > 0
 """
 _LARGE = 200 * 1024
 """Bytes of a table from which on it is quicker to truncate it than to delete its rows."""
@@ -293,4 +300,6 @@ def _schema_of(connection: psycopg.Connection[tuple[Any, ...]]) -> object:
 def _migrate(url: str) -> None:
     database = Database(url)
     database.migrate()
+    if PARTITIONED and not database.is_sqlite:
+        split_reports(database, datetime(2026, 8, 1, tzinfo=UTC))  # the reports of the tests come later
     database.close()

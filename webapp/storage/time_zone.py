@@ -44,11 +44,7 @@ def set_zone(connection: Connection, zone: ZoneInfo, now: datetime) -> None:
     offset = _offset(zone, now) if dialect == "sqlite" else timedelta(0)
     if dialect == "postgresql":
         _require_known(connection, zone)
-    if schema.is_newer(found := schema.current_migration(connection)):
-        raise NotMigrated(
-            f"The views were made by a newer version of esms-calls (the database is at migration {found}, this program "
-            f"needs {schema.newest_migration()}): set the time zone with that version."
-        )
+    _require_own_views(connection)
     module = schema.views_module()
     words = module.words_of(dialect, zone.key, round(offset.total_seconds()))
     _run(connection, module.drop_views(words))
@@ -57,6 +53,36 @@ def set_zone(connection: Connection, zone: ZoneInfo, now: datetime) -> None:
     connection.execute(delete(call_rollups))
     connection.execute(delete(rollup_marks))
     rollups.mark_everything(connection, now)
+
+
+def _require_own_views(connection: Connection) -> None:
+    if schema.is_newer(found := schema.current_migration(connection)):
+        raise NotMigrated(
+            f"The views were made by a newer version of esms-calls (the database is at migration {found}, this program "
+            f"needs {schema.newest_migration()}): use that version for this."
+        )
+
+
+def drop_views(connection: Connection) -> str:
+    """Drop all views, so that a table that they read can be replaced; the zone to make them anew with.
+
+    Only on PostgreSQL; the index of local days stays. Raises NotMigrated where a newer program made them.
+    """
+    _require_own_views(connection)
+    zone = zone_of(connection)
+    _run(connection, _of_views("drop_views", zone))
+    return zone
+
+
+def make_views(connection: Connection, zone: str) -> None:
+    """Make them again."""
+    _run(connection, _of_views("create_views", zone))
+
+
+def _of_views(function: str, zone: str) -> list[str]:
+    module = schema.views_module()
+    statements = getattr(module, function)(module.words_of("postgresql", zone, 0))
+    return [statement for statement in statements if f"INDEX {module.INDEX}" not in statement]
 
 
 def _run(connection: Connection, statements: Iterable[str]) -> None:

@@ -151,7 +151,7 @@ def test_a_program_serves_on_the_schema_of_a_newer_one(client: FlaskClient, data
     assert result.exit_code == 0
     assert f"is at migration 9876 (a newer version's; this one needs {newest_migration()}" in result.stdout
     result = run("time-zone", "set", "UTC")
-    assert (result.exit_code, "set the time zone with that version" in result.stderr) == (1, True)
+    assert (result.exit_code, "use that version for this" in result.stderr) == (1, True)
 
 
 def test_a_program_refuses_a_schema_that_lacks_what_it_uses(client: FlaskClient, database: Database) -> None:

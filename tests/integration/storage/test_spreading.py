@@ -36,7 +36,9 @@ CALLBACKS = (
 def test_every_unique_key_of_calls_and_reports_holds_the_call(database: Database) -> None:
     with database.snapshot() as connection:
         keys = {(table, columns) for table, columns in shape_of(connection).keys if table in SPREAD}
-    assert keys == {("calls", ("reference_id",)), ("status_reports", ("id", "reference_id"))}
+    assert ("calls", ("reference_id",)) in keys
+    assert {table for table, _ in keys} == set(SPREAD)
+    assert all("reference_id" in columns for _, columns in keys)
     for table in SPREAD:
         assert "reference_id" in Base.metadata.tables[table].primary_key.columns
 
@@ -71,7 +73,7 @@ def test_no_statement_that_receives_or_reconciles_joins_different_calls(
 @ON_POSTGRESQL
 def test_a_join_of_different_calls_is_found(database: Database) -> None:
     by_phone = text("SELECT * FROM calls JOIN calls other ON other.phone = calls.phone")
-    by_call = text("SELECT * FROM calls JOIN status_reports USING (reference_id)")
+    by_call = text('SELECT * FROM calls JOIN status_reports AS "Other" USING (reference_id)')
     with explained() as plans, database.snapshot() as connection:
         connection.execute(by_phone)
         connection.execute(by_call)
