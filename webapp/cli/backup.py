@@ -36,7 +36,7 @@ def backup(file: Path, *, force: bool) -> None:
 
     FILE is one archive (tar, compressed), for its owner alone: it holds the calls and the tokens. Everything that was
     answered 200 before the command began is in it. It is checked before FILE appears, and again by `restore`. The free
-    space that this takes beside FILE is the size of the database and a fifth more.
+    space that this takes beside FILE is the size of the database and a quarter more; FILE itself is the quarter.
 
     On PostgreSQL the command says which pg_dump does the same. Settings (.env, environment) are never in FILE.
     """

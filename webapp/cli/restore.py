@@ -17,7 +17,7 @@ from sqlalchemy import URL
 
 from webapp.callbacks.spool import Spool
 from webapp.cli.backup import DATABASE, SPOOL, contents_in_words, database_file, kept_files, postgresql_words
-from webapp.cli.output import printable, say
+from webapp.cli.output import hint, printable, say
 from webapp.storage import schema, sqlite_files
 from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated, Unavailable
@@ -56,8 +56,14 @@ def restore(file: Path, *, force: bool, check: bool) -> None:
         if not free:
             raise click.ClickException(f"a server runs in {instance}: {_IN_USE}.")
         about = _unpacked(file, folder)
-        aside = _set_aside(settings, force=force)
-        _put_in_place(settings, folder, about["sha256"])
+        aside = _aside_for(settings, force=force)
+        try:
+            _set_aside(settings, aside)
+            _put_in_place(settings, folder, about["sha256"])
+        except BaseException:
+            where = f"What was there is in {aside or instance}, or still in its place."
+            hint(f"The restore did not end. Run it again, with --force. {where}")
+            raise
     say(printable(f"Restored {_described(about)}."))
     if aside:
         _say_what_is_aside(aside, settings)
@@ -107,8 +113,8 @@ def _described(about: dict[str, Any]) -> str:
     return f"{contents_in_words(about, about['sha256'])}; made at {about['made_at']} by version {about['version']}"
 
 
-def _set_aside(settings: Settings, *, force: bool) -> Path | None:
-    """Move what is there into a new folder, which is then an instance folder of its own; None: nothing was there."""
+def _aside_for(settings: Settings, *, force: bool) -> Path | None:
+    """A new folder for what is there, which may be replaced; None: nothing is there."""
     found = _what_is_there(settings)
     if not found:
         return None
@@ -121,14 +127,19 @@ def _set_aside(settings: Settings, *, force: bool) -> Path | None:
         )
     aside = settings.instance_dir.resolve() / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     aside.mkdir(mode=0o700)
-    database = database_file(settings).name
-    for path in found:
-        if path.exists():
-            # Its files are called calls.db there: INSTANCE_DIR finds them.
-            name = path.name.replace(database, DATABASE, 1) if path.name.startswith(database) else path.name
-            _move(path, aside / name)
-    files.sync_folder(aside)
     return aside
+
+
+def _set_aside(settings: Settings, aside: Path | None) -> None:
+    """Move what is there into the folder, which is then an instance folder of its own."""
+    if aside is None:
+        return
+    database = database_file(settings).name
+    for path in _what_is_there(settings):
+        # Its files are called calls.db there: INSTANCE_DIR finds them.
+        name = path.name.replace(database, DATABASE, 1) if path.name.startswith(database) else path.name
+        _move(path, aside / name)
+    files.sync_folder(aside)
 
 
 def _what_is_there(settings: Settings) -> list[Path]:
@@ -158,7 +169,13 @@ def _move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        shutil.copyfile(source, target)
+        try:
+            shutil.copyfile(source, target)
+            with target.open("rb") as file:
+                os.fsync(file.fileno())
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
         source.unlink()
 
 

@@ -29,7 +29,7 @@ _MANIFEST = "manifest.json"
 _LARGEST_MANIFEST = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _QUICK = 1
-"""gzip's level: a fifth of the size, at the speed of a disk."""
+"""gzip's level: a quarter of the size, the fastest."""
 _CHUNK = 1 << 20
 
 

