@@ -98,6 +98,20 @@ def test_statements_of_the_paragraphs_run(database: Database) -> None:
                 connection.execute(text(statement)).all()
 
 
+def test_the_runbook_runs_commands_as_deployment_does() -> None:
+    deployment = (ROOT / "docs/deployment.md").read_text()
+    (by_hand,) = re.findall(r"^systemd-run .*$", RUNBOOK, re.MULTILINE)
+    assert by_hand in deployment.splitlines()
+
+
+def test_what_is_asked_from_outside_passes_the_proxies() -> None:
+    operations = (ROOT / "docs/operations.md").read_text()
+    assert "curl -i PUBLIC_URL/esms/callback/`" in operations
+    assert "PUBLIC_URL/healthz" not in operations, "the proxies answer it to inner networks alone"
+    assert "location /esms/callback/ {" in (ROOT / "deploy/nginx.conf").read_text()
+    assert "handle /esms/callback/* {" in (ROOT / "deploy/Caddyfile").read_text()
+
+
 def test_alerts_and_paragraphs_name_series_that_are_there() -> None:
     named = set(re.findall(r"\besms_\w+", ALERTS.read_text() + UNIT_TESTS.read_text() + RUNBOOK))
     assert named - all_series() <= {metric.removesuffix("_count") for metric in all_series()}

@@ -140,7 +140,9 @@ def test_operations_knows_every_line_of_status(reader: Reader) -> None:
     now = datetime.now(UTC)
     spool = Depth(reports=1, oldest_at=now - timedelta(hours=1), size=1)
     found = reader.status(Due(placed_until=now, due_until=now))
-    moment = Moment(now=now, zone=ZoneInfo("UTC"), lease=timedelta(minutes=1), lookup_share_warn=Decimal(1))
+    moment = Moment(
+        now=now, zone=ZoneInfo("UTC"), lease=timedelta(minutes=1), lookup_share_warn=Decimal(1), spool_limit=9
+    )
     lines = [name.strip() for _, rows in status_text.groups(found, spool, moment) for name, _ in rows]
     assert [line for line in lines if f"`{line}`" not in OPERATIONS] == []
 

@@ -16,6 +16,7 @@ from sqlalchemy import make_url
 from webapp.callbacks.spool import SpoolError
 from webapp.cli.checks import failed, ok, skipped, warning
 from webapp.cli.context import spool_of
+from webapp.cli.status_needs import is_filling
 from webapp.cli.time_words import duration
 from webapp.support.file_systems import ephemeral_filesystem, network_filesystem
 from webapp.support.sizes import size_in_words
@@ -136,6 +137,13 @@ def _spool(settings: Settings) -> Check:
         return failed("spool", str(error), "run this as the server's user; if you do, check INSTANCE_DIR and its disk")
     age = timedelta(seconds=depth.oldest_seconds(datetime.now(UTC)))
     words = f"{depth.reports} callbacks wait, the oldest for {duration(age)}"
+    if settings.spool and is_filling(depth, settings.spool_limit):
+        return failed(
+            "spool",
+            f"{words}: {size_in_words(depth.size)} of {size_in_words(settings.spool_limit)} (SPOOL_LIMIT); beyond that "
+            "callbacks are answered 503",
+            "see `database` here; to gain time set a higher SPOOL_LIMIT, if `disk` has room, and restart",
+        )
     if depth.reports and (age > _SPOOL_WAITS or not settings.spool):
         return failed(
             "spool",

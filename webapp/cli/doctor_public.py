@@ -104,8 +104,8 @@ def _why(error: Exception, way: network.Way) -> Check:
 
 
 _FROM_OUTSIDE = (
-    "check DNS, firewall and PUBLIC_URL. If it is this machine alone that cannot reach its own public address, try "
-    "PUBLIC_URL/healthz from another network"
+    "check DNS, firewall and PUBLIC_URL. If it is this machine alone that cannot reach its own public address, see "
+    "from another network whether PUBLIC_URL/esms/callback/ answers 404 with JSON"
 )
 
 

@@ -12,7 +12,7 @@ from webapp.cli import status_text
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.output import printable, say, say_json
-from webapp.cli.status_needs import DATABASE_AWAY, Moment, all_needs, spool_needs
+from webapp.cli.status_needs import Moment, all_needs, database_away, spool_needs
 from webapp.cli.tables import print_table
 from webapp.storage.claims import due_at, lease_of
 from webapp.storage.errors import Unavailable
@@ -44,6 +44,7 @@ def status(*, as_json: bool) -> None:
         zone=settings.time_zone,
         lease=lease_of(settings),
         lookup_share_warn=settings.lookup_share_warn,
+        spool_limit=settings.spool_limit if settings.spool else 0,
         token_endings=tuple(map(ending, settings.known_callback_tokens())),
     )
     spool = spool_of(settings).depth()
@@ -76,7 +77,7 @@ def _show(found: Status, spool: Depth, moment: Moment, needs: list[str]) -> None
 
 
 def _show_spool(spool: Depth, moment: Moment, *, as_json: bool) -> None:
-    needs = [DATABASE_AWAY, *spool_needs(spool, moment.now)]
+    needs = [database_away(spool, moment), *spool_needs(spool, moment)]
     if as_json:
         _print_json({"spool": status_text.spool_as_json(spool, moment.now)}, needs)
         return

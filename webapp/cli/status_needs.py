@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from webapp.cli.time_words import duration, local_time
 from webapp.storage.rejected import LIMIT_BYTES
 from webapp.storage.runs import outcome_now
+from webapp.support.sizes import size_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,21 +27,24 @@ _SPOOL_WARNING_SECONDS = 60
 _MANY_UNREGISTERED, _TIMES = 1000, 2
 """New calls of a day that were never registered, and times as many as the day before."""
 _CALLBACK_CHECKS = (
-    "Check from outside that PUBLIC_URL/healthz answers; compare what `esms-calls callback-url` prints with the "
-    "CallbackUrl of the calls that are placed; look at the server's log; then ask eSMS's support."
+    "Check from outside that PUBLIC_URL/esms/callback/ answers 404 with JSON; compare what `esms-calls callback-url` "
+    "prints with the CallbackUrl of the calls that are placed; look at the server's log; then ask eSMS's support."
 )
 
 
-DATABASE_AWAY = (
-    "the database cannot be reached: start it, or correct DATABASE_URL. Callbacks are safe: they wait in the spool "
-    "until it is available."
+_AWAY = "the database cannot be reached: start it, or correct DATABASE_URL."
+DATABASE_AWAY = f"{_AWAY} Callbacks are safe: they wait in the spool until it is available."
+DATABASE_AWAY_WITHOUT_SPOOL = (
+    f"{_AWAY} SPOOL=off: callbacks are answered 503 meanwhile, and those that eSMS gives up are lost."
 )
+DATABASE_AWAY_AND_SPOOL_FILLING = f"{_AWAY} The spool is filling: beyond SPOOL_LIMIT callbacks are answered 503."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
     """What the words need besides the counts: now, the zone that people read, and what the settings say.
 
+    ``spool_limit``: SPOOL_LIMIT in bytes, 0 where the spool is off.
     ``token_endings``: the last four characters of each callback token that is accepted, the one to give to eSMS first.
     """
 
@@ -48,6 +52,7 @@ class Moment:
     zone: ZoneInfo
     lease: timedelta
     lookup_share_warn: Decimal
+    spool_limit: int
     token_endings: tuple[str, ...] = ()
 
 
@@ -58,15 +63,33 @@ def run_outcome(run: Mapping[str, Any], moment: Moment) -> str | None:
 
 def all_needs(found: Status, spool: Depth, moment: Moment) -> Iterator[str]:
     """What a person has to do, the most urgent first: what loses callbacks, then look-ups, then what people decide."""
-    yield from spool_needs(spool, moment.now)
+    yield from spool_needs(spool, moment)
     yield from _callback_needs(found, moment)
     yield from _lookup_needs(found, moment)
     yield from _call_needs(found)
 
 
-def spool_needs(spool: Depth, now: datetime) -> Iterator[str]:
+def database_away(spool: Depth, moment: Moment) -> str:
+    """What is said where the database cannot be reached."""
+    if not moment.spool_limit:
+        return DATABASE_AWAY_WITHOUT_SPOOL
+    return DATABASE_AWAY_AND_SPOOL_FILLING if is_filling(spool, moment.spool_limit) else DATABASE_AWAY
+
+
+def is_filling(spool: Depth, limit: int) -> bool:
+    """Whether the spool is more than half full: soon, or already, it takes no more."""
+    return 2 * spool.size > limit > 0
+
+
+def spool_needs(spool: Depth, moment: Moment) -> Iterator[str]:
     """What a person has to do about the spool; this needs no database."""
-    seconds = spool.oldest_seconds(now)
+    if is_filling(spool, moment.spool_limit):
+        yield (
+            f"the spool holds {size_in_words(spool.size)} of {size_in_words(moment.spool_limit)} (SPOOL_LIMIT): "
+            "beyond that callbacks are answered 503, and those that eSMS gives up are lost. Make the database take "
+            "writes; to gain time set a higher SPOOL_LIMIT, if the disk has room, and restart the server."
+        )
+    seconds = spool.oldest_seconds(moment.now)
     if seconds > _SPOOL_WARNING_SECONDS:
         yield (
             f"callbacks that wait in the spool: {spool.reports}, the oldest for "

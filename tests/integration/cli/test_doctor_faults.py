@@ -165,6 +165,11 @@ def a_spool_that_waits(broken: Breaking) -> None:
     spooled(broken.settings, "ReferenceId=a&SendStatus=5", ago=timedelta(minutes=9))
 
 
+def a_spool_that_is_filling(broken: Breaking) -> None:
+    spooled(broken.settings, f"ReferenceId=a&Note={'x' * 40_000}")
+    broken.environment.setenv("SPOOL_LIMIT", "64KiB")
+
+
 def a_spool_that_is_off(broken: Breaking) -> None:
     spooled(broken.settings, "ReferenceId=a&SendStatus=5")
     broken.environment.setenv("SPOOL", "off")
@@ -202,6 +207,7 @@ FAULTS: list[tuple[Callable[[Breaking], None], str, str, list[str]]] = [
     (a_network_file_system, "file system", "failed", ["nfs4", "a disk of this machine"]),
     (a_full_disk, "disk", "failed", ["MiB free", "make room"]),
     (a_spool_that_waits, "spool", "failed", ["1 callbacks wait", "esms-calls spool drain"]),
+    (a_spool_that_is_filling, "spool", "failed", ["of 64 KiB (SPOOL_LIMIT)", "answered 503", "higher SPOOL_LIMIT"]),
     (a_spool_that_is_off, "spool", "failed", ["1 callbacks wait", "esms-calls spool drain"]),
     (a_replica_that_is_away, "replica", "failed", ["READ_DATABASE_URL", "host and port in READ_DATABASE_URL"]),
     (one_key, "eSMS keys", "failed", ["ESMS_SECRET_KEY", "the keys of your eSMS account are needed"]),

@@ -13,7 +13,7 @@ from lookups import start_run
 from makers import NOW, at, callback, change_by_hand, lookup
 
 from webapp.calls.rule import Registration
-from webapp.cli.status_needs import DATABASE_AWAY
+from webapp.cli.status_needs import DATABASE_AWAY, DATABASE_AWAY_AND_SPOOL_FILLING, DATABASE_AWAY_WITHOUT_SPOOL
 from webapp.esms import parameters
 from webapp.esms.lookup import LookupAnswer
 from webapp.storage.rejected import LIMIT_BYTES
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from webapp.storage.writer import Writer
     from webapp.support.settings import Settings
 
-from commands import SET, database_away, done, rejected, run, spooled
+from commands import ON_SQLITE, SET, database_away, done, rejected, run, spooled
 
 
 def finished_run(database: Database, outcome: Any, ago: timedelta = timedelta(hours=1)) -> object:
@@ -153,6 +153,22 @@ def test_status_shows_the_same_counts_to_people_and_programs(writer: Writer, dat
         assert re.search(rf"^ +{name.replace('_', ' ')} +{value} *$", shown.stdout, re.MULTILINE)
     assert "2026-11-23 17:00:00 (" in shown.stdout, "times are local"
     assert re.search(r"last run +[-\d]+ [:\d]+ \(60 min ago\), interrupted", shown.stdout)
+
+
+@ON_SQLITE
+def test_status_does_not_say_that_callbacks_are_safe_where_they_are_not(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spooled(settings, f"ReferenceId=a&Note={'x' * 40_000}")
+    with database_away(settings, monkeypatch):
+        monkeypatch.setenv("SPOOL_LIMIT", "64KiB")
+        filling = json.loads(run("status", "--json").stdout)["needs"]
+        monkeypatch.setenv("SPOOL", "off")
+        off = json.loads(run("status", "--json").stdout)["needs"]
+
+    assert (filling[0], off) == (DATABASE_AWAY_AND_SPOOL_FILLING, [DATABASE_AWAY_WITHOUT_SPOOL])
+    assert "of 64 KiB (SPOOL_LIMIT)" in filling[1]
+    assert "safe" not in " ".join(filling + off)
 
 
 @pytest.mark.parametrize(("age", "code"), [(timedelta(seconds=30), 0), (timedelta(seconds=90), 1)])

@@ -18,7 +18,11 @@ from webapp.storage.status import Callbacks, LookupShare, NoAnswer, Status, Unre
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 MOMENT = Moment(
-    now=NOW, zone=ZoneInfo("Asia/Ho_Chi_Minh"), lease=timedelta(minutes=5), lookup_share_warn=Decimal("0.05")
+    now=NOW,
+    zone=ZoneInfo("Asia/Ho_Chi_Minh"),
+    lease=timedelta(minutes=5),
+    lookup_share_warn=Decimal("0.05"),
+    spool_limit=1 << 20,
 )
 EMPTY_SPOOL = Depth(reports=0, oldest_at=None, size=0)
 RUN = {"started_at": NOW - MINUTE, "finished_at": NOW - MINUTE, "seen_at": NOW - MINUTE, "outcome": "done"}
