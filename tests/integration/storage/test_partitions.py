@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 from commands import ON_POSTGRESQL, ON_SQLITE, run
 from makers import NOW, callback, stored_call, stored_reports
 from sqlalchemy import text
 
-from webapp.storage.partitions import MONTHS_AHEAD, are_partitioned, split_reports
+from webapp.storage.grants import ReadOnlyRole, grant
+from webapp.storage.partitions import MONTHS_AHEAD, are_partitioned, partition_reports, split_reports
 from webapp.storage.purge import Purge
 from webapp.storage.schema import views_module
 
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 
 MONTH = 31 * 24 * 3600.0
 """Seconds behind NOW, which is in November 2026."""
+
+
+class _Undo(Exception):
+    pass
 
 
 def partitions(database: Database) -> dict[str, int]:
@@ -61,6 +68,20 @@ def test_views_read_the_partitions_and_count_days_of_the_same_zone(database: Dat
         assert connection.scalar(text("SELECT count(*) FROM report_history WHERE reference_id = 'new'")) == 1
         for view in views_module().views(views_module().words_of("postgresql", "UTC", 0)):
             connection.execute(text(f"SELECT * FROM {view.name} LIMIT 1"))  # noqa: S608
+
+
+@ON_POSTGRESQL
+def test_a_role_that_only_reads_goes_on_reading(database: Database, writer: Writer) -> None:
+    writer.record([callback("old", 1)], NOW)
+    role = f"reader_{uuid4().hex}"
+    wanted = ReadOnlyRole(role, timedelta(minutes=1), 5)
+    with contextlib.suppress(_Undo), database.transaction() as connection:
+        grant(connection, wanted)
+        partition_reports(connection, NOW)
+        connection.execute(text(f"SET LOCAL ROLE {role}"))
+        for name in ("status_reports", "report_history", "call_facts"):
+            assert connection.scalar(text(f"SELECT count(*) FROM {name}")) == 1  # noqa: S608
+        raise _Undo
 
 
 @ON_POSTGRESQL
