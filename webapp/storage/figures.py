@@ -14,7 +14,7 @@ from sqlalchemy import and_, func, literal_column, select
 
 from webapp.calls.facts import percentile
 from webapp.calls.outcome import OUTCOMES_OF_SETTLED
-from webapp.storage.models import call_rollups, status_reports
+from webapp.storage.models import call_rollups, kept_rollups, status_reports
 from webapp.storage.rollups import figures_as_of
 
 if TYPE_CHECKING:
@@ -181,6 +181,21 @@ def groups(connection: Connection, days: Days, by: Group) -> list[tuple[Any, Sum
 def labels(connection: Connection, days: Days, facet: str) -> dict[str, Sums]:
     """The sums of a facet by label."""
     return _groups(connection, days, facet, call_rollups.c.label)
+
+
+def purged(connection: Connection, days: Days, facet: str) -> dict[str, Sums]:
+    """The part of ``labels`` whose calls were purged: figures count them, lists do not have them."""
+    of = kept_rollups.c
+    wanted = [of.facet == facet]
+    if days.campaign is not None:
+        wanted.append(of.campaign == unicodedata.normalize("NFC", days.campaign))
+    if days.since is not None:
+        wanted.append(of.local_day >= days.since)
+    if days.until is not None:
+        wanted.append(of.local_day < days.until)
+    sums = (func.sum(of[name]) for name in _NAMES)
+    found = connection.execute(select(of.label, *sums).where(*wanted).group_by(of.label))
+    return {row[0]: Sums(*map(int, row[1:])) for row in found}
 
 
 def counts(connection: Connection, days: Days, facet: str) -> dict[str, int]:

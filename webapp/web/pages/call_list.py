@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from flask import render_template, request
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from webapp.storage.database import Database
+    from webapp.storage.figures import Sums
     from webapp.storage.reader import Position
 
 _PAGE = 50
@@ -45,10 +46,8 @@ def add_to(pages: Blueprint, database: Database) -> None:
             after = _after(zone)
             search = Search.of(chosen.search, database.phones) if chosen.search else None
             found = read_list(connection, chosen.wanted(zone), after, _PAGE, search)
-            page: dict[str, Any] = {
-                "count": _count(connection, chosen),
-                "campaign_names": campaign_names(connection),
-            }
+            count, purged = _count(connection, chosen)
+            names = campaign_names(connection)
         text = render_template(
             "calls.html",
             as_of=as_of,
@@ -61,7 +60,9 @@ def add_to(pages: Blueprint, database: Database) -> None:
             outcome_words=outcome_words(),
             flag_words=flag_words(),
             presets=(*PRESETS, ALL),
-            **page,
+            campaign_names=names,
+            count=count,
+            purged=purged,
         )
         return text, 400 if problem else 200
 
@@ -85,15 +86,22 @@ def _after(zone: ZoneInfo) -> Position | None:
     return after
 
 
-def _count(connection: Connection, chosen: ListFilter) -> int | None:
-    """The number of calls in the list, as of the figures; None: the figures do not have it."""
+def _count(connection: Connection, chosen: ListFilter) -> tuple[int | None, int]:
+    """The number of calls in the list, as of the figures, and of those that a purge took from it.
+
+    None: the figures do not have it.
+    """
     is_counted = chosen.flag is None or chosen.flag in COUNTED
     # The figures count the keys of answered calls alone.
     has_keys = chosen.key is None or chosen.outcome in {None, "answered"}
     if chosen.search or not (is_counted and has_keys):
-        return None
+        return None, 0
     facet, label = ("key", chosen.key) if chosen.key else ("outcome", chosen.outcome)
-    found = figures.labels(connection, chosen.range.days, facet)
     column = COUNTED[chosen.flag] if chosen.flag else "calls"
-    number: int = sum(getattr(sums, column) for name, sums in found.items() if label in (None, name))
-    return number
+
+    def number(found: dict[str, Sums]) -> int:
+        return sum(getattr(sums, column) for name, sums in found.items() if label in (None, name))
+
+    days = chosen.range.days
+    purged = number(figures.purged(connection, days, facet))
+    return number(figures.labels(connection, days, facet)) - purged, purged

@@ -6,11 +6,12 @@ import csv
 import html
 import io
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import pytest
+from commands import done
 from histories import write_history
 from makers import NOW, callback
 from pages import sign_in, text_of
@@ -202,3 +203,23 @@ def test_what_the_figures_do_not_count_has_no_count(client: FlaskClient, databas
     page = client.get("/calls?outcome=unanswered&key=1&lang=en")
 
     assert (listed(page), "in this list" in page.text) == (["a"], False)
+
+
+@pytest.mark.parametrize(("query", "here", "gone"), [("", 2, 3), ("campaign=tet", 1, 3), ("outcome=answered", 1, 0)])
+def test_calls_that_were_purged_are_not_counted_as_listed(
+    client: FlaskClient, database: Database, query: str, here: int, gone: int
+) -> None:
+    now, writer = datetime.now(UTC), Writer(database)
+    old = [Registration(reference_id=f"{n}", campaign="tet", placed_at=now - timedelta(days=40)) for n in range(3)]
+    new = [Registration(reference_id=name, campaign=of, placed_at=now) for name, of in (("a", "tet"), ("b", None))]
+    writer.register([*old, *new], now)
+    writer.record([callback("b", call_status="ANSWERED", send_status=5)], now)
+    done("purge", "--older-than", "30d", "--keep-totals")
+    refresh_all(database)
+    sign_in(client)
+
+    page = client.get(f"/calls?{query}&lang=en")
+
+    counted = re.findall(r"<small>(.*?)</small>", page.text)
+    assert counted == [f"{here} in this list" + (f" · {gone} more were removed (purge)" if gone else "")]
+    assert len(listed(page)) == here
