@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SHARDS = 16
-CALLS = sized(100)
+CALLS = sized(60)
 """Of each shard; each has three reports."""
 BATCH = 20
 REPORTS: tuple[dict[str, Any], ...] = (
@@ -118,3 +118,19 @@ def test_a_report_costs_the_same_on_one_shard_and_on_sixteen(postgres: PostgreSQ
 
 def _name(url: str) -> str:
     return str(make_url(url).database)
+
+
+def test_two_schemas_of_one_database_are_two_shards(postgres: PostgreSQL) -> None:
+    """Each with all of its tables, also for a distributed database that spreads schemas."""
+    url = make_url(postgres.new_database())
+    role, name = url.username, str(url.database)
+    postgres.run(*(f"CREATE SCHEMA shard_{place} AUTHORIZATION {role}" for place in (1, 2)), database=name)
+    for place in (1, 2):
+        shard = url.update_query_dict({"options": f"-csearch_path=shard_{place}"})
+        with closing(Database(shard.render_as_string(hide_password=False))) as database:
+            assert database.migrate()[0] is None, "it does not see the other's tables"
+            Writer(database).record([callback(f"only-{place}", send_status=5)], NOW)
+            database.check()
+    for place in (1, 2):
+        assert postgres.run(f"SELECT reference_id FROM shard_{place}.calls", database=name) == [(f"only-{place}",)]  # noqa: S608
+    assert postgres.run("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", database=name) == [(0,)]
