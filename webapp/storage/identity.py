@@ -13,16 +13,17 @@ from webapp.support import files
 if TYPE_CHECKING:
     from webapp.storage.database import Database
 
-_CLUSTER_AND_DATABASE = text(
-    "SELECT system_identifier, oid FROM pg_control_system(), pg_database WHERE datname = current_database()"
+_SERVER_AND_DATABASE = text(
+    "SELECT extract(epoch FROM pg_postmaster_start_time()), oid FROM pg_database WHERE datname = current_database()"
 )
+"""Any role may ask this, also where a provider forbids pg_control_system()."""
 
 
 def identity(database: Database) -> str:
-    """What only this database has, whatever it is called: a copy has another one. Raises Unavailable.
+    """What only this database has now, whatever it is called: a copy has another one. Raises Unavailable.
 
-    Of a SQLite file it is device and inode; of PostgreSQL the cluster's identifier, which a replica that was promoted
-    keeps, and the number of the database in it.
+    Of a SQLite file it is device and inode; of PostgreSQL the microsecond in which its server was started, and the
+    number of the database in it.
     """
     if database.is_sqlite:
         try:
@@ -33,4 +34,4 @@ def identity(database: Database) -> str:
             raise Unavailable(f"{database.name} does not exist")
         return "sqlite {} {}".format(*found)
     with database.snapshot() as connection:
-        return "postgresql {} {}".format(*connection.execute(_CLUSTER_AND_DATABASE).one())
+        return "postgresql {} {}".format(*connection.execute(_SERVER_AND_DATABASE).one())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 import trustme
-from commands import ON_SQLITE
+from commands import ON_POSTGRESQL, ON_SQLITE
 from constants import CALLBACK_TOKEN
 from doctoring import examined, listening
 from peers import peer, replying, server_context
@@ -245,3 +245,20 @@ def test_a_database_has_one_identity_and_another_has_another(
             other = Database(url)
             assert identity(other) != identity(database)
             other.close()
+
+
+@ON_POSTGRESQL
+def test_a_role_without_rights_of_its_own_can_read_the_identity(database: Database) -> None:
+    expected = identity(database)
+    with database.transaction() as connection:
+        connection.exec_driver_sql("DROP ROLE IF EXISTS doctor_of_the_tests")
+        connection.exec_driver_sql("CREATE ROLE doctor_of_the_tests LOGIN")
+    plain = Database(
+        database.url.set(username="doctor_of_the_tests", password=None).render_as_string(hide_password=False)
+    )
+    try:
+        assert identity(plain) == expected
+    finally:
+        plain.close()
+        with database.transaction() as connection:
+            connection.exec_driver_sql("DROP ROLE doctor_of_the_tests")
