@@ -90,7 +90,8 @@ class Receiver:
             self._counter.count_wrong()
             raise CallbackNotFound("wrong token")
         if self._allowed is not None and not is_in(environ.get("REMOTE_ADDR"), self._allowed):
-            self._counter.count_not_allowed()
+            if environ["REQUEST_METHOD"] in _METHODS:  # Doctor's HEAD is no callback, and no cause for alarm.
+                self._counter.count_not_allowed()
             raise CallbackNotFound("address not allowed")
         if environ["REQUEST_METHOD"] not in _METHODS:
             raise MethodNotAllowed(_METHODS)
