@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from webapp.storage.search import Search
 
 MOST_SCANNED = 20_000
-_SCANNED_FLAGS = ("recovered", "registered", "settled", "confirmed", "dismissed")
+_SCANNED_FLAGS = ("recovered", "registered", "settled", "confirmed", "dismissed", "has_campaign")
 """Those without an index of their own."""
 _FEW = {"missing", "given_up"}
 """Outcomes that have an index of their own."""

@@ -46,6 +46,7 @@ class CallFilter:
     settled: bool | None = None
     confirmed: bool | None = None
     registered: bool | None = None
+    has_campaign: bool | None = None
     search: Search | None = None
 
     def also_hashed(self, phones: PhoneStorage) -> CallFilter:
@@ -88,6 +89,7 @@ class CallFilter:
             (calls.c.settled_at.is_not(None), self.settled),
             (calls.c.confirmed_at.is_not(None), self.confirmed),
             (calls.c.registered_at.is_not(None), self.registered),
+            (calls.c.campaign.is_not(None), self.has_campaign),
         )
         return [*wanted, *(flag if value else ~flag for flag, value in flags if value is not None)]
 

@@ -24,6 +24,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "recovered": {"recovered": True},
     "unregistered": {"registered": False},
     "unconfirmed": {"settled": True, "confirmed": False},
+    "no_campaign": {"has_campaign": False},
 }
 """Values of ``flag``, and what each wants."""
 COUNTED = {"conflict": "conflicts", "recovered": "recovered", "unregistered": "unregistered"}

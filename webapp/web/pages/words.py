@@ -58,6 +58,7 @@ def flag_words() -> dict[str, str]:
         "recovered": gettext("Recovered by look-up"),
         "unregistered": gettext("Never registered"),
         "unconfirmed": gettext("Not confirmed by eSMS"),
+        "no_campaign": gettext("Without a campaign"),
     }
 
 

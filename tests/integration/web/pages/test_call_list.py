@@ -65,6 +65,7 @@ def link(page: TestResponse, words: str) -> str | None:
         ("flag=recovered", lambda fact: fact.recovered),
         ("flag=unregistered", lambda fact: fact.call.registered_at is None),
         ("flag=unconfirmed", lambda fact: fact.call.settled_at is not None and fact.call.confirmed_at is None),
+        ("flag=no_campaign", lambda fact: fact.call.campaign is None),
         ("campaign=%3Ci%3E", lambda fact: fact.call.campaign == "<i>"),
         ("from=2026-11-23&to=2026-11-23", lambda fact: f"{fact.day}" == "2026-11-23"),
         ("outcome=answered&flag=recovered", lambda fact: fact.answered and fact.recovered),
@@ -87,7 +88,8 @@ def test_every_filter_lists_its_calls_and_counts_them(
 
     assert sorted(names) == expected
     assert count is None or int(count[1]) == len(expected)
-    assert count is not None or "q=" in query or query in {"flag=price_conflict", "flag=unconfirmed"}
+    uncounted = {"flag=price_conflict", "flag=unconfirmed", "flag=no_campaign"}
+    assert count is not None or "q=" in query or query in uncounted
 
 
 @pytest.mark.parametrize(

@@ -170,11 +170,14 @@ def test_the_answered_share_by_weekday_and_hour_equals_a_recount(
 def test_campaigns_equal_a_recount_on_the_page_and_as_csv(client: FlaskClient, facts: list[Fact]) -> None:
     sign_in(client)
 
-    rows = table(client.get(f"/?{DAYS}&lang=en"), "Campaign")
+    page = client.get(f"/?{DAYS}&lang=en")
+    rows = table(page, "Campaign")
     lines = list(csv.DictReader(io.StringIO(client.get(f"/campaigns.csv?{DAYS}").text)))
 
     calls = Counter(fact.call.campaign for fact in facts)
     assert {row[0]: int(row[1]) for row in rows} == {name or "without a campaign": n for name, n in calls.items()}
+    without = re.findall(r'<a href="([^"]*)"><i>without a campaign', page.text)
+    assert [listed(client, html.unescape(link)) for link in without] == [calls[None]]
     assert {line["campaign"]: int(line["calls"]) for line in lines} == {name or "": n for name, n in calls.items()}
     for line in lines:
         of = [fact for fact in facts if (fact.call.campaign or "") == line["campaign"]]
@@ -368,6 +371,8 @@ def test_names_of_campaigns_stay_text(client: FlaskClient, facts: list[Fact]) ->
 
     assert "<b>Tết" not in page.text
     assert text_of(page).count(NAME) >= 2
+    # Without its value a browser takes the text of an option, and folds the blanks in it.
+    assert NAME in [html.unescape(value) for value in re.findall(r'<option value="([^"]*)" selected>', page.text)]
 
 
 @ON_SQLITE
