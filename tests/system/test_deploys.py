@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DRAIN_SECONDS = 5.0
+EFFECTS = {"settled", "stale", "conflict", "corrected", "confirmed", "enriched", "progressed", "duplicate"}
 DROPPED_WHEN_IDLE = {"RemoteDisconnected", "ConnectionResetError", "BrokenPipeError"}
 """What a client may see that sends on a kept connection at the very moment at which the server closes it."""
 
@@ -173,3 +174,19 @@ def test_a_server_ends_within_five_seconds_whatever_its_clients_and_its_database
         assert not stored_reports(database, "half")
     finally:
         receiver.clean_up()
+
+
+def test_reports_are_split_by_month_while_callbacks_come(database: Database, tmp_path: Path, random: Random) -> None:
+    ledger = Ledger()
+    receiver = Receiver(tmp_path, DATABASE_URL=url_of(database))
+    try:
+        receiver.start()
+        with Load(receiver, ledger=ledger, random=random) as load:
+            load.go_on(lasting(0.5, 10))
+            done = receiver.run("migrate", "--partition-reports")
+            assert (done.returncode, "25 partitions are new" in done.stdout) == (0, True), done.stderr
+            load.until_effects_again()
+        all_is_well([receiver], database, ledger)
+    finally:
+        receiver.clean_up()
+    assert set(ledger.results()) <= {"400", "spooled", *EFFECTS}
