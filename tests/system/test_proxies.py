@@ -218,8 +218,8 @@ def test_the_address_stored_is_the_callers_whatever_headers_it_sends(behind: Beh
 def test_doctor_recognises_its_server_and_the_proxy_before_it(
     behind: Behind, fresh: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    authority = ssl.DER_cert_to_PEM_cert(behind.context.get_ca_certs(binary_form=True)[-1])
-    (fresh / "ca.pem").write_text(authority)
+    authorities = map(ssl.DER_cert_to_PEM_cert, behind.context.get_ca_certs(binary_form=True))
+    (fresh / "ca.pem").write_text("".join(authorities))
     resolve = socket.getaddrinfo
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, *rest: resolve("127.0.0.1" if host == NAME else host, *rest)
