@@ -37,7 +37,6 @@ class Now:
     """Never registered, and registered."""
     overdue: int
     oldest_missing: datetime | None
-    conflicts: int
     rejected: Mapping[str, int]
     """Neither replayed nor dismissed, by their reason; without other channels."""
     other_channels: int
@@ -76,6 +75,7 @@ class ToDecide:
     """Calls about which a person decides: counts of those that are not dismissed, and of those that are."""
 
     given_up: tuple[int, int]
+    conflicts: tuple[int, int]
     price_conflicts: tuple[int, int]
 
 
@@ -88,7 +88,6 @@ def read_now(connection: Connection, due: Due, now: datetime, lease: timedelta) 
         missing=(_count(connection, is_missing(), unregistered), _count(connection, is_missing(), ~unregistered)),
         overdue=sum(_count(connection, part) for part in due_parts(due)),
         oldest_missing=connection.scalar(select(func.min(calls.c.placed_at)).where(is_missing())),
-        conflicts=_count(connection, calls.c.conflict),
         **_rejected(connection),
         callback_at=status.last_callback_at(connection),
         answered_at=connection.scalar(select(func.max(answered_at)).where(answered_at.is_not(None))),
@@ -109,6 +108,7 @@ def read_to_decide(connection: Connection) -> ToDecide:
     """Counts that read each of these calls, wherever they lie: a second for a hundred thousand."""
     return ToDecide(
         given_up=_by_dismissal(connection, calls.c.gave_up_at.is_not(None)),
+        conflicts=_by_dismissal(connection, calls.c.conflict),
         price_conflicts=_by_dismissal(connection, calls.c.price_conflict),
     )
 

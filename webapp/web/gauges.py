@@ -63,7 +63,11 @@ OLDEST_MISSING = SampledGauge(
     "esms_oldest_missing_call_timestamp_seconds", "When the oldest missing call was placed; no sample: none is missing"
 )
 GIVEN_UP = SampledGauge("esms_given_up_calls", "Calls given up, by whether a person has dismissed them", ("dismissed",))
-CONFLICTS = SampledGauge("esms_conflict_calls", "Settled calls about which a later callback says something else")
+CONFLICTS = SampledGauge(
+    "esms_conflict_calls",
+    "Settled calls about which a later callback says something else, by whether a person has dismissed them",
+    ("dismissed",),
+)
 PRICE_CONFLICTS = SampledGauge(
     "esms_price_conflict_calls", "Calls with two prices, by whether a person has dismissed them", ("dismissed",)
 )
@@ -179,6 +183,7 @@ class Gauges:
         yield from _of_now(now)
         if to_decide := self._to_decide.latest():
             yield GIVEN_UP.by(_no_yes(to_decide.given_up))
+            yield CONFLICTS.by(_no_yes(to_decide.conflicts))
             yield PRICE_CONFLICTS.by(_no_yes(to_decide.price_conflicts))
         if lately := self._lately.latest():
             yield LOOKUP_SHARE_WARN.of(float(self._settings.lookup_share_warn))
@@ -226,7 +231,6 @@ def _of_now(now: Now) -> Iterator[Metric]:
     yield MISSING.by(_no_yes(now.missing))
     yield OVERDUE.of(now.overdue)
     yield OLDEST_MISSING.of(now.oldest_missing)
-    yield CONFLICTS.of(now.conflicts)
     yield REJECTED.by({(name,): rejected[name] for name in REASONS})
     yield REJECTED_BYTES.of(now.rejected_bytes)
     yield OTHER_CHANNELS.of(now.other_channels)

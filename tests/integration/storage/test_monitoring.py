@@ -57,8 +57,8 @@ def reject(writer: Writer, reason: str, payload: str = "{}") -> None:
 
 def test_an_empty_database_has_nothing_to_show(reader: Reader) -> None:
     found = now(reader)
-    assert (found.missing, reader.to_decide()) == ((0, 0), ToDecide((0, 0), (0, 0)))
-    assert (found.overdue, found.conflicts, found.rejected, found.other_channels) == (0, 0, {}, 0)
+    assert (found.missing, reader.to_decide()) == ((0, 0), ToDecide((0, 0), (0, 0), (0, 0)))
+    assert (found.overdue, found.rejected, found.other_channels) == (0, {}, 0)
     assert (found.oldest_missing, found.callback_at, found.answered_at, found.run_outcome) == (None, None, None, None)
     assert set(found.run_ends.values()) == {None}
     assert (lately(reader).outcomes, lately(reader).calls, lately(reader).unread) == ({}, {}, {})
@@ -87,11 +87,11 @@ def test_calls_that_people_decide_about_are_counted_by_whether_they_are_dismisse
         writer.conclude([LookupAnswer(name, "104")], NOW, give_up=timedelta(hours=72))
     said = {"send_status": 5, "call_status": "ANSWERED"}
     writer.record([callback("p", 1, price=450, **said), callback("p", 2, price=900, **said)], NOW)
-    writer.record([callback("c", 1, call_status="ANSWERED"), callback("c", 2, call_status="NOANSWERED")], NOW)
-    writer.dismiss(["a"], NOW)
+    for name in ("c", "d", "e"):
+        writer.record([callback(name, 1, call_status="ANSWERED"), callback(name, 2, call_status="NOANSWERED")], NOW)
+    writer.dismiss(["a", "c"], NOW)
 
-    assert reader.to_decide() == ToDecide(given_up=(1, 1), price_conflicts=(1, 0))
-    assert now(reader).conflicts == 1
+    assert reader.to_decide() == ToDecide(given_up=(1, 1), conflicts=(2, 1), price_conflicts=(1, 0))
 
 
 def test_rejected_callbacks_are_counted_until_a_person_has_seen_them(writer: Writer, reader: Reader) -> None:

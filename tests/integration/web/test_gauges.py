@@ -84,7 +84,7 @@ def test_gauges_agree_with_status(client: FlaskClient, database: Database) -> No
     assert (found["esms_missing_calls yes"], found["esms_missing_calls no"]) == (2, 1)
     assert status["missing"] == 3
     assert found["esms_overdue_calls"] == status["overdue"] == 2
-    assert found["esms_conflict_calls"] == status["conflicts"] == 1
+    assert found["esms_conflict_calls no"] == status["conflicts"] == 1
     assert found["esms_price_conflict_calls no"] == status["price_conflicts"] == 1
     assert found["esms_rejected_callbacks no-identity"] == status["rejected"] == 1
     assert found["esms_other_channel_messages"] == status["other_channels"] == 1
