@@ -23,7 +23,7 @@ def migrate(*, partition_reports: bool) -> None:
     minute: so callbacks do not wait behind a long export. A database that a newer version has migrated stays as it is.
 
     --partition-reports gives status_reports a partition for each month of the next two years; what is stored stays in
-    one of its own. Callbacks wait in the spool meanwhile, about a minute with 10 million reports. Run it again once a
+    one of its own. Callbacks wait in the spool meanwhile, 20 seconds with 2 million reports. Run it again once a
     year, for the months that follow. docs/scale.md says how a month is removed.
     """
     with open_context(migrated=False) as context:
