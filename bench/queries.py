@@ -170,6 +170,8 @@ _LISTS = {
     "a month": "range=30",
     "search, an id": "q=0000",
     "search, a phone number": "q=0901+2",
+    "search, very many phone numbers": "q=%2B849",
+    "search, very many, none of them new": "q=0901+2&range=all&key=%23",
     "a rare key": "key=%23",
     "outcome unknown": "outcome=unknown",
 }

@@ -20,8 +20,8 @@ def local_time(moment: datetime, zone: ZoneInfo) -> str:
 
 
 def duration(length: timedelta) -> str:
-    """``45 s``, ``5 min``, ``2 h 10 min`` or ``3 d 4 h``."""
-    seconds = max(0, round(length.total_seconds()))
+    """``45 s``, ``5 min``, ``2 h 10 min`` or ``3 d 4 h``: what is over, as on the page, is left out."""
+    seconds = max(0, int(length.total_seconds()))
     if seconds < 2 * _MINUTE:
         return f"{seconds} s"
     if seconds < 2 * _HOUR:
