@@ -150,8 +150,8 @@ def _against(compared: Compared | None, chosen: Range) -> str:
         words = gettext("against %(calls)s in the %(n)s days before", calls=before, n=number(chosen.length))
     if compared.until_hour is None:
         return str(words)
-    hour = f"{compared.until_hour}:00"
-    return f"{words}, {gettext('each up to %(hour)s', hour=hour)}"
+    up_to = gettext("each up to %(hour)s", hour=f"{compared.until_hour}:00")
+    return f"{words}, {up_to}"
 
 
 def _columns_are(columns: list[charts.Column], *, by_month: bool) -> str:
