@@ -270,7 +270,8 @@ class Answers:
                 answer += part
         found = [int(status) for status in re.findall(rb"^HTTP/1\.[01] ([0-9]{3}) ", answer, re.MULTILINE)]
         results = re.findall(r'^\{"result": ?"([a-z-]+)"', answer.decode("latin-1"), re.MULTILINE)
-        told = CALLBACK_TOKEN.encode() in answer and 308 not in found
+        # The page and a redirect keep the query that they are asked with, for whoever has sent it.
+        told = CALLBACK_TOKEN.encode() in answer and b"text/html" not in answer
         injected = re.search(rb"(?mi)^set-cookie: a=b", answer)
         with self._lock:
             self.sent += 1
