@@ -197,7 +197,7 @@ def _write_folder(rows: _Rows, output: Path, context: CliContext) -> str:
         raise click.BadParameter(str(error), param_hint="--since and --until") from None
     except OSError as error:
         raise click.FileError(str(error.filename or output), error.strerror) from None
-    return f": {months} months of {zone.key}"
+    return f": {months} month{'' if months == 1 else 's'} of {zone.key}"
 
 
 class _Rows:

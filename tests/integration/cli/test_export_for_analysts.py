@@ -181,6 +181,8 @@ def test_a_folder_has_a_file_for_each_local_month_that_duckdb_and_pandas_read_as
     assert (result.exit_code, result.stdout) == (0, "")
     assert f"5 calls written to {folder}: 2 months of Asia/Ho_Chi_Minh" in result.stderr
     assert tree(folder) == BOTH
+    one = run("export", "--by-month", "--since", "2026-11-01", "--output", tmp_path / "november")
+    assert f"{tmp_path / 'november'}: 1 month of Asia/Ho_Chi_Minh" in one.stderr
     with duckdb.connect() as connection:
         found = connection.execute(
             "SELECT local_month, count(*), count(price), any_value(typeof(price)), any_value(typeof(placed_at))"  # noqa: S608

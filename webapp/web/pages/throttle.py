@@ -57,4 +57,7 @@ def _network(address: str | None) -> str:
         found = ipaddress.ip_address(address or "")
     except ValueError:
         return address or ""
+    if isinstance(found, ipaddress.IPv6Address):
+        # A server at [::] sees IPv4 addresses so: all of them in one network of 64 bits.
+        found = found.ipv4_mapped or found
     return str(found) if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))  # noqa: PLR2004

@@ -28,13 +28,15 @@ def test_waits_double_after_three_failures_up_to_a_minute() -> None:
 
 def test_addresses_wait_apart_and_a_network_of_ipv6_together() -> None:
     throttle = Throttle(Clock())
-    for address in ("203.0.113.7", "2001:db8:0:1::1"):
+    for address in ("203.0.113.7", "2001:db8:0:1::1", "::ffff:198.51.100.7"):
         for _ in range(5):
             throttle.failed(address)
 
     assert throttle.wait_seconds("203.0.113.8") == 0
     assert throttle.wait_seconds("2001:db8:0:1:ffff::9") > 0
     assert throttle.wait_seconds("2001:db8:0:2::1") == 0
+    assert throttle.wait_seconds("198.51.100.7") > 0
+    assert throttle.wait_seconds("::ffff:198.51.100.8") == 0
 
 
 def test_failures_are_forgotten_after_an_hour_or_a_success() -> None:
