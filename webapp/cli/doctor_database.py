@@ -41,8 +41,8 @@ _REMEDIES = {
     "translate host": "correct the host in DATABASE_URL",
     "does not exist": "create the role and the database, or correct DATABASE_URL; then `esms-calls migrate`",
     "permission denied": "let the user of DATABASE_URL own the tables, or grant it the rights",
-    "read-only transaction": "it is a standby: let DATABASE_URL name the primary (target_session_attrs=read-write); if it "
-    "is none, reset default_transaction_read_only",
+    "read-only transaction": "it is a standby: let DATABASE_URL name the primary (target_session_attrs=read-write); "
+    "if it is none, reset default_transaction_read_only",
     "too many": "raise max_connections of PostgreSQL, or put PgBouncer between",
 }
 """By what the database says."""
