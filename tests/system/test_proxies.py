@@ -304,7 +304,9 @@ def test_a_body_a_little_too_large_is_kept_and_a_huge_one_is_stopped(behind: Beh
     with suppress(OSError):  # the connection may be closed before all is sent
         assert behind.ask(PATH, method="POST", body=b"x" * 1_000_000)[0] in {400, 413, 502}
     with behind.database.snapshot() as connection:
-        sizes = [len(payload) for payload in connection.execute(select(rejected_callbacks.c.payload)).scalars()]
+        kept = connection.execute(select(rejected_callbacks.c.payload)).scalars()
+        # Random bytes of other tests are kept escaped, and longer.
+        sizes = [len(payload) for payload in kept if "x" * 1000 in payload]
     assert sizes
     assert max(sizes) <= 70_000
 

@@ -201,7 +201,7 @@ def test_it_starts_while_the_database_is_away_or_not_migrated_and_goes_on_after_
             time.sleep(2)
             said = stop(process, reconcile)
 
-    assert said.count("The database cannot be used: ") <= 2 + 3 * 2  # once for each new trouble
+    assert said.count("The database cannot be used: ") <= 2 + 4 * 2  # once for each new trouble
     assert "run `esms-calls migrate`" in said
     assert said.count("The database can be used again.") >= 2
     assert max(asked(esms).count(reference_id) for reference_id in set(asked(esms))) <= 2
