@@ -14,8 +14,8 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, String, any_, bindparam, text
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import ARRAY, String, any_, bindparam, func, text
+from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp.storage.types import iso
 
@@ -34,6 +34,36 @@ def insert_absent(connection: Connection, table: Table, rows: Sequence[Mapping[s
 def update(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, keys: int = 1) -> None:
     """Update the rows with these keys; the last ``keys`` columns are the key, and all rows have the same columns."""
     _execute(connection, _update(table, tuple(rows[0]), connection.dialect.name, keys), rows)
+
+
+def insert_of(table: Table, dialect: str) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that may have an ON CONFLICT, in the dialect of the database."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+
+
+def greatest(dialect: str) -> Any:
+    """The function that gives the greatest of its values."""
+    return func.greatest if dialect == "postgresql" else func.max
+
+
+def add_up(
+    connection: Connection,
+    table: Table,
+    rows: Collection[Mapping[str, Any]],
+    *,
+    sums: Collection[str],
+    latest: Collection[str] = (),
+) -> None:
+    """Insert the rows; where the key is there already, add the ``sums`` to its, and keep the later ``latest``."""
+    if not rows:
+        return
+    insert, later = insert_of(table, connection.dialect.name), greatest(connection.dialect.name)
+    keys = [column.name for column in table.primary_key]
+    more = {name: table.c[name] + insert.excluded[name] for name in sums}
+    more |= {name: later(table.c[name], insert.excluded[name]) for name in latest}
+    # In one order for all processes, so that their transactions do not lock each other out.
+    ordered = sorted(rows, key=lambda row: [row[key] for key in keys])
+    connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=more), ordered)
 
 
 def _execute(connection: Connection, statement: str, rows: Sequence[Mapping[str, Any]]) -> int:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from webapp.storage import bulk
 from webapp.storage.models import lookup_latencies
 
 if TYPE_CHECKING:
@@ -53,7 +53,6 @@ class Latencies:
 
 def add(connection: Connection, latencies: Latencies) -> None:
     """Add to the table."""
-    table = lookup_latencies
     rows = [
         {
             "code": code,
@@ -63,13 +62,7 @@ def add(connection: Connection, latencies: Latencies) -> None:
         }
         for (code, edge), number in latencies.lookups.items()
     ]
-    if not rows:
-        return
-    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
-    more = {name: table.c[name] + insert.excluded[name] for name in ("lookups", "seconds")}
-    statement = insert.on_conflict_do_update(index_elements=[table.c.code, table.c.edge_ms], set_=more)
-    # In one order for all runs, so that their transactions do not lock each other out.
-    connection.execute(statement, sorted(rows, key=lambda row: (row["code"], row["edge_ms"])))
+    bulk.add_up(connection, lookup_latencies, rows, sums=["lookups", "seconds"])
 
 
 def read(connection: Connection) -> Latencies:

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, literal, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
+from webapp.storage import bulk
 from webapp.storage.database import clock
 from webapp.storage.models import lookup_rate
 
@@ -88,9 +88,9 @@ def slow_down(connection: Connection, pause_seconds: float | None, *, halve: boo
 def _lock(connection: Connection) -> tuple[LookupRate, datetime]:
     """The row, locked until the transaction ends, and the database's time once it is; makes the row if it is absent."""
     while (found := _locked_row(connection)) is None:
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        first = dialect.insert(lookup_rate).values(one=1, **asdict(LookupRate(next_slot_at=clock(connection))))
-        connection.execute(first.on_conflict_do_nothing())
+        first = asdict(LookupRate(next_slot_at=clock(connection)))
+        insert = bulk.insert_of(lookup_rate, connection.dialect.name).values(one=1, **first)
+        connection.execute(insert.on_conflict_do_nothing())
     return found
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from sqlalchemy import and_, case, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp.esms import callback as esms_callback
 from webapp.esms.phones import hide_in_request
@@ -108,9 +107,9 @@ def mark_replayed(connection: Connection, identifier: UUID, now: datetime) -> No
 
 def _insert(connection: Connection, rejected: Rejected) -> int:
     """How many bytes were added; 0 if the same is there already."""
-    is_postgresql = connection.dialect.name == "postgresql"
+    dialect = connection.dialect.name
     size = stored_size(rejected.payload)
-    statement = (postgresql if is_postgresql else sqlite).insert(rejected_callbacks)
+    statement = bulk.insert_of(rejected_callbacks, dialect)
     statement = statement.values(
         id=rejected.id,
         first_at=rejected.received_at,
@@ -124,13 +123,12 @@ def _insert(connection: Connection, rejected: Rejected) -> int:
         reason=rejected.reason,
         count=1,
     )
-    later = func.greatest if is_postgresql else func.max
     again = {
         # The same id is the same callback: a drain in another process may store it at this moment.
         "count": rejected_callbacks.c.count + case((rejected_callbacks.c.id == statement.excluded.id, 0), else_=1),
         "replayed_at": None,
         "dismissed_at": None,
-        "last_at": later(rejected_callbacks.c.last_at, statement.excluded.last_at),
+        "last_at": bulk.greatest(dialect)(rejected_callbacks.c.last_at, statement.excluded.last_at),
     }
     key = ["method", "payload_sha256", "reason"]
     upsert = statement.on_conflict_do_update(index_elements=key, set_=again).returning(rejected_callbacks.c.id)

@@ -38,7 +38,6 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from webapp.calls.facts import DELAY_EDGES, TALK_EDGES, WITH_OUTCOME, hour_of
 from webapp.storage import bulk
@@ -212,7 +211,7 @@ def _keep(dialect: str) -> Any:
     names = [found.name for found in kept_rollups.columns]
     some = _measures(facts.c.reference_id.in_(bindparam("reference_ids", expanding=True)))
     of_facets = union_all(*(_of_facet(some, *facet) for facet in _facets(some))).subquery()
-    statement = (postgresql if dialect == "postgresql" else sqlite).insert(kept_rollups)
+    statement = bulk.insert_of(kept_rollups, dialect)
     # "WHERE true", or SQLite would take the ON of ON CONFLICT for that of a join.
     added = statement.from_select(names, select(*(of_facets.c[name] for name in names)).where(true()))
     return added.on_conflict_do_update(

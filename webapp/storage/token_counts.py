@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from webapp.storage import bulk
 from webapp.storage.models import callback_token_requests, not_allowed_requests, wrong_token_requests
 
 if TYPE_CHECKING:
@@ -61,16 +61,7 @@ def _without_ending(row: dict[str, Any]) -> dict[str, Any]:
 def _add(connection: Connection, table: Table, rows: list[dict[str, Any]], now: datetime) -> None:
     if not rows:
         return
-    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
-    latest = func.max if connection.dialect.name == "sqlite" else func.greatest
-    more = {
-        "count": table.c.count + insert.excluded.count,
-        "last_at": latest(table.c.last_at, insert.excluded.last_at),
-    }
-    keys = [column.name for column in table.primary_key]
-    # In one order for all processes, so that their transactions do not lock each other out.
-    ordered = sorted(rows, key=lambda row: [row[key] for key in keys])
-    connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=more), ordered)
+    bulk.add_up(connection, table, rows, sums=["count"], latest=["last_at"])
     connection.execute(table.delete().where(table.c.hour < now - _KEPT))
 
 
