@@ -20,7 +20,7 @@ from webapp.storage.rollups import figures_as_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Table
     from sqlalchemy.engine import Connection
 
 Group = Literal["hour", "weekday", "day", "campaign", "key"]
@@ -40,11 +40,18 @@ class Days:
     def conditions(self, facet: str, scope: str = "all") -> list[ColumnElement[bool]]:
         """As SQL, for one facet; ``scope``: what to read where no campaign is wanted."""
         of = call_rollups.c
+        if self.campaign is not None:
+            of_scope = of.scope == "campaign"
+        else:
+            of_scope = of.scope == "all" if scope == "all" else of.scope.in_(("campaign", "none"))
+        return [of_scope, *self.conditions_of(call_rollups, facet)]
+
+    def conditions_of(self, table: Table, facet: str) -> list[ColumnElement[bool]]:
+        """The same for a table of figures without scopes: each row is about one campaign, or about none."""
+        of = table.c
         wanted = [of.facet == facet]
         if self.campaign is not None:
-            wanted += [of.scope == "campaign", of.campaign == unicodedata.normalize("NFC", self.campaign)]
-        else:
-            wanted.append(of.scope == "all" if scope == "all" else of.scope.in_(("campaign", "none")))
+            wanted.append(of.campaign == unicodedata.normalize("NFC", self.campaign))
         if self.since is not None:
             wanted.append(of.local_day >= self.since)
         if self.until is not None:
@@ -186,15 +193,9 @@ def labels(connection: Connection, days: Days, facet: str) -> dict[str, Sums]:
 def purged(connection: Connection, days: Days, facet: str) -> dict[str, Sums]:
     """The part of ``labels`` whose calls were purged: figures count them, lists do not have them."""
     of = kept_rollups.c
-    wanted = [of.facet == facet]
-    if days.campaign is not None:
-        wanted.append(of.campaign == unicodedata.normalize("NFC", days.campaign))
-    if days.since is not None:
-        wanted.append(of.local_day >= days.since)
-    if days.until is not None:
-        wanted.append(of.local_day < days.until)
     sums = (func.sum(of[name]) for name in _NAMES)
-    found = connection.execute(select(of.label, *sums).where(*wanted).group_by(of.label))
+    query = select(of.label, *sums).where(*days.conditions_of(kept_rollups, facet)).group_by(of.label)
+    found = connection.execute(query)
     return {row[0]: Sums(*map(int, row[1:])) for row in found}
 
 

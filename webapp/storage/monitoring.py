@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, func, select
 
-from webapp.storage import lookup_latencies, runs, status
+from webapp.storage import figures, lookup_latencies, runs, status
 from webapp.storage.claims import due_parts
 from webapp.storage.database import clock
 from webapp.storage.figures import Days
 from webapp.storage.filters import is_missing
 from webapp.storage.lookup_latencies import Latencies
-from webapp.storage.models import call_rollups, calls, due_replay, reconcile_runs, rejected_callbacks
+from webapp.storage.models import calls, due_replay, reconcile_runs, rejected_callbacks
 from webapp.storage.rejected import is_other_channel, to_see_to
 from webapp.storage.runs import RunOutcome
 from webapp.storage.status import Callbacks
@@ -159,11 +159,5 @@ def read_lately(connection: Connection, due: Due, now: datetime) -> Lately:
         settled_by=settled_by,
         unread=status.unread_last_day(connection, now),
         callbacks=status.callbacks(connection, due, now),
-        calls=_calls(connection),
+        calls=figures.counts(connection, Days(), "outcome"),
     )
-
-
-def _calls(connection: Connection) -> dict[str, int]:
-    of = call_rollups.c
-    query = select(of.label, func.sum(of.calls)).where(*Days().conditions("outcome")).group_by(of.label)
-    return {label: int(number) for label, number in connection.execute(query)}
