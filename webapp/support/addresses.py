@@ -1,8 +1,8 @@
-"""Reads the addresses of settings and options: where to listen, and which clients to take callbacks from."""
+"""Reads addresses: of clients, and in settings and options (where to listen, whom to take callbacks from)."""
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,10 +39,16 @@ def _network(text: str) -> Network:
 
 def is_in(address: str | None, networks: Iterable[Network]) -> bool:
     """Whether the address is in one of the networks, also an IPv4 address in IPv6's form; False for what is none."""
+    found = read_ip(address or "")
+    return found is not None and any(found in network for network in networks)
+
+
+def read_ip(text: str) -> IPv4Address | IPv6Address | None:
+    """An IP address, None for anything else. An IPv4 address in IPv6's form becomes the IPv4 address that it is."""
     try:
-        found = ip_address(address or "")
+        found = ip_address(text)
     except ValueError:
-        return False
-    if isinstance(found, IPv6Address) and found.ipv4_mapped:
-        found = found.ipv4_mapped
-    return any(found in network for network in networks)
+        return None
+    if isinstance(found, IPv6Address) and not found.scope_id:
+        return found.ipv4_mapped or found
+    return found

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 
 from werkzeug.middleware.proxy_fix import ProxyFix
+
+from webapp.support.addresses import read_ip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,12 +46,7 @@ def read_address(text: str) -> str | None:
     if len(text) > _LONGEST:
         return None
     found = _WITH_PORT.fullmatch(text.strip())
-    try:
-        address = ip_address(found[1] or found[2] if found else text.strip())
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address):
-        if address.scope_id:
-            return None  # A scope can be any text, and means nothing on another machine.
-        address = address.ipv4_mapped or address
-    return str(address)
+    address = read_ip(found[1] or found[2] if found else text.strip())
+    # A scope can be any text, and means nothing on another machine.
+    is_scoped = isinstance(address, IPv6Address) and address.scope_id
+    return str(address) if address and not is_scoped else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections import OrderedDict
+from ipaddress import IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, NamedTuple
+
+from webapp.support.addresses import read_ip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,11 +55,8 @@ class Throttle:
 
 def _network(address: str | None) -> str:
     """The address; of IPv6 the network of 64 bits, all of which one person has."""
-    try:
-        found = ipaddress.ip_address(address or "")
-    except ValueError:
+    # A server at [::] sees IPv4 addresses in IPv6's form: all of them in one network of 64 bits.
+    found = read_ip(address or "")
+    if found is None:
         return address or ""
-    if isinstance(found, ipaddress.IPv6Address):
-        # A server at [::] sees IPv4 addresses so: all of them in one network of 64 bits.
-        found = found.ipv4_mapped or found
-    return str(found) if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))  # noqa: PLR2004
+    return str(IPv6Network((found, 64), strict=False)) if isinstance(found, IPv6Address) else str(found)
