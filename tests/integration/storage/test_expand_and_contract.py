@@ -176,8 +176,11 @@ def upgrade():
 
 
 @pytest.fixture
-def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The next version's migrations: one more than today's, which needs a strong lock on the table of calls."""
+def next_version(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001
+    """The next version's migrations: one more than today's, which needs a strong lock on the table of calls.
+
+    The database is made before, or this process could make the template of all tests with that migration.
+    """
     folder = tmp_path / "migrations"
     (folder / "versions").mkdir(parents=True)
     for file in (
