@@ -47,15 +47,16 @@ def doctor(*, as_json: bool) -> None:
     settings = load_settings()
     results = set()
     shown = []
-    for check in _redacted(_checks(settings), settings.secrets()):
+    secrets = settings.secrets()
+    for check in _redacted(_checks(settings), secrets):
         results.add(check.result)
         shown.append(check._asdict())
         if not as_json:
             _show(check)
     if as_json:
-        _print_json(settings, shown, is_well="failed" not in results)
+        _print_json(_settings(settings, secrets), shown, is_well="failed" not in results)
     else:
-        _show_settings(settings)
+        _show_settings(_settings(settings, secrets))
     sys.exit(PROBLEM if "failed" in results else DONE)
 
 
@@ -91,7 +92,7 @@ def _show(check: Check) -> None:
         say(printable(f"{'':<{_RESULT_WIDTH + _NAME_WIDTH}}-> {check.remedy}"))
 
 
-def _settings(settings: Settings) -> list[dict[str, str | None]]:
+def _settings(settings: Settings, secrets: tuple[str, ...]) -> list[dict[str, str | None]]:
     """Every setting, its value where that is no secret, and its source."""
     known = {
         "DATABASE_URL": settings.database,
@@ -101,24 +102,24 @@ def _settings(settings: Settings) -> list[dict[str, str | None]]:
     for name, value, source, _ in origins(settings):
         url = known.get(name)
         shown = Database(url).name if url else value
-        rows.append({"name": name, "value": shown and redact(shown, settings.secrets()), "source": source})
+        rows.append({"name": name, "value": shown and redact(shown, secrets), "source": source})
     return rows
 
 
-def _show_settings(settings: Settings) -> None:
+def _show_settings(rows: list[dict[str, str | None]]) -> None:
     say("\nSettings, and where each comes from:")
-    for row in _settings(settings):
+    for row in rows:
         value = "(not set)" if row["value"] is None else row["value"]
         say(printable(f"  {row['name']:<22}{value}  [{row['source']}]"))
     say(f"\nesms-calls {version('esms-calls')}")
 
 
-def _print_json(settings: Settings, checks: list[dict[str, str]], *, is_well: bool) -> None:
+def _print_json(rows: list[dict[str, str | None]], checks: list[dict[str, str]], *, is_well: bool) -> None:
     say_json(
         {
             "ok": is_well,
             "version": version("esms-calls"),
             "checks": checks,
-            "settings": _settings(settings),
+            "settings": rows,
         }
     )

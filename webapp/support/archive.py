@@ -15,7 +15,6 @@ import tarfile
 import tempfile
 import time
 import zlib
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from webapp.support import files
@@ -42,9 +41,9 @@ def write(path: Path, members: Mapping[str, Path], about: Mapping[str, Any], *, 
 
     Raises FileExistsError where there is such a file, unless it is to be replaced; and OSError.
     """
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}")
+    draft, file = files.new_draft(path.parent, prefix=f".{path.name}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             with tarfile.open(fileobj=file, mode="w:gz", compresslevel=_QUICK) as tar:
                 digests = {name: _add(tar, name, member) for name, member in members.items()}
                 _add_manifest(tar, {"format": _FORMAT, **about, "sha256": digests})
@@ -56,8 +55,7 @@ def write(path: Path, members: Mapping[str, Path], about: Mapping[str, Any], *, 
             os.link(draft, path)
         files.sync_folder(path.parent)
     finally:
-        with suppress(FileNotFoundError):
-            os.unlink(draft)  # noqa: PTH108
+        draft.unlink(missing_ok=True)
 
 
 def read(path: Path, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from webapp.support import log_context
-from webapp.support.redaction import redact
+from webapp.support.redaction import longest_first, redact
 from webapp.support.terminal import printable
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Formatter(logging.Formatter):
 
     def hide(self, secrets: Iterable[str]) -> None:
         """Take these out of every line, too."""
-        self._secrets = tuple(_spellings({*self._secrets, *secrets}))
+        self._secrets = longest_first({*self._secrets, *secrets})
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's
         """The record's time, in milliseconds."""
@@ -69,10 +69,11 @@ def formatter(settings: Settings) -> logging.Formatter:
 
 def hide(secrets: Iterable[str]) -> None:
     """Take secrets that this process did not know before out of every line, too."""
+    spelled = _spellings(secrets)
     handlers = [*logging.getLogger().handlers, *logging.getLogger("gunicorn.error").handlers]
     for one in {handler.formatter for handler in handlers}:
         if hide_in := getattr(one, "hide", None):
-            hide_in(secrets)
+            hide_in(spelled)
 
 
 def level(settings: Settings, default: int = logging.INFO) -> int:
@@ -128,7 +129,6 @@ def unhandled(kind: type[BaseException], error: BaseException | None, traceback:
         )
 
 
-def _spellings(secrets: Iterable[str]) -> list[str]:
+def _spellings(secrets: Iterable[str]) -> tuple[str, ...]:
     """The secrets, also as they stand in the ``repr`` of a text and in JSON; longer ones first."""
-    known = {form for one in secrets for form in (one, repr(one)[1:-1], json.dumps(one)[1:-1])}
-    return sorted(known, key=len, reverse=True)
+    return longest_first({form for one in secrets for form in (one, repr(one)[1:-1], json.dumps(one)[1:-1])})

@@ -10,7 +10,7 @@ from structlog.processors import ExceptionRenderer, JSONRenderer, StackInfoRende
 from structlog.stdlib import ProcessorFormatter, add_log_level, add_logger_name
 
 from webapp.support import log_context
-from webapp.support.redaction import redact
+from webapp.support.redaction import longest_first, redact
 from webapp.support.terminal import printable_json
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class JsonFormatter(ProcessorFormatter):
 
     def hide(self, secrets: Iterable[str]) -> None:
         """Take these out of every value, too."""
-        self._secrets = tuple(sorted({*self._secrets, *secrets}, key=len, reverse=True))
+        self._secrets = longest_first({*self._secrets, *secrets})
 
     def _redacted(self, _logger: object, _method: str, event: EventDict) -> EventDict:
         texts = [(name, value) for name, value in event.items() if isinstance(value, str)]

@@ -15,6 +15,11 @@ _SHORTEST_IN_LOGS = 4
 """Characters. A shorter key is one of a test, and occurs in words: without it nobody could read the log."""
 
 
+def longest_first(secrets: Iterable[str]) -> tuple[str, ...]:
+    """In the order in which ``redact`` wants them: one may be a part of another."""
+    return tuple(sorted(secrets, key=len, reverse=True))
+
+
 def redact(text: str, secrets: Iterable[str]) -> str:
     """A text for the log or a terminal, without the secrets and without any callback token in a path."""
     for secret in secrets:

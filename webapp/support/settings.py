@@ -21,6 +21,7 @@ from webapp.support import tokens
 from webapp.support.addresses import Network, read_networks, split_bind
 from webapp.support.database_url import read_database_url as _database_url
 from webapp.support.database_url import secrets_in
+from webapp.support.redaction import longest_first
 from webapp.support.spelling import likely
 from webapp.support.times import parse_duration
 
@@ -494,7 +495,7 @@ class Settings(BaseSettings):
         secrets = {secret for secret in known if secret}
         # In lower case: as the identity of a call, which the log names.
         spellings = secrets | {secret.lower() for secret in secrets} | {quote(secret, safe="") for secret in secrets}
-        return tuple(sorted(spellings, key=len, reverse=True))
+        return longest_first(spellings)
 
     def _stored_or_none(self, name: str) -> tuple[str, ...]:
         with suppress(OSError, ValueError):
