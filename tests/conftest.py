@@ -117,7 +117,7 @@ def settings(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def app(settings: Settings) -> Iterator[Flask]:
     app = create_app(settings)
     yield app
-    app.extensions["wrong_tokens"].close()
+    app.extensions["token_counter"].close()
     app.extensions["database"].close()
     app.extensions["ingest"].close()
 

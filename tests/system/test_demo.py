@@ -144,7 +144,7 @@ def look(demo: Demo, tmp_path: Path) -> Iterator[Callable[[str], str]]:
     client = app.test_client()
     sign_in(client)
     yield lambda days: client.get(f"/?range={days}&lang=en").text
-    for name in ("wrong_tokens", "database", "ingest"):
+    for name in ("token_counter", "database", "ingest"):
         app.extensions[name].close()
 
 

@@ -83,7 +83,7 @@ def post_worker_init(worker: AnyWorker) -> None:
 def worker_exit(_server: Arbiter, worker: AnyWorker) -> None:
     """Store what is counted in memory only."""
     if worker.booted:
-        worker.app.wsgi().extensions["wrong_tokens"].close()
+        worker.app.wsgi().extensions["token_counter"].close()
 
 
 def child_exit(_server: Arbiter, worker: AnyWorker) -> None:

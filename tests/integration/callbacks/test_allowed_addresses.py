@@ -39,7 +39,7 @@ def guarded(settings: Settings) -> Iterator[Flask]:
     """An application behind one proxy that takes callbacks from few."""
     app = create_app(settings.model_copy(update={"callback_allowed_ips": read_networks(ALLOWED), "trusted_proxies": 1}))
     yield app
-    for name in ("wrong_tokens", "database", "ingest"):
+    for name in ("token_counter", "database", "ingest"):
         app.extensions[name].close()
 
 
@@ -57,7 +57,7 @@ def test_others_get_the_answer_to_a_wrong_token_and_are_counted_and_never_stored
         for address in ("198.51.100.7", "2001:db8::8", "no address", "203.0.113.7, 198.51.100.7"):
             assert ask(guarded, f"{PATH}{QUERY}", address, method) == wrong
     shown = guarded.test_client().get("/metrics").text
-    guarded.extensions["wrong_tokens"].close()
+    guarded.extensions["token_counter"].close()
 
     now = datetime.now(UTC)
     status = Reader(database).status(Due(placed_until=now, due_until=now))

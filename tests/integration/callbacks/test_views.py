@@ -87,7 +87,7 @@ def serving(settings: Settings, **changes: Any) -> Iterator[FlaskClient]:
     """A client of an application with other settings."""
     app = create_app(settings.model_copy(update=changes))
     yield app.test_client()
-    app.extensions["wrong_tokens"].close()
+    app.extensions["token_counter"].close()
     app.extensions["database"].close()
     app.extensions["ingest"].close()
 
@@ -458,7 +458,7 @@ def test_wrong_tokens_are_counted_in_the_database_and_in_metrics(
     before = metric(client, "esms_wrong_tokens_total")
     for path in ("wrong-token-of-any-kind", "another-wrong-token-of-any-kind/", "x"):
         assert client.get(f"/esms/callback/{path}?ReferenceId=a").status_code == 404
-    app.extensions["wrong_tokens"].close()
+    app.extensions["token_counter"].close()
 
     now = datetime.now(UTC)
     assert reader.status(Due(placed_until=now, due_until=now)).wrong_tokens.count == 3

@@ -160,7 +160,7 @@ def test_callbacks_the_api_and_commands_work_whatever_the_settings(
             assert client.get("/readyz").status_code == 200
             assert app.extensions["ingest"].drain.failed == {}
         finally:
-            app.extensions["wrong_tokens"].close()
+            app.extensions["token_counter"].close()
             app.extensions["database"].close()
             app.extensions["ingest"].close()
         assert CAMPAIGN in done("export")

@@ -143,6 +143,6 @@ def test_a_database_that_is_not_utf_8_is_refused_and_callbacks_wait_in_the_spool
             answer = client.get(f"/esms/callback/{CALLBACK_TOKEN}?ReferenceId=a&SendStatus=5")
             assert (answer.status_code, answer.json) == (200, {"result": "spooled"})
         finally:
-            app.extensions["wrong_tokens"].close()
+            app.extensions["token_counter"].close()
             app.extensions["database"].close()
             ingest.close()

@@ -71,7 +71,7 @@ def count(found: Counts, name: str, **labels: str) -> float:
 def app_on(settings: Settings, **changes: Any) -> Iterator[FlaskClient]:
     app = create_app(settings.model_copy(update=changes))
     yield app.test_client()
-    app.extensions["wrong_tokens"].close()
+    app.extensions["token_counter"].close()
     app.extensions["database"].close()
     app.extensions["ingest"].close()
 
@@ -113,7 +113,7 @@ def test_a_database_that_is_not_migrated_is_not_ready_until_it_is(
     database.migrate()
     assert app.test_client().get("/readyz").status_code == 200
 
-    app.extensions["wrong_tokens"].close()
+    app.extensions["token_counter"].close()
     app.extensions["database"].close()
     app.extensions["ingest"].close()
     database.close()

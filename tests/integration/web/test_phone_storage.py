@@ -43,7 +43,7 @@ def everything(database: Database) -> str:
 
 
 def close(app: Flask) -> None:
-    app.extensions["wrong_tokens"].close()
+    app.extensions["token_counter"].close()
     app.extensions["database"].close()
     app.extensions["ingest"].close()
 

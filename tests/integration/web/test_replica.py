@@ -98,7 +98,7 @@ def replicated(pair: Pair, monkeypatch: pytest.MonkeyPatch, settings: Settings) 
 def client_of(settings: Settings) -> Iterator[FlaskClient]:
     app = create_app(settings)
     yield app.test_client()
-    app.extensions["wrong_tokens"].close()
+    app.extensions["token_counter"].close()
     app.extensions["ingest"].close()
     for name in ("database", "reading"):
         app.extensions[name].close()

@@ -40,7 +40,7 @@ def another(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fla
     monkeypatch.setenv("PAGE_TOKEN", "another-token-0123456789")
     app = create_app(load_settings())
     yield app
-    for name in ("wrong_tokens", "database", "ingest"):
+    for name in ("token_counter", "database", "ingest"):
         app.extensions[name].close()
 
 
@@ -201,7 +201,7 @@ def test_with_page_off_there_is_none(settings: Settings, database: Database, mon
     answer = app.test_client().get("/")
 
     assert (answer.status_code, answer.content_type) == (404, "application/json")
-    for name in ("wrong_tokens", "database", "ingest"):
+    for name in ("token_counter", "database", "ingest"):
         app.extensions[name].close()
 
 
@@ -225,5 +225,5 @@ def test_an_api_token_that_is_rotated_while_the_server_runs_ends_the_sessions(
     assert "sign-out" not in client.get("/").text
     assert sign_in(client, old).status_code == 403
     assert sign_in(client, "the-new-token-0123456789").status_code == 302
-    for name in ("wrong_tokens", "database", "ingest"):
+    for name in ("token_counter", "database", "ingest"):
         app.extensions[name].close()
