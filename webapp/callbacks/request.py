@@ -53,7 +53,7 @@ def read_request(environ: WSGIEnvironment, body_seconds: float, redact: TokenRed
 
 
 def redacted_decoded(request: CallbackRequest, redact: TokenRedactor) -> CallbackRequest:
-    """The request without callback tokens in any encoding: it is kept as it came, and nobody decodes it before."""
+    """The request without callback tokens, in any encoding. A rejected request is stored without being decoded."""
     content_type = redact.redact_decoded((request.content_type or "").encode("latin-1", "replace")).decode("latin-1")
     return replace(
         request,

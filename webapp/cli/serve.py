@@ -167,7 +167,7 @@ def _warn_about_files(settings: Settings) -> None:
 
 
 def _check_address(bind: str, option: str, beside: str | None = None) -> None:
-    """Stop where nobody can listen there, or not ``beside`` the other address."""
+    """Exit with an error if the address is wrong, in use, or in conflict with ``beside``, the other address."""
     try:
         host, port = split_bind(bind)
         other = split_bind(beside) if beside else None

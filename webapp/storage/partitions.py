@@ -92,7 +92,7 @@ def _end_of(connection: Connection) -> datetime:
 
 
 def _split_at(connection: Connection, boundary: datetime) -> None:
-    """Make the table the first partition of a new one. It is read once, and gets one index more while nobody writes."""
+    """Make the table the first partition of a new one. It is locked for writers while it is read and indexed once."""
     zone = drop_views(connection)
     _run(
         connection,

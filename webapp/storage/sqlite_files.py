@@ -38,7 +38,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def holds(path: Path) -> Holds:
-    """What is in a copy that nobody else uses; raises Unavailable where it is not whole, or no database of ours."""
+    """What is in a copy that no other process uses; raises Unavailable if it is damaged, or not a database of ours."""
     try:
         with closing(_open(path)) as connection:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -1,4 +1,4 @@
-"""Says of which kind the file system is that a folder lies on, as Linux tells it."""
+"""Reads from Linux which type of file system a folder is on."""
 
 from __future__ import annotations
 

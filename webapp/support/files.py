@@ -57,7 +57,7 @@ def make_folder(folder: Path) -> None:
 def new_draft(folder: Path, *, prefix: str = ".esms-calls-", suffix: str = "") -> tuple[Path, BinaryIO]:
     """A new file that becomes another by its name once it is whole; raises OSError.
 
-    It has a random name, so that nobody can put a file or a link there before, and is for this user alone.
+    Its name is random, so that no other user can create a file or a link there first. Only this user can read it.
     """
     handle, name = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=suffix)
     return Path(name), os.fdopen(handle, "wb")

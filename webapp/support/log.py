@@ -84,7 +84,7 @@ def level(settings: Settings, default: int = logging.INFO) -> int:
 def configure(settings: Settings, *, default_level: int = logging.INFO) -> None:
     """Send the log of this process to standard error, redacted, unless the process has a log handler already."""
     if settings.log_format == "json":
-        _log_what_nobody_catches()
+        _log_uncaught_exceptions()
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(settings))
     logging.basicConfig(handlers=[handler], level=level(settings, default_level))
@@ -114,18 +114,18 @@ def message(words: str) -> bool:
     return True
 
 
-def _log_what_nobody_catches() -> None:
-    """Log exceptions that end a thread or this process, which Python prints itself: their lines would be no JSON."""
+def _log_uncaught_exceptions() -> None:
+    """Log exceptions that end a thread or this process; Python would print them, and not as JSON."""
     sys.excepthook = unhandled
     threading.excepthook = lambda found: unhandled(found.exc_type, found.exc_value, found.exc_traceback)
     logging.captureWarnings(capture=True)
 
 
 def unhandled(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
-    """Log an exception that nobody catches."""
+    """Log an uncaught exception."""
     if not issubclass(kind, KeyboardInterrupt | SystemExit):
         logging.getLogger("webapp").error(
-            "an error that nobody expected; this is a bug", exc_info=(kind, error or kind(), traceback)
+            "unexpected error; this is a bug", exc_info=(kind, error or kind(), traceback)
         )
 
 
