@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 import requests
+from constants import API_TOKEN, CALLBACK_TOKEN
 from server_forks import Fork
 
 from webapp.cli.commands import COMMANDS
@@ -193,6 +194,17 @@ def run(program: Program) -> subprocess.CompletedProcess[str]:
     with program:
         stdout, stderr = program.communicate(timeout=300)
         return subprocess.CompletedProcess([COMMAND], program.wait(), stdout, stderr)
+
+
+def settings_in(folder: Path, **more: str) -> dict[str, str]:
+    """The settings of a server on SQLite that keeps all it has in the folder, with the tokens of the tests."""
+    return {
+        "DATABASE_URL": f"sqlite:///{folder / 'calls.db'}",
+        "INSTANCE_DIR": str(folder / "instance"),
+        "CALLBACK_TOKEN": CALLBACK_TOKEN,
+        "API_TOKEN": API_TOKEN,
+        **more,
+    }
 
 
 @contextmanager

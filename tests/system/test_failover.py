@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psycopg
 import pytest
 import requests
+from caddy import start_caddy
 from constants import SOAK
 from ledger import SEED, Ledger, Load, Receiver, all_is_well, lasting, until
 from pooling import NEEDS_PGBOUNCER, pgbouncer
@@ -108,11 +108,7 @@ def balancing(folder: Path, one: Receiver, other: Receiver) -> Iterator[Balancer
     # Caddy sends a GET again where a receiver died with it, as eSMS would: here the ledger has to know of each.
     changed = changed.replace(_POLICY, f"{_POLICY}\n\t\tlb_retry_match {{\n\t\t\texpression false\n\t\t}}")
     changed = changed.replace("\n:8080 {", f"\nhttp://127.0.0.1:{port} {{").replace("{$SITE} {", f":{free_port()} {{")
-    (folder / "Caddyfile").write_text(changed.replace("{\n\t# Caddy logs", "{\n\tadmin off\n\t# Caddy logs"))
-    homes = {variable: str(folder) for variable in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
-    with (folder / "caddy.log").open("wb") as log:
-        command = ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
-        program = subprocess.Popen(command, stdout=log, stderr=log, env={**homes, "PATH": os.environ["PATH"]})
+    program = start_caddy(folder, changed.replace("{\n\t# Caddy logs", "{\n\tadmin off\n\t# Caddy logs"))
     try:
         balancer = Balancer(port, f"http://127.0.0.1:{port}")
         until(lambda: _answers(balancer.url), 20, "Caddy answers")

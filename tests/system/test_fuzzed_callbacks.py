@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import requests
-from constants import API_TOKEN, CALLBACK_TOKEN
+from constants import CALLBACK_TOKEN
 from fuzz import ALLOWED, REQUESTS, SECONDS, Answers
-from running import Program, free_port, wait_until_healthy
+from running import Program, free_port, settings_in, wait_until_healthy
 from sqlalchemy import func, select
 
 from webapp.storage.database import Database
@@ -26,14 +26,7 @@ GROWTH = 100 << 20
 @pytest.mark.parametrize(("fast_path", "log_format"), [("on", "text"), ("off", "json")])
 def test_no_fuzzed_request_does_harm(tmp_path: Path, fast_path: str, log_format: str) -> None:
     log = tmp_path / "log"
-    settings = {
-        "DATABASE_URL": f"sqlite:///{tmp_path / 'calls.db'}",
-        "INSTANCE_DIR": str(tmp_path / "instance"),
-        "CALLBACK_TOKEN": CALLBACK_TOKEN,
-        "API_TOKEN": API_TOKEN,
-        "FAST_PATH": fast_path,
-        "LOG_FORMAT": log_format,
-    }
+    settings = settings_in(tmp_path, FAST_PATH=fast_path, LOG_FORMAT=log_format)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     arguments = ("serve", "--bind", f"127.0.0.1:{port}", "--workers", "1")

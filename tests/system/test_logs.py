@@ -16,7 +16,7 @@ import pytest
 import requests
 from constants import API_TOKEN, CALLBACK_TOKEN
 from ledger import until
-from running import Program, free_port, serving, wait_until_healthy
+from running import Program, free_port, serving, settings_in, wait_until_healthy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,16 +46,7 @@ class Server:
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("json-log")
     address = f"127.0.0.1:{free_port()}"
-    environment = {
-        "DATABASE_URL": f"sqlite:///{folder / 'calls.db'}",
-        "INSTANCE_DIR": str(folder / "instance"),
-        "CALLBACK_TOKEN": CALLBACK_TOKEN,
-        "API_TOKEN": API_TOKEN,
-        "FAST_PATH": request.param,
-        "LOG_FORMAT": "json",
-        "SPOOL": "off",
-        "TRUSTED_PROXIES": "1",
-    }
+    environment = settings_in(folder, FAST_PATH=request.param, LOG_FORMAT="json", SPOOL="off", TRUSTED_PROXIES="1")
     arguments = ("serve", "--bind", address, "--workers", "1")
     with Program(*arguments, stderr=folder / "stderr", environment=environment, folder=folder) as process:
         wait_until_healthy(f"http://{address}", process)
@@ -175,16 +166,9 @@ def test_the_end_of_a_worker_is_logged_as_an_object(server: Server) -> None:
 
 def test_at_debug_level_without_access_log_everything_but_requests_and_secrets_is_logged(tmp_path: Path) -> None:
     secret = """it's "the key"\\n"""
-    environment = {
-        "DATABASE_URL": f"sqlite:///{tmp_path / 'calls.db'}",
-        "INSTANCE_DIR": str(tmp_path / "instance"),
-        "CALLBACK_TOKEN": CALLBACK_TOKEN,
-        "API_TOKEN": API_TOKEN,
-        "ESMS_SECRET_KEY": secret,
-        "LOG_LEVEL": "DEBUG",
-        "ACCESS_LOG": "off",
-        "TRUSTED_PROXIES": "1",
-    }
+    environment = settings_in(
+        tmp_path, ESMS_SECRET_KEY=secret, LOG_LEVEL="DEBUG", ACCESS_LOG="off", TRUSTED_PROXIES="1"
+    )
     log = tmp_path / "log"
     with serving(log, "--workers", "1", **environment) as address:
         url = f"{address}/esms/callback/{CALLBACK_TOKEN}"

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from browser import chromium, sign_in
-from constants import API_TOKEN, CALLBACK_TOKEN
-from running import serving
+from running import serving, settings_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,13 +38,7 @@ class Sites(NamedTuple):
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sites]:
     folder = tmp_path_factory.mktemp("site")
-    environment = {
-        "DATABASE_URL": f"sqlite:///{folder}/calls.db",
-        "INSTANCE_DIR": str(folder),
-        "CALLBACK_TOKEN": CALLBACK_TOKEN,
-        "API_TOKEN": API_TOKEN,
-        "PAGE_TOKEN": PAGE_TOKEN,
-    }
+    environment = settings_in(folder, PAGE_TOKEN=PAGE_TOKEN)
     pages: dict[str, str] = {}
 
     class Other(BaseHTTPRequestHandler):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from browser import DESKTOP, PHONE, TABLET, chromium, scrolls_sideways, sign_in, violations, window
-from constants import API_TOKEN, CALLBACK_TOKEN
+from constants import API_TOKEN
 from fortnights import loaded
 from makers import callback
 from questions import STORY
 from recount import refresh_all
-from running import serving
+from running import serving, settings_in
 
 from webapp.calls.rule import Registration
 from webapp.storage.writer import Writer
@@ -50,13 +50,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         _plant(Writer(database))
         refresh_all(database)
         database.close()
-        environment = {
-            "DATABASE_URL": f"sqlite:///{folder}/calls.db",
-            "INSTANCE_DIR": str(folder),
-            "CALLBACK_TOKEN": CALLBACK_TOKEN,
-            "API_TOKEN": API_TOKEN,
-            "PAGE_TOKEN": PAGE_TOKEN,
-        }
+        environment = settings_in(folder, PAGE_TOKEN=PAGE_TOKEN)
         with serving(folder / "log", "--workers", "1", **environment) as url:
             yield Site(url, browser)
 

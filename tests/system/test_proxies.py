@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import trustme
+from caddy import start_caddy
 from constants import API_TOKEN, CALLBACK_TOKEN, SOAK
 from doctoring import examined
 from fuzz import ALLOWED, Answers
-from running import free_port, serving
+from running import free_port, serving, settings_in
 from sqlalchemy import select
 
 from webapp.storage.database import Database
@@ -97,13 +98,7 @@ class Server(NamedTuple):
 
 def server_settings(folder: Path) -> dict[str, str]:
     """The settings of the server in the folder."""
-    return {
-        "DATABASE_URL": f"sqlite:///{folder / 'calls.db'}",
-        "INSTANCE_DIR": str(folder / "instance"),
-        "CALLBACK_TOKEN": CALLBACK_TOKEN,
-        "API_TOKEN": API_TOKEN,
-        "TRUSTED_PROXIES": "1",
-    }
+    return settings_in(folder, TRUSTED_PROXIES="1")
 
 
 @pytest.fixture(scope="module")
@@ -178,11 +173,7 @@ def caddy(folder: Path, port: int, server: str, changes: tuple[tuple[str, str], 
         ("remote_ip 127.0.0.0/8", "remote_ip 127.0.0.1"),
         *changes,
     )
-    (folder / "Caddyfile").write_text(site)
-    homes = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "PATH": "/usr/bin"}
-    with (folder / "caddy.log").open("wb") as log:
-        command = ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
-        return subprocess.Popen(command, stdout=log, stderr=log, env=homes)
+    return start_caddy(folder, site)
 
 
 def replaced(text: str, *changes: tuple[str, str]) -> str:
