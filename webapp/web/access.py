@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flask import g, request
 
 from webapp.callbacks.views import Answer
-from webapp.support import metrics
+from webapp.support import log, metrics
 from webapp.support.settings import CALLBACK_PATH
 
 if TYPE_CHECKING:
@@ -50,8 +50,6 @@ def record(
     if answer and answer.effect:
         _callbacks(answer.effect).inc()
         metrics.CALLBACK_SECONDS.observe(seconds)
-    if not _log.isEnabledFor(logging.INFO):
-        return
     milliseconds = seconds * 1000
     said = "".join([f" {word}" for word in answer[-3:] if word]) if answer else ""
 
@@ -60,7 +58,7 @@ def record(
         about = zip(_ABOUT_CALLBACKS, answer[-3:] if answer else (), strict=False)
         return found | {"milliseconds": round(milliseconds, 1)} | {name: word for name, word in about if word}
 
-    _log.info("%s %s %s %d %.1fms%s", remote_addr, method, route, status, milliseconds, said, extra={"fields": fields})
+    log.info(_log, f"{remote_addr} {method} {route} {status} {milliseconds:.1f}ms{said}", fields)
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 import sys
@@ -13,12 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from webapp.support import log, log_context
 from webapp.support.log import Formatter, configure
 from webapp.support.log_json import JsonFormatter
 from webapp.support.redaction import redact
 from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 BEGINNING = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ [\w.]+: ")
@@ -196,3 +199,68 @@ def test_a_handler_that_is_there_already_hides_what_became_secret_since(
     logging.getLogger("webapp.room").warning("told the-old-secret and %s", "the-new-secret")
 
     assert "told *** and ***" in stream.getvalue()
+
+
+# The lines of requests
+
+
+def of_a_request(words: str) -> None:
+    log.info(logging.getLogger("access"), words, lambda: {"event": "request", "words": words})
+
+
+@pytest.fixture
+def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(Formatter(["the-secret"]))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    before = logging.getLogger().level
+    logging.getLogger().setLevel(logging.INFO)
+    yield stream
+    logging.getLogger().setLevel(before)
+
+
+@given(words=st.text(), request_id=st.none() | st.just("a-1"))
+def test_the_line_of_a_request_is_that_of_any_record(words: str, request_id: str | None) -> None:
+    formatter = Formatter(["the-secret"])
+    log_context.begin(request_id)
+    for message in (words, f"{words} the-secret\n\x1b[2J"):
+        direct = formatter.line("INFO", "access", message)
+        record = logging.LogRecord("access", logging.INFO, __file__, 1, "%s", (message,), None)
+        assert BEGINNING.sub("", direct) == BEGINNING.sub("", formatter.format(record))
+        assert BEGINNING.match(direct)
+    log_context.end()
+
+
+def test_the_line_of_a_request_shows_no_secret_and_ends(stream: io.StringIO) -> None:
+    of_a_request("200 the-secret")
+
+    assert re.fullmatch(rf"{BEGINNING.pattern}200 \*\*\*\n", stream.getvalue())
+
+
+def test_the_line_of_a_request_obeys_the_level(stream: io.StringIO) -> None:
+    logging.getLogger("access").setLevel(logging.WARNING)
+    of_a_request("200")
+    logging.getLogger("access").setLevel(logging.NOTSET)
+
+    assert stream.getvalue() == ""
+
+
+def test_further_handlers_and_json_get_the_record_of_a_request(stream: io.StringIO) -> None:
+    further = io.StringIO()
+    handler = logging.StreamHandler(further)
+    handler.setFormatter(JsonFormatter())
+    logging.getLogger().addHandler(handler)
+
+    of_a_request("200")
+
+    assert stream.getvalue().endswith("access: 200\n")
+    assert json.loads(further.getvalue())["words"] == "200"
+
+
+def test_a_log_that_cannot_be_written_fails_no_request(stream: io.StringIO, capsys: pytest.CaptureFixture[str]) -> None:
+    stream.close()
+
+    of_a_request("200")
+
+    assert "Logging error" in capsys.readouterr().err
