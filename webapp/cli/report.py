@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _LONGEST = 10**6
 """Seconds: an upper edge beyond it only says that the class has none."""
+_WITHOUT_DELIVERED: tuple[Group, ...] = ("hour", "key")
 
 
 @click.command()
@@ -38,7 +39,8 @@ def report(
     """Show how calls went: answered share, talk time, cost, callbacks, by whole days.
 
     The figures are those of the views in SQL (docs/data.md), which the server keeps up to date; the last line says up
-    to when. The answered share is answered calls of those with an outcome: answered, unanswered or other. Medians and
+    to when. The answered share is answered calls of those with an outcome: answered, unanswered or other. It is `-`
+    where voice OTP calls were delivered and none was answered: eSMS does not say whether they were heard. Medians and
     percentiles are upper edges of classes, marked with ≈. By key, only answered calls are counted.
     """
     with open_reading_context() as context, context.database.snapshot(limited=False) as connection:
@@ -67,9 +69,11 @@ def _day(moment: datetime | None, zone: ZoneInfo, option: str) -> date | None:
     return local.date()
 
 
-def _figures_as_json(sums: Sums) -> dict[str, Any]:
+def _figures_as_json(sums: Sums, by: Group | None = None) -> dict[str, Any]:
     counts = asdict(sums)
     del counts["price"], counts["price_fraction"]
+    if by in _WITHOUT_DELIVERED:
+        del counts["delivered"]
     return counts | {
         "answered_share": sums.answered_share,
         "mean_talk_seconds": sums.mean_talk_seconds,
@@ -92,7 +96,7 @@ def _overview_as_json(found: Summary, as_of: AsOf) -> None:
 
 
 def _groups_as_json(by: Group, found: list[tuple[Any, Sums]], as_of: AsOf) -> None:
-    groups = [{by: f"{name}" if by == "day" else name, **_figures_as_json(sums)} for name, sums in found]
+    groups = [{by: f"{name}" if by == "day" else name, **_figures_as_json(sums, by)} for name, sums in found]
     say_json({"groups": groups} | _as_of_as_json(as_of))
 
 
@@ -105,7 +109,7 @@ def _show_overview(found: Summary, as_of: AsOf) -> None:
     shown = [
         ("calls", f"{sums.calls:,}"),
         *((f"  {name.replace('_', ' ')}", f"{number:,}") for name, number in found.outcomes.items()),
-        ("answered share", f"{_share(sums)} ({sums.answered:,} of {sums.with_outcome:,} with an outcome)"),
+        _share_of_all(sums),
         ("talk time, mean", _seconds(sums.mean_talk_seconds)),
         ("talk time, median", _edge(found.talk.p50)),
         ("talk time, 90 % within", _edge(found.talk.p90)),
@@ -130,16 +134,19 @@ def _show_groups(by: Group, found: list[tuple[Any, Sums]], as_of: AsOf) -> None:
         total = figures.total(sums for _, sums in found)
         headers = [by, "calls", "with\noutcome", "answered", "answered\nshare", "mean talk\nseconds", "cost\nVND"]
         headers += ["without\nprice", "recovered", "in\nconflict"]
-        rows = [[_name(by, name), *_row(sums)] for name, sums in found]
-        print_columns("Report", headers, rows, ["all", *_row(total)])
+        if total.delivered:
+            headers.insert(5, "delivered")
+        rows = [[_name(by, name), *_row(sums, total)] for name, sums in found]
+        print_columns("Report", headers, rows, ["all", *_row(total, total)])
     _show_as_of(as_of)
 
 
-def _row(sums: Sums) -> Iterable[str]:
+def _row(sums: Sums, total: Sums) -> Iterable[str]:
     mean = sums.mean_talk_seconds
     return (
         *(f"{number:,}" for number in (sums.calls, sums.with_outcome, sums.answered)),
-        _share(sums),
+        _percent(sums.shown_answered_share),
+        *([f"{sums.delivered:,}"] if total.delivered else []),
         "-" if mean is None else f"{mean:.1f}",
         f"{sums.price_vnd:,.0f}",
         *(f"{number:,}" for number in (sums.unpriced, sums.recovered, sums.conflicts)),
@@ -159,8 +166,17 @@ def _show_as_of(as_of: AsOf) -> None:
     say(f"Figures as of {local_time(as_of.at, ZoneInfo(as_of.time_zone))}, days of {as_of.time_zone}{waiting}")
 
 
-def _share(sums: Sums) -> str:
-    return "-" if sums.answered_share is None else f"{sums.answered_share:.1%}"
+def _share_of_all(sums: Sums) -> tuple[str, str]:
+    """The answered share, or of voice OTP calls the delivered one: its name and its value."""
+    if sums.delivered_share is None:
+        share = _percent(sums.answered_share)
+        return "answered share", f"{share} ({sums.answered:,} of {sums.with_outcome:,} with an outcome)"
+    of = sums.delivered + sums.with_outcome
+    return "delivered share", f"{_percent(sums.delivered_share)} ({sums.delivered:,} of {of:,} delivered or failed)"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
 
 
 def _of_settled(number: int, settled: int) -> str:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import and_, func, literal_column, select
+from sqlalchemy import and_, case, func, literal_column, select
 
 from webapp.calls.facts import percentile
 from webapp.calls.outcome import OUTCOMES_OF_SETTLED
@@ -75,11 +75,25 @@ class Sums:
     conflicts: int = 0
     confirmed: int = 0
     unregistered: int = 0
+    delivered: int = 0
+    """Of the facet outcome; other facets have no number of them."""
 
     @property
     def answered_share(self) -> float | None:
         """Answered calls of the answered, unanswered and other ones, from 0 to 1; None: of none."""
         return self.answered / self.with_outcome if self.with_outcome else None
+
+    @property
+    def shown_answered_share(self) -> float | None:
+        """The same for people: None of voice OTP calls, too, for eSMS only says whether they were delivered."""
+        return None if self.delivered_share is not None else self.answered_share
+
+    @property
+    def delivered_share(self) -> float | None:
+        """Of voice OTP calls, the share that was delivered and did not fail; None where calls were answered."""
+        if self.answered or not self.delivered:
+            return None
+        return self.delivered / (self.delivered + self.with_outcome)
 
     @property
     def mean_talk_seconds(self) -> float | None:
@@ -102,7 +116,12 @@ def total(of: Iterable[Sums]) -> Sums:
 
 
 _NAMES = tuple(Sums.__dataclass_fields__)
-SUMS = [func.coalesce(func.sum(call_rollups.c[name]), 0).label(name) for name in _NAMES]
+_COLUMNS = tuple(name for name in _NAMES if name != "delivered")
+_IS_DELIVERED = and_(call_rollups.c.facet == "outcome", call_rollups.c.label == "delivered")
+SUMS = [
+    *(func.coalesce(func.sum(call_rollups.c[name]), 0).label(name) for name in _COLUMNS),
+    func.coalesce(func.sum(case((_IS_DELIVERED, call_rollups.c.calls), else_=0)), 0).label("delivered"),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +212,7 @@ def labels(connection: Connection, days: Days, facet: str) -> dict[str, Sums]:
 def purged(connection: Connection, days: Days, facet: str) -> dict[str, Sums]:
     """The part of ``labels`` whose calls were purged: figures count them, lists do not have them."""
     of = kept_rollups.c
-    sums = (func.sum(of[name]) for name in _NAMES)
+    sums = (func.sum(of[name]) for name in _COLUMNS)
     query = select(of.label, *sums).where(*days.conditions_of(kept_rollups, facet)).group_by(of.label)
     found = connection.execute(query)
     return {row[0]: Sums(*map(int, row[1:])) for row in found}

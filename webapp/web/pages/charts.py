@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
-from webapp.calls.facts import DELAY_EDGES, TALK_EDGES
+from webapp.calls.facts import DELAY_EDGES, TALK_EDGES, WITH_OUTCOME
+from webapp.storage.figures import Sums
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,9 +41,10 @@ class Column:
 
     @property
     def answered_share(self) -> float | None:
-        """Of its calls with an outcome; None: there are none."""
-        with_outcome = sum(self.outcomes.get(name, 0) for name in ("answered", "unanswered", "other"))
-        return self.outcomes.get("answered", 0) / with_outcome if with_outcome else None
+        """Of its calls with an outcome; None: there are none, or they are voice OTP."""
+        answered, delivered = (self.outcomes.get(name, 0) for name in ("answered", "delivered"))
+        with_outcome = sum(self.outcomes.get(name, 0) for name in WITH_OUTCOME)
+        return Sums(answered=answered, delivered=delivered, with_outcome=with_outcome).shown_answered_share
 
     @property
     def total(self) -> int:

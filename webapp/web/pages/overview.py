@@ -37,7 +37,7 @@ _SHOWN_CAMPAIGNS = 10
 _MOST_DAYS = 3660
 _CSV_COLUMNS = (
     *("campaign", "calls", "with_outcome", "answered", "answered_share", "mean_talk_seconds", "price_vnd", "unpriced"),
-    *("recovered", "conflicts", "unregistered", "missing", "rejected"),
+    *("recovered", "conflicts", "unregistered", "missing", "rejected", "delivered"),
 )
 _OPEN_EDGE = 10**6
 """Seconds: a class with a larger upper edge has none."""

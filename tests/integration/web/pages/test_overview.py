@@ -68,7 +68,9 @@ def with_headers(page: TestResponse, header: str) -> list[list[str]]:
 
 def share_of(facts: list[Fact]) -> str:
     of = sum(fact.with_outcome for fact in facts)
-    return f"{sum(fact.answered for fact in facts) / of:.1%}" if of else "–"  # noqa: RUF001
+    answered = sum(fact.answered for fact in facts)
+    is_otp = not answered and any(fact.outcome == "delivered" for fact in facts)
+    return f"{answered / of:.1%}" if of and not is_otp else "–"  # noqa: RUF001
 
 
 def expected_tiles(facts: list[Fact]) -> dict[str, str]:
@@ -183,6 +185,23 @@ def test_campaigns_equal_a_recount_on_the_page_and_as_csv(client: FlaskClient, f
         of = [fact for fact in facts if (fact.call.campaign or "") == line["campaign"]]
         assert int(line["answered"]) == sum(fact.answered for fact in of)
         assert int(line["missing"]) == sum(fact.outcome == "missing" for fact in of)
+
+
+def test_voice_otp_has_a_delivered_share_and_no_answered_one(client: FlaskClient, database: Database) -> None:
+    writer = Writer(database)
+    writer.register([Registration(reference_id=name, campaign="OTP", placed_at=NOW) for name in "abcd"], NOW)
+    writer.record([*(callback(name, 2, sent_result=1) for name in "abc"), callback("d", 2, sent_result=0)], NOW)
+    refresh_all(database)
+    sign_in(client)
+
+    of_otp = client.get(f"/?{DAYS}&campaign=OTP&lang=en")
+    (row,) = [row for row in table(client.get(f"/?{DAYS}&lang=en"), "Campaign") if row[0] == "OTP"]
+
+    assert tiles(of_otp.text)["share"] == "75.0%"
+    assert "Delivered share" in of_otp.text
+    assert 'class="heat' not in of_otp.text
+    assert [row[2] for row in table(of_otp, "Days") if row[1] == "4"] == ["–"]  # noqa: RUF001
+    assert row[:5] == ["OTP", "4", "", "–", "3"]  # noqa: RUF001
 
 
 def listed(client: FlaskClient, link: str) -> int:
