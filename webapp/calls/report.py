@@ -22,7 +22,7 @@ EFFECTS: tuple[Effect, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Said:
     """The fields that eSMS may say of a call; None: not said. ``call_duration`` is in seconds, ``price`` in VND."""
 
@@ -47,7 +47,7 @@ Kind = Literal["voice", "otp"]
 KINDS: tuple[Kind, ...] = ("voice", "otp")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class StatusReport(Said):
     """What eSMS says about one call at one moment.
 

@@ -28,7 +28,7 @@ def plan(before: Call, after: Call, now: datetime) -> Call:
     """
     if after.settled and after.gave_up_at:
         after = replace(after, gave_up_at=None)
-    if after.settled and not before.settled:
+    if after.lookup_backoff and after.settled and not before.settled:
         after = replace(after, lookup_backoff=0)
     if after.conflict and not before.conflict:
         return replace(after, next_lookup_at=now + CONFLICT_PAUSE, lookup_backoff=0)

@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from webapp.storage.types import iso
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import Column, ColumnElement, Table
     from sqlalchemy.engine import Connection
@@ -69,10 +69,17 @@ def add_up(
 def _execute(connection: Connection, statement: str, rows: Sequence[Mapping[str, Any]]) -> int:
     parameters: Any
     if connection.dialect.name == "postgresql":
-        plain = [{name: value for name, value in _encoded_row(row).items() if value is not None} for row in rows]
-        parameters = (json.dumps(plain, ensure_ascii=False),)
+        said = [
+            {
+                name: value if type(value) in _PLAIN else _encoded(value)
+                for name, value in row.items()
+                if value is not None
+            }
+            for row in rows
+        ]
+        parameters = (json.dumps(said, ensure_ascii=False),)
     else:
-        parameters = [tuple(_encoded_row(row).values()) for row in rows]
+        parameters = [tuple(_encoded_values(row.values())) for row in rows]
     return connection.exec_driver_sql(statement, parameters).rowcount
 
 
@@ -88,8 +95,8 @@ _AS_TEXT: dict[type, Callable[[Any], str | None]] = {
 }
 
 
-def _encoded_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value if type(value) in _PLAIN else _encoded(value) for name, value in row.items()}
+def _encoded_values(values: Iterable[Any]) -> list[Any]:
+    return [value if type(value) in _PLAIN else _encoded(value) for value in values]
 
 
 def _encoded(value: Any) -> Any:
@@ -148,4 +155,4 @@ def values(connection: Connection, of: Collection[Any], name: str = "values") ->
     """The parameter ``name`` of such a statement."""
     if connection.dialect.name == "postgresql":
         return {name: list(of)}
-    return {name: json.dumps([value if type(value) in _PLAIN else _encoded(value) for value in of])}
+    return {name: json.dumps(_encoded_values(of))}

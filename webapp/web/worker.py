@@ -104,7 +104,9 @@ class Connection:
             self.answers += 1
             self._more_came_before_the_answer = self._has_more()
             self._client.settimeout(_SEND_SECONDS)
-            self._client.sendall(content)
+            # gevent's sendall asks the kernel for the size of its buffer each time; most answers fit into it.
+            if unsent := content[self._client.send(content) :]:
+                self._client.sendall(unsent)
 
     def expect_request(self, seconds: float) -> None:
         """Give the next request's head ``seconds`` to come."""
