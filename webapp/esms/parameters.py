@@ -134,7 +134,7 @@ _KNOWN = {
 _IDENTITIES = ("ReferenceId", "SMSID")
 """*documented*: voice OTP callbacks say SMSID. Where both are said, ReferenceId counts."""
 _IDENTITY_NAMES = {name.lower() for name in _IDENTITIES}
-KNOWN_PARAMETERS = frozenset({*_IDENTITIES, *(theirs for theirs, _, _ in _PARAMETERS)})
+KNOWN_PARAMETERS = frozenset({*_IDENTITIES, *(theirs for theirs, _, _ in _PARAMETERS), "TypeId"})
 """The names, as documented, of the parameters whose values are read."""
 PHONE = "phonenumber"
 """The parameter that names the number called, in small letters."""
@@ -153,7 +153,7 @@ class Parameters:
         self._said: dict[str, list[Any]] = {}
         self._json: str | None = None
         for name, value in self._pairs:
-            if not _is_blank(value):
+            if not is_blank(value):
                 self._said.setdefault(name.strip().lower(), []).append(value)
 
     def all(self, name: str) -> list[Any]:
@@ -165,20 +165,31 @@ class Parameters:
         return self._said.get(name.lower(), _NOTHING)[0]
 
     def as_json(self) -> str:
-        """Everything, as a JSON object; a repeated name has the list of its values."""
+        """Everything, as a JSON object; a repeated name has the list of its values.
+
+        The values of one parameter keep their order, in whatever spellings of its name they came.
+        """
         self._json = self._json or self._as_json()
         return self._json
 
     def unknown_names(self) -> list[str]:
         """The names of parameters with a value that eSMS is not known to send, each once, at most 20 of them."""
-        names = (name.strip() for name, value in self._pairs if not _is_blank(value))
+        names = (name.strip() for name, value in self._pairs if not is_blank(value))
         unknown = dict.fromkeys(name for name in names if name.lower() not in _KNOWN | _IDENTITY_NAMES)
         return [_CONTROL.sub("", name).replace(",", "")[:_LONGEST_NAME] for name in unknown][:_MOST_NAMES]
 
     def _as_json(self) -> str:
+        merged = dict(self._pairs)
+        return storable_json(merged if len(merged) == len(self._pairs) else self._with_lists())
+
+    def _with_lists(self) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         repeated: set[str] = set()
-        for name, value in self._pairs:
+        last_spelling: dict[str, str] = {}
+        for said, value in self._pairs:
+            # A=1&a=2&A=3 is {"A": 1, "a": [2, 3]}: else the 3 would stand before the 2.
+            name = last_spelling[said.strip().lower()] if said in merged else said
+            last_spelling[name.strip().lower()] = name
             if name in repeated:
                 merged[name].append(value)
             elif name in merged:
@@ -186,7 +197,7 @@ class Parameters:
                 repeated.add(name)
             else:
                 merged[name] = value
-        return storable_json(merged)
+        return merged
 
 
 def is_message_form(parameters: Parameters) -> bool:
@@ -194,7 +205,7 @@ def is_message_form(parameters: Parameters) -> bool:
 
     *documented*: SMSID in place of ReferenceId, counts of messages, TypeId.
     """
-    named = parameters.first("ReferenceId") is None and parameters.first("SMSID") is not None
+    named = parameters.first("SMSID") is not None and not _says_reference_id(parameters)
     return named or any(parameters.first(name) is not None for name in _MESSAGE_FORM)
 
 
@@ -207,14 +218,25 @@ def kind_of(parameters: Parameters, source: Source, said: Mapping[str, Any]) -> 
 
 def other_channel(parameters: Parameters) -> str | None:
     """The TypeId of an SMS, Viber or Zalo message, which is no call; None for a call."""
-    type_id = parameters.first("TypeId")
-    if type_id is None or parameters.first("ReferenceId") is not None:
+    if _says_reference_id(parameters):
         return None
     try:
-        number = _large(plain_text(type_id))
+        number = _type_id(parameters)
     except ValueError:
         return None
-    return None if number == _VOICE_OTP else str(number)
+    return None if number in {None, _VOICE_OTP} else str(number)
+
+
+def _says_reference_id(parameters: Parameters) -> bool:
+    """Whether ReferenceId has a value that can be read; else it counts as not said."""
+    said = parameters.first("ReferenceId")
+    return said is not None and identity_or_none(said) is not None
+
+
+def _type_id(parameters: Parameters) -> int | None:
+    """The TypeId, None if it is not said; raises ValueError if it cannot be read."""
+    said = parameters.first("TypeId")
+    return None if said is None else _large(plain_text(said))
 
 
 def is_undetermined(parameters: Parameters) -> bool:
@@ -234,7 +256,8 @@ def esms_id(parameters: Parameters) -> str | None:
     return None
 
 
-def _is_blank(value: Any) -> bool:
+def is_blank(value: Any) -> bool:
+    """Whether a value says nothing."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
@@ -270,6 +293,10 @@ def _read_fields(parameters: Parameters) -> tuple[dict[str, Any], list[str]]:
         else:
             if fields.get(ours) is None:
                 fields[ours] = meant
+    try:
+        _type_id(parameters)
+    except ValueError:
+        unread.append("TypeId")
     return fields, unread
 
 

@@ -13,6 +13,7 @@ from webapp.esms.parameters import (
     Unreadable,
     build_report,
     esms_id,
+    is_blank,
     is_undetermined,
     kind_of,
     other_channel,
@@ -41,7 +42,7 @@ def stored_report(row: Mapping[Any, Any]) -> StatusReport:
 
 def read_again(report: StatusReport) -> StatusReport:
     """What its payload says to the parser of this version; id, source and times stay."""
-    parameters = Parameters(_pairs(report.payload))
+    parameters = Parameters(_pairs(report.payload, unread=report.unread, again=True))
     try:
         _, unread = read_identity(parameters)
     except Unreadable:
@@ -54,17 +55,26 @@ def other_channel_of(report: StatusReport) -> str | None:
     """The TypeId of a message of another channel (SMS, Viber, Zalo), which is no call; None for a call."""
     if report.kind != "otp":
         return None
-    return other_channel(Parameters(_pairs(report.payload)))
+    return other_channel(Parameters(_pairs(report.payload, unread=report.unread)))
 
 
-def _pairs(payload: str, *, unread: str | None = None) -> Iterator[tuple[str, Any]]:
+def _pairs(payload: str, *, unread: str | None = None, again: bool = False) -> Iterator[tuple[str, Any]]:
     """The parameters of a payload; a name that was repeated has the list of its values there.
 
-    A list of one value was none: it came as JSON, and is no value of a parameter. Nor is one whose name is ``unread``.
+    A list of one value was none: it came as JSON, and is no value of a parameter. Nor is one whose name is ``unread``;
+    with ``again`` it is one that was repeated, and may be read now, unless it holds different values.
     """
     said = json.loads(payload)
-    whole = (unread or "").lower().split(",")
+    names = (unread or "").lower().split(",")
     for name, value in said.items() if isinstance(said, dict) else ():
-        repeated = isinstance(value, list) and len(value) > 1 and name.strip().lower() not in whole
+        repeated = isinstance(value, list) and len(value) > 1
+        if repeated and name.strip().lower() in names:
+            repeated = again and _is_one_value(value)
         for one in value if repeated else (value,):
             yield name, one
+
+
+def _is_one_value(values: list[Any]) -> bool:
+    """Whether one value was said, and perhaps repeated or left blank elsewhere."""
+    said = [value for value in values if not is_blank(value)]
+    return bool(said) and said.count(said[0]) == len(said)

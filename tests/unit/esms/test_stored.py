@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +11,7 @@ from makers import NOW
 
 from webapp.esms import parameters
 from webapp.esms.callback import parse_callback
-from webapp.esms.stored import read_again, stored_report
+from webapp.esms.stored import other_channel_of, read_again, stored_report
 
 if TYPE_CHECKING:
     from webapp.calls.report import StatusReport
@@ -39,6 +39,8 @@ NO_COLUMN = {"final", "kind", "esms_id"}
         {"ReferenceId": ["A"], "SMSID": "b", "CallStatus": "BUSY"},
         {"ReferenceId": "a", "CallStatus": "BUSY", "TypeId": [None]},
         {"SMSID": "a", "SendStatus": 5, "TypeId": [2]},
+        {"SMSID": "a", "SendStatus": 5, "TypeId": [2, 3]},
+        {"ReferenceId": "a", "SendStatus": 5, "TypeId": [None, ""]},
         {"ReferenceId": "a", "CallStatus": "BUSY", "Ivr": []},
     ],
 )
@@ -56,8 +58,44 @@ def test_a_list_of_several_values_that_could_not_be_read_never_unsettles_a_call(
     assert stored(report) == report
 
 
+def test_a_json_list_of_several_values_is_not_read_again_as_one_that_was_repeated() -> None:
+    report = received(ReferenceId="a", SendStatus=5, Ivr=["1", "2"])
+
+    assert read_again(report) == report
+
+
+def test_a_value_that_was_repeated_or_left_blank_elsewhere_is_read_again() -> None:
+    report = received("ReferenceId=a&Ivr=1&Ivr=&CallDuration=7&CallDuration=7")
+    unread = replace(report, ivr=None, call_duration=None, unread="CallDuration,Ivr")
+
+    assert read_again(unread) == report
+
+
+@pytest.mark.parametrize(("type_id", "channel"), [("8", None), ("2", "2")])
+def test_a_reference_id_that_cannot_be_read_counts_as_not_said_also_for_the_form(
+    type_id: str, channel: str | None
+) -> None:
+    report = received(f"ReferenceId=%C3%A9&SMSID=a&SendStatus=5&TypeId={type_id}")
+
+    assert (report.kind, report.unread, other_channel_of(report)) == ("otp", "ReferenceId", channel)
+    assert received("ReferenceId=%C3%A9&SMSID=a&SendStatus=5").kind == "otp"
+
+
+def test_a_type_id_that_cannot_be_read_makes_no_other_channel_and_is_named() -> None:
+    report = received(SMSID="a", SendStatus=5, TypeId=[2, 3])
+
+    assert other_channel_of(report) is None
+    assert report.unread == "TypeId"
+
+
 @pytest.mark.parametrize(
-    "query", ["SMSID=A&SMSID=a&SendStatus=5&SendSuccess=&SendSuccess=0&SendFailed=0", "ReferenceId=a&Price=1&Price=x"]
+    "query",
+    [
+        "SMSID=A&SMSID=a&SendStatus=5&SendSuccess=&SendSuccess=0&SendFailed=0",
+        "ReferenceId=a&Price=1&Price=x",
+        "ReferenceId=a&SendStatus=5&SendFailed=0&SendSuccess=&SENDSUCCESS=0&SendSuccess=1",
+        "ReferenceId=&referenceid=A&ReferenceId=a&CallStatus=BUSY",
+    ],
 )
 def test_of_a_repeated_name_the_first_value_counts_again(query: str) -> None:
     report = received(query)
