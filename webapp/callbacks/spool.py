@@ -23,6 +23,7 @@ from webapp.callbacks.request import CallbackRequest
 from webapp.storage import sqlite_driver
 from webapp.storage.types import iso
 from webapp.support import files
+from webapp.support.sizes import size_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -118,7 +119,7 @@ class Spool:
         with self._transaction() as connection:
             size = sum(len(request.query) + len(request.body) + _ROW_BYTES for request in requests)
             if _bytes_in_use(connection) + size > self._limit:
-                raise SpoolError(f"{self._path} has reached SPOOL_LIMIT ({self._limit >> 20} MiB)")
+                raise SpoolError(f"{self._path} has reached SPOOL_LIMIT ({size_in_words(self._limit)})")
             connection.executemany(_INSERT, map(_as_row, requests))
 
     @_replacing_a_corrupt_file

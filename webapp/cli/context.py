@@ -108,6 +108,7 @@ def client_of(settings: Settings) -> Client:
         settings.esms_timeout,
         message_url=settings.message_api_url,
         network=_network(settings),
+        callback_tokens=settings.known_callback_tokens,
     )
 
 

@@ -20,11 +20,11 @@ from webapp.esms import lookup as esms_lookup
 from webapp.esms import network, parameters
 from webapp.esms.lookup import TIMEOUT, UNREADABLE, LookupAnswer, LookupRequest
 from webapp.esms.network import Network, Way
-from webapp.support.redaction import redact
+from webapp.support.redaction import longest_first, redact
 from webapp.support.workarounds.urllib3_deadline import DeadlineSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 ANSWER_LIMIT = 1024 * 1024
 """Bytes of an answer; *assumed*: the published ones have under 200."""
@@ -58,10 +58,12 @@ class Client:
         *,
         message_url: str | None = None,
         network: Network = _DIRECT,
+        callback_tokens: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         """``timeout`` is for one look-up as a whole, however slowly its answer drips in. Connects to nothing yet.
 
         ``message_url``: the message API, which knows voice OTP calls; None: every call is looked up at ``url``.
+        ``callback_tokens`` gives those that are taken out of answers, as the keys are: eSMS knows the CallbackUrl.
         """
         self._voice = _Function(_way(url, "ESMS_API_URL", network), "ReferenceId")
         self._message = _Function(_way(message_url, "ESMS_MESSAGE_API_URL", network), "RefId") if message_url else None
@@ -72,6 +74,7 @@ class Client:
             if len(key) >= _SHORTEST_REDACTED
             for spelling in (key, quote(key), quote(key, safe=""), quote_plus(key), json.dumps(key)[1:-1])
         }
+        self._callback_tokens = callback_tokens
         self._timeout_seconds = timeout.total_seconds()
         self._verify = str(network.ca_bundle) if network.ca_bundle else True
         self._idle_sessions: list[DeadlineSession] = []
@@ -172,23 +175,25 @@ class Client:
         content = _body(response)
         if content is None:
             return replace(head, code=UNREADABLE)
-        redacted = redact(content.decode("utf-8", "surrogateescape"), self._spellings)
+        secrets = longest_first({*self._spellings, *self._callback_tokens()})
+        redacted = redact(content.decode("utf-8", "surrogateescape"), secrets)
         answer = esms_lookup.parse_lookup(
             reference_id,
             redacted.encode("utf-8", "surrogateescape"),
             report_id=parameters.new_id(),
             received_at=datetime.now(UTC),
         )
-        answer = self._redacted(answer)
+        answer = _redacted(answer, secrets)
         return replace(head, code=answer.code, report=answer.report)
 
-    def _redacted(self, answer: LookupAnswer) -> LookupAnswer:
-        """The answer without the keys: eSMS may repeat our request in it, in JSON's escapes, too."""
-        texts: dict[str, Any] = {
-            name: redact(text, self._spellings) for name in _TEXTS if (text := getattr(answer.report, name, None))
-        }
-        report = replace(answer.report, **texts) if answer.report else None
-        return replace(answer, code=redact(answer.code, self._spellings), report=report)
+
+def _redacted(answer: LookupAnswer, secrets: Iterable[str]) -> LookupAnswer:
+    """The answer without the secrets: eSMS may repeat our request in it, in JSON's escapes, too."""
+    texts: dict[str, Any] = {
+        name: redact(text, secrets) for name in _TEXTS if (text := getattr(answer.report, name, None))
+    }
+    report = replace(answer.report, **texts) if answer.report else None
+    return replace(answer, code=redact(answer.code, secrets), report=report)
 
 
 def _way(url: str, setting: str, network: Network) -> Way:

@@ -150,7 +150,20 @@ def _postgresql_problem(url: URL) -> str | None:
     if url.port is not None and not _is_port(str(url.port)):
         return "has a port that is not from 1 to 65535"
     problems = ((name, _option_problem(name, given)) for name, given in url.normalized_query.items())
-    return next((f"has the option {name}, which {problem}" for name, problem in problems if problem), None)
+    problem = next((f"has the option {name}, which {problem}" for name, problem in problems if problem), None)
+    return problem or _hosts_problem(url)
+
+
+def _hosts_problem(url: URL) -> str | None:
+    """Whether SQLAlchemy can put the hosts and ports of the options together."""
+    if "host" not in url.query:
+        return None
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except ArgumentError:
+        database = f"/{url.database or 'name'}"
+        return f"names several hosts: write them as postgresql://user:password@{database}?host=ONE:5432&host=TWO:5432"
+    return None
 
 
 def _option_problem(name: str, given: Sequence[str]) -> str | None:

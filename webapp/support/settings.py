@@ -50,17 +50,14 @@ Verify = Literal["off", "conflicts", "unregistered", "all"]
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
+_SIZE = re.compile(r"[0-9]+(?:\.[0-9]+)? ?(?:b|[kmgt]i?b|[kmgt])?", re.ASCII | re.IGNORECASE)
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%")
 _SCHEME = re.compile(r"https?|socks[45][ah]?")
 _OUR_PREFIXES = ("esms_", "reconcile_")
 OTHERS_NAMES = {"HTTP_PROXY", "NO_PROXY", "ALL_PROXY", "CURL_CA_BUNDLE"}
 """Names of other programs' variables that look like ours."""
 _WEB_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
-_REMEDIES = {
-    "bool_parsing": "must be on or off",
-    "byte_size": "must be a size such as 1MiB or 1GiB",
-    "byte_size_unit": "must be a size such as 1MiB or 1GiB",
-}
+_REMEDIES = {"bool_parsing": "must be on or off"}
 """What to say instead of pydantic's message, by the type of its error."""
 
 
@@ -77,6 +74,13 @@ def _share(text: object) -> object:
     if share is None or share > 1:
         raise ValueError("must be a percentage such as 5%, 0.5% or 100%")
     return share
+
+
+def _size(text: object) -> object:
+    """A text that is a size as a whole: pydantic reads ``1,5GiB`` as one byte, and ignores what follows a size."""
+    if isinstance(text, str) and not _SIZE.fullmatch(text):
+        raise ValueError("must be a size such as 500MiB or 1.5GiB")
+    return text
 
 
 def _lower(text: object) -> object:
@@ -135,9 +139,11 @@ def _web_url(text: str) -> str:
     if not _WEB_URL.fullmatch(text):
         raise ValueError("must be a URL such as https://calls.example.vn, without a query or a password")
     try:
-        urlsplit(text).port  # noqa: B018 - it is read to be checked
+        has_no_port = urlsplit(text).port == 0
     except ValueError:
-        raise ValueError("must be a URL such as https://calls.example.vn, with a port from 1 to 65535 if any") from None
+        has_no_port = True
+    if has_no_port:
+        raise ValueError("must be a URL such as https://calls.example.vn, with a port from 1 to 65535 if any")
     return text.rstrip("/")
 
 
@@ -232,7 +238,7 @@ class Settings(BaseSettings):
     api_token: Tokens | None = Field(
         None, repr=False, description="Bearer token of `/api`. Several, or generated, like `CALLBACK_TOKEN`."
     )
-    phone_storage: Literal["plain", "hashed", "none"] = Field(
+    phone_storage: Annotated[Literal["plain", "hashed", "none"], BeforeValidator(_lower)] = Field(
         "plain",
         description="What is stored of the numbers called, payloads included. `plain`: themselves; `hashed`: a keyed "
         "hash (HMAC-SHA256), which a search by the number still finds; `none`: nothing. It holds from now on: "
@@ -295,7 +301,7 @@ class Settings(BaseSettings):
         le=256,
         description="Look-ups in flight at the same time, at most, of one run; above 60 it has no effect.",
     )
-    verify: Verify = Field(
+    verify: Annotated[Verify, BeforeValidator(_lower)] = Field(
         "conflicts",
         description="Which settled calls `reconcile` asks about when no missing call is due: `off`: none; `conflicts`: "
         "those in conflict; `unregistered`: also those known only from callbacks; `all`: also every call that no "
@@ -314,7 +320,7 @@ class Settings(BaseSettings):
         description="`on`: callbacks that the database cannot take wait in the instance folder and are answered 200. "
         "`off`: they are answered 503; for containers without a lasting disk.",
     )  # type: ignore[assignment]
-    spool_limit: Annotated[ByteSize, Field(gt=0)] = Field(
+    spool_limit: Annotated[ByteSize, BeforeValidator(_size), Field(gt=0)] = Field(
         "1GiB", description="Largest size of the spool; beyond it callbacks are answered 503."
     )  # type: ignore[assignment]
     fast_path: bool = Field(

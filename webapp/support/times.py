@@ -21,6 +21,8 @@ _DAY_FIRST = re.compile(rf"(?P<day>[0-9]{{1,2}})([/.-])(?P<month>[0-9]{{1,2}})\2
 """``23/11/2026 14:30``, as dates are written in Viet Nam."""
 _YEAR_FIRST = re.compile(rf"(?P<year>[0-9]{{4}})/(?P<month>[0-9]{{1,2}})/(?P<day>[0-9]{{1,2}}){_CLOCK}")
 """``2026/11/23 14:30:00``. *documented*: the SendDate of a placed call."""
+_ISO = re.compile(r"[0-9W-]+(?:[Tt\s].+)?")
+"""Python's reader takes any character before the time: it reads the offset of ``2026-11-23+07:00`` as 07:00 o'clock."""
 _ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.+-]*)?")
 _LAST_MONTH, _YEAR_DIGITS = 12, 4
 _EXAMPLES = "2026-11-23, 2026-11-23T10:00:00+07:00 or 23/11/2026 14:30"
@@ -65,6 +67,8 @@ def _read(text: str, zone: ZoneInfo, now: datetime | None) -> datetime:
         return datetime.combine(now.astimezone(zone).date() - timedelta(days=days_ago), time())
     if found := _DAY_FIRST.fullmatch(text) or _YEAR_FIRST.fullmatch(text):
         text = _as_iso(**found.groupdict())
+    if not _ISO.fullmatch(text):
+        raise ValueError
     return datetime.fromisoformat(_with_plus(text))
 
 
@@ -93,4 +97,5 @@ def _hint(text: str) -> str:
 
 def _with_plus(text: str) -> str:
     moment, blank, offset = text.rpartition(" ")
-    return f"{moment}+{offset}" if blank and "T" in moment and offset[0].isdigit() else text
+    has_clock = "T" in moment or ":" in moment
+    return f"{moment}+{offset}" if blank and has_clock and offset[0].isdigit() else text

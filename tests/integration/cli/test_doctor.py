@@ -100,7 +100,7 @@ def test_a_setting_that_is_invalid_stops_doctor_like_every_command(monkeypatch: 
     shown = run("doctor")
 
     assert shown.exit_code == 2
-    assert "SPOOL_LIMIT must be a size such as 1MiB or 1GiB" in shown.stderr
+    assert "SPOOL_LIMIT must be a size such as 500MiB or 1.5GiB" in shown.stderr
 
 
 @pytest.mark.usefixtures("fresh")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 import trustme
@@ -146,6 +147,21 @@ def test_the_proxys_password_is_shown_nowhere(
     assert ("does not connect to 127.0.0.1 (407 Proxy" in result.stdout) == bool(refusal)
     shown = f"{result.output} {caplog.text} {everything(database)}"
     assert [word for word in ("hidden", "c29tZW9uZTpoaWRkZW4vd29yZA==") if word in shown] == []
+
+
+def test_a_callback_url_that_esms_repeats_is_stored_without_its_token(
+    esms: Sandbox, database: Database, reconcile: Command
+) -> None:
+    (reference_id,) = missing(esms, database, 1)
+    token = "the-callback-token-of-this-test"
+    url = f"https://calls.example.vn/esms/callback/{token}?ReferenceId="
+    repeated = {"CallbackUrl": url, "Placed": quote(url, safe=""), "ErrorMessage": f"{token} is the token"}
+    with peer(saying(CodeResponse="100", SendStatus=5, CallStatus="ANSWERED", **repeated)) as served:
+        result = reconcile(*NOW, ESMS_API_URL=served.url, CALLBACK_TOKEN=token)
+    assert result.exit_code == 0, result.output
+    (report,) = stored_reports(database, reference_id)
+    assert json.loads(report.payload)["ErrorMessage"] == "*** is the token"
+    assert token not in f"{result.output} {everything(database)}"
 
 
 # When eSMS last answered

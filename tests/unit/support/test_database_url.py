@@ -80,6 +80,12 @@ def test_an_option_that_cannot_be_read_is_named(text: str, words: str) -> None:
             "postgres://one:5432,two/calls?sslmode=require",
             "names several hosts: write them as postgresql://user:password@/calls?host=one:5432&host=two",
         ),
+        (
+            "postgresql://user:hidden@/calls?host=one&host=two&port=5432&port=5433",
+            "names several hosts: write them as postgresql://user:password@/calls?host=ONE:5432&host=TWO:5432",
+        ),
+        ("postgresql://user:hidden@/calls?host=one,two,three&port=5432,5433", "?host=ONE:5432&host=TWO:5432"),
+        ("postgresql://user:hidden@/calls?host=one:hidden&host=two", "?host=ONE:5432&host=TWO:5432"),
         ("postgresql://user:hid@den@host/calls", "cannot be read: in a user name and a password, write @ as %40"),
         ("postgresql://user:hid@den:hidden@host/calls", "write @ as %40"),
         ("postgresql://user:hid@den/hidden@host/calls", "write @ as %40"),

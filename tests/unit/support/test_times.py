@@ -61,6 +61,7 @@ def test_anything_else_is_no_duration(text: str) -> None:
         # In a query string a + is a blank.
         ("2026-11-23T10:00:00 02:00", datetime(2026, 11, 23, 8, tzinfo=UTC)),
         ("2026-11-23T10:00 02", datetime(2026, 11, 23, 8, tzinfo=UTC)),
+        ("2026-11-23 10:00:00 02:00", datetime(2026, 11, 23, 8, tzinfo=UTC)),
         # With the day first, as in Viet Nam.
         ("23/11/2026", datetime(2026, 11, 22, 17, tzinfo=UTC)),
         ("3/4/2026", datetime(2026, 4, 2, 17, tzinfo=UTC)),
@@ -108,7 +109,10 @@ def test_programs_do_not_say_today(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "tomorrow", "2 days ago", "1790000000", "10:00", "23/11", "23/11-2026", "\u0662\u0663/11/2026", "23/11/20261"],
+    [
+        *("", "tomorrow", "2 days ago", "1790000000", "10:00", "23/11", "23/11-2026", "\u0662\u0663/11/2026"),
+        *("23/11/20261", "2026-11-23+07:00", "2026-11-23-05:00", "2026-11-23x10:00", "2026-11-23\u011110:00"),
+    ],
 )
 def test_anything_else_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a date or time such as 2026-11-23, .* today or yesterday$"):
