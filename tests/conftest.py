@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import signal
 import tempfile
@@ -20,7 +21,7 @@ from webapp.storage.writer import Writer
 from webapp.support.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from flask import Flask
     from flask.testing import FlaskClient
@@ -50,6 +51,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Also after Ctrl-C; the workers have ended."""
     if not hasattr(config, "workerinput"):
         config.stash[SHARED].remove()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported and collected lasts as long as the run: the garbage collector need not look through it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +21,8 @@ DESKTOP, TABLET, PHONE = (1280, 900), (768, 1024), (390, 844)
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser; the test is skipped where there is none, but never in CI."""
+    from playwright.sync_api import sync_playwright
+
     path = shutil.which("chromium")
     if path is None and "CI" not in os.environ:
         pytest.skip("chromium is not installed")
@@ -64,6 +64,8 @@ def sign_in(page: Page, url: str, token: str) -> None:
 
 def violations(page: Page) -> list[str]:
     """What axe finds wrong with the page: the rule, and the elements."""
+    from axe_playwright_python.sync_playwright import Axe
+
     found = Axe().run(page).response["violations"]
     return [f"{one['id']}: {[node['html'][:200] for node in one['nodes']]}" for one in found]
 

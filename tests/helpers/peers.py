@@ -119,6 +119,13 @@ def saying(**fields: object) -> Callable[[Peer, socket.socket], None]:
     return replying("HTTP/1.1 200 OK", body=json.dumps(fields))
 
 
+def new_authority() -> trustme.CA:
+    """One that signs certificates."""
+    import trustme
+
+    return trustme.CA()
+
+
 def server_context(
     issuer: trustme.CA, *identities: str, not_before: datetime | None = None, not_after: datetime | None = None
 ) -> ssl.SSLContext:

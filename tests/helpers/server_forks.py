@@ -95,7 +95,7 @@ _KEPT: list[Any] = []
 
 def _main(path: str, alive: int) -> None:
     """Import everything, and fork for each connection, until the other end of ``alive`` is closed."""
-    from gevent import monkey  # noqa: PLC0415
+    from gevent import monkey
 
     monkey.patch_all()
     for name in _IMPORTED:
@@ -124,7 +124,7 @@ def _main(path: str, alive: int) -> None:
 
 def _attend(connection: Any, fork: Any, poll: Any) -> None:
     """Start a server, send its pid and, when it ends, its status; end it when the other side is gone."""
-    from gevent import monkey  # noqa: PLC0415
+    from gevent import monkey
 
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with connection.makefile("rb") as request:
@@ -148,7 +148,7 @@ def _attend(connection: Any, fork: Any, poll: Any) -> None:
 
 
 def _serve(arguments: list[str], environment: dict[str, str], folder: str, files: list[str]) -> NoReturn:
-    from running import become  # noqa: PLC0415
+    from running import become
 
     def replace(_program: str, arguments: list[str], environment: Mapping[str, str]) -> NoReturn:
         raise _Replaced(arguments, environment)
@@ -166,8 +166,8 @@ def _serve(arguments: list[str], environment: dict[str, str], folder: str, files
         for name, value in json.loads(os.environ.pop("CONSTANTS", "{}")).items():
             module, _, constant = name.rpartition(".")
             setattr(importlib.import_module(module), constant, value)
-    import gevent  # noqa: PLC0415
-    from gunicorn.config import Chdir  # noqa: PLC0415
+    import gevent
+    from gunicorn.config import Chdir
 
     Chdir.default = str(Path.cwd())  # found out when gunicorn was imported
     gevent.get_hub().destroy(destroy_loop=True)

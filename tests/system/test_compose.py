@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-import trustme
 from composing import ROOT, Composed, described, wanted_variables
 from constants import API_TOKEN, CALLBACK_TOKEN
 from ledger import until
+from peers import new_authority
 from running import free_port
 from servers import open_folder
 
@@ -30,7 +30,7 @@ class Services(Composed):
     def __init__(self, folder: str) -> None:
         """Start nothing yet."""
         path = Path(folder)
-        authority = trustme.CA()
+        authority = new_authority()
         authority.cert_pem.write_to_path(path / "ca.pem")
         certificate = authority.issue_cert(SITE)
         certificate.private_key_and_cert_chain_pem.write_to_path(path / "tls.pem")

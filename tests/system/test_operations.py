@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 from running import COMMAND
@@ -94,6 +93,8 @@ def pods() -> list[dict[str, Any]]:
 
 
 def test_every_manifest_is_as_kubernetes_wants_it() -> None:
+    import kubernetes_validate  # type: ignore[import-untyped]
+
     version = kubernetes_validate.latest_version()
     found = manifests()
     assert set(found) == {"Deployment", "Service", "PodDisruptionBudget", "PersistentVolumeClaim", "CronJob"}

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-import trustme
 from caddy import start_caddy
 from constants import API_TOKEN, CALLBACK_TOKEN, SOAK
 from doctoring import examined
 from fuzz import ALLOWED, Answers
+from peers import new_authority
 from running import free_port, serving, settings_in
 from sqlalchemy import select
 
@@ -125,7 +125,7 @@ def behind(proxy: str, server: Server) -> Iterator[Behind]:
 def running(proxy: str, folder: Path, server: str, *changes: tuple[str, str]) -> Iterator[tuple[int, ssl.SSLContext]]:
     """The proxy in front of ``server``, until the end of the block: its port, and what its clients trust."""
     port = free_port()
-    authority = trustme.CA()
+    authority = new_authority()
     certificate = authority.issue_cert(NAME)
     certificate.private_key_pem.write_to_path(folder / "tls.key")
     for place, part in enumerate(certificate.cert_chain_pems):

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-import trustme
 from commands import ON_POSTGRESQL, ON_SQLITE
 from constants import CALLBACK_TOKEN
 from doctoring import examined, listening
-from peers import peer, replying, server_context
+from peers import new_authority, peer, replying, server_context
 from reconciling import everything
 from running import free_port
 
@@ -177,7 +176,7 @@ def test_an_address_where_nobody_listens_is_named(monkeypatch: pytest.MonkeyPatc
 def test_the_certificate_must_be_one_that_esms_can_check(
     app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    issuer = trustme.CA()
+    issuer = new_authority()
     issuer.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with listening(app, tls=server_context(issuer, "127.0.0.1")) as url:
         monkeypatch.setenv("PUBLIC_URL", url)

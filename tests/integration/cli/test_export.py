@@ -18,10 +18,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-import openpyxl
 import pytest
 from makers import NOW, at, callback, change_by_hand
-from openpyxl.utils.escape import unescape
 from pyarrow import BufferReader
 from pyarrow.parquet import ParquetFile, read_table
 from running import COMMAND
@@ -327,6 +325,8 @@ def test_an_export_of_what_is_not_there_is_refused(options: list[str], words: st
 
 def workbook(*options: object) -> list[list[tuple[Any, ...]]]:
     """The rows of each sheet of the workbook on standard output, read by another library than writes it."""
+    import openpyxl
+
     result = run("export", "--excel", *options)
     assert result.exit_code == 0, result.stderr
     book = openpyxl.load_workbook(io.BytesIO(result.stdout_bytes))
@@ -338,6 +338,8 @@ FORMULAS = ["=1+1", "+84901888484", "-2+3", "@SUM(A1)", "\t=1", "\r=1", '=HYPERL
 
 @SET
 def test_excel_is_given_text_as_text_and_nothing_as_a_formula(writer: Writer, database: Database) -> None:
+    from openpyxl.utils.escape import unescape
+
     ids = ["12345678901234567890", "1e5", "00123", "3-4", *(f"f-{place}" for place in range(len(FORMULAS)))]
     writer.register([Registration(reference_id=one, placed_at=at(place)) for place, one in enumerate(ids)], NOW)
     texts = ["Đà Nẵng, Tết", "0901888484", "02871002454", "https://example.vn", *FORMULAS]
@@ -403,6 +405,8 @@ def test_excel_is_given_further_sheets_for_further_calls(writer: Writer, monkeyp
 def test_a_workbook_is_written_whole_or_not_at_all_and_leaves_nothing_behind(
     writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import openpyxl
+
     many_calls(writer, 1500)
     temporary = tmp_path / "temporary"
     temporary.mkdir()

@@ -8,9 +8,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-import duckdb
-import openpyxl
-import pandas as pd
 import pytest
 from commands import ON_SQLITE, SET, done, run
 from makers import NOW, callback, change_by_hand, lookup
@@ -59,6 +56,8 @@ def two_months(writer: Writer) -> None:
 
 def rows_of(form: str, file: Path) -> list[dict[str, Any]]:
     """The rows of a file, read by DuckDB."""
+    import duckdb
+
     readers = {"csv": "read_csv", "jsonl": "read_json", "parquet": "read_parquet"}
     options = ", all_varchar = true" if form == "csv" else ""
     with duckdb.connect() as connection:
@@ -89,6 +88,8 @@ def test_duckdb_reads_what_was_exported(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("two_months")
 def test_pandas_reads_what_was_exported(tmp_path: Path) -> None:
+    import pandas as pd
+
     files = {form: tmp_path / f"calls.{form}" for form in ("csv", "jsonl", "parquet")}
     for form, file in files.items():
         done("export", "--format", form, "--output", file)
@@ -109,6 +110,8 @@ def test_pandas_reads_what_was_exported(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("two_months")
 @pytest.mark.parametrize("of", ["calls", "reports"])
 def test_a_spreadsheet_reads_text_as_text_and_no_formula(of: str) -> None:
+    import openpyxl
+
     result = run("export", "--excel", *(["--reports"] if of == "reports" else []))
 
     book = openpyxl.load_workbook(io.BytesIO(result.stdout_bytes))
@@ -148,6 +151,8 @@ def test_reports_are_the_whole_history_of_the_wanted_calls_in_their_order(reader
 @ON_SQLITE
 @pytest.mark.usefixtures("two_months")
 def test_a_cell_of_a_spreadsheet_ends_where_the_longest_ends(database: Database) -> None:
+    import openpyxl
+
     change_by_hand(database, "UPDATE status_reports SET payload = :payload", payload=json.dumps({"a": "x" * 40_000}))
 
     result = run("export", "--excel", "--reports", "--columns", "payload")
@@ -173,6 +178,9 @@ BOTH = {OCTOBER: ["00123", "october"], NOVEMBER: ["november", "formula", "missin
 
 @pytest.mark.usefixtures("two_months")
 def test_a_folder_has_a_file_for_each_local_month_that_duckdb_and_pandas_read_as_one(tmp_path: Path) -> None:
+    import duckdb
+    import pandas as pd
+
     folder = tmp_path / "lake"
 
     result = run("export", "--by-month", "--output", folder)
@@ -245,6 +253,8 @@ def test_a_month_without_calls_goes(database: Database, tmp_path: Path) -> None:
 def test_a_run_that_breaks_off_leaves_every_month_as_it_was(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import duckdb
+
     folder, empty = tmp_path / "lake", tmp_path / "empty"
     done("export", "--by-month", "--output", folder)
     change_by_hand(database, "UPDATE calls SET campaign = 'new'")

@@ -11,9 +11,8 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import trustme
 from constants import API_KEY, SECRET_KEY, SPELLINGS
-from peers import Peer, connect_proxy, dead_address, peer, replying, saying, server_context
+from peers import Peer, connect_proxy, dead_address, new_authority, peer, replying, saying, server_context
 from running import free_port
 
 from webapp.esms.client import Client
@@ -23,6 +22,8 @@ from webapp.esms.network import Network, ca_bundle_problem, is_in_clear
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    import trustme
 
     from webapp.calls.report import Kind
 
@@ -46,7 +47,7 @@ def look_up(client: Client, reference_id: str = "x", kind: Kind | None = None) -
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    return trustme.CA()
+    return new_authority()
 
 
 @pytest.fixture

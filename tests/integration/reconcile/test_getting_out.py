@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
-import trustme
 from constants import API_KEY, SECRET_KEY
 from makers import callback, stored_call, stored_reports
-from peers import connect_proxy, peer, replying, saying, server_context
+from peers import connect_proxy, new_authority, peer, replying, saying, server_context
 from reconciling import ON_SQLITE, Command, asked, counts, everything, make_due, missing, rows
 
 from webapp.calls.rule import Registration
@@ -49,7 +48,7 @@ def test_a_certificate_that_is_not_trusted_is_named_with_the_remedy(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
     reference_id, _ = missing(esms, database, 2)
-    with peer(saying(CodeResponse="100"), server_context(trustme.CA(), "127.0.0.1")) as served:
+    with peer(saying(CodeResponse="100"), server_context(new_authority(), "127.0.0.1")) as served:
         result = reconcile(*NOW, ESMS_API_URL=served.url)
     assert result.exit_code == 1
     assert "failed with tls: 2" in result.stdout
@@ -63,7 +62,7 @@ def test_a_run_that_ends_because_nothing_is_trusted_says_so(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
     missing(esms, database, 40)
-    with peer(saying(CodeResponse="100"), server_context(trustme.CA(), "127.0.0.1")) as served:
+    with peer(saying(CodeResponse="100"), server_context(new_authority(), "127.0.0.1")) as served:
         result = reconcile(*NOW, ESMS_API_URL=served.url)
     assert result.exit_code == 1
     (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
@@ -75,7 +74,7 @@ def test_with_the_bundle_and_through_a_proxy_calls_are_settled(
     esms: Sandbox, database: Database, reconcile: Command, tmp_path: Path
 ) -> None:
     reference_ids = missing(esms, database, 3)
-    authority, bundle = trustme.CA(), tmp_path / "ca.pem"
+    authority, bundle = new_authority(), tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(bundle))
     answer = saying(CodeResponse="100", SendStatus=5, CallStatus="ANSWERED")
     with peer(answer, server_context(authority, "127.0.0.1")) as served, connect_proxy() as proxy:
@@ -138,7 +137,7 @@ def test_the_proxys_password_is_shown_nowhere(
 ) -> None:
     """Whether the proxy refuses, or what is behind it cannot be trusted."""
     missing(esms, database, 1)
-    context = server_context(trustme.CA(), "127.0.0.1")
+    context = server_context(new_authority(), "127.0.0.1")
     with connect_proxy(refusal) as proxy, peer(saying(CodeResponse="100"), context) as served:
         proxy_url = proxy.url.replace("http://", "http://someone:hidden%2Fword@")
         result = reconcile(*NOW, ESMS_API_URL=served.url, HTTPS_PROXY=proxy_url)

@@ -7,7 +7,6 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
-import openpyxl
 import pytest
 from commands import ON_POSTGRESQL, ON_SQLITE, done, many_calls
 from constants import CALLBACK_TOKEN
@@ -198,6 +197,8 @@ def test_two_download_at_a_time_and_the_next_is_told_to_wait(reading: FlaskClien
 
 @ON_SQLITE
 def test_a_workbook_has_text_as_text_and_local_times(reading: FlaskClient, writer: Writer) -> None:
+    import openpyxl
+
     writer.register([Registration(reference_id="00123", placed_at=at(0), campaign="=cmd|' /C calc'!A0")], NOW)
     many_calls(writer, 300)
 
@@ -218,6 +219,8 @@ def test_a_workbook_has_text_as_text_and_local_times(reading: FlaskClient, write
 def test_a_workbook_that_would_be_too_long_is_refused(
     reading: FlaskClient, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import openpyxl
+
     monkeypatch.setattr(downloads, "MOST_IN_A_WORKBOOK", 250)
     many_calls(writer, 251)
 
