@@ -76,6 +76,11 @@ def price(facts: list[Fact]) -> float:
     return float(sum((fact.call.price or Decimal(0) for fact in facts), Decimal(0)))
 
 
+def answered_call_vnd(facts: list[Fact]) -> float | None:
+    answered = sum(fact.answered for fact in facts)
+    return price([fact for fact in facts if fact.outcome != "delivered"]) / answered if answered else None
+
+
 def percentile(values: list[int], percent: int) -> int:
     return sorted(values)[-(-len(values) * percent // 100) - 1]
 
@@ -110,9 +115,8 @@ ANSWERS: dict[str, Callable[[list[Fact], Database], Iterable[Iterable[Any]]]] = 
             for name, some in by(facts, lambda fact: fact.call.campaign)
         )
     ),
-    "What an answered call cost": lambda facts, _: (
-        (name, price(some) / answered if (answered := sum(fact.answered for fact in some)) else None)
-        for name, some in by(facts, lambda fact: fact.call.campaign)
+    "What an answered call cost, voice OTP left out": lambda facts, _: (
+        (name, answered_call_vnd(some)) for name, some in by(facts, lambda fact: fact.call.campaign)
     ),
     "How long callbacks take, in seconds (upper edges of classes)": lambda facts, _: (
         (day, campaign, len(some), *(percentile(some, percent) for percent in (50, 95, 99)))

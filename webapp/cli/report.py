@@ -40,8 +40,9 @@ def report(
 
     The figures are those of the views in SQL (docs/data.md), which the server keeps up to date; the last line says up
     to when. The answered share is answered calls of those with an outcome: answered, unanswered or other. It is `-`
-    where voice OTP calls were delivered and none was answered: eSMS does not say whether they were heard. Medians and
-    percentiles are upper edges of classes, marked with ≈. By key, only answered calls are counted.
+    where voice OTP calls were delivered and none was answered: eSMS does not say whether they were heard. The cost of
+    an answered call leaves them out. Medians and percentiles are upper edges of classes, marked with ≈. By key, only
+    answered calls are counted.
     """
     with open_reading_context() as context, context.database.snapshot(limited=False) as connection:
         as_of = figures.as_of(connection)
@@ -71,9 +72,12 @@ def _day(moment: datetime | None, zone: ZoneInfo, option: str) -> date | None:
 
 def _figures_as_json(sums: Sums, by: Group | None = None) -> dict[str, Any]:
     counts = asdict(sums)
-    del counts["price"], counts["price_fraction"]
+    del counts["price"], counts["price_fraction"], counts["delivered_price"]
     if by in _WITHOUT_DELIVERED:
         del counts["delivered"]
+    else:
+        each = sums.answered_call_vnd
+        counts["answered_call_vnd"] = None if each is None else f"{each:.4f}"
     return counts | {
         "answered_share": sums.answered_share,
         "mean_talk_seconds": sums.mean_talk_seconds,
@@ -198,4 +202,5 @@ def _vnd(sums: Sums) -> str:
 
 
 def _vnd_each(sums: Sums) -> str:
-    return f"{sums.price_vnd / sums.answered:,.0f} ₫" if sums.answered else "-"
+    each = sums.answered_call_vnd
+    return "-" if each is None else f"{each:,.0f} ₫"

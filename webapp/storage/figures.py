@@ -76,7 +76,8 @@ class Sums:
     confirmed: int = 0
     unregistered: int = 0
     delivered: int = 0
-    """Of the facet outcome; other facets have no number of them."""
+    delivered_price: int = 0
+    """In 1/10,000 VND, of the delivered calls; these two are of the facet outcome, other facets do not have them."""
 
     @property
     def answered_share(self) -> float | None:
@@ -105,6 +106,13 @@ class Sums:
         """Known prices together."""
         return self.price + Decimal(self.price_fraction) / 10_000
 
+    @property
+    def answered_call_vnd(self) -> Decimal | None:
+        """What an answered call cost: prices of all calls but delivered ones, which are voice OTP; None: of none."""
+        if not self.answered:
+            return None
+        return (self.price_vnd - Decimal(self.delivered_price) / 10_000) / self.answered
+
     def plus(self, other: Sums) -> Sums:
         """Both together."""
         return Sums(*(getattr(self, name) + getattr(other, name) for name in _NAMES))
@@ -116,11 +124,18 @@ def total(of: Iterable[Sums]) -> Sums:
 
 
 _NAMES = tuple(Sums.__dataclass_fields__)
-_COLUMNS = tuple(name for name in _NAMES if name != "delivered")
+_COLUMNS = tuple(name for name in _NAMES if name not in {"delivered", "delivered_price"})
 _IS_DELIVERED = and_(call_rollups.c.facet == "outcome", call_rollups.c.label == "delivered")
+_OF_DELIVERED = {
+    "delivered": call_rollups.c.calls,
+    "delivered_price": call_rollups.c.price * 10_000 + call_rollups.c.price_fraction,
+}
 SUMS = [
     *(func.coalesce(func.sum(call_rollups.c[name]), 0).label(name) for name in _COLUMNS),
-    func.coalesce(func.sum(case((_IS_DELIVERED, call_rollups.c.calls), else_=0)), 0).label("delivered"),
+    *(
+        func.coalesce(func.sum(case((_IS_DELIVERED, number), else_=0)), 0).label(name)
+        for name, number in _OF_DELIVERED.items()
+    ),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from datetime import date
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,7 +51,14 @@ def figures(facts: list[Fact]) -> dict[str, Any]:
         "mean_talk_seconds": sums["answered_seconds"] / sums["timed"] if sums["timed"] else None,
         "price_vnd": f"{price // 10000}.{price % 10000:04}",
         "delivered": sum(fact.outcome == "delivered" for fact in facts),
+        "answered_call_vnd": answered_call_vnd(facts),
     }
+
+
+def answered_call_vnd(facts: list[Fact]) -> str | None:
+    answered = sum(fact.answered for fact in facts)
+    prices = (fact.call.price or Decimal(0) for fact in facts if fact.outcome != "delivered")
+    return f"{sum(prices, Decimal(0)) / answered:.4f}" if answered else None
 
 
 def percentiles(seconds: list[int | None], edges: tuple[int, ...]) -> dict[str, int | None]:
@@ -81,7 +89,7 @@ def test_each_group_equals_a_recount(facts: list[Fact]) -> None:
         expected = {name: figures([fact for fact in counted if key(fact) == name]) for name in map(key, counted)}
         if by in {"hour", "key"}:
             for one in expected.values():
-                del one["delivered"]
+                del one["delivered"], one["answered_call_vnd"]
 
         groups = json.loads(done("report", "--by", by, "--json"))["groups"]
 
