@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from webapp.cli.checks import failed, halves, ok, skipped, warning
+from webapp.cli.database_remedies import remedy
 from webapp.cli.time_words import duration, time_and_age
 from webapp.reconcile import clock
 from webapp.storage import schema
@@ -27,26 +28,6 @@ if TYPE_CHECKING:
     from webapp.support.settings import Settings
 
 _PATIENCE = timedelta(seconds=5)
-_REMEDIES = {
-    "database is locked": "another process keeps it locked: `fuser -v FILE` names it; end its transaction",
-    "readonly database": "make file and folder writable for this user (chown), and see whether the disk is read-only",
-    "unable to open": "make file and folder readable and writable for this user (chown)",
-    "not a database": "the file is damaged, or another program's: keep it aside, and `esms-calls restore` a backup",
-    "malformed": "the file is damaged: keep a copy, and `esms-calls restore` a backup",
-    "disk is full": "make room on its disk",
-    "password authentication": "correct user and password in DATABASE_URL",
-    "no password supplied": "write the password into DATABASE_URL: postgresql://user:password@host/name",
-    "Connection refused": "start PostgreSQL, or correct host and port in DATABASE_URL",
-    "resolve host": "correct the host in DATABASE_URL",
-    "translate host": "correct the host in DATABASE_URL",
-    "does not exist": "create the role and the database, or correct DATABASE_URL; then `esms-calls migrate`",
-    "permission denied": "let the user of DATABASE_URL own the tables, or grant it the rights",
-    "read-only transaction": "it is a standby: let DATABASE_URL name the primary (target_session_attrs=read-write); "
-    "if it is none, reset default_transaction_read_only",
-    "too many": "raise max_connections of PostgreSQL, or put PgBouncer between",
-}
-"""By what the database says."""
-_OTHERWISE = "check DATABASE_URL, that the database runs, and the network between"
 
 
 class _RollBack(Exception):
@@ -93,7 +74,7 @@ def database_checks(settings: Settings, database: Database) -> Iterator[Check]:
                 return
             current = schema.current_migration(connection)
     except Unavailable as error:
-        yield failed("database", str(error), _remedy(error))
+        yield failed("database", str(error), remedy(error))
         return
     except NotMigrated as error:
         yield failed("migration", *halves(str(error)))
@@ -142,7 +123,7 @@ def _migrated(settings: Settings, database: Database, current: str | None) -> It
         yield _time_zone(settings, database)
         yield _last_callback(settings, database)
     except Unavailable as error:
-        yield failed("database", str(error), _remedy(error))
+        yield failed("database", str(error), remedy(error))
 
 
 def _migrate(settings: Settings) -> str:
@@ -155,7 +136,7 @@ def _writes(database: Database) -> Check:
             schema.test_write(connection)
             raise _RollBack
     except Unavailable as error:
-        return failed("writes", str(error), _remedy(error))
+        return failed("writes", str(error), remedy(error))
     return ok("writes", "the database takes writes")
 
 
@@ -193,12 +174,12 @@ def _last_callback(settings: Settings, database: Database) -> Check:
     with database.snapshot() as connection:
         seen = callbacks(connection, due_at(now, settings), now)
     words = f"the last came {time_and_age(seen.last_at, now, settings.time_zone)}"
-    remedy = "place calls with the CallbackUrl that `esms-calls callback-url` prints, and see `public URL` here"
+    how = "place calls with the CallbackUrl that `esms-calls callback-url` prints, and see `public URL` here"
     if seen.have_stopped(now):
-        return failed("last callback", f"{words}, longer ago than usual, and calls were placed since", remedy)
+        return failed("last callback", f"{words}, longer ago than usual, and calls were placed since", how)
     if seen.last_at is None:
         report = warning if seen.placed_since else skipped
-        return report("last callback", "none has come yet", remedy)
+        return report("last callback", "none has come yet", how)
     return ok("last callback", words)
 
 
@@ -211,13 +192,8 @@ def replica_checks(settings: Settings) -> Iterator[Check]:
         replica.check_replica()
         yield ok("replica", f"{replica.name.partition(', ')[2]} can be read")
     except Unavailable as error:
-        yield failed("replica", str(error), _remedy(error).replace("DATABASE_URL", "READ_DATABASE_URL"))
+        yield failed("replica", str(error), remedy(error))
     except NotMigrated as error:
         yield failed("replica", *halves(str(error)))
     finally:
         replica.close()
-
-
-def _remedy(error: Unavailable) -> str:
-    words = str(error)
-    return next((remedy for said, remedy in _REMEDIES.items() if said.lower() in words.lower()), _OTHERWISE)

@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 from webapp.callbacks.spool import SpoolError
 from webapp.cli.checks import failed, ok, skipped, warning
 from webapp.cli.context import spool_of
-from webapp.cli.status_needs import is_filling
+from webapp.cli.status_needs import LEAST_FREE_BYTES, is_filling
 from webapp.cli.time_words import duration
 from webapp.support.file_systems import ephemeral_filesystem, network_filesystem
 from webapp.support.sizes import size_in_words
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from webapp.cli.checks import Check
     from webapp.support.settings import Settings
 
-_LEAST_BYTES = 64 << 20
-"""Below it a database of today's size has no space for the work of a day."""
 _COMFORTABLE_BYTES = 1 << 30
 _OTHERS_READ, _OTHERS_WRITE = stat.S_IRWXG | stat.S_IRWXO, stat.S_IWGRP | stat.S_IWOTH
 _SPOOL_WAITS = timedelta(minutes=1)
@@ -121,7 +119,7 @@ def _room(name: str, folder: Path, settings: Settings) -> Check:
         return failed(
             name, f"no file can be made where {folder} lies (out of inodes)", "remove files that are not used"
         )
-    if free < _LEAST_BYTES:
+    if free < LEAST_FREE_BYTES:
         return failed(name, words, "make room: callbacks are answered 503 once it is full")
     wanted = max(settings.spool_limit if settings.spool else 0, _COMFORTABLE_BYTES)
     if free < wanted:

@@ -9,6 +9,7 @@ import os
 import sys
 
 from webapp.callbacks.spool import SpoolError
+from webapp.cli.database_remedies import remedy
 from webapp.cli.exit_codes import NO_DATABASE, PROBLEM, USAGE
 from webapp.cli.output import say
 from webapp.storage.errors import NotMigrated, Unavailable
@@ -27,9 +28,6 @@ def report(error: Exception) -> int:
     return code
 
 
-_LOCKED = "Another process keeps the file locked: `fuser -v FILE` names it; end its transaction."
-
-
 def _explain(error: Exception) -> tuple[str, int]:
     code = PROBLEM
     match error:
@@ -37,10 +35,8 @@ def _explain(error: Exception) -> tuple[str, int]:
             words = "docs/settings.md lists the settings; they come from the environment and from"
             words, code = f"{error}\n{words} {env_file_in_words()}.", USAGE
         case Unavailable():
-            locked = "database is locked" in str(error)
-            setting = "READ_DATABASE_URL" if str(error).startswith("READ_DATABASE_URL") else "DATABASE_URL"
-            remedy = _LOCKED if locked else f"Check {setting} and that the database runs."
-            words = f"The database cannot be used: {error}\n{remedy}"
+            what_to_do = remedy(error)
+            words = f"The database cannot be used: {error}\n{what_to_do[0].upper()}{what_to_do[1:]}."
             code = NO_DATABASE
         case NotMigrated():
             words = f"{error}\nSettings come from the environment and from {env_file_in_words()}."

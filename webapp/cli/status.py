@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import click
 
 from webapp.cli import status_text
 from webapp.cli.context import open_context, spool_of
+from webapp.cli.database_remedies import remedy
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.output import printable, say, say_json
 from webapp.cli.status_needs import Moment, all_needs, database_away, spool_needs
@@ -20,6 +22,8 @@ from webapp.support.settings import load_settings
 from webapp.support.tokens import ending
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from webapp.callbacks.spool import Depth
     from webapp.storage.status import Status
 
@@ -45,6 +49,7 @@ def status(*, as_json: bool) -> None:
         lease=lease_of(settings),
         lookup_share_warn=settings.lookup_share_warn,
         spool_limit=settings.spool_limit if settings.spool else 0,
+        disk_free=_free(settings.instance_dir) if settings.spool else None,
         token_endings=tuple(map(ending, settings.known_callback_tokens())),
     )
     spool = spool_of(settings).depth()
@@ -52,8 +57,8 @@ def status(*, as_json: bool) -> None:
         with open_context(writes=False) as context:
             found = context.reader.status(due_at(now, settings))
             name = context.database.name
-    except Unavailable:
-        _show_spool(spool, moment, as_json=as_json)
+    except Unavailable as error:
+        _show_spool(remedy(error), spool, moment, as_json=as_json)
         raise
     needs = list(all_needs(found, spool, moment))
     if as_json:
@@ -62,6 +67,14 @@ def status(*, as_json: bool) -> None:
         _show(found, spool, moment, needs)
         say(f"database: {name}")
     sys.exit(PROBLEM if needs else DONE)
+
+
+def _free(folder: Path) -> int | None:
+    """Bytes free where the folder lies; None: there is no such folder."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
 
 
 def _show(found: Status, spool: Depth, moment: Moment, needs: list[str]) -> None:
@@ -76,8 +89,8 @@ def _show(found: Status, spool: Depth, moment: Moment, needs: list[str]) -> None
             say(printable(line))
 
 
-def _show_spool(spool: Depth, moment: Moment, *, as_json: bool) -> None:
-    needs = [database_away(spool, moment), *spool_needs(spool, moment)]
+def _show_spool(what_to_do: str, spool: Depth, moment: Moment, *, as_json: bool) -> None:
+    needs = [database_away(what_to_do, spool, moment), *spool_needs(spool, moment)]
     if as_json:
         _print_json({"spool": status_text.spool_as_json(spool, moment.now)}, needs)
         return

@@ -24,6 +24,8 @@ _RUN_EVERY = timedelta(minutes=30)
 _REJECTED_WARNING = LIMIT_BYTES // 2
 _CLOCK_TOLERANCE = timedelta(minutes=1)
 _SPOOL_WARNING_SECONDS = 60
+LEAST_FREE_BYTES = 64 << 20
+"""With less the disk of the spool counts as full."""
 _MANY_UNREGISTERED, _TIMES = 1000, 2
 """New calls of a day that were never registered, and times as many as the day before."""
 _CALLBACK_CHECKS = (
@@ -32,12 +34,10 @@ _CALLBACK_CHECKS = (
 )
 
 
-_AWAY = "the database cannot be reached: start it, or correct DATABASE_URL."
-DATABASE_AWAY = f"{_AWAY} Callbacks are safe: they wait in the spool until it is available."
-DATABASE_AWAY_WITHOUT_SPOOL = (
-    f"{_AWAY} SPOOL=off: callbacks are answered 503 meanwhile, and those that eSMS gives up are lost."
-)
-DATABASE_AWAY_AND_SPOOL_FILLING = f"{_AWAY} The spool is filling: beyond SPOOL_LIMIT callbacks are answered 503."
+SAFE = "Callbacks are safe: they wait in the spool until it is available."
+NOT_SPOOLED = "SPOOL=off: callbacks are answered 503 meanwhile, and those that eSMS gives up are lost."
+DISK_FULL = "The disk of INSTANCE_DIR is full, or nearly so: callbacks that the spool cannot take are answered 503."
+SPOOL_FILLING = "The spool is filling: beyond SPOOL_LIMIT callbacks are answered 503."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,7 @@ class Moment:
     """What the words need besides the counts: now, the zone that people read, and what the settings say.
 
     ``spool_limit``: SPOOL_LIMIT in bytes, 0 where the spool is off.
+    ``disk_free``: bytes where the spool lies; None: it is off, or not on this machine.
     ``token_endings``: the last four characters of each callback token that is accepted, the one to give to eSMS first.
     """
 
@@ -53,7 +54,13 @@ class Moment:
     lease: timedelta
     lookup_share_warn: Decimal
     spool_limit: int
+    disk_free: int | None = None
     token_endings: tuple[str, ...] = ()
+
+    @property
+    def disk_is_full(self) -> bool:
+        """Whether the spool has no room on its disk, or hardly any."""
+        return self.disk_free is not None and self.disk_free < LEAST_FREE_BYTES
 
 
 def run_outcome(run: Mapping[str, Any], moment: Moment) -> str | None:
@@ -69,11 +76,18 @@ def all_needs(found: Status, spool: Depth, moment: Moment) -> Iterator[str]:
     yield from _call_needs(found)
 
 
-def database_away(spool: Depth, moment: Moment) -> str:
-    """What is said where the database cannot be reached."""
+def database_away(what_to_do: str, spool: Depth, moment: Moment) -> str:
+    """What is said where the database cannot be used."""
+    return f"the database cannot be used: {what_to_do}. {_of_callbacks(spool, moment)}"
+
+
+def _of_callbacks(spool: Depth, moment: Moment) -> str:
+    """What becomes of callbacks while the database cannot be used."""
     if not moment.spool_limit:
-        return DATABASE_AWAY_WITHOUT_SPOOL
-    return DATABASE_AWAY_AND_SPOOL_FILLING if is_filling(spool, moment.spool_limit) else DATABASE_AWAY
+        return NOT_SPOOLED
+    if moment.disk_is_full:
+        return DISK_FULL
+    return SPOOL_FILLING if is_filling(spool, moment.spool_limit) else SAFE
 
 
 def is_filling(spool: Depth, limit: int) -> bool:
@@ -83,6 +97,12 @@ def is_filling(spool: Depth, limit: int) -> bool:
 
 def spool_needs(spool: Depth, moment: Moment) -> Iterator[str]:
     """What a person has to do about the spool; this needs no database."""
+    if moment.disk_is_full:
+        yield (
+            f"the disk of INSTANCE_DIR has {size_in_words(moment.disk_free or 0)} free: without room callbacks that "
+            "the database cannot take are answered 503, and those that eSMS gives up are lost. Make room: `df -h` and "
+            "`du` say what takes it."
+        )
     if is_filling(spool, moment.spool_limit):
         yield (
             f"the spool holds {size_in_words(spool.size)} of {size_in_words(moment.spool_limit)} (SPOOL_LIMIT): "

@@ -127,7 +127,14 @@ def unusable(kind: str, tmp_path: Path) -> Iterator[str]:
         yield f"sqlite:///{tmp_path}/letter.txt"
 
 
-@pytest.mark.parametrize("kind", ["no server listens", "hangs up", "no database"])
+WHAT_TO_DO = {
+    "no server listens": "Start PostgreSQL, or correct host and port in DATABASE_URL.",
+    "hangs up": "Check DATABASE_URL, that the database runs, and the network between.",
+    "no database": "The file is damaged, or another program's: keep it aside, and `esms-calls restore` a backup.",
+}
+
+
+@pytest.mark.parametrize("kind", WHAT_TO_DO)
 @pytest.mark.parametrize("arguments", [["migrate"], *USES_OF_THE_DATABASE], ids=" ".join)
 def test_a_database_that_cannot_be_used_is_exit_code_4(
     kind: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -140,7 +147,7 @@ def test_a_database_that_cannot_be_used_is_exit_code_4(
     assert result.exit_code == 4
     assert (result.stdout == "") == (arguments[0] != "status"), "only status has something to show"
     assert result.stderr.startswith("Error: The database cannot be used: ")
-    assert "Check DATABASE_URL and that the database runs." in result.stderr
+    assert f"\n{WHAT_TO_DO[kind]}" in result.stderr
     assert "the-password" not in result.stderr
 
 

@@ -13,7 +13,7 @@ from lookups import start_run
 from makers import NOW, at, callback, change_by_hand, lookup
 
 from webapp.calls.rule import Registration
-from webapp.cli.status_needs import DATABASE_AWAY, DATABASE_AWAY_AND_SPOOL_FILLING, DATABASE_AWAY_WITHOUT_SPOOL
+from webapp.cli.status_needs import DISK_FULL, NOT_SPOOLED, SAFE, SPOOL_FILLING
 from webapp.esms import parameters
 from webapp.esms.lookup import LookupAnswer
 from webapp.storage.rejected import LIMIT_BYTES
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from webapp.support.settings import Settings
 
 from commands import ON_SQLITE, SET, database_away, done, rejected, run, spooled
+from outages import small_disk
+
+AWAY = "the database cannot be used: start PostgreSQL, or correct host and port in DATABASE_URL."
 
 
 def finished_run(database: Database, outcome: Any, ago: timedelta = timedelta(hours=1)) -> object:
@@ -166,9 +169,22 @@ def test_status_does_not_say_that_callbacks_are_safe_where_they_are_not(
         monkeypatch.setenv("SPOOL", "off")
         off = json.loads(run("status", "--json").stdout)["needs"]
 
-    assert (filling[0], off) == (DATABASE_AWAY_AND_SPOOL_FILLING, [DATABASE_AWAY_WITHOUT_SPOOL])
+    assert (filling[0], off) == (f"{AWAY} {SPOOL_FILLING}", [f"{AWAY} {NOT_SPOOLED}"])
     assert "of 64 KiB (SPOOL_LIMIT)" in filling[1]
     assert "safe" not in " ".join(filling + off)
+
+
+@ON_SQLITE
+def test_status_names_a_disk_that_has_no_room_for_the_spool(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(1) as disk, database_away(settings, monkeypatch):
+        monkeypatch.setenv("INSTANCE_DIR", str(disk.folder))
+        first, second = json.loads(run("status", "--json").stdout)["needs"]
+
+    assert first == f"{AWAY} {DISK_FULL}"
+    assert "has 1 MiB free" in second
+    assert "Make room" in second
 
 
 @pytest.mark.parametrize(("age", "code"), [(timedelta(seconds=30), 0), (timedelta(seconds=90), 1)])
@@ -184,7 +200,7 @@ def test_status_shows_the_spool_and_needs_a_person_when_it_is_old(
 
     assert (as_json.exit_code, shown.exit_code) == (code, code)
     assert (away_as_json.exit_code, away.exit_code) == (4, 4)
-    for result, first in ((as_json, []), (away_as_json, [DATABASE_AWAY])):
+    for result, first in ((as_json, []), (away_as_json, [f"{AWAY} {SAFE}"])):
         printed = json.loads(result.stdout)
         assert printed["spool"]["reports"] == 2
         assert 0 <= printed["spool"]["oldest_seconds"] - age.total_seconds() < 20
@@ -195,6 +211,6 @@ def test_status_shows_the_spool_and_needs_a_person_when_it_is_old(
     for result in (shown, away):
         assert re.search(r"in the spool +2\b", result.stdout)
         assert ("! callbacks that wait in the spool: 2" in result.stdout) == bool(code)
-    assert f"! {DATABASE_AWAY}" in away.stdout
+    assert f"! {AWAY} {SAFE}" in away.stdout
     assert "Nothing needs you" not in away.stdout
     assert "Error: The database cannot be used" in away.stderr

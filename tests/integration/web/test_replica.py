@@ -216,7 +216,7 @@ def test_while_the_replica_is_away_readers_are_answered_503_and_callbacks_200(
     assert ready == 200
     assert [result.exit_code for result in commands] == [4, 4, 4]
     for result in commands:
-        assert "Check READ_DATABASE_URL and that the database runs" in result.stderr
+        assert "correct host and port in READ_DATABASE_URL." in result.stderr
         assert "the-password" not in result.output
     assert run("status").exit_code in {0, 1}
 

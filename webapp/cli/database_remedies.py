@@ -1,0 +1,38 @@
+"""What to do where the database cannot be used, by what it says: for doctor, status and the errors of commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from webapp.storage.errors import Unavailable
+
+_REMEDIES = {
+    "lock for too long": "end the transaction that holds the lock: docs/operations.md has the statement that shows it "
+    "(EsmsDatabaseUnavailable)",
+    "database is locked": "another process keeps it locked: `fuser -v FILE` names it; end its transaction",
+    "readonly database": "make file and folder writable for this user (chown), and see whether the disk is read-only",
+    "unable to open": "make file and folder readable and writable for this user (chown)",
+    "not a database": "the file is damaged, or another program's: keep it aside, and `esms-calls restore` a backup",
+    "malformed": "the file is damaged: keep a copy, and `esms-calls restore` a backup",
+    "disk is full": "make room on its disk",
+    "No space left": "make room on its disk",
+    "password authentication": "correct user and password in DATABASE_URL",
+    "no password supplied": "write the password into DATABASE_URL: postgresql://user:password@host/name",
+    "Connection refused": "start PostgreSQL, or correct host and port in DATABASE_URL",
+    "resolve host": "correct the host in DATABASE_URL",
+    "translate host": "correct the host in DATABASE_URL",
+    "does not exist": "create the role and the database, or correct DATABASE_URL; then `esms-calls migrate`",
+    "permission denied": "let the user of DATABASE_URL own the tables, or grant it the rights",
+    "read-only transaction": "it is a standby: let DATABASE_URL name the primary (target_session_attrs=read-write); "
+    "if it is none, reset default_transaction_read_only",
+    "too many": "raise max_connections of PostgreSQL, or put PgBouncer between",
+}
+_OTHERWISE = "check DATABASE_URL, that the database runs, and the network between"
+
+
+def remedy(error: Unavailable) -> str:
+    """What to do about the error; of a replica it names the replica's setting."""
+    words = str(error)
+    found = next((remedy for said, remedy in _REMEDIES.items() if said.lower() in words.lower()), _OTHERWISE)
+    return found.replace("DATABASE_URL", "READ_DATABASE_URL") if words.startswith("READ_DATABASE_URL") else found
