@@ -20,7 +20,7 @@ SBOM ?= build/sbom.json
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' $(LOCK)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo install check test test-lowest soak fuzz lint types docs man messages screenshots campaign bench bench-abuse bench-queries bench-reconcile docker-check lock audit sbom clean
+.PHONY: help serve demo install check test test-again test-lowest soak fuzz lint types docs man messages screenshots campaign bench bench-abuse bench-queries bench-reconcile docker-check lock audit sbom clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ check: lint types ## Lint, types and unit tests: under a minute, before every co
 
 test: $(VENV)/installed-dev ## Run all tests, on SQLite and a real PostgreSQL (TEST_DATABASE_URL uses another one)
 	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
+
+test-again: $(VENV)/installed-dev ## Run the tests that failed last once more, one at a time: what a busy machine disturbed passes
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-lowest: ## Run all tests with the oldest versions that pyproject.toml allows, in .venv-lowest
 	$(PYTHON) -m venv .venv-lowest
