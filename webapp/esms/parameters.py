@@ -142,6 +142,8 @@ NOT_PHONES = frozenset((_KNOWN | _IDENTITY_NAMES) - {PHONE, "partnerids", "error
 """Parameters, in small letters, whose values are no numbers of people called, whatever they look like."""
 _NOTHING = (None,)
 _LONGEST_NAME, _MOST_NAMES = 64, 20
+_DEEPEST = 100
+"""Levels of JSON in a value; *assumed*: eSMS nests nothing."""
 
 
 class Parameters:
@@ -368,7 +370,7 @@ def read_json_object(content: bytes, *, strict: bool = False) -> list[tuple[str,
         raise Unreadable("body: is broken JSON") from None
     if not isinstance(pairs, _Object):
         raise Unreadable("body: must be one JSON object")
-    return [(name, _as_plain_json(value)) for name, value in pairs]
+    return [(name, _as_plain_json(value, 1)) for name, value in pairs]
 
 
 def _object_without_repetition(pairs: list[tuple[str, Any]]) -> _Object:
@@ -381,9 +383,12 @@ def _no_number(_: str) -> NoReturn:
     raise ValueError
 
 
-def _as_plain_json(value: Any) -> Any:
+def _as_plain_json(value: Any, depth: int) -> Any:
+    # One limit for all who read it: each step into a value takes more of Python's stack than parsing does.
+    if depth > _DEEPEST:
+        raise Unreadable("body: is nested too deeply")
     if isinstance(value, _Object):
-        return {name: _as_plain_json(inner) for name, inner in value}
+        return {name: _as_plain_json(inner, depth + 1) for name, inner in value}
     if isinstance(value, list):
-        return [_as_plain_json(inner) for inner in value]
+        return [_as_plain_json(inner, depth + 1) for inner in value]
     return value

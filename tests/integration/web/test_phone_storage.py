@@ -109,6 +109,20 @@ def test_no_number_is_stored_wherever_it_comes_in(hiding: Flask, database: Datab
 
 
 @HIDDEN
+@ON_SQLITE
+def test_json_nested_deeply_is_kept_without_the_number(hiding: Flask, database: Database) -> None:
+    for depth in (90, 200, 400, 5000):
+        body = '{"ReferenceId": "deep", "x": ' + '{"a":' * depth + '"0901888484"' + "}" * depth + "}"
+        answer = hiding.test_client().post(URL, data=body, content_type="application/json")
+        assert answer.status_code == (200 if depth == 90 else 400)
+
+    with database.snapshot() as connection:
+        reasons = list(connection.scalars(select(rejected_callbacks.c.reason)))
+    assert reasons == ["body: is nested too deeply"] * 3
+    assert NUMBER not in everything(database)
+
+
+@HIDDEN
 def test_folding_again_and_reading_rejected_ones_again_changes_nothing(hiding: Flask, database: Database) -> None:
     send_numbers_everywhere(hiding.test_client())
 

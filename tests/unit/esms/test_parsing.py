@@ -466,6 +466,7 @@ PART = 'Content-Disposition: form-data; name="ReferenceId"'
         ('[{"ReferenceId": "a"}]', JSON, "body: must be one JSON object"),
         ('"a"', "application/vnd.esms+json", "body: must be one JSON object"),
         ("NaN", JSON, "body: must be one JSON object"),
+        ('{"x":' * 102 + "1" + "}" * 102, JSON, "body: is nested too deeply"),
         ('{"x":' * 1500 + "1" + "}" * 1500, JSON, "body: is nested too deeply"),
         ('{"x":' + "[" * 1500 + "]" * 1500 + "}", JSON, "body: is nested too deeply"),
         ("ReferenceId=a", "multipart/form-data", "body: is a broken multipart form"),
