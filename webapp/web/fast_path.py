@@ -101,7 +101,7 @@ class FastWorker(Worker):
         usual = read(content, address[0] if isinstance(address, tuple) else "", self.cfg)
         if usual is None:
             connection.unread(content)
-            return bool(content) and super().answer_next(server, connection, address)
+            return bool(content) and self.answer_expected(server, connection, address)
         environ, length = usual
         connection.unread(content[length:])
         return self._answer(environ, connection)

@@ -205,6 +205,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def answer_next(self, server: Any, connection: Connection, address: Any) -> bool:
         """Answer the next request; False if it was the last one, or none came."""
         self.expect_request(connection)
+        return self.answer_expected(server, connection, address)
+
+    def answer_expected(self, server: Any, connection: Connection, address: Any) -> bool:
+        """The same, where the time for its head runs already."""
         parser = RequestParser(self.cfg, connection, address)
         try:
             request = next(parser)

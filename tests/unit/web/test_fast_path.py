@@ -190,3 +190,16 @@ def test_a_usual_request_after_an_unusual_one_is_read_fast_again(worker: fast_pa
 
     assert goes_on == [True, True, True]
     assert re.findall(rb"by (\w+)", answers) == [b"the", b"Flask", b"the"]
+
+
+def test_an_unusual_request_has_no_more_time_for_its_head_than_a_usual_one(
+    worker: fast_path.FastWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(Connection, "expect_request", lambda _, seconds: limits.append(seconds))
+    here, there = socket.socketpair()
+    with here, there:
+        here.sendall(USUAL.replace("GET", "POST").encode())
+        assert worker.answer_next(("127.0.0.1", 1), Connection(there), ("127.0.0.1", 2))
+
+    assert limits == [CONFIG.keepalive]
