@@ -76,6 +76,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(health.blueprint(database, gauges, cached=settings.ops_bind is not None))
     if settings.page:
         site.init_app(app, reading, settings, lambda: (*api_tokens(), *(settings.page_token or ())))
+    access.begin_counts(app)
     return app
 
 

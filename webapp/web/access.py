@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flask import g, request
 
 from webapp.callbacks.views import Answer
+from webapp.calls.report import EFFECTS
 from webapp.support import log, metrics
 from webapp.support.settings import CALLBACK_PATH
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from prometheus_client import Counter
 
 _log = logging.getLogger("access")
+_OTHER_RESULTS = ("other-channel", "spooled", "rejected", "unavailable")
+_COUNTED_METHODS = {"GET", "POST"}
 _ABOUT_CALLBACKS = ("effect", "reference_id", "reason")
 
 
@@ -39,6 +42,15 @@ def init_app(app: Flask) -> None:
             answer = Answer(response.status_code, {}, {}, reason="not the path of a CallbackUrl")
         record(request.remote_addr, request.method, route, response.status_code, seconds, answer)
         return response
+
+
+def begin_counts(app: Flask) -> None:
+    """Count from 0 what alerts watch: Prometheus sees no increase in a series that begins with its first event."""
+    for result in (*EFFECTS, *_OTHER_RESULTS):
+        _callbacks(result)
+    for rule in app.url_map.iter_rules():
+        for method in _COUNTED_METHODS & (rule.methods or set()):
+            _requests(rule.rule, method, "500")
 
 
 def record(

@@ -220,6 +220,19 @@ def test_requests_and_callbacks_are_counted_by_their_result(client: FlaskClient)
 
 
 @ON_SQLITE
+def test_what_alerts_watch_is_counted_from_0(client: FlaskClient) -> None:
+    found = counts(client.get("/metrics").text)
+
+    for name, labels in (
+        ("esms_callbacks_total", {"result": "unavailable"}),
+        ("esms_callbacks_total", {"result": "settled"}),
+        ("esms_http_requests_total", {"route": "/calls/<identity:reference_id>", "method": "GET", "status": "500"}),
+        ("esms_http_requests_total", {"route": "/api/calls", "method": "POST", "status": "500"}),
+    ):
+        assert (name, frozenset(labels.items())) in found
+
+
+@ON_SQLITE
 def test_callbacks_that_were_not_stored_are_counted(settings: Settings, tmp_path: Path) -> None:
     with app_on(settings, database_url=f"sqlite:///{tmp_path}/missing/calls.db", spool=False) as client:
         before = counts(client.get("/metrics").text)
