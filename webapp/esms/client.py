@@ -70,7 +70,7 @@ class Client:
         self._keys = {"ApiKey": api_key, "SecretKey": secret_key}
         self._spellings = {
             spelling
-            for key in (api_key, secret_key)
+            for key in (api_key, secret_key, network.proxy_password)
             if len(key) >= _SHORTEST_REDACTED
             for spelling in (key, quote(key), quote(key, safe=""), quote_plus(key), json.dumps(key)[1:-1])
         }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
 from requests.utils import should_bypass_proxies
@@ -42,6 +42,11 @@ class Network:
     proxy: str | None = None
     no_proxy: str | None = None
     ca_bundle: Path | None = None
+
+    @property
+    def proxy_password(self) -> str:
+        """The proxy's password, which a proxy may repeat in the words of its refusal."""
+        return unquote(urlsplit(self.proxy or "").password or "")
 
     def proxies_for(self, url: str) -> dict[str, str]:
         """The proxies for this URL, as ``requests`` wants them."""

@@ -131,7 +131,7 @@ def test_a_socks_proxy_is_refused_in_words_where_it_would_be_used(esms: Sandbox,
     assert reconcile(**(https | {"ESMS_API_URL": esms.api_url})).exit_code == 0
 
 
-@pytest.mark.parametrize("refusal", ["407 Proxy Authentication Required", ""])
+@pytest.mark.parametrize("refusal", ["407 Proxy Authentication Required", "407 Proxy refuses hidden/word", ""])
 def test_the_proxys_password_is_shown_nowhere(
     esms: Sandbox, database: Database, reconcile: Command, caplog: pytest.LogCaptureFixture, refusal: str
 ) -> None:

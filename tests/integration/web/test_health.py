@@ -135,6 +135,38 @@ def test_locked_database_is_not_ready(settings: Settings, monkeypatch: pytest.Mo
     engine.dispose()
 
 
+@ON_POSTGRESQL
+@pytest.mark.parametrize("table", ["calls", "status_reports"])
+def test_a_database_whose_tables_are_locked_is_not_ready(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """By VACUUM FULL, by an index that is made, or by a person: callbacks are spooled then."""
+    monkeypatch.setattr(application, "API_PATIENCE", application.API_PATIENCE / 30)
+    engine = create_engine(settings.database)
+    with app_on(settings) as client:
+        with engine.begin() as connection:
+            connection.execute(text(f"LOCK TABLE {table} IN SHARE MODE"))
+            assert_not_ready(client, "the database is locked")
+        assert client.get("/readyz").status_code == 200
+    engine.dispose()
+
+
+@ON_POSTGRESQL
+def test_a_database_that_refuses_what_is_stored_is_not_ready(settings: Settings, database: Database) -> None:
+    """The owner of the tables may have given this server's role less than it needs."""
+    role = f"reader_{make_url(settings.database).database}"
+    grants = f"CREATE ROLE {role} LOGIN; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};"
+    write(
+        database, lambda connection: connection.exec_driver_sql(f"{grants} GRANT UPDATE ON alembic_version TO {role}")
+    )
+    url = make_url(settings.database).set(username=role).render_as_string(hide_password=False)
+    try:
+        with app_on(settings, database_url=url) as client:
+            assert_not_ready(client, "the database refuses this server's user")
+    finally:
+        write(database, lambda connection: connection.exec_driver_sql(f"DROP OWNED BY {role}; DROP ROLE {role}"))
+
+
 @ON_SQLITE
 def test_a_sqlite_that_is_not_there_is_not_ready(settings: Settings, tmp_path: Path) -> None:
     with app_on(settings, database_url=f"sqlite:///{tmp_path}/missing/calls.db", spool=False) as client:
