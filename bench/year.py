@@ -141,7 +141,7 @@ def fill(database: str, calls: int, show: Callable[[str], None]) -> None:
     now = datetime.now(UTC)
     local = now + _HANOI
     midnight = datetime(local.year, local.month, local.day, tzinfo=UTC) - _HANOI
-    # So many that those of today that are still to come can be left out.
+    # Enough that those of today that are still to come can be left out.
     rows = math.ceil(calls * DAYS / (DAYS - 1))
     values = {"begin": (midnight - timedelta(days=DAYS - 1)).timestamp(), "now": now.timestamp(), "rows": rows}
     if make_url(database).get_backend_name() == "sqlite":

@@ -13,8 +13,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
-from webapp.esms.sandbox.calls import DONE, LOOKUP_SPELLING, SENT, WAITING, PlacedCall, draw_call
-from webapp.esms.sandbox.forms import callbacks_of, other_channel
+from webapp.esms.finality import SEND_STATUS_DONE
+from webapp.esms.sandbox.calls import LOOKUP_SPELLING, SEND_STATUS_SENT, SEND_STATUS_WAITING, PlacedCall, draw_call
+from webapp.esms.sandbox.forms import callbacks_of, other_channel_message
 from webapp.esms.sandbox.options import Options
 
 if TYPE_CHECKING:
@@ -216,25 +217,25 @@ def _answered(call: PlacedCall) -> PlacedCall:
     """The call as one that was answered, with nothing odd about it."""
     ends: dict[str, Any] = {"call_status": "ANSWERED", "lookup_status": "ANSWERED", "call_duration": 31, "ivr": "1"}
     ends |= dict.fromkeys(("lost", "silent", "doubled", "late"), False)
-    return replace(call, **ends, send_status=DONE, sent_result=1, price=_VOICE_PRICE, redialed=None)
+    return replace(call, **ends, send_status=SEND_STATUS_DONE, sent_result=1, price=_VOICE_PRICE, redialed=None)
 
 
 def _callbacks(call: PlacedCall) -> Iterator[Callback]:
     """The call's callbacks, each with a believable delay."""
     draw = random.Random(f"{SEED}:{call.reference_id}:delays")
     ring, talk = call.ring_seconds, call.call_duration
-    due = {WAITING: 1.0, SENT: ring, DONE: ring + talk}
+    due = {SEND_STATUS_WAITING: 1.0, SEND_STATUS_SENT: ring, SEND_STATUS_DONE: ring + talk}
     finals = 0
     for said in callbacks_of(call):
         seconds = due[said.due_at] + draw.lognormvariate(1, 0.7) + draw.uniform(20, 90) * said.late
-        if said.due_at == DONE and not said.late:
+        if said.due_at == SEND_STATUS_DONE and not said.late:
             seconds += 45.0 * finals + (draw.uniform(60, 900) if draw.random() < 0.03 else 0)
             finals += 1
         yield Callback(call.placed_at + timedelta(seconds=seconds), urlencode(said.parameters))
 
 
 def _other_channel(call: PlacedCall) -> Iterator[Callback]:
-    message = other_channel(call)
+    message = other_channel_message(call)
     yield Callback(call.placed_at + timedelta(seconds=20), urlencode(message.parameters))
 
 

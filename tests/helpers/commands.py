@@ -124,7 +124,7 @@ def spooled(settings: Settings, *reader: str, ago: timedelta = timedelta(0)) -> 
 
 @contextmanager
 def database_away(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setenv("DATABASE_URL", f"postgresql://user:the-password@127.0.0.1:{free_port()}/calls")
+    with monkeypatch.context() as another:
+        another.setenv("DATABASE_URL", f"postgresql://user:the-password@127.0.0.1:{free_port()}/calls")
         assert settings.instance_dir
         yield

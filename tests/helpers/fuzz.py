@@ -228,7 +228,7 @@ class Answers:
     """What fuzzed requests were answered, over one connection each."""
 
     def __init__(self, connect: Callable[[], socket.socket], *, half_close: bool) -> None:
-        """``half_close``: whether the end of a request can be told to the server; else it is waited for shortly."""
+        """``half_close``: whether the end of a request can be signalled to the server; else there is a short wait."""
         self._connect, self._half_close = connect, half_close
         self.statuses: Counter[int] = Counter()
         self.results: Counter[str] = Counter()
@@ -270,13 +270,13 @@ class Answers:
                 answer += part
         found = [int(status) for status in re.findall(rb"^HTTP/1\.[01] ([0-9]{3}) ", answer, re.MULTILINE)]
         results = re.findall(r'^\{"result": ?"([a-z-]+)"', answer.decode("latin-1"), re.MULTILINE)
-        # The page and a redirect keep the query that they are asked with, for whoever has sent it.
-        told = CALLBACK_TOKEN.encode() in answer and b"text/html" not in answer
+        # The page and a redirect keep the query that they are asked with, for the one who sent it.
+        leaked = CALLBACK_TOKEN.encode() in answer and b"text/html" not in answer
         injected = re.search(rb"(?mi)^set-cookie: a=b", answer)
         with self._lock:
             self.sent += 1
             self.statuses.update(found)
             self.results.update(results)
             self.unanswered += not found
-            if told or injected or (request.sound and not found):
+            if leaked or injected or (request.sound and not found):
                 self.wrong.append(request.data)

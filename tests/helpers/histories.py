@@ -78,7 +78,7 @@ def look_up(writer: Writer, chance: random.Random) -> None:
 
 
 def give_up(writer: Writer, chance: random.Random) -> None:
-    """ESMS does not know the call, and it is old; one that was never heard of is heard of first."""
+    """ESMS does not know the call, and it is old; one that is not stored is reported first."""
     name = chance.choice(NAMES)
     writer.record([callback(name, send_status=2)], NOW)
     writer.conclude([LookupAnswer(name, "105")], NOW, give_up=timedelta(days=-9))
@@ -100,7 +100,7 @@ DEEDS = (register, unregister, receive, receive, receive, look_up, look_up, give
 
 
 def write_history(database: Database, seed: int, length: int) -> None:
-    """So many deeds by chance."""
+    """``length`` deeds by chance."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     writer = Writer(database)
     for _ in range(length):

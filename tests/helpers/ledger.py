@@ -1,6 +1,6 @@
 """A ledger: what a receiver answered to clients that send all the time, against what its database holds in the end.
 
-Every request carries a marker of its own, so that one report can be told from every other wherever it turns up.
+Every request carries a marker of its own, so that each report is distinguishable from all others.
 """
 
 from __future__ import annotations
@@ -307,7 +307,7 @@ class Load:
             thread.join()
 
     def go_on(self, least: float, most: float | None = None) -> float:
-        """Go on for so long, a random time if two are given; the moment at which this began."""
+        """Go on for this long, a random time if two are given; the moment at which this began."""
         began = time.monotonic()
         time.sleep(self._random.uniform(least, most or least))
         return began

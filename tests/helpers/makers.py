@@ -29,7 +29,7 @@ NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
 
 def at(seconds: float) -> datetime:
-    """So many seconds after NOW."""
+    """``seconds`` after NOW."""
     return NOW + timedelta(seconds=seconds)
 
 
@@ -48,7 +48,7 @@ def report_with(**values: Any) -> StatusReport:
 
 
 def callback(reference_id: str, seconds: float = 0, **said: Any) -> StatusReport:
-    """A callback received so many seconds after NOW; final if it says a call_status and no send_status."""
+    """A callback received ``second`` seconds after NOW; final if it says a call_status and no send_status."""
     usual: dict[str, Any] = {
         "id": parameters.new_id(),
         "reference_id": reference_id,
@@ -73,11 +73,11 @@ def answer(report: StatusReport) -> LookupAnswer:
 
 def fold_of(reports: Iterable[StatusReport]) -> Call:
     """What the rule makes of the reports of one call, all of them at once."""
-    told = list(reports)
-    return rule.fold_all(Call(reference_id=told[0].reference_id, placed_at=NOW), told)
+    history = list(reports)
+    return rule.fold_all(Call(reference_id=history[0].reference_id, placed_at=NOW), history)
 
 
-def heard(call: Call) -> Call:
+def by_reports(call: Call) -> Call:
     """The call without what only look-ups and plans change: what is left, the set of its reports decides."""
     return replace(call, next_lookup_at=None, lookup_count=0, lookup_backoff=0, last_lookup_code=None, gave_up_at=None)
 

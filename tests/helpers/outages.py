@@ -172,7 +172,7 @@ class Proxy:
     """Stands between a client and a server of PostgreSQL, and may swallow what the server says, and say nothing."""
 
     def __init__(self, url: URL, answers: float) -> None:
-        """Listen on a port of loopback; let so many answers through, of which a log-in ends with one."""
+        """Listen on a port of loopback; let this many answers through, of which a log-in ends with one."""
         self.answers_left = answers
         self.connections = 0
         self._url = url
@@ -217,7 +217,7 @@ class Proxy:
 
 @contextmanager
 def silent_server(url: str, answers: float = float("inf")) -> Iterator[tuple[str, Proxy]]:
-    """URL of the database through a proxy that falls silent after so many answers."""
+    """URL of the database through a proxy that falls silent after this many answers."""
     direct = make_url(url)
     proxy = Proxy(direct, answers)
     through = direct.difference_update_query(["host"]).set(host="127.0.0.1", port=proxy.port)
@@ -235,13 +235,13 @@ class SmallDisk:
         self.folder = folder
 
     def fill(self) -> None:
-        """Leave no room."""
+        """Fill the disk."""
         with suppress(OSError), (self.folder / "filler").open("ab", buffering=0) as filler:
             while filler.write(b"x" * 4096):
                 pass
 
     def free(self) -> None:
-        """Leave as much room as before."""
+        """Leave as much space as before."""
         (self.folder / "filler").unlink()
 
 
@@ -265,7 +265,7 @@ def small_disk(mebibytes: int) -> Iterator[SmallDisk]:
 
 @contextmanager
 def sqlite_locked(path: Path) -> Iterator[None]:
-    """Somebody else has the file to write, and does not let go of it."""
+    """Another program has the file to write, and does not let go of it."""
     other = sqlite3.connect(path, isolation_level=None, timeout=30)
     try:
         other.execute("BEGIN IMMEDIATE")

@@ -56,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.closing.wait()
             return
         self.send_response(status)
-        self.send_header("Location", "/elsewhere")
+        self.send_header("Location", "/another-place")
         self.end_headers()
 
     def log_message(self, *_: object) -> None:

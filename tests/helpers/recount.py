@@ -14,7 +14,7 @@ from webapp.calls import rule
 from webapp.calls.facts import DELAY_EDGES, TALK_EDGES
 from webapp.calls.outcome import outcome
 from webapp.calls.rule import Call
-from webapp.esms.finality import REJECTED
+from webapp.esms.finality import SEND_STATUS_REJECTED
 from webapp.storage import rollups
 from webapp.storage.models import call_rollups, calls
 
@@ -106,7 +106,7 @@ def facts_of(database: Database, zone: ZoneInfo = HANOI) -> list[Fact]:
     columns = [calls.c[field.name] for field in fields(rule.Call)]
     with database.snapshot(limited=False) as connection:
         found = [Call(**row) for row in connection.execute(select(*columns)).mappings()]
-    return [Fact(call, call.placed_at.astimezone(zone), outcome(call, REJECTED)) for call in found]
+    return [Fact(call, call.placed_at.astimezone(zone), outcome(call, SEND_STATUS_REJECTED)) for call in found]
 
 
 def recounted(facts: list[Fact]) -> Figures:

@@ -55,7 +55,7 @@ class Fork:
         """As multiprocessing has it; see ``join``."""
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for its end, so many seconds at most."""
+        """Wait for its end, this many seconds at most."""
         if self.exitcode is None:
             self._status.settimeout(timeout)
             with suppress(TimeoutError, BlockingIOError):

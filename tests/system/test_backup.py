@@ -37,7 +37,7 @@ class Load:
         return set(self._answered)
 
     def wait_for(self, more: int) -> None:
-        """Wait until so many more are answered."""
+        """Wait until this many more are answered."""
         wanted = len(self._answered) + more
         wait_until(lambda: len(self._answered) >= wanted)
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from ledger import TOKEN, until
-from makers import heard, stored_call, stored_reports
+from makers import by_reports, stored_call, stored_reports
 from outages import sqlite_locked
 from running import COMMAND, PROCESSES, free_port
 from sqlalchemy import make_url, text
@@ -142,7 +142,7 @@ def assert_stored_once(database: Database, arrivals: list[CallbackRequest]) -> N
     assert [count for _, count in rejected] == [1] * len(rejected)
     for name in names:
         call, reports = stored_call(database, name), stored_reports(database, name)
-        assert heard(call) == heard(rule.fold_all(call, reports))
+        assert by_reports(call) == by_reports(rule.fold_all(call, reports))
         assert call.report_count == len(reports)
 
 
@@ -262,12 +262,12 @@ def test_report_spooled_because_of_a_slow_commit_is_stored_once_though_that_comm
         return ingest.receive(later[-1]) != Accepted("spooled", "b")
 
     with receiving(url_of(database), tmp_path, timedelta(seconds=1)) as ingest:
-        told = ingest.receive(what)
+        answer = ingest.receive(what)
         goes_on.set()
         until(one_more_is_stored, 30, "the commit that took too long has come, and another after it")
         until(lambda: spool.depth().reports == 0, 30, "the spool is drained")
 
-    assert told == Accepted("spooled", "a") if "ReferenceId" in query else isinstance(told, NotAccepted)
+    assert answer == Accepted("spooled", "a") if "ReferenceId" in query else isinstance(answer, NotAccepted)
     assert_stored_once(database, [what, *later])
     spool.close()
 
@@ -372,8 +372,12 @@ def test_a_connection_that_is_lost_in_a_commit_leaves_no_report_out_and_stores_n
         for number, what in enumerate(arrivals):
             if number:
                 line.cut(moment, times)
-            told = ingest.receive(what)
-            assert isinstance(told, NotAccepted | OtherChannel) or told.result in {"spooled", "progressed", "settled"}
+            answer = ingest.receive(what)
+            assert isinstance(answer, NotAccepted | OtherChannel) or answer.result in {
+                "spooled",
+                "progressed",
+                "settled",
+            }
         line.cut(moment, 0)
         until(lambda: spool.depth().reports == 0, 30, "the spool is drained")
 

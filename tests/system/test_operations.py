@@ -16,7 +16,7 @@ from running import COMMAND
 
 from webapp.callbacks.spool import Depth
 from webapp.cli import status_text
-from webapp.cli.status_needs import Moment
+from webapp.cli.status_needs import StatusMoment
 from webapp.storage.claims import Due
 
 if TYPE_CHECKING:
@@ -141,10 +141,10 @@ def test_operations_knows_every_line_of_status(reader: Reader) -> None:
     now = datetime.now(UTC)
     spool = Depth(reports=1, oldest_at=now - timedelta(hours=1), size=1)
     found = reader.status(Due(placed_until=now, due_until=now))
-    moment = Moment(
+    moment = StatusMoment(
         now=now, zone=ZoneInfo("UTC"), lease=timedelta(minutes=1), lookup_share_warn=Decimal(1), spool_limit=9
     )
-    lines = [name.strip() for _, rows in status_text.groups(found, spool, moment) for name, _ in rows]
+    lines = [name.strip() for _, rows in status_text.status_groups(found, spool, moment) for name, _ in rows]
     assert [line for line in lines if f"`{line}`" not in OPERATIONS] == []
 
 

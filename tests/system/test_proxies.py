@@ -352,7 +352,7 @@ def test_honest_callbacks_stay_under_ten_times_their_idle_p99(behind: Behind, ab
 
 @contextmanager
 def abused(behind: Behind, act: Callable[[ssl.SSLSocket, threading.Event], None], connections: int) -> Iterator[None]:
-    """So many connections of a stranger that do nothing but abuse, until the end of the block."""
+    """``connections`` of a stranger that do nothing but abuse, until the end of the block."""
     stop = threading.Event()
 
     def run() -> None:

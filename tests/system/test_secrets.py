@@ -41,7 +41,7 @@ SECRETS = {
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 ON_POSTGRESQL = pytest.mark.parametrize("empty_database_url", ["postgresql"], indirect=True)
 ALL = [TOKEN, OLD_TOKEN, API_TOKEN, OLD_API_TOKEN, API_KEY, SECRET_KEY, PASSWORD]
-TOLD_BACK = [TOKEN, OLD_TOKEN]
+SENT_BACK = [TOKEN, OLD_TOKEN]
 """What is taken out of callbacks. What else a stranger guesses is stored as it came."""
 GUESSED = [API_TOKEN, OLD_API_TOKEN, API_KEY, SECRET_KEY]
 RIGHT = {"Authorization": f"Bearer {API_TOKEN}"}
@@ -53,10 +53,10 @@ def spellings(secret: str) -> set[str]:
     return plain | {json.dumps(secret)[1:-1], b64encode(secret.encode()).decode().rstrip("=")[:-1]}
 
 
-def shown(told: dict[str, str]) -> dict[str, list[str]]:
-    """Which secrets are to be found where; of what is told, by its place."""
+def shown(outputs: dict[str, str]) -> dict[str, list[str]]:
+    """Which secrets are to be found where; of all that is shown, by its place."""
     found = defaultdict(list)
-    for place, words in told.items():
+    for place, words in outputs.items():
         for secret in ALL:
             if any(spelling.lower() in words.lower() for spelling in spellings(secret)):
                 found[place].append(secret)
@@ -182,7 +182,7 @@ def ask_in_every_way(url: str) -> dict[str, str]:
         ask("GET", f"/{token}?token={token}")
         ask("POST", f"/esms/callback/{token}", data=b"x" * 70_000)
         ask("POST", f"/esms/callback/{token}", data=b"{", headers={"Content-Type": "application/json"})
-    for said in (*TOLD_BACK, *map(quote, TOLD_BACK), "/".join(TOLD_BACK)):
+    for said in (*SENT_BACK, *map(quote, SENT_BACK), "/".join(SENT_BACK)):
         ask("GET", f"/esms/callback/{TOKEN}?{GOOD}", params={"Ivr": said, "x": said})
         ask("POST", f"/esms/callback/{TOKEN}?x={quote(said)}", data=said.encode(), headers={"Content-Type": said})
         ask("POST", f"/esms/callback/{TOKEN}", data=escaped({"ReferenceId": said}))
@@ -220,39 +220,39 @@ def reconciled(esms_api_url: str, *, exit_code: int) -> dict[str, str]:
 @pytest.mark.usefixtures("environment")
 @ON_POSTGRESQL
 def test_no_secret_is_in_an_answer_a_log_line_a_metric_an_output_or_a_row(database: Database, tmp_path: Path) -> None:
-    told: dict[str, str] = {}
+    outputs: dict[str, str] = {}
     with serving(tmp_path / "log") as server:
-        told |= ask_in_every_way(server)
+        outputs |= ask_in_every_way(server)
         change_by_hand(database, "ALTER TABLE calls RENAME TO gone")
-        told |= {f"away {name}": answer for name, answer in ask_in_every_way(server).items()}
+        outputs |= {f"away {name}": answer for name, answer in ask_in_every_way(server).items()}
         change_by_hand(database, "ALTER TABLE gone RENAME TO calls")
         for request in BROKEN_REQUESTS:
             ask_raw(server, request)
     log = (tmp_path / "log").read_text()
 
-    told |= said_by("migrate", exit_code=0)
-    told |= said_by("register", stdin="".join(f"{kind}\n" for kind in KINDS) + "bad line\n", exit_code=1)
+    outputs |= said_by("migrate", exit_code=0)
+    outputs |= said_by("register", stdin="".join(f"{kind}\n" for kind in KINDS) + "bad line\n", exit_code=1)
     with telltale() as esms:
-        told |= reconciled(esms, exit_code=1)
-        told |= said_by("register", stdin="refused", exit_code=0)
-        told |= reconciled(esms, exit_code=3)
-    told |= reconciled(f"http://127.0.0.1:{free_port()}/json", exit_code=1)
-    told |= said_by("status", exit_code=1)
-    told |= said_by("export", exit_code=0)
-    told |= said_by("replay", "--check", exit_code=0)
-    told |= said_by("replay", "--rejected", exit_code=0)
-    told |= all_rows(database)
+        outputs |= reconciled(esms, exit_code=1)
+        outputs |= said_by("register", stdin="refused", exit_code=0)
+        outputs |= reconciled(esms, exit_code=3)
+    outputs |= reconciled(f"http://127.0.0.1:{free_port()}/json", exit_code=1)
+    outputs |= said_by("status", exit_code=1)
+    outputs |= said_by("export", exit_code=0)
+    outputs |= said_by("replay", "--check", exit_code=0)
+    outputs |= said_by("replay", "--rejected", exit_code=0)
+    outputs |= all_rows(database)
 
     callback_url = f"CallbackUrl to give to eSMS:\n  {server}/esms/callback/{TOKEN}?ReferenceId=&"
     assert log.count(TOKEN) == log.count(callback_url) == 1
-    told["log"] = log.replace(callback_url, "")
-    assert shown(told) == {}
+    outputs["log"] = log.replace(callback_url, "")
+    assert shown(outputs) == {}
     # It was all of that which was to be looked through.
-    everything = "\n".join(told.values())
+    everything = "\n".join(outputs.values())
     for words in (" 200 ", "cannot be read", "settled a", "eSMS refuses the account", "failed with"):
         assert words in everything
     assert "esms_callbacks_total" in everything
-    statuses = {answer.partition(" ")[0] for name, answer in told.items() if name.startswith("away ")}
+    statuses = {answer.partition(" ")[0] for name, answer in outputs.items() if name.startswith("away ")}
     assert statuses >= {"200", "401", "404", "405", "503"}
 
 
@@ -283,13 +283,13 @@ def test_no_secret_is_in_the_words_for_a_setting_that_is_wrong_or_a_database_tha
 ) -> None:
     monkeypatch.setenv(name, value)
 
-    told = said_by(
+    outputs = said_by(
         "status", exit_code=4 if value.endswith(("127.0.0.1:1/calls", ".invalid/calls")) or "&password" in value else 2
     )
 
-    assert "Error: " in told["status"]
-    assert "Traceback" not in told["status"]
-    assert shown(told) == {}
+    assert "Error: " in outputs["status"]
+    assert "Traceback" not in outputs["status"]
+    assert shown(outputs) == {}
 
 
 @ON_SQLITE
@@ -298,11 +298,11 @@ def test_no_secret_is_in_messages_of_unexpected_errors(database: Database) -> No
     said_by("register", stdin="a", exit_code=0)
     change_by_hand(database, "UPDATE calls SET placed_at = :secret", secret=API_TOKEN)
 
-    told = said_by("export", exit_code=1)
+    outputs = said_by("export", exit_code=1)
 
-    assert "Unexpected ValueError" in told["export"]
-    assert "***" in told["export"]
-    assert shown(told) == {}
+    assert "Unexpected ValueError" in outputs["export"]
+    assert "***" in outputs["export"]
+    assert shown(outputs) == {}
 
 
 @ON_SQLITE
@@ -311,11 +311,11 @@ def test_a_server_whose_database_is_away_shows_no_password(tmp_path: Path) -> No
     away = make_url(f"postgresql://user@127.0.0.1:{free_port()}/calls").set(password=PASSWORD)
 
     with serving(tmp_path / "log", DATABASE_URL=away.render_as_string(hide_password=False)) as server:
-        told = ask_in_every_way(server)
+        outputs = ask_in_every_way(server)
 
-    told["log"] = (tmp_path / "log").read_text().replace(f"/esms/callback/{TOKEN}?ReferenceId=&", "", 1)
-    assert "the database cannot be used now" in told["log"]
-    assert shown(told) == {}
+    outputs["log"] = (tmp_path / "log").read_text().replace(f"/esms/callback/{TOKEN}?ReferenceId=&", "", 1)
+    assert "the database cannot be used now" in outputs["log"]
+    assert shown(outputs) == {}
 
 
 @ON_SQLITE
@@ -324,13 +324,13 @@ def test_a_guess_is_answered_and_stored_like_every_other_text_and_is_not_logged(
     database: Database, tmp_path: Path
 ) -> None:
     """Were it taken out, the answer `duplicate` or the row would tell who guessed right."""
-    told: dict[str, list[str]] = {}
+    outputs: dict[str, list[str]] = {}
     with serving(tmp_path / "log") as server:
         url = f"{server}/esms/callback/{TOKEN}"
         for guess in [*GUESSED, "a-guess-that-is-wrong-0123"]:
-            identity = f"call-{len(told)}"
+            identity = f"call-{len(outputs)}"
             asked = {"ReferenceId": identity, "SendStatus": "5", "CallStatus": "ANSWERED", "Note": guess}
-            told[guess] = [
+            outputs[guess] = [
                 requests.get(url, params=asked | {"Note": "***"}, timeout=30).text,
                 requests.get(url, params=asked, timeout=30).text,
                 requests.get(url, params=asked | {"CID": guess}, timeout=30).text,
@@ -340,8 +340,8 @@ def test_a_guess_is_answered_and_stored_like_every_other_text_and_is_not_logged(
             ]
     rows = all_rows(database)
 
-    assert len(set(map(tuple, told.values()))) == 1
-    assert told[API_KEY][:2] == ['{"result":"settled"}\n', '{"result":"duplicate"}\n']
+    assert len(set(map(tuple, outputs.values()))) == 1
+    assert outputs[API_KEY][:2] == ['{"result":"settled"}\n', '{"result":"duplicate"}\n']
     assert shown({name: rows[name] for name in ("table status_reports", "table rejected_callbacks")}) == {
         "table status_reports": GUESSED,
         "table rejected_callbacks": GUESSED,
@@ -355,15 +355,15 @@ def test_a_guess_is_answered_and_stored_like_every_other_text_and_is_not_logged(
 @pytest.mark.usefixtures("environment")
 def test_no_secret_of_a_malformed_request_is_echoed(tmp_path: Path) -> None:
     with serving(tmp_path / "log") as server:
-        told = {request: ask_raw(server, request) for request in BROKEN_REQUESTS}
+        outputs = {request: ask_raw(server, request) for request in BROKEN_REQUESTS}
 
-    assert shown(told) == {}
+    assert shown(outputs) == {}
 
 
 @pytest.mark.usefixtures("environment")
 @ON_SQLITE
 @pytest.mark.parametrize("encoded", [[], ["--encoded"]])
 def test_the_callback_url_shows_the_first_token_and_no_other_secret(encoded: list[str]) -> None:
-    told = said_by("callback-url", *encoded, exit_code=0)
+    outputs = said_by("callback-url", *encoded, exit_code=0)
 
-    assert list(shown(told).values()) == [[TOKEN]]
+    assert list(shown(outputs).values()) == [[TOKEN]]

@@ -19,7 +19,7 @@ import pytest
 import requests
 from constants import API_TOKEN, CALLBACK_TOKEN
 from ledger import until
-from makers import heard, stored_call, stored_reports
+from makers import by_reports, stored_call, stored_reports
 from outages import silent_server
 from running import Program, free_port, metrics_folder, serving, wait_until_healthy
 from sqlalchemy import create_engine, make_url, select, text
@@ -82,11 +82,11 @@ def test_a_server_started_in_an_empty_folder_prints_a_callback_url_that_works(
     with started(tmp_path / "log") as server:
         printed = re.search(rf"CallbackUrl to give to eSMS:\n  ({server.url}/\S+)\n", server.log)
         assert printed
-        told = requests.get(printed[1].replace("ReferenceId=&", "ReferenceId=a&"), timeout=20)
+        answer = requests.get(printed[1].replace("ReferenceId=&", "ReferenceId=a&"), timeout=20)
         api = {"Authorization": f"Bearer {(tmp_path / 'instance/api_token').read_text().strip()}"}
         known = requests.get(f"{server.url}/api/calls/a", headers=api, timeout=20)
 
-    assert (told.status_code, told.json()) == (200, {"result": "progressed"})
+    assert (answer.status_code, answer.json()) == (200, {"result": "progressed"})
     assert known.json()["report_count"] == 1
     assert "set PUBLIC_URL to the server" in server.log
 
@@ -406,19 +406,19 @@ def test_workers_that_get_reports_of_one_call_from_many_clients_end_in_their_fol
 
     def send(url: str, client: int) -> list[str]:
         start.wait(30)
-        told: list[str] = []
+        effects: list[str] = []
         for number in range(15):
             answer = requests.get(f"{url}{URL}?ReferenceId=one&{said[(client + number) % 4]}", timeout=30)
             answer.raise_for_status()
-            told.append(answer.json()["result"])
-        return told
+            effects.append(answer.json()["result"])
+        return effects
 
     with serving(tmp_path / "log", "--workers", "3", ANSWER_WITHIN="60s") as server, ThreadPoolExecutor(12) as clients:
-        results = [one for told in clients.map(send, [server] * 12, range(12)) for one in told]
+        results = [one for effects in clients.map(send, [server] * 12, range(12)) for one in effects]
 
     call, reports = stored_call(database, "one"), stored_reports(database, "one")
     assert call.report_count == len(reports) == len(results) == 180
-    assert heard(call) == heard(rule.fold_all(call, reports))
+    assert by_reports(call) == by_reports(rule.fold_all(call, reports))
     assert results.count("settled") == 1
     assert {report.ivr for report in reports} == {"9", None, "1"}
     with database.snapshot(limited=False) as connection:

@@ -213,7 +213,7 @@ def test_it_starts_while_the_database_is_away_or_not_migrated_and_goes_on_after_
 def within_a_minute(condition: object) -> None:
     until = time.monotonic() + 60
     while not condition():  # type: ignore[operator]
-        assert time.monotonic() < until, "it did not come back within a minute"
+        assert time.monotonic() < until, "it was not available again within a minute"
         time.sleep(0.1)
 
 

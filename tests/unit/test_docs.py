@@ -14,7 +14,7 @@ import pytest
 from webapp import create_app
 from webapp.cli import exit_codes
 from webapp.cli.commands import cli
-from webapp.esms.registrations import FIELDS
+from webapp.esms.registrations import REGISTRATION_FIELDS
 from webapp.storage import schema
 from webapp.storage.models import Base
 from webapp.support import metrics
@@ -97,7 +97,7 @@ def views() -> str:
 
 
 def fields() -> str:
-    rows = [f"| `{name}` | {words} |" for name, words in FIELDS.items()]
+    rows = [f"| `{name}` | {words} |" for name, words in REGISTRATION_FIELDS.items()]
     return "\n".join(["| key | meaning |", "| --- | --- |", *rows])
 
 

@@ -93,7 +93,7 @@ def rejected(request: CallbackRequest, reason: str, redact: TokenRedactor) -> Re
     )
 
 
-def as_json(request: CallbackRequest, redact: TokenRedactor = NO_TOKENS) -> dict[str, Any]:
+def request_as_json(request: CallbackRequest, redact: TokenRedactor = NO_TOKENS) -> dict[str, Any]:
     """A request for people: as it came, and what it says or why it cannot be read."""
     parsed = parse(request, redact)
     request = redacted_decoded(request, redact)

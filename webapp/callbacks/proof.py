@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 CHALLENGE = "X-Esms-Calls-Challenge"
 PROOF = "X-Esms-Calls-Proof"
-NO_DATABASE = "no database"
+NO_PROOF = "no database"
 """Instead of a proof: the receiver cannot use its database now."""
 MOST_HOPS = 10
-"""Of TRUSTED_PROXIES; more hops are not told apart."""
+"""Of TRUSTED_PROXIES; more hops are not distinguished."""
 _CHALLENGE = re.compile(r"[0-9a-f]{32}")
 
 
-class Way(NamedTuple):
+class Arrival(NamedTuple):
     """How a request came to the receiver.
 
     ``hops``: addresses that proxies put into X-Forwarded-For. ``trusted``: the receiver's TRUSTED_PROXIES. ``scheme``:
@@ -50,17 +50,20 @@ def sent_from(challenge: str) -> str:
     return f"2001:db8::{challenge[:4]}:{challenge[4:8]}:{challenge[8:12]}"
 
 
-def digest(token: str, database: str, challenge: str, way: Way) -> str:
+def digest(token: str, database: str, challenge: str, arrival: Arrival) -> str:
     """What a receiver with this token and this database answers to the challenge."""
     key = f"{token} {database}".encode()
-    return hmac.new(key, f"{challenge} {way.hops} {way.trusted} {way.scheme}".encode(), sha256).hexdigest()
+    return hmac.new(key, f"{challenge} {arrival.hops} {arrival.trusted} {arrival.scheme}".encode(), sha256).hexdigest()
 
 
-def way_proved(proof: str, token: str, database: str, challenge: str) -> Way | None:
+def arrival_proved(proof: str, token: str, database: str, challenge: str) -> Arrival | None:
     """How the request came, by its proof; None: no receiver of this database has made the proof."""
     counts = range(MOST_HOPS + 1)
-    ways = itertools.starmap(Way, itertools.product(counts, counts, ("http", "https")))
-    return next((way for way in ways if hmac.compare_digest(proof, digest(token, database, challenge, way))), None)
+    arrivals = itertools.starmap(Arrival, itertools.product(counts, counts, ("http", "https")))
+    for arrival in arrivals:
+        if hmac.compare_digest(proof, digest(token, database, challenge, arrival)):
+            return arrival
+    return None
 
 
 def init_routes(callbacks: Blueprint, database: Database) -> None:
@@ -71,12 +74,12 @@ def init_routes(callbacks: Blueprint, database: Database) -> None:
         challenge = request.headers.get(CHALLENGE, "")
         # Only a right token is answered 405.
         if response.status_code == HTTPStatus.METHOD_NOT_ALLOWED and _CHALLENGE.fullmatch(challenge):
-            way = Way(_hops(challenge), current_app.config["TRUSTED_PROXIES"], request.scheme)
+            arrival = Arrival(_hops(challenge), current_app.config["TRUSTED_PROXIES"], request.scheme)
             token = str((request.view_args or {})["token"])
             try:
-                response.headers[PROOF] = digest(token, identity(database), challenge, way)
+                response.headers[PROOF] = digest(token, identity(database), challenge, arrival)
             except Unavailable:
-                response.headers[PROOF] = NO_DATABASE
+                response.headers[PROOF] = NO_PROOF
         return response
 
 

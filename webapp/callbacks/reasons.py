@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from webapp.support import metrics
 
-_WORDS = {
+_CLASS_WORDS = {
     "no-identity": "is missing",
     "bad-identity": "visible ASCII characters",
     "two-identities": "is given twice",
@@ -18,13 +18,13 @@ _WORDS = {
     "database": "The database refuses ",
 }
 """A part of the reasons of each class; rows of older versions have the same words."""
-REASONS = (*_WORDS, "other")
+REASONS = (*_CLASS_WORDS, "other")
 """All classes."""
 
 
 def reason_class(reason: str) -> str:
     """The class of a reason, one of ``REASONS``."""
-    return next((name for name, words in _WORDS.items() if words in reason), "other")
+    return next((name for name, words in _CLASS_WORDS.items() if words in reason), "other")
 
 
 def count_rejected(reason: str) -> None:

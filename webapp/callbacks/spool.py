@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _ROW_BYTES = 200
 """About what a row takes besides its query and body."""
-_LOCK_SECONDS = 2
+_SPOOL_LOCK_SECONDS = 2
 _DEPTH_LOCK_SECONDS = 0.5
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS arrivals (
@@ -51,10 +51,10 @@ CREATE TABLE IF NOT EXISTS arrivals (
     problem TEXT
 ) STRICT
 """
-_NAMES = [field.name for field in fields(CallbackRequest)]
-_COLUMNS = ", ".join(_NAMES)
-_INSERT = f"INSERT OR IGNORE INTO arrivals ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?)"  # noqa: S608 - our own names
-_INSERT_AT = f"INSERT OR IGNORE INTO arrivals (position, {_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?)"  # noqa: S608
+_FIELD_NAMES = [field.name for field in fields(CallbackRequest)]
+_COLUMN_LIST = ", ".join(_FIELD_NAMES)
+_INSERT = f"INSERT OR IGNORE INTO arrivals ({_COLUMN_LIST}) VALUES (?,?,?,?,?,?,?,?)"  # noqa: S608 - our own names
+_INSERT_AT = f"INSERT OR IGNORE INTO arrivals (position, {_COLUMN_LIST}) VALUES (?,?,?,?,?,?,?,?,?)"  # noqa: S608
 
 
 class SpoolError(Exception):
@@ -125,7 +125,7 @@ class Spool:
     @_replacing_a_corrupt_file
     def oldest(self, number: int, *, after: int = 0) -> list[tuple[int, CallbackRequest]]:
         """The requests that came first, each with its position, behind the position ``after``."""
-        query = f"SELECT position, {_COLUMNS} FROM arrivals WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
+        query = f"SELECT position, {_COLUMN_LIST} FROM arrivals WHERE position > ? ORDER BY position LIMIT ?"  # noqa: S608
         if not self._exists():
             return []
         with self._transaction() as connection:
@@ -212,10 +212,10 @@ class Spool:
             with self._thread_lock, ExitStack() as stack:
                 files.make_folder(self._path.parent)
                 file = stack.enter_context(self._lock_path.open("ab"))
-                if not files.lock(file, _LOCK_SECONDS):
+                if not files.lock(file, _SPOOL_LOCK_SECONDS):
                     raise SpoolError(
-                        f"another process has kept {self._lock_path} locked for {_LOCK_SECONDS} s. If it was stopped, "
-                        f"let it go on (kill -CONT) or end it; `fuser {self._lock_path}` tells which it is"
+                        f"another process has kept {self._lock_path} locked for {_SPOOL_LOCK_SECONDS} s. If it was "
+                        f"stopped, let it go on (kill -CONT) or end it; `fuser {self._lock_path}` names it"
                     )
                 yield
         except (OSError, sqlite3.Error) as error:
@@ -233,7 +233,7 @@ class Spool:
         if self._connection is None or self._inode != files.inode(self._path):
             self._close()
             self._inode = files.inode(self._path)  # Also for a file that turns out to be corrupt.
-            self._connection = _open(self._path)
+            self._connection = _open_spool(self._path)
             self._inode = files.inode(self._path)
         return self._connection
 
@@ -258,7 +258,7 @@ class Spool:
             log.critical("THE SPOOL IS CORRUPT (%s). It is kept as %s, and a new one is begun.", error, aside)
             with TemporaryDirectory(dir=self._path.parent, prefix=".spool-") as draft:
                 new = Path(draft) / "spool.db"
-                with closing(_open(new)) as connection, _transaction(connection):
+                with closing(_open_spool(new)) as connection, _transaction(connection):
                     number = _copy_readable_rows(self._path, connection)
                 for part in self._files():
                     os.link(part, f"{aside}{part.name.removeprefix(self._path.name)}")
@@ -268,10 +268,10 @@ class Spool:
             log.critical("%d callbacks could be read out of the corrupt spool, and are in the new one.", number)
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open_spool(path: Path) -> sqlite3.Connection:
     new = not path.exists()
-    connection = sqlite_driver.connect(path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
-    connection.text_factory = _text
+    connection = sqlite_driver.connect(path, timeout=_SPOOL_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _utf8_text
     try:
         # No WAL: a process that still has a replaced file open would remove the new one's, by its name.
         # With FULL, and a journal that is truncated, a commit is on the disk when it returns.
@@ -290,7 +290,7 @@ def _open_read_only(path: Path, mode: str) -> sqlite3.Connection:
     """``mode=ro`` waits while another process writes; ``immutable=1`` ignores locks, and may see half a commit."""
     uri = f"{path.absolute().as_uri()}?{mode}"
     connection = sqlite_driver.connect(uri, timeout=_DEPTH_LOCK_SECONDS, uri=True, check_same_thread=False)
-    connection.text_factory = _text
+    connection.text_factory = _utf8_text
     return connection
 
 
@@ -308,7 +308,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]
 
 def _depth(connection: sqlite3.Connection) -> Depth:
     (number,) = connection.execute("SELECT count(*) FROM arrivals").fetchone()
-    oldest = connection.execute(f"SELECT {_COLUMNS} FROM arrivals ORDER BY position LIMIT 1").fetchone()  # noqa: S608
+    oldest = connection.execute(f"SELECT {_COLUMN_LIST} FROM arrivals ORDER BY position LIMIT 1").fetchone()  # noqa: S608
     return Depth(number, _bytes_in_use(connection), _as_request(oldest).received_at if oldest else None)
 
 
@@ -327,28 +327,28 @@ def _copy_readable_rows(path: Path, new: sqlite3.Connection) -> int:
     for order in ("ASC", "DESC"):
         for position, *values in _readable_rows(path, order):
             with suppress(ValueError, TypeError, _SenselessRow, sqlite3.IntegrityError):
-                new.execute(_INSERT_AT, (position, *_as_row(_as_request(_decoded(values)))))
+                new.execute(_INSERT_AT, (position, *_as_row(_as_request(_decoded_row(values)))))
     (number,) = new.execute("SELECT count(*) FROM arrivals").fetchone()
     return int(number)
 
 
 def _readable_rows(path: Path, order: str) -> Iterator[tuple[Any, ...]]:
-    query = f"SELECT position, {_COLUMNS} FROM arrivals NOT INDEXED ORDER BY position {order}"  # noqa: S608
+    query = f"SELECT position, {_COLUMN_LIST} FROM arrivals NOT INDEXED ORDER BY position {order}"  # noqa: S608
     with suppress(sqlite3.Error), closing(sqlite3.connect(path, isolation_level=None)) as old:
         old.text_factory = bytes
         yield from old.execute(query)
 
 
-def _decoded(values: Sequence[object]) -> list[object]:
+def _decoded_row(values: Sequence[object]) -> list[object]:
     """A row's values, its texts read as bytes, with texts; raises ValueError. Query and body stay bytes."""
-    blobs = {_NAMES.index("query"), _NAMES.index("body")}
+    blobs = {_FIELD_NAMES.index("query"), _FIELD_NAMES.index("body")}
     return [
         value.decode() if isinstance(value, bytes) and place not in blobs else value
         for place, value in enumerate(values)
     ]
 
 
-def _text(content: bytes) -> str:
+def _utf8_text(content: bytes) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:

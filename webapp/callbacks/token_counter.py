@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from webapp.storage import token_counts
 from webapp.storage.errors import Unavailable
 from webapp.storage.retry import retrying
-from webapp.storage.token_counts import NOT_ALLOWED, WRONG, HourCount
+from webapp.storage.token_counts import NOT_ALLOWED_ADDRESS, WRONG_TOKEN, HourCount
 from webapp.support import metrics
 from webapp.support.tokens import ending
 
 if TYPE_CHECKING:
     from webapp.storage.database import Database
 
-_PAUSE_SECONDS = 2.0
+_WRITE_PAUSE_SECONDS = 2.0
 RIGHT_PAUSE_SECONDS = 60.0
 _MOST_PENDING = 1000
 
@@ -43,12 +43,12 @@ class TokenCounter:
     def count_wrong(self) -> None:
         """Count a request with a wrong token."""
         metrics.WRONG_TOKENS.inc()
-        self._count(WRONG)
+        self._count(WRONG_TOKEN)
 
     def count_not_allowed(self) -> None:
         """Count a request with a right token from an address that is not allowed."""
         metrics.NOT_ALLOWED.inc()
-        self._count(NOT_ALLOWED)
+        self._count(NOT_ALLOWED_ADDRESS)
 
     def count_right(self, token: str) -> None:
         """Count a request with this token."""
@@ -68,13 +68,13 @@ class TokenCounter:
         """Store what was counted, as far as the database takes it."""
         self._closed.set()
         if thread := self._thread:
-            thread.join(_PAUSE_SECONDS)
+            thread.join(_WRITE_PAUSE_SECONDS)
         self._store(everything=True)
 
     def _run(self) -> None:
         while True:
             self._store()
-            if self._closed.wait(_PAUSE_SECONDS):
+            if self._closed.wait(_WRITE_PAUSE_SECONDS):
                 return
             with self._lock:
                 if not self._pending:
@@ -87,7 +87,11 @@ class TokenCounter:
         with self._lock:
             if right_too:
                 self._right_due_at = None
-            counts = {key: count for key, count in self._pending.items() if right_too or key[1] in {WRONG, NOT_ALLOWED}}
+            counts = {
+                key: count
+                for key, count in self._pending.items()
+                if right_too or key[1] in {WRONG_TOKEN, NOT_ALLOWED_ADDRESS}
+            }
             self._pending = {key: count for key, count in self._pending.items() if key not in counts}
         if not counts:
             return

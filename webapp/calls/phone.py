@@ -15,13 +15,13 @@ PhoneMode = Literal["plain", "hashed", "none"]
 
 _REGION = "VN"
 """Numbers without a country code are Vietnamese."""
-_LONGEST = 40
+_LONGEST_PHONE = 40
 
 
 @lru_cache(maxsize=4096)
 def e164(text: str | None) -> str | None:
     """``0901 888 484``, ``84901888484`` and ``+84901888484`` as ``+84901888484``; None if it is no number."""
-    if not text or len(text) > _LONGEST:
+    if not text or len(text) > _LONGEST_PHONE:
         return None
     try:
         number = phonenumbers.parse(text, _REGION)

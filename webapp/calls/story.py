@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Source = Literal["registered", "callback", "lookup"]
+ValueSource = Literal["registered", "callback", "lookup"]
 SAID = (
     *("call_status", "sent_result", "send_status", "call_duration", "ivr", "price", "cid", "phone"),
     "request_id",
@@ -47,7 +47,7 @@ FACTS = (
     "last_lookup_code",
 )
 """What is known of a call, in the order in which people read it."""
-EFFECTS = {
+EFFECTS_IN_WORDS = {
     "settled": "settled the call",
     "stale": "changed nothing: the call was settled already",
     "conflict": "disagreed with the settled call",
@@ -61,7 +61,7 @@ EFFECTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class SaidValue:
     """One value that a report says; ``before``: what was said before it, if that was something else."""
 
     name: str
@@ -74,7 +74,7 @@ class Step:
     """One report, or several alike in a row that said nothing new: the first of them is shown."""
 
     reports: Sequence[Mapping[str, Any]]
-    said: tuple[Said, ...]
+    said: tuple[SaidValue, ...]
 
     @property
     def report(self) -> Mapping[str, Any]:
@@ -88,7 +88,7 @@ class Fact:
 
     name: str
     value: Any
-    source: Source | None
+    source: ValueSource | None
 
 
 def facts(call: Mapping[str, Any]) -> Iterator[Fact]:
@@ -105,19 +105,21 @@ def story(reports: Sequence[Mapping[str, Any]]) -> Iterator[Step]:
     alike: list[Mapping[str, Any]] = []
     for report in reports:
         if alike and not _repeats(alike[-1], report):
-            yield _step(alike, known)
+            yield _next_step(alike, known)
             alike = []
         alike.append(report)
     if alike:
-        yield _step(alike, known)
+        yield _next_step(alike, known)
 
 
-def _step(reports: list[Mapping[str, Any]], known: dict[str, Any]) -> Step:
+def _next_step(reports: list[Mapping[str, Any]], known: dict[str, Any]) -> Step:
     """The next step; what it says is ``known`` from then on."""
     said = {name: reports[0][name] for name in SAID if reports[0][name] is not None}
-    told = [Said(name, value, before if (before := known.get(name)) != value else None) for name, value in said.items()]
+    values = [
+        SaidValue(name, value, before if (before := known.get(name)) != value else None) for name, value in said.items()
+    ]
     known |= said
-    return Step(tuple(reports), tuple(told))
+    return Step(tuple(reports), tuple(values))
 
 
 def _repeats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -126,7 +128,7 @@ def _repeats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return one["effect"] == "duplicate" and all(one[name] == other[name] for name in same)
 
 
-def source_of(name: str, call: Mapping[str, Any]) -> Source | None:
+def source_of(name: str, call: Mapping[str, Any]) -> ValueSource | None:
     """The source of a value of a call that has its ``reports``; None: no registration or report says it."""
     value = call[name]
     if value is None:

@@ -15,7 +15,7 @@ from webapp.cli import lookup_words
 from webapp.cli.context import client_of, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM, REFUSED
 from webapp.cli.options import placed_since, placed_until
-from webapp.cli.output import printable, say, say_json
+from webapp.cli.output import printable_line, say, say_json
 from webapp.cli.signals import stop_at_signals
 from webapp.esms.lookup import LOOKUP_FIELDS
 from webapp.reconcile.audit import Auditor
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from webapp.reconcile.sampling import Sample
     from webapp.support.progress import ShowProgress
 
-_SHOWN = 50
+_SHOWN_CALLS = 50
 _LONGEST_TRANSACTION = timedelta(minutes=2)
 _LARGEST_SEED = 2**53 - 1
 """The largest whole number that every reader of JSON keeps exactly."""
@@ -133,10 +133,10 @@ def audit(
                 found = auditor.run(wanted, sample, seed, stop=stop, watch=_shows_progress(show))
         except Unavailable:
             if auditor.audit.asked:
-                _show(auditor.audit, context.settings.esms_api_url, fix=fix, as_json=as_json)
+                _show_audit(auditor.audit, context.settings.esms_api_url, fix=fix, as_json=as_json)
             raise
-        _show(found, context.settings.esms_api_url, fix=fix, as_json=as_json)
-    sys.exit(REFUSED if found.cut_short == "refused" else DONE if found.clean else PROBLEM)
+        _show_audit(found, context.settings.esms_api_url, fix=fix, as_json=as_json)
+    sys.exit(REFUSED if found.cut_short == "refused" else DONE if found.all_agree else PROBLEM)
 
 
 def _shows_progress(show: ShowProgress) -> Callable[[Audit], None]:
@@ -150,7 +150,7 @@ def _shows_progress(show: ShowProgress) -> Callable[[Audit], None]:
     return watch
 
 
-def _show(audit: Audit, url: str, *, fix: bool, as_json: bool) -> None:
+def _show_audit(audit: Audit, url: str, *, fix: bool, as_json: bool) -> None:
     if as_json:
         say_json(_as_json(audit, fix=fix))
     elif audit.wanted:
@@ -195,14 +195,14 @@ def _show_disagreeing(audit: Audit, *, fix: bool) -> None:
     if not audit.disagreeing:
         return
     rows = [("reference id", "field", "stored", "eSMS says", *(["effect"] if fix else []))]
-    for one in audit.disagreeing[:_SHOWN]:
+    for one in audit.disagreeing[:_SHOWN_CALLS]:
         said = _values(one.esms) + ("" if one.final else " (not over)")
         effect = [f"{one.effect}{'' if one.put_right else ' (stays)'}"] if fix else []
-        rows.append((printable(one.reference_id), ", ".join(one.stored), _values(one.stored), said, *effect))
+        rows.append((printable_line(one.reference_id), ", ".join(one.stored), _values(one.stored), said, *effect))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    _show_rest(len(audit.disagreeing), _SHOWN)
+    _show_rest(len(audit.disagreeing), _SHOWN_CALLS)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
@@ -210,15 +210,15 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _values(values: dict[str, Any]) -> str:
-    return ", ".join(printable(str(value)) for value in values.values())
+    return ", ".join(printable_line(str(value)) for value in values.values())
 
 
 def _show_calls(title: str, reference_ids: list[str]) -> None:
     if reference_ids:
         say(f"{title}: {len(reference_ids)}")
-        for reference_id in reference_ids[:_SHOWN]:
-            say(f"  {printable(reference_id)}")
-        _show_rest(len(reference_ids), _SHOWN)
+        for reference_id in reference_ids[:_SHOWN_CALLS]:
+            say(f"  {printable_line(reference_id)}")
+        _show_rest(len(reference_ids), _SHOWN_CALLS)
 
 
 def _show_rest(of_all: int, shown: int) -> None:
@@ -276,9 +276,9 @@ def _trouble(audit: Audit, url: str) -> Iterator[str]:
     """What kept the audit from asking about every call, and what to do."""
     for code, number in sorted(audit.failures.counts.items()):
         named = audit.failures.named(code)
-        yield f"failed with {printable(code)}: {number}. {lookup_words.what_failed(code, audit.failures)}".rstrip()
+        yield f"failed with {printable_line(code)}: {number}. {lookup_words.what_failed(code, audit.failures)}".rstrip()
         rest = f" and {number - len(named)} more" if number > len(named) else ""
-        yield f"  {', '.join(map(printable, named))}{rest}"
+        yield f"  {', '.join(map(printable_line, named))}{rest}"
     yield from lookup_words.clocks(audit.clocks)
     if audit.slowed_down:
         yield lookup_words.slowed_down(audit.slowed_down)

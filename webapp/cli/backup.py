@@ -13,7 +13,7 @@ from sqlalchemy import URL, make_url
 
 from webapp.callbacks.spool import Spool
 from webapp.cli.context import spool_of
-from webapp.cli.output import hint, printable, say
+from webapp.cli.output import hint, printable_line, say
 from webapp.storage import sqlite_files
 from webapp.storage.errors import NotMigrated
 from webapp.support import archive
@@ -23,7 +23,7 @@ from webapp.support.sizes import size_in_words
 
 DATABASE, SPOOL = "calls.db", "spool.db"
 """The names of the databases in an archive, whatever they are called outside it."""
-_OTHERS = ("*_token*", "*_key*", "spool-corrupt-*")
+_OTHER_FILES = ("*_token*", "*_key*", "spool-corrupt-*")
 """What else of the instance folder is kept: tokens, keys, and callbacks that were set aside."""
 _PORTION = 1000
 
@@ -71,7 +71,7 @@ def _back_up(settings: Settings, source: Path, file: Path, folder: Path, *, forc
         **found._asdict(),
     }
     archive.write(file, members | kept, about, replace=force)
-    say(printable(f"{file}: {size_in_words(file.stat().st_size)}, {contents_in_words(about, kept)}"))
+    say(printable_line(f"{file}: {size_in_words(file.stat().st_size)}, {contents_in_words(about, kept)}"))
 
 
 def contents_in_words(about: dict[str, object], names: object) -> str:
@@ -100,7 +100,7 @@ def _copy_spool(settings: Settings, folder: Path) -> int:
 
 def kept_files(folder: Path) -> list[Path]:
     """The files in the folder that belong in a backup, besides the databases."""
-    found = {path for pattern in _OTHERS for path in folder.glob(pattern) if path.is_file()}
+    found = {path for pattern in _OTHER_FILES for path in folder.glob(pattern) if path.is_file()}
     return sorted(path for path in found if not path.name.startswith("."))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from webapp.cli.exit_codes import USAGE
-from webapp.cli.output import printable, say
+from webapp.cli.output import printable_line, say
 from webapp.esms.registrations import BadLine, Lines, UnreadableList
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class CallList:
         if self.bad > _NAMED:
             say(f"and {self.bad - _NAMED} more bad lines", err=True)
         if self._lines.ignored_columns:
-            ignored = (f"{printable(name)}{meant}" for name, meant in self._lines.ignored_columns.items())
+            ignored = (f"{printable_line(name)}{meant}" for name, meant in self._lines.ignored_columns.items())
             say(f"ignored columns: {', '.join(ignored)}", err=True)
         if empty and not self.bad:
             say("The list is empty: it names no call.", err=True)
@@ -66,7 +66,7 @@ class CallList:
                 if isinstance(line, BadLine):
                     self.bad += 1
                     if self.bad <= _NAMED:
-                        say(f"line {line.number}: {printable(line.problem)}", err=True)
+                        say(f"line {line.number}: {printable_line(line.problem)}", err=True)
                 else:
                     yield line
         except UnreadableList as error:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Result = Literal["ok", "warning", "failed", "skipped"]
+CheckResult = Literal["ok", "warning", "failed", "skipped"]
 
 
 class Check(NamedTuple):
     """One check. ``found`` is one line that says what is so; ``remedy`` what to do (empty where nothing is to do)."""
 
     name: str
-    result: Result
+    result: CheckResult
     found: str
     remedy: str = ""
 

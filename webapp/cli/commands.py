@@ -109,9 +109,9 @@ class Commands(click.Group):
             say("Interrupted.", err=True)
             code = INTERRUPTED
         except Exception as error:  # noqa: BLE001 - see above
-            from webapp.cli.errors import report  # noqa: PLC0415 - it imports the database and more
+            from webapp.cli.errors import print_error  # noqa: PLC0415 - it imports the database and more
 
-            code = report(error)
+            code = print_error(error)
         sys.exit(code)
 
 

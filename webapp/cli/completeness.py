@@ -14,7 +14,7 @@ from webapp.cli.call_list import CallList, say_how_to_end
 from webapp.cli.context import CliContext, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import placed_since, placed_until
-from webapp.cli.output import printable, say, say_all, say_json, write_json
+from webapp.cli.output import printable_line, say, say_all, say_json, write_json
 from webapp.cli.tables import print_columns, print_table
 from webapp.storage.claims import due_at
 from webapp.storage.filters import CallFilter
@@ -24,7 +24,7 @@ from webapp.support.progress import progress
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_HEADERS = {
+_COLUMN_TITLES = {
     "calls": "calls",
     "settled_by_callback": "settled by\ncallback",
     "settled_by_lookup": "settled by\nlookup",
@@ -115,7 +115,7 @@ def completeness(
         given = CallList(expect, context.settings.time_zone) if expect else None
         with ledger(context.database, wanted, overdue_until) as book:
             if by:
-                _show_groups(by, _groups(book, by, context), as_json=as_json)
+                _show_groups(by, _count_groups(book, by, context), as_json=as_json)
                 sys.exit(DONE)
             # One long line of JSON on a terminal leaves no place for a bar.
             hidden = as_json and sys.stdout.isatty()
@@ -124,7 +124,7 @@ def completeness(
             twins = _twins(counts, book, hidden=hidden)
             expected = _Expected(given, book, hidden=hidden) if given else None
             if as_json:
-                _print_json(counts, twins, expected)
+                _stream_json(counts, twins, expected)
             else:
                 _print_words(counts, twins, expected, filtered=wanted != CallFilter())
     sys.exit(PROBLEM if expected and (expected.unknown or expected.given.bad) else DONE)
@@ -158,7 +158,7 @@ def _twins(counts: Counts, book: Ledger, *, hidden: bool) -> Iterator[tuple[str,
             yield from book.twins()
 
 
-def _print_json(counts: Counts, twins: Iterator[tuple[str, str]], expected: _Expected | None) -> None:
+def _stream_json(counts: Counts, twins: Iterator[tuple[str, str]], expected: _Expected | None) -> None:
     """One object, its lists streamed: they may have millions of ids."""
     lists: dict[str, Iterable[object]] = {"twins": twins}
     if expected:
@@ -229,11 +229,11 @@ def _print_list(title: str, lines: Iterator[str]) -> int:
     """Print the lines under a title, if there are any; how many there are."""
     number = 0
     for number, line in enumerate(lines, start=1):
-        say_all([title, f"  {printable(line)}"] if number == 1 else [f"  {printable(line)}"])
+        say_all([title, f"  {printable_line(line)}"] if number == 1 else [f"  {printable_line(line)}"])
     return number
 
 
-def _groups(book: Ledger, by: str, context: CliContext) -> list[tuple[str | None, Counts]]:
+def _count_groups(book: Ledger, by: str, context: CliContext) -> list[tuple[str | None, Counts]]:
     """The groups in their order; the calls without a campaign are last."""
     days = ((f"{day}", counts) for day, counts in book.by_day(context.settings.time_zone))
     found: list[tuple[str | None, Counts]] = []
@@ -254,4 +254,4 @@ def _show_groups(by: str, groups: list[tuple[str | None, Counts]], *, as_json: b
     else:
         rows = [["(none)" if name is None else name, *asdict(counts).values()] for name, counts in groups]
         total = ["all", *(sum(column) for column in zip(*(row[1:] for row in rows), strict=True))]
-        print_columns("Completeness", [by, *_HEADERS.values()], rows, total)
+        print_columns("Completeness", [by, *_COLUMN_TITLES.values()], rows, total)

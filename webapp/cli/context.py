@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from webapp.callbacks.spool import Spool
-from webapp.cli.output import hint, printable
+from webapp.cli.output import hint, printable_line
 from webapp.storage.database import Database
-from webapp.storage.phones import phones_of, require_the_same_key
+from webapp.storage.phone_key import phones_of, require_the_same_key
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
 from webapp.support.settings import ENV_FILE, ConfigError, Settings, load_settings, mistyped_names
@@ -80,7 +80,7 @@ def open_context(
 def hint_at_mistyped_names() -> None:
     """Name on standard error what is probably mistyped in ``.env``."""
     for name, meant in mistyped_names().items():
-        hint(f"{ENV_FILE}: {printable(name)} is not a setting, and is ignored. Do you mean {meant}?")
+        hint(f"{ENV_FILE}: {printable_line(name)} is not a setting, and is ignored. Do you mean {meant}?")
 
 
 def client_of(settings: Settings) -> Client:
@@ -107,12 +107,12 @@ def client_of(settings: Settings) -> Client:
         settings.esms_secret_key or "",
         settings.esms_timeout,
         message_url=settings.message_api_url,
-        network=_network(settings),
+        network=_network_of(settings),
         callback_tokens=settings.known_callback_tokens,
     )
 
 
-def _network(settings: Settings) -> Network:
+def _network_of(settings: Settings) -> Network:
     """The way to eSMS; raises ConfigError."""
     from webapp.esms.network import Network, ca_bundle_problem  # noqa: PLC0415
 

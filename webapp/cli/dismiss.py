@@ -10,7 +10,7 @@ import click
 from webapp.cli.context import open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import reference_ids
-from webapp.cli.output import printable, say
+from webapp.cli.output import printable_line, say
 
 
 @click.command()
@@ -43,5 +43,5 @@ def dismiss(*, ids: tuple[str, ...], given_up: bool, rejected: bool, undo: bool)
             say(f"rejected callbacks {verb}: {context.writer.dismiss_rejected(now, undo=undo)}")
     unknown = [one for one in dict.fromkeys(ids) if one not in stored]
     for one in unknown:
-        say(f"unknown: {printable(one)}", err=True)
+        say(f"unknown: {printable_line(one)}", err=True)
     sys.exit(PROBLEM if unknown else DONE)

@@ -16,7 +16,7 @@ from webapp.cli.doctor_folder import folder_checks
 from webapp.cli.doctor_public import public_checks
 from webapp.cli.doctor_settings import settings_checks
 from webapp.cli.exit_codes import DONE, PROBLEM
-from webapp.cli.output import printable, say, say_json
+from webapp.cli.output import printable_line, say, say_json
 from webapp.storage.database import Database
 from webapp.support.provenance import origins
 from webapp.support.redaction import redact
@@ -37,7 +37,7 @@ def doctor(*, as_json: bool) -> None:
     """Look at everything that a server needs, and say what to do about what is wrong.
 
     Settings and where each comes from; the database, its encoding, migration, clock and time zone, and the last
-    callback in it; the instance folder, its owner, modes, file system, room and spool; the eSMS keys, by a look-up of a
+    callback in it; the instance folder, its owner, modes, file system, disk and spool; the eSMS keys, by a look-up of a
     call that does not exist; PUBLIC_URL, by a request that stores nothing and shows that this very server answers;
     proxies.
 
@@ -48,15 +48,15 @@ def doctor(*, as_json: bool) -> None:
     results = set()
     shown = []
     secrets = settings.secrets()
-    for check in _redacted(_checks(settings), secrets):
+    for check in _redacted_checks(_checks(settings), secrets):
         results.add(check.result)
         shown.append(check._asdict())
         if not as_json:
-            _show(check)
+            _show_check(check)
     if as_json:
-        _print_json(_settings(settings, secrets), shown, is_well="failed" not in results)
+        _print_json(_settings_and_sources(settings, secrets), shown, is_well="failed" not in results)
     else:
-        _show_settings(_settings(settings, secrets))
+        _show_settings(_settings_and_sources(settings, secrets))
     sys.exit(PROBLEM if "failed" in results else DONE)
 
 
@@ -81,18 +81,18 @@ def _guarded(name: str, checks: Iterator[Check]) -> Iterator[Check]:
         yield failed(name, found, "run this as the server's user, in its folder, with its settings")
 
 
-def _redacted(checks: Iterator[Check], secrets: tuple[str, ...]) -> Iterator[Check]:
+def _redacted_checks(checks: Iterator[Check], secrets: tuple[str, ...]) -> Iterator[Check]:
     for check in checks:
         yield check._replace(found=redact(check.found, secrets), remedy=redact(check.remedy, secrets))
 
 
-def _show(check: Check) -> None:
-    say(printable(f"{check.result:<{_RESULT_WIDTH}}{check.name:<{_NAME_WIDTH}}{check.found}"))
+def _show_check(check: Check) -> None:
+    say(printable_line(f"{check.result:<{_RESULT_WIDTH}}{check.name:<{_NAME_WIDTH}}{check.found}"))
     if check.remedy:
-        say(printable(f"{'':<{_RESULT_WIDTH + _NAME_WIDTH}}-> {check.remedy}"))
+        say(printable_line(f"{'':<{_RESULT_WIDTH + _NAME_WIDTH}}-> {check.remedy}"))
 
 
-def _settings(settings: Settings, secrets: tuple[str, ...]) -> list[dict[str, str | None]]:
+def _settings_and_sources(settings: Settings, secrets: tuple[str, ...]) -> list[dict[str, str | None]]:
     """Every setting, its value where that is no secret, and its source."""
     known = {
         "DATABASE_URL": settings.database,
@@ -110,7 +110,7 @@ def _show_settings(rows: list[dict[str, str | None]]) -> None:
     say("\nSettings, and where each comes from:")
     for row in rows:
         value = "(not set)" if row["value"] is None else row["value"]
-        say(printable(f"  {row['name']:<22}{value}  [{row['source']}]"))
+        say(printable_line(f"  {row['name']:<22}{value}  [{row['source']}]"))
     say(f"\nesms-calls {version('esms-calls')}")
 
 

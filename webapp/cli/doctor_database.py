@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
-from webapp.cli.checks import failed, halves, ok, skipped, warning
 from webapp.cli.database_remedies import remedy
+from webapp.cli.doctor_check import failed, halves, ok, skipped, warning
 from webapp.cli.time_words import duration, time_and_age
 from webapp.reconcile import clock
 from webapp.storage import schema
@@ -24,7 +24,7 @@ from webapp.storage.time_zone import zone_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from webapp.cli.checks import Check
+    from webapp.cli.doctor_check import Check
     from webapp.support.settings import Settings
 
 _PATIENCE = timedelta(seconds=5)
@@ -119,8 +119,8 @@ def _migrated(settings: Settings, database: Database, current: str | None) -> It
         yield ok("migration", f"{newest}, the newest")
     yield _writes(database)
     try:
-        yield _clock(database)
-        yield _time_zone(settings, database)
+        yield _clock_of_database(database)
+        yield _time_zone_check(settings, database)
         yield _last_callback(settings, database)
     except Unavailable as error:
         yield failed("database", str(error), remedy(error))
@@ -140,7 +140,7 @@ def _writes(database: Database) -> Check:
     return ok("writes", "the database takes writes")
 
 
-def _clock(database: Database) -> Check:
+def _clock_of_database(database: Database) -> Check:
     if database.is_sqlite:
         return ok("clock of the database", "SQLite uses this machine's")
     before = datetime.now(UTC)
@@ -156,7 +156,7 @@ def clock_check(name: str, whose: str, ahead: timedelta) -> Check:
     return ok(name, f"differs by {duration(abs(ahead))} from this machine's")
 
 
-def _time_zone(settings: Settings, database: Database) -> Check:
+def _time_zone_check(settings: Settings, database: Database) -> Check:
     wanted = settings.time_zone.key
     with database.snapshot() as connection:
         current = zone_of(connection)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from webapp.support.settings import Settings
 
 _VOICE, _OTP = "eSMS keys", "eSMS keys for voice OTP"
-_CLOCK = "clock of eSMS"
+_CLOCK_CHECK = "clock of eSMS"
 
 
 def esms_checks(settings: Settings) -> Iterator[Check]:
@@ -32,7 +32,7 @@ def esms_checks(settings: Settings) -> Iterator[Check]:
             "ESMS_API_KEY and ESMS_SECRET_KEY are not set: eSMS is never asked about missing calls",
             "set both, from your eSMS account; then have a timer run `esms-calls reconcile`",
         )
-        yield skipped(_CLOCK, "eSMS was not asked")
+        yield skipped(_CLOCK_CHECK, "eSMS was not asked")
         return
     try:
         client = client_of(settings)
@@ -42,16 +42,16 @@ def esms_checks(settings: Settings) -> Iterator[Check]:
     identifier = str(uuid4())
     try:
         answer = client.look_up(LookupRequest(identifier, kind="voice"))
-        yield _accepted(_VOICE, "ESMS_API_URL", answer)
-        yield _clock(answer)
+        yield _account_check(_VOICE, "ESMS_API_URL", answer)
+        yield _clock_of_esms(answer)
         if settings.message_api_url:
             answer = client.look_up(LookupRequest(identifier, kind="otp"))
-            yield _accepted(_OTP, "ESMS_MESSAGE_API_URL", answer)
+            yield _account_check(_OTP, "ESMS_MESSAGE_API_URL", answer)
     finally:
         client.close()
 
 
-def _accepted(name: str, setting: str, answer: LookupAnswer) -> Check:
+def _account_check(name: str, setting: str, answer: LookupAnswer) -> Check:
     code = answer.code
     if code in lookup.UNKNOWN_CALL:
         return ok(name, f"eSMS accepts them (code {code} for a call that does not exist)")
@@ -77,7 +77,7 @@ def _accepted(name: str, setting: str, answer: LookupAnswer) -> Check:
     )
 
 
-def _clock(answer: LookupAnswer) -> Check:
+def _clock_of_esms(answer: LookupAnswer) -> Check:
     if answer.clock_ahead is None:
-        return skipped(_CLOCK, "eSMS told no time")
-    return clock_check(_CLOCK, "eSMS's clock", answer.clock_ahead or timedelta(0))
+        return skipped(_CLOCK_CHECK, "eSMS sends no Date")
+    return clock_check(_CLOCK_CHECK, "eSMS's clock", answer.clock_ahead or timedelta(0))

@@ -1,4 +1,4 @@
-"""Doctor's checks of the folders: owner, modes, file system, room on disk, and what waits in the spool."""
+"""Doctor's checks of the folders: owner, modes, file system, disk space, and what waits in the spool."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import make_url
 
 from webapp.callbacks.spool import SpoolError
-from webapp.cli.checks import failed, ok, skipped, warning
 from webapp.cli.context import spool_of
+from webapp.cli.doctor_check import failed, ok, skipped, warning
 from webapp.cli.status_needs import LEAST_FREE_BYTES, is_filling
 from webapp.cli.time_words import duration
 from webapp.support.file_systems import ephemeral_filesystem, network_filesystem
@@ -24,7 +24,7 @@ from webapp.support.sizes import size_in_words
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from webapp.cli.checks import Check
+    from webapp.cli.doctor_check import Check
     from webapp.support.settings import Settings
 
 _COMFORTABLE_BYTES = 1 << 30
@@ -44,7 +44,7 @@ def folder_checks(settings: Settings) -> Iterator[Check]:
             if not suffix:
                 yield _modes(folder)
             yield _file_system(f"file system{suffix}", folder, setting, settings)
-            yield _room(f"disk{suffix}", folder, settings)
+            yield _disk_space(f"disk{suffix}", folder, settings)
     yield _spool(settings)
 
 
@@ -64,7 +64,7 @@ def _owner(name: str, folder: Path, setting: str) -> Check:
             f"run this as the server's user, or `chown -R {_user(os.geteuid())} {folder}`; see too whether it is "
             "mounted read-only",
         )
-    if strangers := [name for name, status in _files(folder).items() if status.st_uid != owner]:
+    if strangers := [name for name, status in _files_in(folder).items() if status.st_uid != owner]:
         return failed(
             name,
             f"{folder} belongs to {_user(owner)}, and these files in it do not: {', '.join(strangers)}",
@@ -82,7 +82,7 @@ def _owner(name: str, folder: Path, setting: str) -> Check:
 def _modes(folder: Path) -> Check:
     if not _may(folder, os.R_OK | os.X_OK):
         return skipped("modes", f"{folder} cannot be read by {_user(os.geteuid())}")
-    modes = {str(folder): folder.stat().st_mode} | {name: status.st_mode for name, status in _files(folder).items()}
+    modes = {str(folder): folder.stat().st_mode} | {name: status.st_mode for name, status in _files_in(folder).items()}
     wide = {name: mode for name, mode in modes.items() if mode & _OTHERS_READ}
     if not wide:
         return ok("modes", "folder and files are for their user alone")
@@ -111,7 +111,7 @@ def _file_system(name: str, folder: Path, setting: str, settings: Settings) -> C
     return ok(name, "a disk of this machine")
 
 
-def _room(name: str, folder: Path, settings: Settings) -> Check:
+def _disk_space(name: str, folder: Path, settings: Settings) -> Check:
     free = shutil.disk_usage(folder).free
     found = os.statvfs(folder)
     words = f"{size_in_words(free)} free where {folder} lies"
@@ -120,11 +120,11 @@ def _room(name: str, folder: Path, settings: Settings) -> Check:
             name, f"no file can be made where {folder} lies (out of inodes)", "remove files that are not used"
         )
     if free < LEAST_FREE_BYTES:
-        return failed(name, words, "make room: callbacks are answered 503 once it is full")
+        return failed(name, words, "make space: callbacks are answered 503 once it is full")
     wanted = max(settings.spool_limit if settings.spool else 0, _COMFORTABLE_BYTES)
     if free < wanted:
         words += f", and a spool may need {size_in_words(wanted)}"
-        return warning(name, words, "make room, or lower SPOOL_LIMIT")
+        return warning(name, words, "make space, or lower SPOOL_LIMIT")
     return ok(name, words)
 
 
@@ -140,7 +140,7 @@ def _spool(settings: Settings) -> Check:
             "spool",
             f"{words}: {size_in_words(depth.size)} of {size_in_words(settings.spool_limit)} (SPOOL_LIMIT); beyond that "
             "callbacks are answered 503",
-            "see `database` here; to gain time set a higher SPOOL_LIMIT, if `disk` has room, and restart",
+            "see `database` here; to gain time set a higher SPOOL_LIMIT, if `disk` has space, and restart",
         )
     if depth.reports and (age > _SPOOL_WAITS or not settings.spool):
         return failed(
@@ -153,7 +153,7 @@ def _spool(settings: Settings) -> Check:
     return ok("spool", words if depth.reports else "nothing waits")
 
 
-def _files(folder: Path) -> dict[str, os.stat_result]:
+def _files_in(folder: Path) -> dict[str, os.stat_result]:
     """The files in the folder; SQLite's may be gone any moment."""
     found = {}
     with suppress(OSError):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from webapp.cli.checks import Check
     from webapp.support.provenance import EnvFile, Origin
 
-_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_MODE_OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def settings_checks(settings: Settings) -> Iterator[Check]:
@@ -25,11 +25,11 @@ def settings_checks(settings: Settings) -> Iterator[Check]:
     yield _overridden(origins(settings))
     path = Path(ENV_FILE).absolute()
     if file := env_file():
-        yield _names(path, file)
+        yield _names_check(path, file)
         yield _mode(path)
     else:
         yield ok(ENV_FILE, f"there is no {path}, and none is needed")
-    yield _tokens(settings)
+    yield _tokens_check(settings)
 
 
 def _overridden(given: list[Origin]) -> Check:
@@ -43,7 +43,7 @@ def _overridden(given: list[Origin]) -> Check:
     return ok("settings", "all are valid; " + ", ".join(f"{number} from {name}" for name, number in counted.items()))
 
 
-def _names(path: Path, file: EnvFile) -> Check:
+def _names_check(path: Path, file: EnvFile) -> Check:
     if file.broken_lines:
         numbers = ", ".join(map(str, file.broken_lines))
         return warning(
@@ -63,14 +63,14 @@ def _names(path: Path, file: EnvFile) -> Check:
 
 def _mode(path: Path) -> Check:
     mode = path.stat().st_mode
-    if mode & _OTHERS:
+    if mode & _MODE_OF_OTHERS:
         verb = "change" if mode & (stat.S_IWGRP | stat.S_IWOTH) else "read"
         words = f"{path} may hold secrets, and other users of this machine may {verb} it (mode {stat.S_IMODE(mode):o})"
         return warning(f"{ENV_FILE} mode", words, f"chmod 600 {path}")
     return ok(f"{ENV_FILE} mode", "it is for its owner alone")
 
 
-def _tokens(settings: Settings) -> Check:
+def _tokens_check(settings: Settings) -> Check:
     folder = settings.instance_dir.resolve()
     for name in ("callback_token", "api_token"):
         if getattr(settings, name) is None and not (folder / name).exists():

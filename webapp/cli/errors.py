@@ -17,7 +17,7 @@ from webapp.support.redaction import redact
 from webapp.support.settings import ConfigError, env_file_in_words, load_settings
 
 
-def report(error: Exception) -> int:
+def print_error(error: Exception) -> int:
     """Print the error and what to do about it to standard error, without secrets; the exit code."""
     message, code = _explain(error)
     try:

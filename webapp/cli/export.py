@@ -18,9 +18,9 @@ from webapp.storage.exports import (
     ALL_COLUMNS,
     COLUMNS,
     EXCEL,
+    EXPORTED_REPORT_COLUMNS,
     FORMATS,
     INTERNAL_COLUMNS,
-    REPORT_COLUMNS,
     NoParquet,
     columns_of,
     require_parquet,
@@ -45,7 +45,7 @@ _SHOWN_EVERY = 1000
 _NO_WORKBOOK = {".csv", ".tsv", ".txt", ".xls", ".json", ".jsonl", ".parquet"}
 
 
-def _names(known: Sequence[str], given: Iterable[str]) -> tuple[str, ...]:
+def _split_names(known: Sequence[str], given: Iterable[str]) -> tuple[str, ...]:
     """Names with commas between them, each once and in order; raises BadParameter for one that is not known."""
     names = dict.fromkeys(name.strip().lower() for part in given for name in part.split(",") if name.strip())
     for name in names:
@@ -55,16 +55,16 @@ def _names(known: Sequence[str], given: Iterable[str]) -> tuple[str, ...]:
 
 
 def _read_outcomes(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...] | None:
-    return _names(OUTCOMES, given) or None
+    return _split_names(OUTCOMES, given) or None
 
 
-def _columns(given: str | None, *, reports: bool, all_columns: bool) -> tuple[str, ...]:
+def _columns_to_write(given: str | None, *, reports: bool, all_columns: bool) -> tuple[str, ...]:
     """The columns to write."""
-    known = REPORT_COLUMNS if reports else ALL_COLUMNS
+    known = EXPORTED_REPORT_COLUMNS if reports else ALL_COLUMNS
     if given is None:
         return known if all_columns or reports else COLUMNS
     try:
-        names = _names(known, [given])
+        names = _split_names(known, [given])
     except click.BadParameter as error:
         raise click.BadParameter(error.message, param_hint="--columns") from None
     if not names:
@@ -143,7 +143,7 @@ def export(
         raise click.BadParameter("Excel opens a workbook only if its name ends with .xlsx.", param_hint="--output")
     form = EXCEL if excel else form or ("parquet" if by_month else "csv")
     wanted = CallFilter(since=since, until=until, campaign=campaign, outcomes=outcomes)
-    columns = _columns(names, reports=reports, all_columns=all_columns)
+    columns = _columns_to_write(names, reports=reports, all_columns=all_columns)
     is_folder = _is_folder(output, form, by_month=by_month)
     with open_reading_context() as context:
         rows = _Rows(context.reader, wanted, columns, reports=reports)

@@ -8,7 +8,7 @@ import click
 
 from webapp.cli.context import open_context
 from webapp.cli.options import Duration
-from webapp.cli.output import hint, printable, say, say_all
+from webapp.cli.output import hint, printable_line, say, say_all
 from webapp.storage.grants import GrantFailed, ReadOnlyRole, grant, statements
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ def grant_readonly(
                 grant(connection, wanted, password)
         except GrantFailed as error:
             raise click.ClickException(str(error)) from None
-    say(f"The role {printable(role)} reads the tables and views, and does nothing else.")
+    say(f"The role {printable_line(role)} reads the tables and views, and does nothing else.")
     if not password_prompt:
-        hint(f"If it has no password yet: \\password {printable(role)} in psql, or run this with --password-prompt.")
+        hint(
+            f"If it has no password yet: \\password {printable_line(role)} in psql, or run this with --password-prompt."
+        )

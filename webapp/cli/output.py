@@ -26,8 +26,8 @@ error_log = SimpleNamespace(takes=_takes_nothing)
 def say(words: str = "", *, err: bool = False) -> None:
     """Print a line, or several, to standard output or standard error, at once.
 
-    A line break in ``words`` is one on the terminal: text from outside goes through ``printable`` first. Where the log
-    is JSON, what goes to standard error is, too.
+    A line break in ``words`` is one on the terminal: text from outside goes through ``printable_line`` first. Where the
+    log is JSON, what goes to standard error is, too.
     """
     if err and error_log.takes(words):
         return
@@ -57,7 +57,7 @@ def hint(words: str) -> None:
         say(words, err=True)
 
 
-def printable(text: str) -> str:
+def printable_line(text: str) -> str:
     r"""Text from outside, on one line, without characters that move a cursor or hide others: shown as ``\x1b``."""
     return _encodable(terminal.printable(text), sys.stdout)
 

@@ -59,13 +59,13 @@ def purge(*, older_than: timedelta | None, phone: str | None, keep_totals: bool,
         found = work.count()
         until = "any time" if before is None else f"before {local_time(before, context.settings.time_zone)}"
         if dry_run:
-            say(f"would remove {_words(found)} from {until}")
+            say(f"would remove {_purged_in_words(found)} from {until}")
             return
         if not yes and any(found) and sys.stdin.isatty():
-            click.confirm(f"Remove {_words(found)} from {until}? It cannot be undone.", abort=True, err=True)
+            click.confirm(f"Remove {_purged_in_words(found)} from {until}? It cannot be undone.", abort=True, err=True)
         with stop_at_signals() as stop:
             done = _remove(work, found, stop)
-            say(f"removed {_words(done)} from {until}")
+            say(f"removed {_purged_in_words(done)} from {until}")
             if stop.is_set():
                 say("Interrupted: the rest is still there. Run it again.", err=True)
                 sys.exit(INTERRUPTED)
@@ -88,5 +88,5 @@ def _remove(work: Purge, found: Purged, stop: threading.Event) -> Purged:
     return done
 
 
-def _words(purged: Purged) -> str:
+def _purged_in_words(purged: Purged) -> str:
     return f"{purged.calls} calls, {purged.reports} reports, {purged.rejected} rejected callbacks"

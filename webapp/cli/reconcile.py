@@ -15,7 +15,7 @@ from webapp.cli import lookup_words, status_needs
 from webapp.cli.context import CliContext, client_of, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM, REFUSED
 from webapp.cli.options import Duration, placed_since, placed_until, reference_ids
-from webapp.cli.output import printable, say, say_json
+from webapp.cli.output import printable_line, say, say_json
 from webapp.cli.signals import stop_at_signals
 from webapp.cli.tables import print_table
 from webapp.cli.time_words import local_time
@@ -221,7 +221,7 @@ def _show_run(context: CliContext, progress: Progress, *, as_json: bool) -> None
 def _show_trouble(context: CliContext, progress: Progress, *, as_json: bool) -> None:
     """What failed, why calls were not asked about, and what to do."""
     for code, number in sorted(progress.failures.counts.items()):
-        words = f"failed with {printable(code)}: {number}; calls that stay open are asked about again when due."
+        words = f"failed with {printable_line(code)}: {number}; calls that stay open are asked about again when due."
         say(f"{words} {lookup_words.what_failed(code, progress.failures)}".rstrip(), err=as_json)
         _echo_some(progress.failures.named(code), number, err=as_json)
     for line in lookup_words.clocks(progress.clocks):

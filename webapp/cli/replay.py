@@ -14,7 +14,7 @@ from webapp.callbacks.parsing import report_from_request
 from webapp.cli.context import CliContext, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import Time
-from webapp.cli.output import printable, say, say_all
+from webapp.cli.output import printable_line, say, say_all
 from webapp.esms import parameters
 from webapp.esms.stored import read_again
 from webapp.storage.errors import WriteFailed
@@ -71,7 +71,7 @@ class _Changes:
             self._columns.update(one.columns)
             if one.outcomes:
                 self._outcomes[one.outcomes] += 1
-            say_all([printable(one.reference_id)])
+            say_all([printable_line(one.reference_id)])
 
     def show(self, read: str, verb: str) -> None:
         say(f"{read}, {self.calls} {verb}", err=True)
@@ -121,6 +121,6 @@ def _replay_rejected(context: CliContext, since: datetime | None) -> None:
             other += 1
             continue
         stored += 1
-        say(f"{printable(report.reference_id)} {effect}")
+        say(f"{printable_line(report.reference_id)} {effect}")
     channels = f", {other} are messages of other channels" if other else ""
     say(f"{stored} rejected callbacks stored, {unreadable} still cannot be read{channels}", err=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_LONGEST = 10**6
+_LONGEST_EXACT_SECONDS = 10**6
 """Seconds: an upper edge beyond it only says that the class has none."""
 _WITHOUT_DELIVERED: tuple[Group, ...] = ("hour", "key")
 
@@ -47,7 +47,7 @@ def report(
     with open_reading_context() as context, context.database.snapshot(limited=False) as connection:
         as_of = figures.as_of(connection)
         zone = ZoneInfo(as_of.time_zone)
-        days = Days(_day(since, zone, "--since"), _day(until, zone, "--until"), campaign)
+        days = Days(_local_day(since, zone, "--since"), _local_day(until, zone, "--until"), campaign)
         overview = None if by else figures.summary(connection, days)
         groups = figures.groups(connection, days, by) if by else []
     if overview:
@@ -56,7 +56,7 @@ def report(
         (_groups_as_json if as_json else _show_groups)(by, groups, as_of)
 
 
-def _day(moment: datetime | None, zone: ZoneInfo, option: str) -> date | None:
+def _local_day(moment: datetime | None, zone: ZoneInfo, option: str) -> date | None:
     """The local day that begins at this moment."""
     if moment is None:
         return None
@@ -115,15 +115,15 @@ def _show_overview(found: Summary, as_of: AsOf) -> None:
         *((f"  {name.replace('_', ' ')}", f"{number:,}") for name, number in found.outcomes.items()),
         _share_of_all(sums),
         ("talk time, mean", _seconds(sums.mean_talk_seconds)),
-        ("talk time, median", _edge(found.talk.p50)),
-        ("talk time, 90 % within", _edge(found.talk.p90)),
-        ("talk time, 95 % within", _edge(found.talk.p95)),
+        ("talk time, median", _edge_in_words(found.talk.p50)),
+        ("talk time, 90 % within", _edge_in_words(found.talk.p90)),
+        ("talk time, 95 % within", _edge_in_words(found.talk.p95)),
         ("cost", f"{_vnd(sums)} ({sums.unpriced:,} calls without a price)"),
         ("cost of an answered call", _vnd_each(sums)),
-        ("callbacks, median", _edge(found.delay.p50)),
-        ("callbacks, 95 % within", _edge(found.delay.p95)),
-        ("callbacks, 99 % within", _edge(found.delay.p99)),
-        ("recovered by look-up", _of_settled(sums.recovered, found.settled)),
+        ("callbacks, median", _edge_in_words(found.delay.p50)),
+        ("callbacks, 95 % within", _edge_in_words(found.delay.p95)),
+        ("callbacks, 99 % within", _edge_in_words(found.delay.p99)),
+        ("recovered by lookup", _of_settled(sums.recovered, found.settled)),
         ("in conflict", f"{sums.conflicts:,} ({found.conflicts_ever:,} ever, of all days and campaigns)"),
         ("never registered", f"{sums.unregistered:,}"),
     ]
@@ -140,7 +140,7 @@ def _show_groups(by: Group, found: list[tuple[Any, Sums]], as_of: AsOf) -> None:
         headers += ["without\nprice", "recovered", "in\nconflict"]
         if total.delivered:
             headers.insert(5, "delivered")
-        rows = [[_name(by, name), *_row(sums, total)] for name, sums in found]
+        rows = [[_group_name(by, name), *_row(sums, total)] for name, sums in found]
         print_columns("Report", headers, rows, ["all", *_row(total, total)])
     _show_as_of(as_of)
 
@@ -157,7 +157,7 @@ def _row(sums: Sums, total: Sums) -> Iterable[str]:
     )
 
 
-def _name(by: Group, name: Any) -> str:
+def _group_name(by: Group, name: Any) -> str:
     if by == "hour":
         return f"{name:02}:00"
     if by == "weekday":
@@ -191,10 +191,16 @@ def _seconds(number: float | None) -> str:
     return "-" if number is None else f"{number:.1f} s"
 
 
-def _edge(edge: int | None) -> str:
+def _edge_in_words(edge: int | None) -> str:
     if edge is None:
         return "-"
-    return f"≈ {edge:,} s" if edge < _LONGEST else "more than 3 days" if edge > 2**31 else "more than an hour"
+    return (
+        f"≈ {edge:,} s"
+        if edge < _LONGEST_EXACT_SECONDS
+        else "more than 3 days"
+        if edge > 2**31
+        else "more than an hour"
+    )
 
 
 def _vnd(sums: Sums) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy import URL
 
 from webapp.callbacks.spool import Spool
 from webapp.cli.backup import DATABASE, SPOOL, contents_in_words, database_file, kept_files, postgresql_words
-from webapp.cli.output import hint, printable, say
+from webapp.cli.output import hint, printable_line, say
 from webapp.storage import schema, sqlite_files
 from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated, Unavailable
@@ -29,7 +29,7 @@ from webapp.support.settings import Settings, load_settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_IN_USE = "end it, then run this again"
+_IN_USE_REMEDY = "end it, then run this again"
 
 
 @click.command()
@@ -48,13 +48,13 @@ def restore(file: Path, *, force: bool, check: bool) -> None:
         raise click.UsageError(postgresql_words(settings))
     if check:
         with tempfile.TemporaryDirectory(prefix="esms-calls-restore-") as folder:
-            say(printable(f"{file} is whole: {_described(_unpacked(file, Path(folder)))}"))
+            say(printable_line(f"{file} is whole: {_backup_in_words(_unpacked(file, Path(folder)))}"))
         return
     instance = settings.instance_dir.resolve()
     files.make_folder(instance)
     with locked_for_restore(instance) as free, _staging(settings) as folder:
         if not free:
-            raise click.ClickException(f"a server runs in {instance}: {_IN_USE}.")
+            raise click.ClickException(f"a server runs in {instance}: {_IN_USE_REMEDY}.")
         about = _unpacked(file, folder)
         aside = _aside_for(settings, force=force)
         try:
@@ -64,7 +64,7 @@ def restore(file: Path, *, force: bool, check: bool) -> None:
             where = f"What was there is in {aside or instance}, or still in its place."
             hint(f"The restore did not end. Run it again, with --force. {where}")
             raise
-    say(printable(f"Restored {_described(about)}."))
+    say(printable_line(f"Restored {_backup_in_words(about)}."))
     if aside:
         _say_what_is_aside(aside, settings)
     say("Start the server again: it stores what waits in the spool.")
@@ -109,7 +109,7 @@ def _require_usable(file: Path) -> None:
         database.close()
 
 
-def _described(about: dict[str, Any]) -> str:
+def _backup_in_words(about: dict[str, Any]) -> str:
     return f"{contents_in_words(about, about['sha256'])}; made at {about['made_at']} by version {about['version']}"
 
 
@@ -123,7 +123,7 @@ def _aside_for(settings: Settings, *, force: bool) -> Path | None:
         raise click.ClickException(f"there is something already: {listed}. --force keeps it aside, and restores.")
     if sqlite_files.is_in_use(database_file(settings)):
         raise click.ClickException(
-            f"another process has {database_file(settings)} open (`fuser -v` names it): {_IN_USE}."
+            f"another process has {database_file(settings)} open (`fuser -v` names it): {_IN_USE_REMEDY}."
         )
     aside = settings.instance_dir.resolve() / f"before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     aside.mkdir(mode=0o700)
@@ -180,11 +180,11 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _say_what_is_aside(aside: Path, settings: Settings) -> None:
-    say(printable(f"What was there is in {aside}: remove it once you need it no more."))
+    say(printable_line(f"What was there is in {aside}: remove it once you need it no more."))
     spool = Spool(aside, settings.spool_limit)
-    waiting = spool.depth().reports
+    left = spool.depth().reports
     spool.close()
-    if waiting:
+    if left:
         database = f"sqlite:///{database_file(settings)}"
-        say(f"{waiting} callbacks wait in its spool; this stores them in the restored database:")
-        say(printable(f"  INSTANCE_DIR={quote(str(aside))} DATABASE_URL={quote(database)} esms-calls spool drain"))
+        say(f"{left} callbacks wait in its spool; this stores them in the restored database:")
+        say(printable_line(f"  INSTANCE_DIR={quote(str(aside))} DATABASE_URL={quote(database)} esms-calls spool drain"))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from webapp.support.settings import Settings
 
 _DAY = timedelta(days=1)
-Kind = Literal["callback", "api"]
+TokenKind = Literal["callback", "api"]
 
 
 @click.command("rotate-token")
@@ -34,7 +34,7 @@ Kind = Literal["callback", "api"]
 @click.option("--finish", is_flag=True, help="Remove the old tokens; the newest one stays.")
 @click.option("--undo", is_flag=True, help="Remove the newest token instead; the old ones stay.")
 @click.option("--force", is_flag=True, help="Remove a token even if callbacks of the last 24 hours came with it.")
-def rotate_token(kind: Kind, *, finish: bool, undo: bool, force: bool) -> None:
+def rotate_token(kind: TokenKind, *, finish: bool, undo: bool, force: bool) -> None:
     """Change the callback token or the API token without a gap.
 
     The first step makes a new token and keeps the old one: both are accepted. It prints the new CallbackUrl, or where
@@ -54,36 +54,39 @@ def rotate_token(kind: Kind, *, finish: bool, undo: bool, force: bool) -> None:
     if getattr(settings, f"{kind}_token"):
         _say_what_to_set(settings, kind, finish=finish, undo=undo)
         sys.exit(PROBLEM)
-    accepted = _accepted(settings, kind)
+    accepted = _accepted_tokens(settings, kind)
     if not (finish or undo):
-        sys.exit(_begin(settings, kind, accepted))
+        sys.exit(_begin_rotation(settings, kind, accepted))
     if len(accepted) == 1:
-        say(f"Nothing to do: one {_name(kind)} is accepted, …{ending(accepted[0])}.")
+        say(f"Nothing to do: one {_token_name(kind)} is accepted, …{ending(accepted[0])}.")
         return
     leaving = accepted[:1] if undo else accepted[1:]
     if kind == "callback" and not force and (used := _still_used(leaving)):
         _refuse(settings, used, undo=undo)
         sys.exit(PROBLEM)
-    _replace(settings, kind, accepted, accepted[1:] if undo else accepted[:1])
+    _replace_tokens(settings, kind, accepted, accepted[1:] if undo else accepted[:1])
     for one in leaving:
         say(f"Removed: …{ending(one)}. {_taken_over()}")
 
 
-def _begin(settings: Settings, kind: Kind, accepted: tuple[str, ...]) -> int:
+def _begin_rotation(settings: Settings, kind: TokenKind, accepted: tuple[str, ...]) -> int:
     if len(accepted) > 1:
         where = (
             "`esms-calls callback-url` prints the new CallbackUrl." if kind == "callback" else _where(settings, kind)
         )
         old = ", ".join(f"…{ending(one)}" for one in accepted[1:])
         say(
-            f"The {_name(kind)} is being changed already: …{ending(accepted[0])} is new, {old} is old. {where}\n"
+            f"The {_token_name(kind)} is being changed already: …{ending(accepted[0])} is new, {old} is old. {where}\n"
             f"End that first: `esms-calls rotate-token {kind} --finish` removes the old one, --undo the new one.",
             err=True,
         )
         return PROBLEM
-    _replace(settings, kind, accepted, (tokens.new_token(), *accepted))
-    new, *_ = _accepted(settings, kind)
-    say(f"New {_name(kind)}: …{ending(new)}. The old one, …{ending(accepted[0])}, is still accepted. {_taken_over()}")
+    _replace_tokens(settings, kind, accepted, (tokens.new_token(), *accepted))
+    new, *_ = _accepted_tokens(settings, kind)
+    say(
+        f"New {_token_name(kind)}: …{ending(new)}. The old one, …{ending(accepted[0])}, is still accepted. "
+        f"{_taken_over()}"
+    )
     if kind == "callback":
         say(f"CallbackUrl to give to eSMS from now on:\n  {settings.callback_url()}")
         if settings.public_url is None:
@@ -95,11 +98,11 @@ def _begin(settings: Settings, kind: Kind, accepted: tuple[str, ...]) -> int:
     return DONE
 
 
-def _accepted(settings: Settings, kind: Kind) -> tuple[str, ...]:
+def _accepted_tokens(settings: Settings, kind: TokenKind) -> tuple[str, ...]:
     return settings.callback_tokens() if kind == "callback" else settings.api_tokens()
 
 
-def _replace(settings: Settings, kind: Kind, before: tuple[str, ...], after: Iterable[str]) -> None:
+def _replace_tokens(settings: Settings, kind: TokenKind, before: tuple[str, ...], after: Iterable[str]) -> None:
     def changed(found: tuple[str, ...]) -> Iterable[str]:
         if found != before:
             raise click.ClickException(f"another command has just changed {path}: look at it, and try again.")
@@ -138,9 +141,9 @@ def _refuse(settings: Settings, used: Iterable[TokenUse], *, undo: bool) -> None
     )
 
 
-def _say_what_to_set(settings: Settings, kind: Kind, *, finish: bool, undo: bool) -> None:
+def _say_what_to_set(settings: Settings, kind: TokenKind, *, finish: bool, undo: bool) -> None:
     variable = f"{kind.upper()}_TOKEN"
-    number = len(_accepted(settings, kind))
+    number = len(_accepted_tokens(settings, kind))
     in_environment = any(name.upper() == variable for name in os.environ)
     where = "the environment" if in_environment else str(Path(ENV_FILE).absolute())
     say(f"{variable} is set in {where}: change it there, for this command changes only tokens in INSTANCE_DIR.")
@@ -158,9 +161,9 @@ def _taken_over() -> str:
     return f"Running servers follow within {PAUSE_SECONDS:.0f} s."
 
 
-def _where(settings: Settings, kind: Kind) -> str:
+def _where(settings: Settings, kind: TokenKind) -> str:
     return f"It is the first line of {settings.token_file(kind)}."
 
 
-def _name(kind: Kind) -> str:
+def _token_name(kind: TokenKind) -> str:
     return "callback token" if kind == "callback" else "API token"

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from threading import Event
 
     from webapp.esms.sandbox.calls import PlacedCall
-    from webapp.esms.sandbox.options import Kind
+    from webapp.esms.sandbox.options import OptionKind
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_TYPES: dict[Kind, dict[str, Any]] = {
+_OPTION_TYPES: dict[OptionKind, dict[str, Any]] = {
     "share": {"type": click.FloatRange(0, 1), "metavar": "SHARE"},
     "pause": {"type": click.FloatRange(0), "metavar": "SECONDS"},
     "timeout": {"type": click.FloatRange(0, min_open=True), "metavar": "SECONDS"},
@@ -51,7 +51,7 @@ def _with_behaviour(command: Command) -> Command:
     """The command with an option for each field of ``Options`` that has a help text."""
     for one in reversed(fields(Options)):
         if one.metadata:
-            flag, kind = f"--{one.name.replace('_', '-')}", _TYPES[one.metadata["kind"]]
+            flag, kind = f"--{one.name.replace('_', '-')}", _OPTION_TYPES[one.metadata["kind"]]
             help_text = one.metadata["help"]
             default: Any = {"default": None} if one.name == "seed" else {"default": one.default, "show_default": True}
             command = click.option(flag, help=help_text, **default, **kind)(command)
@@ -76,7 +76,7 @@ def _read_callback_url(_: click.Context, __: click.Parameter, value: str) -> str
 @click.option(
     "--bind", default=_ADDRESS, show_default=True, metavar="HOST:PORT", callback=_read_address, help=_BIND_HELP
 )
-@click.option("--calls", "count", help="Place a campaign of this many calls.", **_TYPES["at least one"])
+@click.option("--calls", "count", help="Place a campaign of this many calls.", **_OPTION_TYPES["at least one"])
 @click.option("--callback-url", default="", metavar="URL", callback=_read_callback_url, help="Where its callbacks go.")
 @click.option("--campaign", default="sandbox", show_default=True, metavar="NAME", help="Its name in --placed.")
 @click.option("--placed", type=_OUTPUT, metavar="FILE", help="Write what was placed: a CSV for `esms-calls register`.")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from webapp.calls.story import EFFECTS, facts, story
+from webapp.calls.story import EFFECTS_IN_WORDS, facts, story
 from webapp.cli.context import open_reading_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import reference_id
-from webapp.cli.output import printable, say, say_all
+from webapp.cli.output import printable_line, say, say_all
 from webapp.cli.tables import print_table
 from webapp.cli.time_words import duration, local_time
 from webapp.esms.finality import MEANINGS
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from zoneinfo import ZoneInfo
 
-    from webapp.calls.story import Said, Step
+    from webapp.calls.story import SaidValue, Step
 
-_WORDS = {
+_VALUE_WORDS = {
     "call_status": "{}",
     "sent_result": "{}",
     "send_status": "SendStatus {}",
@@ -36,7 +36,7 @@ _WORDS = {
     "request_id": "request id {}",
 }
 """What a report may say, in words."""
-_SOURCES = {"registered": "as registered", "callback": "by callback", "lookup": "by look-up"}
+_SOURCES_IN_WORDS = {"registered": "as registered", "callback": "by callback", "lookup": "by look-up"}
 
 
 @click.command()
@@ -56,11 +56,11 @@ def show(reference_id: str) -> None:
         zone = context.settings.time_zone
         call = context.reader.call(reference_id)
     if call is None:
-        say(f"unknown: {printable(reference_id)}. No report of it came, and it was never registered.", err=True)
+        say(f"unknown: {printable_line(reference_id)}. No report of it came, and it was never registered.", err=True)
         sys.exit(PROBLEM)
-    print_table(printable(reference_id), _facts(call, zone))
+    print_table(printable_line(reference_id), _facts(call, zone))
     placed_at = datetime.fromisoformat(call["placed_at"])
-    say_all(line for step in story(call["reports"]) for line in _told(step, placed_at, zone))
+    say_all(line for step in story(call["reports"]) for line in _step_lines(step, placed_at, zone))
     if not call["reports"]:
         say("No report of this call has come.")
     sys.exit(DONE)
@@ -68,22 +68,22 @@ def show(reference_id: str) -> None:
 
 def _facts(call: Mapping[str, Any], zone: ZoneInfo) -> Iterator[tuple[str, str]]:
     for fact in facts(call):
-        source = f" ({_SOURCES[fact.source]})" if fact.source else ""
-        yield fact.name, _shown(fact.name, fact.value, zone) + source
+        source = f" ({_SOURCES_IN_WORDS[fact.source]})" if fact.source else ""
+        yield fact.name, _value_in_words(fact.name, fact.value, zone) + source
 
 
-def _shown(name: str, value: Any, zone: ZoneInfo) -> str:
+def _value_in_words(name: str, value: Any, zone: ZoneInfo) -> str:
     if name.endswith("_at"):
         return local_time(datetime.fromisoformat(value), zone)
     if value is True:
         return "yes"
     if name == "price":
-        return _price(value)
+        return _price_in_words(value)
     meaning = MEANINGS.get(name, {}).get(value)
     return f"{value} ({meaning})" if meaning else f"{value}{' s' if name == 'call_duration' else ''}"
 
 
-def _told(step: Step, placed_at: datetime, zone: ZoneInfo) -> Iterator[str]:
+def _step_lines(step: Step, placed_at: datetime, zone: ZoneInfo) -> Iterator[str]:
     """When a report came, what it did, and what it said: a line, and another one if something could not be read."""
     report, received = step.report, datetime.fromisoformat(step.report["received_at"])
     circumstances = [f"after {duration(received - placed_at)}"] if received >= placed_at else []
@@ -93,24 +93,24 @@ def _told(step: Step, placed_at: datetime, zone: ZoneInfo) -> Iterator[str]:
         circumstances.append(f"code {report['lookup_code']}")
     if len(step.reports) > 1:
         circumstances.append(f"{len(step.reports)} times")
-    did = f"{report['source']} {EFFECTS[report['effect']]}"
-    more = f" ({printable(', '.join(circumstances))})" if circumstances else ""
-    said = printable(", ".join(map(_words, step.said))) or "nothing"
+    did = f"{report['source']} {EFFECTS_IN_WORDS[report['effect']]}"
+    more = f" ({printable_line(', '.join(circumstances))})" if circumstances else ""
+    said = printable_line(", ".join(map(_said_in_words, step.said))) or "nothing"
     yield f"{local_time(received, zone)}  {did}{more}; it said: {said}"
     if report["unread"]:
-        yield f"    could not be read: {printable(report['unread'])}"
+        yield f"    could not be read: {printable_line(report['unread'])}"
 
 
-def _words(said: Said) -> str:
+def _said_in_words(said: SaidValue) -> str:
     """What was said; ``BUSY → ANSWERED`` where something else was said before."""
     change = "" if said.before is None else f"{_value(said.name, said.before)} → "
-    return _WORDS[said.name].format(f"{change}{_value(said.name, said.value)}")
+    return _VALUE_WORDS[said.name].format(f"{change}{_value(said.name, said.value)}")
 
 
 def _value(name: str, value: Any) -> Any:
-    return _price(value) if name == "price" else MEANINGS.get(name, {}).get(value, value)
+    return _price_in_words(value) if name == "price" else MEANINGS.get(name, {}).get(value, value)
 
 
-def _price(shown: str) -> str:
+def _price_in_words(shown: str) -> str:
     """``450.0000`` as ``450 VND``."""
     return f"{Decimal(shown).normalize():f} VND"

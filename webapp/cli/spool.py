@@ -11,11 +11,11 @@ import click
 
 from webapp.callbacks.circuit_breaker import CircuitBreaker
 from webapp.callbacks.drain import Drain
-from webapp.callbacks.parsing import as_json
+from webapp.callbacks.parsing import request_as_json
 from webapp.callbacks.store import CallbackStore
 from webapp.cli.context import hint_at_mistyped_names, open_context, spool_of
 from webapp.cli.exit_codes import PROBLEM
-from webapp.cli.output import hint, printable, say, say_all, write_json
+from webapp.cli.output import hint, printable_line, say, say_all, write_json
 from webapp.support.progress import progress
 from webapp.support.settings import load_settings
 from webapp.support.token_redaction import TokenRedactor
@@ -46,10 +46,10 @@ def _spooled() -> Iterator[dict[str, Any]]:
         hint(
             f"There is no folder {settings.instance_dir.resolve()}: run it where the server runs, or set INSTANCE_DIR."
         )
-    waiting, redact = spool_of(settings), TokenRedactor(settings.known_callback_tokens())
-    while found := waiting.oldest(_PORTION, after=last):
+    callbacks, redact = spool_of(settings), TokenRedactor(settings.known_callback_tokens())
+    while found := callbacks.oldest(_PORTION, after=last):
         for _, arrival in found:
-            yield as_json(arrival, redact)
+            yield request_as_json(arrival, redact)
         last = found[-1][0]
 
 
@@ -63,7 +63,7 @@ def spool_list() -> None:
     for arrival in _spooled():
         number += 1
         about = arrival["reference_id"] or f"unreadable: {arrival['reason']}"
-        say_all([f"{arrival['received_at']}  {arrival['id']}  {printable(about)}"])
+        say_all([f"{arrival['received_at']}  {arrival['id']}  {printable_line(about)}"])
     say(f"{number} in the spool" if number else "The spool is empty.", err=True)
 
 
@@ -85,16 +85,16 @@ def spool_drain() -> None:
     trigger's error) are named and stay in the spool; the exit code is then 1.
     """
     with open_context() as context:
-        waiting = spool_of(context.settings)
+        callbacks = spool_of(context.settings)
         redact = TokenRedactor(context.settings.known_callback_tokens())
         store, breaker = CallbackStore(context.database, redact), CircuitBreaker(can_open=False)
-        drain = Drain(waiting, context.database, store, breaker, redact)
-        total = waiting.depth().reports
+        drain = Drain(callbacks, context.database, store, breaker, redact)
+        total = callbacks.depth().reports
         with progress("storing", total) as show:
-            left = _drain(drain, waiting, show)
+            left = _drain(drain, callbacks, show)
     if left:
         for identifier, problem in drain.failed.items():
-            say(f"{identifier}: {printable(problem)}", err=True)
+            say(f"{identifier}: {printable_line(problem)}", err=True)
         hint(
             f"The database rejects {left} callbacks with these errors; they stay in the spool (esms-calls spool list). "
             "Find what raises the errors, most likely a trigger, correct it, and drain again."
@@ -103,9 +103,9 @@ def spool_drain() -> None:
     say(f"{total} callbacks stored; the spool is empty." if total else "The spool is empty.")
 
 
-def _drain(drain: Drain, waiting: Spool, show: ShowProgress) -> int:
+def _drain(drain: Drain, callbacks: Spool, show: ShowProgress) -> int:
     """Store until the spool is empty, or holds only what the database rejects; how many those are."""
-    while left := waiting.depth().reports:
+    while left := callbacks.depth().reports:
         stored = 0
         for stored in drain.run():
             show(stored, "callbacks")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,8 +13,8 @@ from webapp.cli import status_text
 from webapp.cli.context import open_context, spool_of
 from webapp.cli.database_remedies import remedy
 from webapp.cli.exit_codes import DONE, PROBLEM
-from webapp.cli.output import printable, say, say_json
-from webapp.cli.status_needs import Moment, all_needs, database_away, spool_needs
+from webapp.cli.output import printable_line, say, say_json
+from webapp.cli.status_needs import StatusMoment, all_needs, database_away, spool_needs
 from webapp.cli.tables import print_table
 from webapp.storage.claims import due_at, lease_of
 from webapp.storage.errors import Unavailable
@@ -43,7 +43,7 @@ def status(*, as_json: bool) -> None:
     If the database cannot be reached (exit code 4), only the spool is shown.
     """
     settings, now = load_settings(), datetime.now(UTC)
-    moment = Moment(
+    moment = StatusMoment(
         now=now,
         zone=settings.time_zone,
         lease=lease_of(settings),
@@ -62,9 +62,9 @@ def status(*, as_json: bool) -> None:
         raise
     needs = list(all_needs(found, spool, moment))
     if as_json:
-        _print_json(status_text.as_json(found, spool, moment) | {"database": name}, needs)
+        say_json(status_text.status_as_json(found, spool, moment) | {"database": name, "needs": needs})
     else:
-        _show(found, spool, moment, needs)
+        _show_status(found, spool, moment, needs)
         say(f"database: {name}")
     sys.exit(PROBLEM if needs else DONE)
 
@@ -77,31 +77,27 @@ def _free(folder: Path) -> int | None:
         return None
 
 
-def _show(found: Status, spool: Depth, moment: Moment, needs: list[str]) -> None:
+def _show_status(found: Status, spool: Depth, moment: StatusMoment, needs: list[str]) -> None:
     _show_needs(needs)
-    for title, rows in status_text.groups(found, spool, moment):
+    for title, rows in status_text.status_groups(found, spool, moment):
         print_table(title, rows)
     for title, ids, number in (
         ("Given up", found.given_up_calls, found.given_up_to_see_to),
         ("With two prices", found.price_conflict_calls, found.price_conflicts),
     ):
         for line in status_text.listed(title, ids, number):
-            say(printable(line))
+            say(printable_line(line))
 
 
-def _show_spool(what_to_do: str, spool: Depth, moment: Moment, *, as_json: bool) -> None:
+def _show_spool(what_to_do: str, spool: Depth, moment: StatusMoment, *, as_json: bool) -> None:
     needs = [database_away(what_to_do, spool, moment), *spool_needs(spool, moment)]
     if as_json:
-        _print_json({"spool": status_text.spool_as_json(spool, moment.now)}, needs)
+        say_json({"spool": status_text.spool_as_json(spool, moment.now), "needs": needs})
         return
     _show_needs(needs)
     print_table("Spool", status_text.spool_rows(spool, moment.now, moment.zone))
 
 
-def _print_json(values: dict[str, Any], needs: list[str]) -> None:
-    say_json(values | {"needs": needs})
-
-
 def _show_needs(needs: list[str]) -> None:
     for need in needs or ["Nothing needs you."]:
-        say(printable(f"! {need}" if needs else need))
+        say(printable_line(f"! {need}" if needs else need))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from webapp.callbacks.spool import Depth
-    from webapp.storage.status import LookupShare, Status, Unregistered
+    from webapp.storage.status import LookupShare, Status, UnregisteredCounts
 
 _RUN_EVERY = timedelta(minutes=30)
 _REJECTED_WARNING = LIMIT_BYTES // 2
@@ -41,7 +41,7 @@ SPOOL_FILLING = "The spool is filling: beyond SPOOL_LIMIT callbacks are answered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class StatusMoment:
     """What the words need besides the counts: now, the zone that people read, and what the settings say.
 
     ``spool_limit``: SPOOL_LIMIT in bytes, 0 where the spool is off.
@@ -59,16 +59,16 @@ class Moment:
 
     @property
     def disk_is_full(self) -> bool:
-        """Whether the spool has no room on its disk, or hardly any."""
+        """Whether the spool has no space on its disk, or hardly any."""
         return self.disk_free is not None and self.disk_free < LEAST_FREE_BYTES
 
 
-def run_outcome(run: Mapping[str, Any], moment: Moment) -> str | None:
+def run_outcome(run: Mapping[str, Any], moment: StatusMoment) -> str | None:
     """How a run ended, as of the moment."""
     return outcome_now(run, moment.now, moment.lease)
 
 
-def all_needs(found: Status, spool: Depth, moment: Moment) -> Iterator[str]:
+def all_needs(found: Status, spool: Depth, moment: StatusMoment) -> Iterator[str]:
     """What a person has to do, the most urgent first: what loses callbacks, then look-ups, then what people decide."""
     yield from spool_needs(spool, moment)
     yield from _callback_needs(found, moment)
@@ -76,12 +76,12 @@ def all_needs(found: Status, spool: Depth, moment: Moment) -> Iterator[str]:
     yield from _call_needs(found)
 
 
-def database_away(what_to_do: str, spool: Depth, moment: Moment) -> str:
+def database_away(what_to_do: str, spool: Depth, moment: StatusMoment) -> str:
     """What is said where the database cannot be used."""
     return f"the database cannot be used: {what_to_do}. {_of_callbacks(spool, moment)}"
 
 
-def _of_callbacks(spool: Depth, moment: Moment) -> str:
+def _of_callbacks(spool: Depth, moment: StatusMoment) -> str:
     """What becomes of callbacks while the database cannot be used."""
     if not moment.spool_limit:
         return NOT_SPOOLED
@@ -95,19 +95,19 @@ def is_filling(spool: Depth, limit: int) -> bool:
     return 2 * spool.size > limit > 0
 
 
-def spool_needs(spool: Depth, moment: Moment) -> Iterator[str]:
+def spool_needs(spool: Depth, moment: StatusMoment) -> Iterator[str]:
     """What a person has to do about the spool; this needs no database."""
     if moment.disk_is_full:
         yield (
-            f"the disk of INSTANCE_DIR has {size_in_words(moment.disk_free or 0)} free: without room callbacks that "
-            "the database cannot take are answered 503, and those that eSMS gives up are lost. Make room: `df -h` and "
+            f"the disk of INSTANCE_DIR has {size_in_words(moment.disk_free or 0)} free: without space callbacks that "
+            "the database cannot take are answered 503, and those that eSMS gives up are lost. Free some: `df -h` and "
             "`du` say what takes it."
         )
     if is_filling(spool, moment.spool_limit):
         yield (
             f"the spool holds {size_in_words(spool.size)} of {size_in_words(moment.spool_limit)} (SPOOL_LIMIT): "
             "beyond that callbacks are answered 503, and those that eSMS gives up are lost. Make the database take "
-            "writes; to gain time set a higher SPOOL_LIMIT, if the disk has room, and restart the server."
+            "writes; to gain time set a higher SPOOL_LIMIT, if the disk has space, and restart the server."
         )
     seconds = spool.oldest_seconds(moment.now)
     if seconds > _SPOOL_WARNING_SECONDS:
@@ -119,7 +119,7 @@ def spool_needs(spool: Depth, moment: Moment) -> Iterator[str]:
         )
 
 
-def _callback_needs(found: Status, moment: Moment) -> Iterator[str]:
+def _callback_needs(found: Status, moment: StatusMoment) -> Iterator[str]:
     seen, wrong = found.callbacks, found.wrong_tokens
     if seen.last_at and seen.have_stopped(moment.now):
         yield (
@@ -163,7 +163,7 @@ def _callback_needs(found: Status, moment: Moment) -> Iterator[str]:
         )
 
 
-def _lookup_needs(found: Status, moment: Moment) -> Iterator[str]:
+def _lookup_needs(found: Status, moment: StatusMoment) -> Iterator[str]:
     last = found.last_run
     if last and run_outcome(last, moment) == "refused":
         yield (
@@ -215,7 +215,7 @@ def _call_needs(found: Status) -> Iterator[str]:
         yield REPLAY_DUE
 
 
-def _unregistered_needs(found: Unregistered) -> Iterator[str]:
+def _unregistered_needs(found: UnregisteredCounts) -> Iterator[str]:
     """Only where calls are registered: who registers none has no other calls."""
     grown = found.last_day >= _MANY_UNREGISTERED and found.last_day > _TIMES * found.day_before
     if grown and found.registered_last_day and found.last_day > found.registered_last_day:

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from webapp.callbacks.spool import Depth
-    from webapp.cli.status_needs import Moment
-    from webapp.storage.status import Status, Unregistered
+    from webapp.cli.status_needs import StatusMoment
+    from webapp.storage.status import Status, UnregisteredCounts
 
 Rows = list[tuple[str, Any]]
 
 
-def as_json(found: Status, spool: Depth, moment: Moment) -> dict[str, Any]:
+def status_as_json(found: Status, spool: Depth, moment: StatusMoment) -> dict[str, Any]:
     """Everything, under the names of ``Status``; what belongs together is an object. Times are UTC."""
     run = found.last_run
     last = run and {name: plain(value) for name, value in run.items()} | {"outcome": run_outcome(run, moment)}
@@ -68,7 +68,7 @@ def spool_as_json(spool: Depth, now: datetime) -> dict[str, Any]:
     }
 
 
-def groups(found: Status, spool: Depth, moment: Moment) -> list[tuple[str, Rows]]:
+def status_groups(found: Status, spool: Depth, moment: StatusMoment) -> list[tuple[str, Rows]]:
     """Everything, in groups of lines; times are local, with their age."""
     now, zone = moment.now, moment.zone
     last = found.last_run
@@ -126,7 +126,7 @@ class TokenLine:
     last_at: datetime | None
 
 
-def token_lines(found: Status, moment: Moment) -> list[TokenLine]:
+def token_lines(found: Status, moment: StatusMoment) -> list[TokenLine]:
     """The accepted tokens, the one to give to eSMS first; then those that are accepted no longer."""
     uses = {use.token_ending: use for use in found.token_uses}
     endings = dict.fromkeys((*moment.token_endings, *uses))
@@ -141,14 +141,14 @@ def token_lines(found: Status, moment: Moment) -> list[TokenLine]:
     ]
 
 
-def _token_use(one: TokenLine, moment: Moment) -> str:
+def _token_use(one: TokenLine, moment: StatusMoment) -> str:
     words = f"{one.count:,}"
     if one.last_at:
         words += f", last {duration(moment.now - one.last_at)} ago"
     return words if one.accepted else f"{words}; not accepted"
 
 
-def _growth(found: Unregistered) -> str:
+def _growth(found: UnregisteredCounts) -> str:
     words = f"{found.count:,} (new in 24 h: {found.last_day:,}, in the 24 h before: {found.day_before:,})"
     return words if found.count else "0"
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from webapp.cli.output import printable
+from webapp.cli.output import printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,4 +42,4 @@ def print_columns(title: str, headers: Sequence[str], rows: Iterable[Sequence[An
 
 def _cell(value: Any) -> Text:
     """The value as it is: rich would read brackets as markup."""
-    return Text(printable(str(value)))
+    return Text(printable_line(str(value)))

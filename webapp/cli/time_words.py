@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from zoneinfo import ZoneInfo
 
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60, 3600, 86400
 
 
 def local_time(moment: datetime, zone: ZoneInfo) -> str:
@@ -22,13 +22,13 @@ def local_time(moment: datetime, zone: ZoneInfo) -> str:
 def duration(length: timedelta) -> str:
     """``45 s``, ``5 min``, ``2 h 10 min`` or ``3 d 4 h``: what is over, as on the page, is left out."""
     seconds = max(0, int(length.total_seconds()))
-    if seconds < 2 * _MINUTE:
+    if seconds < 2 * _MINUTE_SECONDS:
         return f"{seconds} s"
-    if seconds < 2 * _HOUR:
-        return f"{seconds // _MINUTE} min"
-    if seconds < 2 * _DAY:
-        return f"{seconds // _HOUR} h {seconds % _HOUR // _MINUTE} min"
-    return f"{seconds // _DAY} d {seconds % _DAY // _HOUR} h"
+    if seconds < 2 * _HOUR_SECONDS:
+        return f"{seconds // _MINUTE_SECONDS} min"
+    if seconds < 2 * _DAY_SECONDS:
+        return f"{seconds // _HOUR_SECONDS} h {seconds % _HOUR_SECONDS // _MINUTE_SECONDS} min"
+    return f"{seconds // _DAY_SECONDS} d {seconds % _DAY_SECONDS // _HOUR_SECONDS} h"
 
 
 def time_and_age(moment: datetime | None, now: datetime, zone: ZoneInfo) -> str:

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from webapp.cli.context import open_context
-from webapp.cli.output import hint, printable, say
+from webapp.cli.output import hint, printable_line, say
 from webapp.cli.rollups import make_anew
 from webapp.storage.time_zone import UnfitZone, has_calls, set_zone, zone_of
 
@@ -29,7 +29,7 @@ def time_zone() -> None:
 def time_zone_show() -> None:
     """Print the time zone of views and figures."""
     with open_context(writes=False) as context, context.database.snapshot() as connection:
-        say(printable(zone_of(connection)))
+        say(printable_line(zone_of(connection)))
 
 
 @time_zone.command("set")

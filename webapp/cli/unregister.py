@@ -12,7 +12,7 @@ from webapp.cli.call_list import CallList, say_how_to_end
 from webapp.cli.context import open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import reference_ids
-from webapp.cli.output import printable, say
+from webapp.cli.output import printable_line, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ def unregister(*, ids: tuple[str, ...], file: BinaryIO | None) -> None:
             done = context.writer.unregister(portion, datetime.now(UTC))
             removed, cleared, unknown = removed + done.removed, cleared + done.cleared, unknown + len(done.unknown)
             for one in done.unknown:
-                say(f"unknown: {printable(one)}", err=True)
+                say(f"unknown: {printable_line(one)}", err=True)
         bad = given.bad if given else 0
     say(f"removed {removed}, no longer registered {cleared}, unknown {unknown}, bad lines {bad}")
     sys.exit(PROBLEM if unknown or bad else DONE)

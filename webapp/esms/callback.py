@@ -84,11 +84,11 @@ def parse_callback(
     if len(body) > BODY_LIMIT:
         raise Unreadable(f"body: is over {BODY_LIMIT // 1024} KiB")
     try:
-        pairs = [*_read_body(body, content_type), *_read_form(query, "query")]
+        pairs = [*_body_pairs(body, content_type), *_read_form(query, "query")]
         parameters = Parameters(pairs)
         # One look at all of them together: hardly any callback holds a secret.
         if redact(parameters.as_json()) != parameters.as_json():
-            parameters = Parameters((redact(name), _redacted(value, redact)) for name, value in pairs)
+            parameters = Parameters((redact(name), _redacted_json(value, redact)) for name, value in pairs)
         reference_id, unread = read_identity(parameters)
         return build_report(
             parameters,
@@ -103,17 +103,17 @@ def parse_callback(
         raise Unreadable("body: is nested too deeply") from None
 
 
-def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
+def _redacted_json(value: Any, redact: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
-        return {redact(name): _redacted(inner, redact) for name, inner in value.items()}
+        return {redact(name): _redacted_json(inner, redact) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_redacted(inner, redact) for inner in value]
+        return [_redacted_json(inner, redact) for inner in value]
     text = str(value)
     redacted = redact(text)
     return value if redacted == text else redacted
 
 
-def _read_body(body: bytes, content_type: str | None) -> list[tuple[str, Any]]:
+def _body_pairs(body: bytes, content_type: str | None) -> list[tuple[str, Any]]:
     content = body.removeprefix(BOM).strip()
     kind = (content_type or "").partition(";")[0].lower()
     if not content:

@@ -19,7 +19,7 @@ import requests
 from webapp.esms import lookup as esms_lookup
 from webapp.esms import network, parameters
 from webapp.esms.lookup import TIMEOUT, UNREADABLE, LookupAnswer, LookupRequest
-from webapp.esms.network import Network, Way
+from webapp.esms.network import Endpoint, Network
 from webapp.support.redaction import longest_first, redact
 from webapp.support.workarounds.urllib3_deadline import DeadlineSession
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ANSWER_LIMIT = 1024 * 1024
 """Bytes of an answer; *assumed*: the published ones have under 200."""
-_CHUNK = 16 * 1024
+_ANSWER_CHUNK = 16 * 1024
 _DIRECT = Network()
 _TEXTS = ("call_status", "ivr", "cid", "request_id", "phone", "esms_id", "payload")
 _SHORTEST_REDACTED = 4
@@ -40,9 +40,9 @@ for _name in ("connection", "connectionpool", "poolmanager", "util.retry"):
 
 
 class _Function(NamedTuple):
-    """A status function of eSMS: the way to it, and its parameter for the call's id."""
+    """A status function of eSMS: its address, and its parameter for the call's id."""
 
-    way: Way
+    endpoint: Endpoint
     id_name: str
 
 
@@ -65,8 +65,8 @@ class Client:
         ``message_url``: the message API, which knows voice OTP calls; None: every call is looked up at ``url``.
         ``callback_tokens`` gives those that are taken out of answers, as the keys are: eSMS knows the CallbackUrl.
         """
-        self._voice = _Function(_way(url, "ESMS_API_URL", network), "ReferenceId")
-        self._message = _Function(_way(message_url, "ESMS_MESSAGE_API_URL", network), "RefId") if message_url else None
+        self._voice = _function(url, "ESMS_API_URL", network, "ReferenceId")
+        self._message = _function(message_url, "ESMS_MESSAGE_API_URL", network, "RefId") if message_url else None
         self._keys = {"ApiKey": api_key, "SecretKey": secret_key}
         self._spellings = {
             spelling
@@ -138,7 +138,7 @@ class Client:
             error = requests.Timeout()
         if error is None:
             return LookupAnswer(reference_id, code)
-        code, problem = network.failure(error, function.way, connected=session.connected)
+        code, problem = network.failure(error, function.endpoint, connected=session.connected)
         return LookupAnswer(reference_id, code, problem=redact(problem, self._spellings))
 
     def _open(
@@ -149,9 +149,9 @@ class Client:
         for _ in range(2):
             try:
                 return session.get(
-                    function.way.url,
+                    function.endpoint.url,
                     params=query,
-                    proxies=function.way.proxies,
+                    proxies=function.endpoint.proxies,
                     timeout=self._timeout_seconds,
                     allow_redirects=False,
                     stream=True,
@@ -196,8 +196,8 @@ def _redacted(answer: LookupAnswer, secrets: Iterable[str]) -> LookupAnswer:
     return replace(answer, code=redact(answer.code, secrets), report=report)
 
 
-def _way(url: str, setting: str, network: Network) -> Way:
-    return Way(f"{url}/GetSendStatus", setting, network.proxies_for(url))
+def _function(url: str, setting: str, network: Network, id_name: str) -> _Function:
+    return _Function(Endpoint(f"{url}/GetSendStatus", setting, network.proxies_for(url)), id_name)
 
 
 def _retry_after_seconds(response: requests.Response) -> float | None:
@@ -225,7 +225,7 @@ def _clock_ahead(response: requests.Response, asked_at: datetime) -> timedelta |
 def _body(response: requests.Response) -> bytes | None:
     """The body; None if it is over the limit."""
     content = bytearray()
-    for chunk in response.iter_content(_CHUNK):
+    for chunk in response.iter_content(_ANSWER_CHUNK):
         content += chunk
         if len(content) > ANSWER_LIMIT:
             return None

@@ -18,9 +18,9 @@ MEANINGS: dict[str, dict[int, str]] = {
     "send_status": SEND_STATUS_WORDS,
 }
 """What eSMS's numbers mean, by the name of the value."""
-DONE = 5
+SEND_STATUS_DONE = 5
 """*documented*: SendStatus of a call that is over."""
-REJECTED = (4, 6)
+SEND_STATUS_REJECTED = (4, 6)
 """*documented*: 4 rejected; *seen*: 6 deleted."""
 
 
@@ -33,4 +33,4 @@ def is_final(*, send_status: int | None, call_status: str | None, sent_result: i
     """
     if send_status is None:
         return call_status is not None or sent_result is not None
-    return send_status in REJECTED or (send_status == DONE and not undetermined)
+    return send_status in SEND_STATUS_REJECTED or (send_status == SEND_STATUS_DONE and not undetermined)

@@ -18,13 +18,13 @@ from webapp.esms.lookup import TIMEOUT, TLS, UNREACHABLE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_CLOCK = "check this machine's clock; if it is right, the server's certificate must be renewed"
-_NAME = "check {setting}: its host must be a name in the server's certificate"
+_CLOCK_REMEDY = "check this machine's clock; if it is right, the server's certificate must be renewed"
+_NAME_REMEDY = "check {setting}: its host must be a name in the server's certificate"
 _OWN_CA = (
     "if your network opens TLS (a proxy with a CA of its own), name the file with that CA's certificate in "
     "ESMS_CA_BUNDLE; else the server is not eSMS: check {setting}"
 )
-_CERTIFICATE_REMEDIES = {9: _CLOCK, 10: _CLOCK, 62: _NAME, 64: _NAME}
+_CERTIFICATE_REMEDIES = {9: _CLOCK_REMEDY, 10: _CLOCK_REMEDY, 62: _NAME_REMEDY, 64: _NAME_REMEDY}
 """By OpenSSL's code (X509_V_ERR_…): not valid yet, expired, of another host, of another address."""
 _NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 _REFUSED_BY_PROXY = "Tunnel connection failed: "
@@ -85,8 +85,8 @@ def kept_connection_ended(error: requests.RequestException) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """The way to one of eSMS's addresses: its URL, the setting that says so, and the proxies."""
+class Endpoint:
+    """One of eSMS's addresses: its URL, the setting that says so, and the proxies."""
 
     url: str
     setting: str
@@ -114,28 +114,29 @@ class Way:
         return f"check the network and {'HTTPS_PROXY' if self.proxies else self.setting}"
 
 
-def failure(error: Exception, way: Way, *, connected: bool) -> tuple[str, str]:
+def failure(error: Exception, endpoint: Endpoint, *, connected: bool) -> tuple[str, str]:
     """The code of a look-up without an answer, and what failed and what to do; ``connected``: TLS included."""
     all_causes = list(causes(error))
     for cause in all_causes:
         if isinstance(cause, ssl.SSLError) and not (connected and isinstance(cause, _ENDED)):
-            return TLS, f"The TLS connection to {way.host} failed: {_tls_problem(cause, way)}."
+            return TLS, f"The TLS connection to {endpoint.host} failed: {_tls_problem(cause, endpoint)}."
         if isinstance(cause, socket.gaierror):
-            return UNREACHABLE, f"The name of {way.first_stop} cannot be resolved: {way.remedy}."
+            return UNREACHABLE, f"The name of {endpoint.first_stop} cannot be resolved: {endpoint.remedy}."
         if isinstance(cause, OSError) and str(cause).startswith(_REFUSED_BY_PROXY):
             refusal = str(cause).removeprefix(_REFUSED_BY_PROXY)
-            return UNREACHABLE, f"The proxy {way.proxy} does not connect to {way.host} ({refusal}): {way.remedy}."
+            words = f"The proxy {endpoint.proxy} does not connect to {endpoint.host} ({refusal}): {endpoint.remedy}."
+            return UNREACHABLE, words
     if isinstance(error, requests.Timeout):
         return TIMEOUT, (
             "No whole answer came within ESMS_TIMEOUT."
             if connected
-            else f"There was no connection to {way.first_stop} within ESMS_TIMEOUT: {way.remedy}."
+            else f"There was no connection to {endpoint.first_stop} within ESMS_TIMEOUT: {endpoint.remedy}."
         )
     if connected:
-        return UNREACHABLE, f"The connection to {way.host} ended before a whole answer came: {way.remedy}."
-    words = next((cause.strerror for cause in all_causes if isinstance(cause, OSError) and cause.strerror), None)
-    reason = f" ({words})" if words else ""
-    return UNREACHABLE, f"There is no connection to {way.first_stop}{reason}: {way.remedy}."
+        return UNREACHABLE, f"The connection to {endpoint.host} ended before a whole answer came: {endpoint.remedy}."
+    strerror = next((cause.strerror for cause in all_causes if isinstance(cause, OSError) and cause.strerror), None)
+    reason = f" ({strerror})" if strerror else ""
+    return UNREACHABLE, f"There is no connection to {endpoint.first_stop}{reason}: {endpoint.remedy}."
 
 
 def _host(url: str) -> str:
@@ -145,15 +146,15 @@ def _host(url: str) -> str:
         return url
 
 
-def _tls_problem(error: ssl.SSLError, way: Way) -> str:
+def _tls_problem(error: ssl.SSLError, endpoint: Endpoint) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        remedy = _CERTIFICATE_REMEDIES.get(error.verify_code, _OWN_CA).format(setting=way.setting)
+        remedy = _CERTIFICATE_REMEDIES.get(error.verify_code, _OWN_CA).format(setting=endpoint.setting)
         return f"{error.verify_message.rstrip('.')}; {remedy}"
     if isinstance(error, _ENDED):
-        return f"it ended during the handshake, a firewall may cut it: {way.remedy}"
+        return f"it ended during the handshake, a firewall may cut it: {endpoint.remedy}"
     if error.reason in _NO_TLS:
-        return f"the server speaks no TLS at this port: check {way.setting}"
-    return f"{(error.reason or 'unknown error').lower().replace('_', ' ')}: {way.remedy}"
+        return f"the server speaks no TLS at this port: check {endpoint.setting}"
+    return f"{(error.reason or 'unknown error').lower().replace('_', ' ')}: {endpoint.remedy}"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -84,7 +84,7 @@ def _integer(largest: int) -> Callable[[str], int]:
     return read
 
 
-def _price(value: str) -> Decimal:
+def _read_price(value: str) -> Decimal:
     if not _AMOUNT.fullmatch(value) or (price := Decimal(value)) > _LARGEST_PRICE:
         raise ValueError
     return price.quantize(_PRICE_STEP)
@@ -102,8 +102,8 @@ _PARAMETERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("SentResult", "sent_result", _small),
     ("SendSuccess", "sent_result", lambda value: 1 if _large(value) else None),  # documented: voice OTP
     ("SendFailed", "sent_result", lambda value: 0 if _large(value) else None),  # documented: voice OTP
-    ("Price", "price", _price),
-    ("TotalPrice", "price", _price),  # documented: voice OTP; also spelled Totalprice
+    ("Price", "price", _read_price),
+    ("TotalPrice", "price", _read_price),  # documented: voice OTP; also spelled Totalprice
     ("CID", "cid", read_text),
     ("RequestId", "request_id", read_text),  # documented: voice OTP
     ("phonenumber", "phone", read_text),  # documented: voice OTP

@@ -79,18 +79,18 @@ def _in_form(content: bytes, phones: PhoneStorage) -> bytes:
 def _in_field(field: bytes, phones: PhoneStorage) -> bytes:
     """One ``name=value``, encoded as it was unless it holds a number."""
     raw_name, equals, raw_value = field.partition(b"=")
-    name, value = _decoded(raw_name), _decoded(raw_value)
+    name, value = _form_decoded(raw_name), _form_decoded(raw_value)
     hidden_name, hidden_value = phones.in_text(name), _in_value(name, value, phones) or ""
-    new_name = raw_name if hidden_name == name else _encoded(hidden_name)
-    new_value = raw_value if hidden_value == value else _encoded(hidden_value)
+    new_name = raw_name if hidden_name == name else _form_encoded(hidden_name)
+    new_value = raw_value if hidden_value == value else _form_encoded(hidden_value)
     return new_name + equals + new_value
 
 
-def _decoded(text: bytes) -> str:
+def _form_decoded(text: bytes) -> str:
     return unquote_to_bytes(text.replace(b"+", b" ")).decode("utf-8", "surrogateescape")
 
 
-def _encoded(text: str) -> bytes:
+def _form_encoded(text: str) -> bytes:
     return quote_plus(text.encode("utf-8", "surrogateescape"), safe="*:").encode("ascii")
 
 

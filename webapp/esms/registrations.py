@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
-FIELDS = {
+REGISTRATION_FIELDS = {
     "reference_id": "the SMSID that eSMS returned when the call was placed; required",
     "request_id": "the RequestId of the placing request",
     "phone": "the number called",
@@ -29,15 +29,15 @@ FIELDS = {
     "kind": "`voice` or `otp`; by default as the first report says",
 }
 """What is registered of a call, with its meaning."""
-_COLUMNS = {name.replace("_", ""): name for name in FIELDS} | {"smsid": "reference_id"}
+_COLUMN_NAMES = {name.replace("_", ""): name for name in REGISTRATION_FIELDS} | {"smsid": "reference_id"}
 """Fields by the names of their columns, without case, blanks, dashes and underscores; *documented*: SMSID is the id."""
 _ID_COLUMNS = ("referenceid", "smsid")
 _LONGEST_LINE = 64 * 1024
 _ENDLESS_LINE = 64 * 1024 * 1024
 """No list has such a line; a device or a stream of something else may."""
 _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
-_BETWEEN_WORDS = re.compile(r"[\s_-]+")
-_BLANK = re.compile(r"[\s,;|]*")
+_WORD_SEPARATORS = re.compile(r"[\s_-]+")
+_BLANK_LINE = re.compile(r"[\s,;|]*")
 _SEPARATOR_LINE = re.compile(r'\s*"?sep=[,;|\t]?"?[\s,;|]*', re.IGNORECASE)
 """What Excel writes and reads as the first line of a CSV, to say how it is delimited."""
 _ID_NAME = re.compile(r"(reference|sms)[\s_-]*id", re.IGNORECASE)
@@ -59,9 +59,9 @@ def read_registration(item: Any, zone: ZoneInfo) -> Registration:
     """An object of the API; raises InvalidRegistration. Blank values and null count as absent."""
     if not isinstance(item, dict):
         raise InvalidRegistration("reference_id: is missing: each call must be a JSON object.")
-    unknown = sorted(item.keys() - FIELDS.keys())
+    unknown = sorted(item.keys() - REGISTRATION_FIELDS.keys())
     if unknown:
-        raise InvalidRegistration(f"{unknown[0]!r:.60}: is not a field; there are {', '.join(FIELDS)}.")
+        raise InvalidRegistration(f"{unknown[0]!r:.60}: is not a field; there are {', '.join(REGISTRATION_FIELDS)}.")
     for name, value in item.items():
         if isinstance(value, bool) or not isinstance(value, str | int | None):
             raise InvalidRegistration(f"{name}: must be text.")
@@ -72,10 +72,10 @@ def _registration(values: Mapping[str, str], zone: ZoneInfo, now: datetime | Non
     read: dict[str, Callable[[str], Any]] = {
         "reference_id": normalise_identity,
         "placed_at": lambda text: parse_time(text, zone, now),
-        "kind": _kind,
+        "kind": _read_kind,
     }
     fields: dict[str, Any] = {}
-    for name in FIELDS:
+    for name in REGISTRATION_FIELDS:
         value = values.get(name, "").strip()
         if not value:
             continue
@@ -90,7 +90,7 @@ def _registration(values: Mapping[str, str], zone: ZoneInfo, now: datetime | Non
     return Registration(**fields, esms_id=values["reference_id"].strip())
 
 
-def _kind(text: str) -> str:
+def _read_kind(text: str) -> str:
     if text.lower() not in KINDS:
         raise ValueError(f"must be {' or '.join(KINDS)}")
     return text.lower()
@@ -162,7 +162,7 @@ class Lines:
         """The lines that say something. Bytes that are not UTF-8 are lone surrogates in their texts."""
         for number, line in self._numbered():
             text = line.decode("utf-8-sig", "surrogateescape")
-            if not _BLANK.fullmatch(text) and not _SEPARATOR_LINE.fullmatch(text):
+            if not _BLANK_LINE.fullmatch(text) and not _SEPARATOR_LINE.fullmatch(text):
                 yield _Line(number, text, len(line) <= _LONGEST_LINE)
 
     def _numbered(self) -> Iterator[tuple[int, bytes]]:
@@ -190,11 +190,11 @@ class Lines:
             return False
         for delimiter in _DELIMITERS:
             names = _cells(text, delimiter)
-            header = [_COLUMNS.get(_squeezed(name), "") for name in names]
+            header = [_COLUMN_NAMES.get(_squeezed(name), "") for name in names]
             if "reference_id" in header and (not self._header or self._has_names(names)):
                 self._header, self._delimiter = header, delimiter
                 self._seen_names |= set(map(_squeezed, names))
-                absent = [name for name in FIELDS if name not in header]
+                absent = [name for name in REGISTRATION_FIELDS if name not in header]
                 unknown = [name for name, field in zip(names, header, strict=True) if name and not field]
                 self.ignored_columns |= {name: do_you_mean(name.lower(), absent) for name in unknown}
                 return True
@@ -203,7 +203,7 @@ class Lines:
     def _has_names(self, cells: list[str]) -> bool:
         """Whether most cells are names of columns; a call whose id is the word SMSID has one such cell."""
         said = [_squeezed(cell) for cell in cells if cell]
-        return sum(cell in _COLUMNS or cell in self._seen_names for cell in said) * 2 > len(said)
+        return sum(cell in _COLUMN_NAMES or cell in self._seen_names for cell in said) * 2 > len(said)
 
     def _values(self, text: str) -> Mapping[str, str]:
         if _UNDECODED.search(text):
@@ -240,14 +240,14 @@ def _check_that_no_header_is_missing(first: _Line) -> None:
     hint = f" {mistyped[0]!r:.60}: do you mean reference_id?" if mistyped else ""
     raise UnreadableList(
         f"line {first.number} {holds}names no column reference_id (or ReferenceId, SMSID): "
-        f"the first line of a CSV must name its columns, out of {', '.join(FIELDS)}.{hint}"
+        f"the first line of a CSV must name its columns, out of {', '.join(REGISTRATION_FIELDS)}.{hint}"
     )
 
 
 def _is_mistyped_id_column(name: str, similarity: float) -> bool:
     """Whether it has letters alone, as hardly an id has, and is as similar to the name of the column of ids."""
     squeezed = _squeezed(name)
-    known = squeezed in _COLUMNS
+    known = squeezed in _COLUMN_NAMES
     return squeezed.isalpha() and not known and likely(squeezed, _ID_COLUMNS, similarity=similarity) is not None
 
 
@@ -257,12 +257,12 @@ def _check_id(reference_id: str) -> None:
             raise InvalidRegistration(
                 f"reference_id: {reference_id!r:.60} holds {words}. The first line of a CSV must name its columns."
             )
-    if _squeezed(reference_id) in _COLUMNS:
+    if _squeezed(reference_id) in _COLUMN_NAMES:
         raise InvalidRegistration(f"reference_id: {reference_id!r:.60} is the name of a column.")
 
 
 def _squeezed(name: str) -> str:
-    return _BETWEEN_WORDS.sub("", name.lower())
+    return _WORD_SEPARATORS.sub("", name.lower())
 
 
 def _cells(text: str, delimiter: str) -> list[str]:

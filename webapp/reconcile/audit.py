@@ -136,7 +136,7 @@ class Auditor:
         if names := again + fresh:
             known = self._reader.calls_by_id(names)
             self._reports_before.update({name: call.report_count for name, call in known.items()})
-            dispatcher.ask((_request(name, known.get(name)) for name in names), _NO_LEASE)
+            dispatcher.ask((_lookup_request(name, known.get(name)) for name in names), _NO_LEASE)
 
     def _judge(self, answers: list[LookupAnswer]) -> None:
         """Compare the answers with what the store says of their calls now."""
@@ -179,5 +179,5 @@ class Auditor:
             one.put_right = not compare(after[one.reference_id], report).differing
 
 
-def _request(reference_id: str, call: Call | None) -> LookupRequest:
+def _lookup_request(reference_id: str, call: Call | None) -> LookupRequest:
     return LookupRequest(reference_id, call.esms_id, call.kind) if call else LookupRequest(reference_id)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from webapp.calls.outcome import outcome
 from webapp.calls.report import Effect
-from webapp.esms.finality import REJECTED
+from webapp.esms.finality import SEND_STATUS_REJECTED
 from webapp.esms.lookup import LOOKUP_FIELDS
 from webapp.reconcile.clock import Clocks
 from webapp.reconcile.dispatcher import Ending
@@ -57,7 +57,7 @@ def compare(call: Call, report: StatusReport) -> Verdict:
     if not report.final:
         return Verdict(both, differing, final=False)
     more = {name: said for name in names if getattr(call, name) is None and (said := getattr(report, name)) is not None}
-    if outcome(replace(call, **more), REJECTED) != outcome(call, REJECTED):
+    if outcome(replace(call, **more), SEND_STATUS_REJECTED) != outcome(call, SEND_STATUS_REJECTED):
         differing += tuple(more)
     return Verdict(both, differing, final=True, more=tuple(more))
 
@@ -138,7 +138,7 @@ class Audit:
         return upper_bound(len(self.disagreeing), self.checked) if self.sampled and self.checked else None
 
     @property
-    def clean(self) -> bool:
+    def all_agree(self) -> bool:
         """Whether every call was asked about, eSMS knows all of them, and none disagrees."""
         return self.agree == self.wanted
 

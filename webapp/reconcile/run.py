@@ -259,7 +259,7 @@ class Reconciler:
             left, _ = self._reader.due(due, 0)
             progress.unasked = left if limit is None else min(left, limit - progress.run.checked)
         now = self._clock.now()
-        outcome = _outcome(progress, interrupted=interrupted)
+        outcome = _outcome_of(progress, interrupted=interrupted)
         progress.run = replace(progress.run, finished_at=now, seen_at=now, outcome=outcome)
         self._save(progress.run)
 
@@ -296,7 +296,7 @@ class Reconciler:
             self._leases.clear()
 
 
-def _outcome(progress: Progress, *, interrupted: bool) -> RunOutcome:
+def _outcome_of(progress: Progress, *, interrupted: bool) -> RunOutcome:
     if progress.ended == "refused":
         return "refused"
     if interrupted and progress.unasked:

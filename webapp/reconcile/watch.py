@@ -33,7 +33,7 @@ LONGEST_DATABASE_PAUSE = timedelta(seconds=30)
 SHORTEST_ESMS_PAUSE = timedelta(minutes=1)
 """Between two runs while eSMS does not answer, or refuses the account."""
 
-_IDLE_SECONDS = 1800.0
+_IDLE_NOTE_SECONDS = 1800.0
 _HUNG_AFTER_SECONDS = 300.0
 """Without progress for longer, the service hangs; a database that hangs holds it up for less."""
 _LONGEST_PING_INTERVAL_SECONDS = 5.0
@@ -86,7 +86,7 @@ class Watch:
                 if progress and not progress.all_claimed_by_others:
                     shown_at = time.monotonic()
                     yield progress
-                elif time.monotonic() - shown_at >= _IDLE_SECONDS:
+                elif time.monotonic() - shown_at >= _IDLE_NOTE_SECONDS:
                     shown_at = time.monotonic()
                     yield Idle()
                 pause = max(every, SHORTEST_ESMS_PAUSE) if progress and progress.ended else every

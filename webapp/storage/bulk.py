@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def insert_absent(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> int:
     """Insert the rows whose key is absent; returns their number. All rows have the same columns."""
-    return _execute(connection, _insert(table, tuple(rows[0]), connection.dialect.name), rows)
+    return _execute(connection, _insert_sql(table, tuple(rows[0]), connection.dialect.name), rows)
 
 
 def update(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]], *, keys: int = 1) -> None:
@@ -71,7 +71,7 @@ def _execute(connection: Connection, statement: str, rows: Sequence[Mapping[str,
     if connection.dialect.name == "postgresql":
         said = [
             {
-                name: value if type(value) in _PLAIN else _encoded(value)
+                name: value if type(value) in _PLAIN else _json_value(value)
                 for name, value in row.items()
                 if value is not None
             }
@@ -96,10 +96,10 @@ _AS_TEXT: dict[type, Callable[[Any], str | None]] = {
 
 
 def _encoded_values(values: Iterable[Any]) -> list[Any]:
-    return [value if type(value) in _PLAIN else _encoded(value) for value in values]
+    return [value if type(value) in _PLAIN else _json_value(value) for value in values]
 
 
-def _encoded(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """A value as JSON and SQLite take it; the database casts the text to the column's type."""
     kind = type(value)
     # The exact type first, for speed; a fake clock may return a subclass of datetime.
@@ -109,7 +109,7 @@ def _encoded(value: Any) -> Any:
 
 
 @cache
-def _insert(table: Table, names: tuple[str, ...], dialect: str) -> str:
+def _insert_sql(table: Table, names: tuple[str, ...], dialect: str) -> str:
     columns = ", ".join(names)
     source = (
         f"SELECT {columns} FROM {_recordset(table, names)}"  # noqa: S608 - names of our own tables

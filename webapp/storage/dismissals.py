@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.engine import Connection
 
-_AT_ONCE = 1000
+_CALLS_AT_ONCE = 1000
 
 
 def dismiss_calls(connection: Connection, reference_ids: Collection[str], now: datetime, *, undo: bool) -> set[str]:
@@ -43,7 +43,7 @@ def _note(connection: Connection, wanted: ColumnElement[bool], now: datetime, *,
     """The ids of the wanted calls. They are locked in their order, as every writer does."""
     key = calls.c.reference_id
     found = list(connection.scalars(select(key).where(wanted).order_by(key).with_for_update()))
-    for place in range(0, len(found), _AT_ONCE):
-        some = bulk.is_one_of(connection, key, found[place : place + _AT_ONCE])
+    for place in range(0, len(found), _CALLS_AT_ONCE):
+        some = bulk.is_one_of(connection, key, found[place : place + _CALLS_AT_ONCE])
         connection.execute(update(calls).where(some).values(dismissed_at=None if undo else now, updated_at=now))
     return found

@@ -94,7 +94,7 @@ def postgresql_engine(
         | {
             "connect_timeout": round(connect_timeout.total_seconds()),
             "client_encoding": "utf8",
-            # ``_begin`` begins the transactions.
+            # ``_begin_transaction`` begins the transactions.
             "autocommit": True,
         },
         **_pool(patience, connections),
@@ -123,7 +123,7 @@ def postgresql_engine(
     own_settings = {"lock_timeout": str(milliseconds)} | (_OF_READERS if snapshots else {})
     event.listen(engine, "connect", _prepare_postgresql(mode, own_settings))
     # An error of the driver in a listener to "begin" would not become one of SQLAlchemy.
-    engine.dialect.do_begin = _begin  # type: ignore[method-assign]
+    engine.dialect.do_begin = _begin_transaction  # type: ignore[method-assign]
     event.listen(engine, "checkout", check_out)
     event.listen(engine, "checkin", lambda connection, _record: time_limits.stop(connection))
     return engine
@@ -221,7 +221,7 @@ def _prepare_postgresql(mode: str, own: dict[str, str]) -> Callable[[Any, Any], 
     return prepare
 
 
-def _begin(dbapi_connection: PoolProxiedConnection) -> None:
+def _begin_transaction(dbapi_connection: PoolProxiedConnection) -> None:
     connection: Any = dbapi_connection.driver_connection
     # Several statements, in one round trip, cannot be prepared.
     connection.execute(dbapi_connection.info["begin"], prepare=False)

@@ -9,7 +9,7 @@ Why = Literal[
     "the database cannot be reached",
     "the database is locked",
     "the database is read-only",
-    "the database has no room on its disk",
+    "the database has no space on its disk",
     "the database refuses this server's user",
     "the database takes no more connections",
     "the database answers too slowly",

@@ -38,7 +38,7 @@ _FORMATS = {
     "price": {"num_format": "#,##0.0000"},
 }
 _WIDTHS = {"id": 38, "reference_id": 38, "esms_id": 38, "campaign": 20}
-_WIDTH = 19
+_COLUMN_WIDTH = 19
 
 
 def write(rows: Iterable[dict[str, Any]], target: BinaryIO, *, columns: Sequence[Column[Any]], zone: ZoneInfo) -> None:
@@ -87,7 +87,7 @@ class _Sheets:
         sheet = self._book.add_worksheet(self._name if self._number == 1 else f"{self._name} {self._number}")
         sheet.freeze_panes(1, 1)
         for place, (name, _) in enumerate(self._columns):
-            sheet.set_column(place, place, _WIDTHS.get(name, _WIDTH))
+            sheet.set_column(place, place, _WIDTHS.get(name, _COLUMN_WIDTH))
             sheet.write_string(0, place, name, self._formats["header"])
         self._rows = 1
         return sheet

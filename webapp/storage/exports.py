@@ -23,7 +23,7 @@ ALL_COLUMNS = tuple(calls.columns.keys())
 INTERNAL_COLUMNS = ("registered_fields", "confirmed_fields", "lookup_backoff", "claimed_until")
 """What only the program itself needs."""
 COLUMNS = tuple(name for name in ALL_COLUMNS if name not in INTERNAL_COLUMNS)
-REPORT_COLUMNS = tuple(status_reports.columns.keys())
+EXPORTED_REPORT_COLUMNS = tuple(status_reports.columns.keys())
 
 _ROW_END = "\r\n"
 """Up to Python 3.11.8 csv quotes a carriage return in a value only where rows end with one, too.
@@ -82,7 +82,7 @@ def csv_lines(rows: Iterable[dict[str, Any]], columns: Sequence[str], *, guarded
     ``guarded``: a text that a spreadsheet would take for a formula has an apostrophe before it; else values are exact.
     """
     writer = csv.writer(_Echo(), lineterminator=_ROW_END)
-    cell = _guarded_cell if guarded else _cell
+    cell = _guarded_cell if guarded else _csv_value
     yield _csv_line(writer, columns)
     for row in rows:
         yield _csv_line(writer, [cell(row[name]) for name in columns])
@@ -97,7 +97,7 @@ def _csv_line(writer: Any, cells: Sequence[Any]) -> bytes:
     return f"{writer.writerow(cells).removesuffix(_ROW_END)}\n".encode()
 
 
-def _cell(value: Any) -> Any:
+def _csv_value(value: Any) -> Any:
     return str(value).lower() if isinstance(value, bool) else value
 
 
@@ -106,7 +106,7 @@ def _guarded_cell(value: Any) -> Any:
         # A number is none, with a sign either: +84901888484.
         is_formula = value.startswith(_FORMULAS) or (value.startswith(_SIGNS) and not value[1:].isdecimal())
         return f"'{value}" if is_formula else value
-    return _cell(value)
+    return _csv_value(value)
 
 
 def json_lines(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> Iterator[bytes]:

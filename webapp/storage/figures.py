@@ -115,7 +115,7 @@ class Sums:
 
     def plus(self, other: Sums) -> Sums:
         """Both together."""
-        return Sums(*(getattr(self, name) + getattr(other, name) for name in _NAMES))
+        return Sums(*(getattr(self, name) + getattr(other, name) for name in _SUM_NAMES))
 
 
 def total(of: Iterable[Sums]) -> Sums:
@@ -123,8 +123,8 @@ def total(of: Iterable[Sums]) -> Sums:
     return reduce(Sums.plus, of, Sums())
 
 
-_NAMES = tuple(Sums.__dataclass_fields__)
-_COLUMNS = tuple(name for name in _NAMES if name not in {"delivered", "delivered_price"})
+_SUM_NAMES = tuple(Sums.__dataclass_fields__)
+_COLUMNS = tuple(name for name in _SUM_NAMES if name not in {"delivered", "delivered_price"})
 _IS_DELIVERED = and_(call_rollups.c.facet == "outcome", call_rollups.c.label == "delivered")
 _OF_DELIVERED = {
     "delivered": call_rollups.c.calls,
@@ -182,7 +182,7 @@ def as_of(connection: Connection) -> AsOf:
 
 def summary(connection: Connection, days: Days) -> Summary:
     """All wanted calls together."""
-    outcomes = labels(connection, days, "outcome")
+    outcomes = sums_by_label(connection, days, "outcome")
     by_size = {name: sums.calls for name, sums in sorted(outcomes.items(), key=lambda item: -item[1].calls)}
     talk, delay = (classes(connection, days, facet) for facet in ("talk", "delay"))
     return Summary(total(outcomes.values()), by_size, percentiles(talk), percentiles(delay), conflicts_ever(connection))
@@ -208,24 +208,24 @@ def groups(connection: Connection, days: Days, by: Group) -> list[tuple[Any, Sum
     """
     of = call_rollups.c
     if by == "campaign":
-        found = _groups(connection, days, "outcome", of.campaign, scope="each")
+        found = _sums_by(connection, days, "outcome", of.campaign, scope="each")
         return sorted(found.items(), key=lambda item: (-item[1].calls, item[0] or ""))
     if by in {"hour", "key"}:
-        found = labels(connection, days, by)
+        found = sums_by_label(connection, days, by)
         return sorted((int(label) if by == "hour" else label, sums) for label, sums in found.items())
-    by_day = _groups(connection, days, "outcome", of.local_day)
+    by_day = _sums_by(connection, days, "outcome", of.local_day)
     if by == "day":
         return sorted(by_day.items())
-    return sorted(_merged(by_day, lambda day: day.isoweekday()).items())
+    return sorted(_merged_sums(by_day, lambda day: day.isoweekday()).items())
 
 
-def labels(connection: Connection, days: Days, facet: str) -> dict[str, Sums]:
+def sums_by_label(connection: Connection, days: Days, facet: str) -> dict[str, Sums]:
     """The sums of a facet by label."""
-    return _groups(connection, days, facet, call_rollups.c.label)
+    return _sums_by(connection, days, facet, call_rollups.c.label)
 
 
 def purged(connection: Connection, days: Days, facet: str) -> dict[str, Sums]:
-    """The part of ``labels`` whose calls were purged: figures count them, lists do not have them."""
+    """The part of ``sums_by_label`` whose calls were purged: figures count them, lists do not have them."""
     of = kept_rollups.c
     sums = (func.sum(of[name]) for name in _COLUMNS)
     query = select(of.label, *sums).where(*days.conditions_of(kept_rollups, facet)).group_by(of.label)
@@ -245,14 +245,14 @@ def classes(connection: Connection, days: Days, facet: str) -> Classes:
     return sorted((int(label), number) for label, number in counts(connection, days, facet).items())
 
 
-def _groups(
+def _sums_by(
     connection: Connection, days: Days, facet: str, key: ColumnElement[Any], scope: str = "all"
 ) -> dict[Any, Sums]:
     query = select(key, *SUMS).where(and_(*days.conditions(facet, scope))).group_by(key)
     return {row[0]: Sums(*map(int, row[1:])) for row in connection.execute(query)}
 
 
-def _merged(found: dict[date, Sums], key: Callable[[date], int]) -> dict[int, Sums]:
+def _merged_sums(found: dict[date, Sums], key: Callable[[date], int]) -> dict[int, Sums]:
     merged: defaultdict[int, Sums] = defaultdict(Sums)
     for name, sums in found.items():
         merged[key(name)] = merged[key(name)].plus(sums)

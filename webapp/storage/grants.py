@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-_LONGEST_NAME = 63
+_LONGEST_ROLE = 63
 """Bytes: PostgreSQL cuts off what follows."""
 _RESERVED = {"public", "none", "current_user", "current_role", "session_user"}
 _PLACE = (
@@ -67,8 +67,8 @@ class ReadOnlyRole:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a name that no role can have."""
-        if not self.name or not self.name.isprintable() or len(self.name.encode()) > _LONGEST_NAME:
-            raise ValueError(f"must have 1 to {_LONGEST_NAME} bytes, all of them printable")
+        if not self.name or not self.name.isprintable() or len(self.name.encode()) > _LONGEST_ROLE:
+            raise ValueError(f"must have 1 to {_LONGEST_ROLE} bytes, all of them printable")
         if self.name.startswith("pg_") or self.name in _RESERVED:
             raise ValueError("is reserved by PostgreSQL: use another name")
 
@@ -79,7 +79,7 @@ def statements(connection: Connection, role: ReadOnlyRole) -> list[str]:
     The database is migrated. Later tables and views of their owner can be read without further ado.
     """
     database, schema_name, owner = connection.execute(text(_PLACE)).one()
-    own = [sql.Identifier(schema_name, name) for name in _names()]
+    own = [sql.Identifier(schema_name, name) for name in _table_names()]
     words = {
         "role": sql.Identifier(role.name),
         "database": sql.Identifier(database),
@@ -93,7 +93,7 @@ def statements(connection: Connection, role: ReadOnlyRole) -> list[str]:
     driver = connection.connection.driver_connection
     templates = [
         "ALTER ROLE {role} LOGIN CONNECTION LIMIT {connections}",
-        *(f"ALTER ROLE {{role}} IN DATABASE {{database}} SET {setting}" for setting in _settings(role)),
+        *(f"ALTER ROLE {{role}} IN DATABASE {{database}} SET {setting}" for setting in _role_settings(role)),
         "ALTER ROLE {role} IN DATABASE {database} SET search_path = {schema}",
         # On PostgreSQL up to 14 every role may make tables in the schema public, and everywhere temporary ones.
         "REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC",
@@ -114,13 +114,13 @@ def statements(connection: Connection, role: ReadOnlyRole) -> list[str]:
     ]
 
 
-def _names() -> Iterator[str]:
+def _table_names() -> Iterator[str]:
     module: Any = schema.views_module()
     yield from ("alembic_version", *sorted(Base.metadata.tables))
     yield from (view.name for view in module.views(module.words_of("postgresql", "UTC", 0)))
 
 
-def _settings(role: ReadOnlyRole) -> Iterator[str]:
+def _role_settings(role: ReadOnlyRole) -> Iterator[str]:
     yield "default_transaction_read_only = on"
     yield f"statement_timeout = {round(role.statement_timeout.total_seconds() * 1000)}"
     yield "idle_in_transaction_session_timeout = 60000"

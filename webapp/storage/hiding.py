@@ -10,7 +10,7 @@ from webapp.calls.phone import e164
 from webapp.esms.phones import hide_in_payload
 from webapp.storage import bulk
 from webapp.storage.models import calls, rejected_callbacks, status_reports
-from webapp.storage.rejected import Rejected, hide_phones, stored_sha256, stored_size
+from webapp.storage.rejected import Rejected, hide_in_rejected, stored_sha256, stored_size
 from webapp.storage.retry import retrying
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from webapp.storage.database import Database
 
-_AT_ONCE = 200
+_ROWS_AT_ONCE = 200
 
 
 class Hidden(NamedTuple):
@@ -97,7 +97,7 @@ class Hiding:
 
     @retrying
     def _some_rejected(self, after: UUID | None) -> tuple[UUID | None, Hidden]:
-        query = select(rejected_callbacks).order_by(rejected_callbacks.c.id).limit(_AT_ONCE)
+        query = select(rejected_callbacks).order_by(rejected_callbacks.c.id).limit(_ROWS_AT_ONCE)
         if after is not None:
             query = query.where(rejected_callbacks.c.id > after)
         hidden = 0
@@ -105,18 +105,18 @@ class Hiding:
             rows = connection.execute(query if self._check_only else query.with_for_update()).mappings().all()
             for row in rows:
                 before = Rejected(**{name: row[name] for name in _FIELDS}, received_at=row["first_at"])
-                after_hiding = hide_phones(before, self._phones)
+                after_hiding = hide_in_rejected(before, self._phones)
                 if after_hiding.payload != before.payload:
                     hidden += 1
                     if not self._check_only:
-                        _replace(connection, row, after_hiding.payload)
+                        _replace_payload(connection, row, after_hiding.payload)
         return (rows[-1]["id"] if rows else None), Hidden(rejected=hidden)
 
 
 _FIELDS = ("id", "remote_addr", "method", "content_type", "payload", "reason")
 
 
-def _replace(connection: Connection, row: Any, payload: str) -> None:
+def _replace_payload(connection: Connection, row: Any, payload: str) -> None:
     """Give a rejected callback this payload; one that is the same then as another is counted to that one."""
     table, sha256 = rejected_callbacks.c, stored_sha256(payload)
     same = (table.method == row["method"], table.reason == row["reason"], table.payload_sha256 == sha256)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _PORTION = 1000
 _DAY = timedelta(days=1)
 _PUNCTUATION = string.punctuation.encode()
-_FIRST, _LAST = datetime.min.replace(tzinfo=UTC) + _DAY, datetime.max.replace(tzinfo=UTC) - 2 * _DAY
+_FIRST_INSTANT, _LAST_INSTANT = datetime.min.replace(tzinfo=UTC) + _DAY, datetime.max.replace(tzinfo=UTC) - 2 * _DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Ledger:
         """Count the ``wanted`` calls; the callback of those placed by ``placed_by`` is overdue."""
         self._connection = connection
         self._wanted = wanted.conditions()
-        self._columns = _columns(placed_until)
+        self._columns = _count_columns(placed_until)
 
     def whole(self) -> Counts:
         """All calls together: one pass over them."""
@@ -159,7 +159,7 @@ def _without_punctuation(reference_id: str) -> str:
     return reference_id.encode().translate(None, _PUNCTUATION).decode()
 
 
-def _columns(placed_until: datetime) -> list[ColumnElement[int]]:
+def _count_columns(placed_until: datetime) -> list[ColumnElement[int]]:
     """The fields of ``Counts``. Of the first five conditions exactly one holds, whatever the row holds."""
     settled = calls.c.settled_at.is_not(None)
     by_lookup = and_(settled, calls.c.settled_by.is_not_distinct_from("lookup"))
@@ -182,7 +182,7 @@ def _columns(placed_until: datetime) -> list[ColumnElement[int]]:
 
 def day_of(moment: datetime, zone: ZoneInfo) -> tuple[date, datetime | None]:
     """The day of that moment in ``zone``, and when the next one begins; None where no calendar has one."""
-    day = min(max(moment, _FIRST), _LAST).astimezone(zone).date()
+    day = min(max(moment, _FIRST_INSTANT), _LAST_INSTANT).astimezone(zone).date()
     # A day may have no midnight, or two: the first counts (``fold=0``).
     until = datetime.combine(day + _DAY, time(), zone).astimezone(UTC)
     return day, until if until > moment else None

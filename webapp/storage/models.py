@@ -45,14 +45,16 @@ class Base(DeclarativeBase):
 CALL_STATUS = (
     "How the call ended: ANSWERED, NOANSWERED, or another word of eSMS in capitals (CallStatus). NULL: not said"
 )
-CALL_DURATION = "Length of the call in whole seconds (CallDuration). NULL: not said"
-IVR = "The keys that the callee pressed, as text: 0, *, #, 007 (Ivr). NULL: not said"
-SEND_STATUS = "Where eSMS is with the call: 0 draft, 1 awaiting approval, 2 waiting, 3 sending, 4 rejected, 5 done, 6 deleted, 7 sent (SendStatus). NULL: not said"
-SENT_RESULT = "Result at the carrier: 0 failed, 1 succeeded (SentResult; of a voice OTP SendSuccess and SendFailed). NULL: not said"
-PRICE = "Price of the call in VND (Price; of a voice OTP TotalPrice); of a voice call only callbacks carry it. NULL: not said"
-CID = "The number that the call was made from (CID); only callbacks carry it. NULL: not said"
-REQUEST_ID = "The id that the placing request carried (RequestId), as registered, else as reported. NULL: not known"
-PHONE = "The number called, as registered, else as reported (phonenumber). NULL: not known"
+CALL_DURATION_COMMENT = "Length of the call in whole seconds (CallDuration). NULL: not said"
+IVR_COMMENT = "The keys that the callee pressed, as text: 0, *, #, 007 (Ivr). NULL: not said"
+SEND_STATUS_COMMENT = "Where eSMS is with the call: 0 draft, 1 awaiting approval, 2 waiting, 3 sending, 4 rejected, 5 done, 6 deleted, 7 sent (SendStatus). NULL: not said"
+SENT_RESULT_COMMENT = "Result at the carrier: 0 failed, 1 succeeded (SentResult; of a voice OTP SendSuccess and SendFailed). NULL: not said"
+PRICE_COMMENT = "Price of the call in VND (Price; of a voice OTP TotalPrice); of a voice call only callbacks carry it. NULL: not said"
+CID_COMMENT = "The number that the call was made from (CID); only callbacks carry it. NULL: not said"
+REQUEST_ID_COMMENT = (
+    "The id that the placing request carried (RequestId), as registered, else as reported. NULL: not known"
+)
+PHONE_COMMENT = "The number called, as registered, else as reported (phonenumber). NULL: not known"
 
 
 OUTCOME = (
@@ -81,14 +83,14 @@ class CallRow(Base):
         REFERENCE, primary_key=True, comment="The identity that eSMS gave the call (ReferenceId or SMSID), lower case"
     )
     call_status: Mapped[str | None] = mapped_column(Text, comment=CALL_STATUS)
-    call_duration: Mapped[int | None] = mapped_column(Integer, comment=CALL_DURATION)
-    ivr: Mapped[str | None] = mapped_column(Text, comment=IVR)
-    send_status: Mapped[int | None] = mapped_column(SmallInteger, comment=SEND_STATUS)
-    sent_result: Mapped[int | None] = mapped_column(SmallInteger, comment=SENT_RESULT)
-    price: Mapped[Decimal | None] = mapped_column(Money, comment=PRICE)
-    cid: Mapped[str | None] = mapped_column(Text, comment=CID)
-    request_id: Mapped[str | None] = mapped_column(Text, comment=REQUEST_ID)
-    phone: Mapped[str | None] = mapped_column(Text, comment=PHONE)
+    call_duration: Mapped[int | None] = mapped_column(Integer, comment=CALL_DURATION_COMMENT)
+    ivr: Mapped[str | None] = mapped_column(Text, comment=IVR_COMMENT)
+    send_status: Mapped[int | None] = mapped_column(SmallInteger, comment=SEND_STATUS_COMMENT)
+    sent_result: Mapped[int | None] = mapped_column(SmallInteger, comment=SENT_RESULT_COMMENT)
+    price: Mapped[Decimal | None] = mapped_column(Money, comment=PRICE_COMMENT)
+    cid: Mapped[str | None] = mapped_column(Text, comment=CID_COMMENT)
+    request_id: Mapped[str | None] = mapped_column(Text, comment=REQUEST_ID_COMMENT)
+    phone: Mapped[str | None] = mapped_column(Text, comment=PHONE_COMMENT)
     campaign: Mapped[str | None] = mapped_column(Text, comment="The campaign, as registered. NULL: none was named")
     placed_at: Mapped[datetime] = mapped_column(
         Moment,
@@ -303,12 +305,12 @@ class ReportRow(Base):
     )
     lookup_code: Mapped[str | None] = mapped_column(Text, comment="eSMS's code (CodeResponse). NULL: a callback")
     call_status: Mapped[str | None] = mapped_column(Text, comment=CALL_STATUS)
-    call_duration: Mapped[int | None] = mapped_column(Integer, comment=CALL_DURATION)
-    ivr: Mapped[str | None] = mapped_column(Text, comment=IVR)
-    send_status: Mapped[int | None] = mapped_column(SmallInteger, comment=SEND_STATUS)
-    sent_result: Mapped[int | None] = mapped_column(SmallInteger, comment=SENT_RESULT)
-    price: Mapped[Decimal | None] = mapped_column(Money, comment=PRICE)
-    cid: Mapped[str | None] = mapped_column(Text, comment=CID)
+    call_duration: Mapped[int | None] = mapped_column(Integer, comment=CALL_DURATION_COMMENT)
+    ivr: Mapped[str | None] = mapped_column(Text, comment=IVR_COMMENT)
+    send_status: Mapped[int | None] = mapped_column(SmallInteger, comment=SEND_STATUS_COMMENT)
+    sent_result: Mapped[int | None] = mapped_column(SmallInteger, comment=SENT_RESULT_COMMENT)
+    price: Mapped[Decimal | None] = mapped_column(Money, comment=PRICE_COMMENT)
+    cid: Mapped[str | None] = mapped_column(Text, comment=CID_COMMENT)
     request_id: Mapped[str | None] = mapped_column(
         Text, comment="The id that the placing request carried (RequestId). NULL: not said"
     )
@@ -527,7 +529,7 @@ MEASURES = {
 """What figures sum up of some calls, by the name of the column."""
 
 
-def _measures() -> list[Column[int]]:
+def _measure_columns() -> list[Column[int]]:
     return [Column(name, BigInteger, nullable=False, comment=comment) for name, comment in MEASURES.items()]
 
 
@@ -546,7 +548,7 @@ call_rollups = Table(
         nullable=False,
         comment="The outcome; the hour, 00 to 23; the key, none or several; the upper edge in seconds of a class of talk time or callback delay",
     ),
-    *_measures(),
+    *_measure_columns(),
     # One to replace the rows of a day, one to read a year's of one facet: 3 to 9 ms, where the first alone takes 45.
     Index("ix_call_rollups_day", "local_day"),
     Index("ix_call_rollups_facet", "scope", "facet", "campaign", "local_day"),
@@ -564,7 +566,7 @@ kept_rollups = Table(
         comment="The day on which the calls were placed, by the clocks of TIME_ZONE when they were purged",
     ),
     Column("label", Text, nullable=False, comment="As in call_rollups"),
-    *_measures(),
+    *_measure_columns(),
     Index("uq_kept_rollups", "local_day", "facet", "label", text("coalesce(campaign, '')"), unique=True),
     comment="Totals of calls that `esms-calls purge --keep-totals` removed: call_rollups counts them too",
 )

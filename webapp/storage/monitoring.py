@@ -19,7 +19,7 @@ from webapp.storage.lookup_latencies import Latencies
 from webapp.storage.models import calls, due_replay, reconcile_runs, rejected_callbacks
 from webapp.storage.rejected import is_other_channel, to_see_to
 from webapp.storage.runs import RunOutcome
-from webapp.storage.status import Callbacks
+from webapp.storage.status import CallbackTimes
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -65,7 +65,7 @@ class Lately:
     settled_by: Mapping[tuple[str, str], int]
     """How many calls were settled, by window (hour, day) and by source."""
     unread: Mapping[str, int]
-    callbacks: Callbacks
+    callbacks: CallbackTimes
     calls: Mapping[str, int]
     """All calls by outcome, as of the figures."""
 
@@ -85,10 +85,13 @@ def read_now(connection: Connection, due: Due, now: datetime, lease: timedelta) 
     unregistered = calls.c.registered_at.is_(None)
     last = status.last_run(connection)
     return Now(
-        missing=(_count(connection, is_missing(), unregistered), _count(connection, is_missing(), ~unregistered)),
-        overdue=sum(_count(connection, part) for part in due_parts(due)),
+        missing=(
+            _count_calls(connection, is_missing(), unregistered),
+            _count_calls(connection, is_missing(), ~unregistered),
+        ),
+        overdue=sum(_count_calls(connection, part) for part in due_parts(due)),
         oldest_missing=connection.scalar(select(func.min(calls.c.placed_at)).where(is_missing())),
-        **_rejected(connection),
+        **_count_rejected(connection),
         callback_at=status.last_callback_at(connection),
         answered_at=connection.scalar(select(func.max(answered_at)).where(answered_at.is_not(None))),
         run_outcome=runs.outcome_now(last, now, lease) if last else None,
@@ -100,7 +103,7 @@ def read_now(connection: Connection, due: Due, now: datetime, lease: timedelta) 
     )
 
 
-def _count(connection: Connection, *conditions: ColumnElement[bool]) -> int:
+def _count_calls(connection: Connection, *conditions: ColumnElement[bool]) -> int:
     return connection.scalar(select(func.count()).select_from(calls).where(*conditions)) or 0
 
 
@@ -121,7 +124,7 @@ def _by_dismissal(connection: Connection, condition: ColumnElement[bool]) -> tup
     return no, yes
 
 
-def _rejected(connection: Connection) -> dict[str, Any]:
+def _count_rejected(connection: Connection) -> dict[str, Any]:
     table = rejected_callbacks
     reasons = select(table.c.reason, func.count()).where(to_see_to()).group_by(table.c.reason)
     others = select(func.count()).where(table.c.replayed_at.is_(None), is_other_channel())

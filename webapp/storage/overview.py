@@ -14,7 +14,7 @@ from webapp.storage import figures, status
 from webapp.storage.figures import Classes, Days, Percentiles, Sums, percentiles
 from webapp.storage.filters import is_missing
 from webapp.storage.models import call_rollups, calls, reconcile_runs
-from webapp.storage.status import Callbacks
+from webapp.storage.status import CallbackTimes
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -56,7 +56,7 @@ class Needs:
     oldest: datetime | None
     conflicts: int
     price_conflicts: int
-    callbacks: Callbacks
+    callbacks: CallbackTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class Overview:
 
 def read_overview(connection: Connection, days: Days, due: Due, now: datetime) -> Overview:
     """The overview of these days; ``now`` is in the time zone of the figures."""
-    totals = figures.labels(connection, days, "outcome")
+    totals = figures.sums_by_label(connection, days, "outcome")
     sums = figures.total(totals.values())
     return Overview(
         sums=sums,
@@ -170,13 +170,13 @@ def _compared(connection: Connection, days: Days, sums: Sums, now: datetime) -> 
 
 def _up_to_hour(connection: Connection, first: date, last: date, campaign: str | None, hour: int) -> Sums:
     """The figures of these days, but of the last one only those before this hour."""
-    hours = figures.labels(connection, Days(last, last + _DAY, campaign), "hour")
+    hours = figures.sums_by_label(connection, Days(last, last + _DAY, campaign), "hour")
     passed = figures.total(sums for label, sums in hours.items() if int(label) < hour)
     return _total(connection, Days(first, last, campaign)).plus(passed)
 
 
 def _total(connection: Connection, days: Days) -> Sums:
-    return figures.total(figures.labels(connection, days, "outcome").values())
+    return figures.total(figures.sums_by_label(connection, days, "outcome").values())
 
 
 def _by_day(connection: Connection, days: Days) -> dict[date, dict[str, int]]:

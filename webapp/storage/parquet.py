@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Column
 
-_AT_ONCE = 1000
+_ROWS_OF_A_GROUP = 1000
 _ROW_GROUP = 100_000
 """Rows that are written, and later read, together."""
-_TYPES = [
+_PARQUET_TYPES = [
     (Moment, pa.timestamp("us", tz="UTC")),
     (Money, pa.decimal128(14, 4)),
     (SmallInteger, pa.int16()),
@@ -31,8 +31,8 @@ _TYPES = [
 ]
 
 
-def _field(column: Column[Any]) -> pa.Field:
-    kind = next((parquet for ours, parquet in _TYPES if isinstance(column.type, ours)), pa.string())
+def _parquet_field(column: Column[Any]) -> pa.Field:
+    kind = next((parquet for ours, parquet in _PARQUET_TYPES if isinstance(column.type, ours)), pa.string())
     return pa.field(column.name, kind, metadata={"comment": column.comment or ""})
 
 
@@ -43,7 +43,7 @@ def write(rows: Iterable[dict[str, Any]], target: BinaryIO, *, columns: Sequence
 
 def schema_of(columns: Sequence[Column[Any]], **metadata: str) -> pa.Schema:
     """The columns' types and comments, and what else the file is to say."""
-    return pa.schema([_field(column) for column in columns], metadata=metadata or None)
+    return pa.schema([_parquet_field(column) for column in columns], metadata=metadata or None)
 
 
 def write_as(rows: Iterable[dict[str, Any]], target: BinaryIO, schema: pa.Schema) -> None:
@@ -55,7 +55,7 @@ def write_as(rows: Iterable[dict[str, Any]], target: BinaryIO, schema: pa.Schema
 
 
 def _table(rows: Iterator[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    portions = iter(lambda: list(islice(rows, _AT_ONCE)), [])
+    portions = iter(lambda: list(islice(rows, _ROWS_OF_A_GROUP)), [])
     shown = pa.schema([_as_shown(field) for field in schema])
     return pa.concat_tables(
         [pa.Table.from_pylist(portion, shown).cast(schema) for portion in portions] or [schema.empty_table()]

@@ -61,17 +61,19 @@ def partition_reports(connection: Connection, now: datetime) -> list[str]:
     for start, until in pairwise(months):
         name = f"{_TABLE}_{start:%Y_%m}"
         if name not in existing and start >= end:
-            _run(connection, f"CREATE TABLE {name} PARTITION OF {_TABLE} FOR VALUES FROM ('{start}') TO ('{until}')")
+            _execute_all(
+                connection, f"CREATE TABLE {name} PARTITION OF {_TABLE} FOR VALUES FROM ('{start}') TO ('{until}')"
+            )
             made.append(name)
     return made
 
 
 def _months_from(now: datetime) -> list[datetime]:
     """The beginnings of the month after the next one, and of those behind it."""
-    return list(islice(_beginnings(now.astimezone(UTC)), 2, MONTHS_AHEAD + 3))
+    return list(islice(_month_starts(now.astimezone(UTC)), 2, MONTHS_AHEAD + 3))
 
 
-def _beginnings(now: datetime) -> Iterator[datetime]:
+def _month_starts(now: datetime) -> Iterator[datetime]:
     month = now.year * 12 + now.month - 1
     while True:
         yield datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC)
@@ -94,7 +96,7 @@ def _end_of(connection: Connection) -> datetime:
 def _split_at(connection: Connection, boundary: datetime) -> None:
     """Make the table the first partition of a new one. It is locked for writers while it is read and indexed once."""
     zone = drop_views(connection)
-    _run(
+    _execute_all(
         connection,
         f"ALTER TABLE {_TABLE} RENAME TO {_BEFORE}",
         f"ALTER TABLE {_BEFORE} DROP CONSTRAINT pk_{_TABLE}",
@@ -106,7 +108,7 @@ def _split_at(connection: Connection, boundary: datetime) -> None:
     )
     for index in status_reports.indexes:
         connection.execute(CreateIndex(index))
-    _run(
+    _execute_all(
         connection,
         f"ALTER TABLE {_TABLE} ATTACH PARTITION {_BEFORE} FOR VALUES FROM (MINVALUE) TO ('{boundary}')",
         f"CREATE TABLE {_LATER} PARTITION OF {_TABLE} DEFAULT",
@@ -118,6 +120,6 @@ def _of_before(index: str) -> str:
     return index.replace(_TABLE, _BEFORE, 1)
 
 
-def _run(connection: Connection, *statements: str) -> None:
+def _execute_all(connection: Connection, *statements: str) -> None:
     for statement in statements:
         connection.exec_driver_sql(statement)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 500
 """Calls of one transaction: callbacks wait for its locks, on SQLite all of them."""
-_LONGEST_PAUSE_SECONDS = 0.1
+_LONGEST_PURGE_PAUSE_SECONDS = 0.1
 
 
 class Purged(NamedTuple):
@@ -81,7 +81,7 @@ class Purge:
         time.sleep(self._pause_seconds if self._database.is_sqlite else 0)
         began = time.monotonic()
         purged = self._remove_calls(now)
-        self._pause_seconds = min(time.monotonic() - began, _LONGEST_PAUSE_SECONDS)
+        self._pause_seconds = min(time.monotonic() - began, _LONGEST_PURGE_PAUSE_SECONDS)
         return purged
 
     @retrying

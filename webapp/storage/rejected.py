@@ -71,7 +71,7 @@ class RejectedCallbacks:
         )
         # In one order for all processes, or two of them could lock each other out.
         new = sorted((one for one in rejected if one.id not in stored), key=lambda one: (one.payload, one.reason))
-        added = sum(_insert(connection, one) for one in new)
+        added = sum(_insert_or_count(connection, one) for one in new)
         # Counted before the commit: one that fails only makes the next sum come earlier.
         self._added_bytes += added
         if added and self._added_bytes >= STEP_BYTES:
@@ -89,7 +89,7 @@ def stored_sha256(payload: str) -> str:
     return hashlib.sha256(payload.encode()).hexdigest()
 
 
-def hide_phones(rejected: Rejected, phones: PhoneStorage) -> Rejected:
+def hide_in_rejected(rejected: Rejected, phones: PhoneStorage) -> Rejected:
     """The rejected callback with its phone numbers hidden; that of another channel, too."""
     if phones.is_plain:
         return rejected
@@ -105,7 +105,7 @@ def mark_replayed(connection: Connection, identifier: UUID, now: datetime) -> No
     connection.execute(update(rejected_callbacks).where(rejected_callbacks.c.id == identifier).values(replayed_at=now))
 
 
-def _insert(connection: Connection, rejected: Rejected) -> int:
+def _insert_or_count(connection: Connection, rejected: Rejected) -> int:
     """How many bytes were added; 0 if the same is there already."""
     dialect = connection.dialect.name
     size = stored_size(rejected.payload)

@@ -19,7 +19,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 10
-_LONGEST_PAUSE_SECONDS = 0.05
+_LONGEST_RETRY_PAUSE_SECONDS = 0.05
 LOCK_PATIENCE_SECONDS = 60.0
 """Less than the 90 seconds that systemd gives a service to start."""
 _LOCK_PAUSE_SECONDS = 2.0
@@ -39,7 +39,7 @@ def retrying(function: Callable[P, T]) -> Callable[P, T]:
                 return function(*args, **kwargs)
             except TransactionLost:
                 # Two transactions that locked each other out would otherwise meet again.
-                time.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311
+                time.sleep(random.uniform(0, _LONGEST_RETRY_PAUSE_SECONDS))  # noqa: S311
         return function(*args, **kwargs)
 
     return run

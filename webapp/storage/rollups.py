@@ -59,7 +59,7 @@ DAYS_AT_ONCE = 4
 _ROWS_AT_ONCE = 200
 _CAMPAIGN = "coalesce(campaign, '')"
 """As the unique index of kept totals says it."""
-_UNITS = 10_000
+_PRICE_UNITS = 10_000
 """Of one VND: prices have four decimals."""
 
 facts = table(
@@ -72,7 +72,7 @@ facts = table(
     column("price_vnd", Numeric),
 )
 _count_up = update(rollup_version).values(version=rollup_version.c.version + 1)
-_FIRST = {"one": 1, "version": 1}
+_FIRST_VERSION = {"one": 1, "version": 1}
 stale_days = table("stale_days", column("mark_id", BigInteger), column("first_day", Date), column("last_day", Date))
 figures_as_of = table(
     "figures_as_of", column("as_of", Moment), column("time_zone", Text), column("marks_waiting", Integer)
@@ -108,10 +108,13 @@ def every_moment(connection: Connection) -> list[datetime]:
     days = union(select(call_rollups.c.local_day), select(kept_rollups.c.local_day)).subquery()
     gone = select(days.c.local_day).where(~exists().where(facts.c.local_day == days.c.local_day))
     zone = ZoneInfo(connection.scalar(select(figures_as_of.c.time_zone)) or "UTC")
-    return [*_hours(connection), *(datetime.combine(day, time(12), zone) for day in connection.scalars(gone))]
+    return [
+        *_hours_with_calls(connection),
+        *(datetime.combine(day, time(12), zone) for day in connection.scalars(gone)),
+    ]
 
 
-def _hours(connection: Connection) -> Iterator[datetime]:
+def _hours_with_calls(connection: Connection) -> Iterator[datetime]:
     """The hours with calls, each looked up in the index of ``placed_at``: the table is not read."""
     first = select(func.min(calls.c.placed_at))
     at = connection.scalar(first)
@@ -146,7 +149,7 @@ def refresh(database: Database) -> Refreshed | None:
             return None
         rows = list(_computed(connection, days))
     try:
-        _replace(database, version, days, marks, rows)
+        _replace_days(database, version, days, marks, rows)
     except _LostToAnother:
         return None
     return Refreshed(days, more)
@@ -174,7 +177,7 @@ def _stale(connection: Connection) -> tuple[list[date], list[int], bool]:
     return sorted(days), marks, len(found) > len(marks)
 
 
-def _replace(
+def _replace_days(
     database: Database, version: int | None, days: list[date], marks: list[int], rows: Sequence[dict[str, Any]]
 ) -> None:
     """Replace the days' rows in one transaction; raises _LostToAnother, nothing written, if the version is another."""
@@ -191,13 +194,13 @@ def _replace(
 def count_replacement(connection: Connection) -> None:
     """Note that this transaction replaces figures: a refresh that has computed its own by now gives up."""
     if not connection.execute(_count_up).rowcount:
-        bulk.insert_absent(connection, rollup_version, [_FIRST])
+        bulk.insert_absent(connection, rollup_version, [_FIRST_VERSION])
 
 
 def _count_from(connection: Connection, version: int | None) -> bool:
     """Note that this transaction replaces figures, unless another did since the version was read; None: no row yet."""
     if version is None:
-        return bulk.insert_absent(connection, rollup_version, [_FIRST]) == 1
+        return bulk.insert_absent(connection, rollup_version, [_FIRST_VERSION]) == 1
     return connection.execute(_count_up.where(rollup_version.c.version == version)).rowcount == 1
 
 
@@ -209,7 +212,7 @@ def keep_totals(connection: Connection, reference_ids: Collection[str]) -> None:
 @cache
 def _keep(dialect: str) -> Any:
     names = [found.name for found in kept_rollups.columns]
-    some = _measures(facts.c.reference_id.in_(bindparam("reference_ids", expanding=True)))
+    some = _measured_calls(facts.c.reference_id.in_(bindparam("reference_ids", expanding=True)))
     of_facets = union_all(*(_of_facet(some, *facet) for facet in _facets(some))).subquery()
     statement = bulk.insert_of(kept_rollups, dialect)
     # "WHERE true", or SQLite would take the ON of ON CONFLICT for that of a join.
@@ -224,7 +227,7 @@ def _keep(dialect: str) -> Any:
 def _rollups() -> Select[Any]:
     """The rows of some days: each facet of each campaign, of the calls without one, and of all together."""
     days = bindparam("days", expanding=True, type_=Date)
-    some = _measures(facts.c.local_day.in_(days))
+    some = _measured_calls(facts.c.local_day.in_(days))
     names = [found.name for found in kept_rollups.columns]
     of_calls = (_of_facet(some, *facet) for facet in _facets(some))
     kept = select(*(kept_rollups.c[name] for name in names)).where(kept_rollups.c.local_day.in_(days))
@@ -241,7 +244,7 @@ def _rollups() -> Select[Any]:
     return union_all(by_campaign, of_all)  # type: ignore[return-value]
 
 
-def _measures(which: ColumnElement[bool]) -> Any:
+def _measured_calls(which: ColumnElement[bool]) -> Any:
     """One row a call: its labels, and what is summed up. Read once for all facets."""
     # Each column is computed once: what uses one of the view would compute it anew for each use.
     of = select(facts).where(which).cte("read").prefix_with("MATERIALIZED").c
@@ -258,7 +261,7 @@ def _measures(which: ColumnElement[bool]) -> Any:
         "unregistered": ~of.registered,
     }
     # Whole numbers: SQLite keeps prices as floats, whose sums depend on their order.
-    units = cast(func.round(func.coalesce(of.price_vnd, 0) * _UNITS), BigInteger)
+    units = cast(func.round(func.coalesce(of.price_vnd, 0) * _PRICE_UNITS), BigInteger)
     measures = select(
         of.local_day,
         of.campaign,
@@ -274,8 +277,8 @@ def _measures(which: ColumnElement[bool]) -> Any:
         _class(of.callback_seconds, DELAY_EDGES).label("delay"),
         *(case((flag, 1), else_=0).label(name) for name, flag in flags.items()),
         func.coalesce(of.talk_seconds, 0).label("answered_seconds"),
-        (units // _UNITS).label("price"),
-        (units % _UNITS).label("price_fraction"),
+        (units // _PRICE_UNITS).label("price"),
+        (units % _PRICE_UNITS).label("price_fraction"),
     )
     return measures.cte("measures").prefix_with("MATERIALIZED")
 

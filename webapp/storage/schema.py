@@ -51,7 +51,7 @@ def current_migration(connection: Connection) -> str | None:
             if _is_newer(revisions[0], tables)
             else "the database is not one of esms-calls"
         )
-        raise NotMigrated(_unknown(revisions[0], tables), why)
+        raise NotMigrated(_words_for_unknown(revisions[0], tables), why)
     return revisions[0]
 
 
@@ -113,7 +113,7 @@ def _without_revision(tables: list[str]) -> str:
     )
 
 
-def _unknown(revision: str, tables: list[str]) -> str:
+def _words_for_unknown(revision: str, tables: list[str]) -> str:
     if _is_newer(revision, tables):
         return (
             f"The database is at migration {revision}, which this program does not know (it needs "

@@ -42,13 +42,13 @@ class Search:
     def condition(self) -> ColumnElement[bool]:
         """That a call is one of these, by comparing each."""
         return or_(
-            *(func.substr(column, 1, len(text)) == text for column, text in _beginnings(self.text)),
+            *(func.substr(column, 1, len(text)) == text for column, text in _prefixes(self.text)),
             *self._has_hash(),
         )
 
     def ids(self, connection: Connection) -> CompoundSelect[Any] | None:
         """The query for the ids of these calls, by indexes; None: there are more than ``MOST_FOUND`` of a kind."""
-        conditions = [*(_by_index(connection, *one) for one in _beginnings(self.text)), *self._has_hash()]
+        conditions = [*(_by_index(connection, *one) for one in _prefixes(self.text)), *self._has_hash()]
         each = [select(calls.c.reference_id).where(one) for one in conditions]
         one_more = (one.offset(MOST_FOUND).limit(1).subquery() for one in each)
         if connection.execute(union_all(*(select(one) for one in one_more))).first():
@@ -69,7 +69,7 @@ def _by_index(connection: Connection, column: Column[Any], text: str) -> ColumnE
     return column.op(at_least, is_comparison=True)(text) & column.op(below, is_comparison=True)(text + _END)
 
 
-def _beginnings(text: str) -> Iterator[tuple[Column[Any], str]]:
+def _prefixes(text: str) -> Iterator[tuple[Column[Any], str]]:
     yield calls.c.reference_id, text.lower()
     yield calls.c.request_id, text
     if phone := _as_phone(text):

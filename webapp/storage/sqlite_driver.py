@@ -50,13 +50,13 @@ class _Threads:
 
                     self._pool = ThreadPool(THREADS)
         # The error is returned as a value: gevent prints every error that leaves a thread of its pool.
-        result, error = self._pool.apply(_outcome, (function, arguments))
+        result, error = self._pool.apply(_result_or_error, (function, arguments))
         if error is not None:
             raise error
         return result
 
 
-def _outcome(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
+def _result_or_error(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
     try:
         return function(*arguments), None
     except BaseException as error:  # noqa: BLE001 - it is raised again in the greenlet that called

@@ -31,7 +31,7 @@ def copy(source: Path, target: Path) -> None:
     As one step: a copy in several begins anew whenever something is written.
     """
     try:
-        with closing(_open(source)) as original, closing(sqlite3.connect(target)) as made:
+        with closing(_open_existing(source)) as original, closing(sqlite3.connect(target)) as made:
             original.backup(made)
     except sqlite3.Error as error:
         raise Unavailable(f"{source}: {error}") from error
@@ -40,7 +40,7 @@ def copy(source: Path, target: Path) -> None:
 def holds(path: Path) -> Holds:
     """What is in a copy that no other process uses; raises Unavailable if it is damaged, or not a database of ours."""
     try:
-        with closing(_open(path)) as connection:
+        with closing(_open_existing(path)) as connection:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise Unavailable(f"{path}: it is damaged: {found}")
@@ -59,7 +59,7 @@ def is_in_use(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        with closing(_open(path, patience=0)) as connection:
+        with closing(_open_existing(path, patience=0)) as connection:
             # Leaving WAL mode needs the file alone. The next process that opens it returns to that mode.
             connection.execute("PRAGMA journal_mode=DELETE").fetchone()
     except sqlite3.OperationalError as error:
@@ -69,5 +69,5 @@ def is_in_use(path: Path) -> bool:
     return False
 
 
-def _open(path: Path, patience: float = _PATIENCE_SECONDS) -> sqlite3.Connection:
+def _open_existing(path: Path, patience: float = _PATIENCE_SECONDS) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=patience, isolation_level=None)

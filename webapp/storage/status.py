@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _DAY, _HOUR = timedelta(days=1), timedelta(hours=1)
 _GAPS_OF = timedelta(days=7)
-_LATER = datetime.max.replace(tzinfo=UTC)
+_FAR_FUTURE = datetime.max.replace(tzinfo=UTC)
 _SHOWN = 20
 _SHOWN_REASONS = 3
 _NOT_DISMISSED = calls.c.dismissed_at.is_(None)
@@ -63,7 +63,7 @@ class NoAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Callbacks:
+class CallbackTimes:
     """When callbacks come. ``longest_gap``: between two of the last 7 days, at least an hour.
 
     ``placed_since``: calls were placed after the last callback, and their grace is over.
@@ -89,7 +89,7 @@ class WrongTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Unregistered:
+class UnregisteredCounts:
     """Calls that were never registered: all, those missing, those new in the last day and the day before.
 
     ``registered_last_day``: how many registered calls were new in the last day.
@@ -116,7 +116,7 @@ class Status:
     given_up: int
     given_up_to_see_to: int
     given_up_calls: list[str]
-    unregistered: Unregistered = Unregistered()
+    unregistered: UnregisteredCounts = UnregisteredCounts()
     last_day: LookupShare
     conflicts: int
     price_conflicts: int
@@ -128,7 +128,7 @@ class Status:
     other_channels: int
     unread_last_day: Mapping[str, int]
     no_answer: NoAnswer
-    callbacks: Callbacks
+    callbacks: CallbackTimes
     wrong_tokens: WrongTokens
     not_allowed_last_hour: int = 0
     """Callbacks with a right token from addresses that CALLBACK_ALLOWED_IPS does not name."""
@@ -147,7 +147,7 @@ def read_status(connection: Connection, due: Due, now: datetime) -> Status:
     came = callbacks(connection, due, now)
     return Status(
         **found,
-        **_rejected(connection),
+        **_rejected_figures(connection),
         rejected_reasons=_rejected_reasons(connection),
         given_up_calls=_first(connection, _IS_GIVEN_UP) if found["given_up_to_see_to"] else [],
         price_conflict_calls=_first(connection, calls.c.price_conflict) if found["price_conflicts"] else [],
@@ -203,7 +203,7 @@ def _counts(connection: Connection, due: Due, now: datetime) -> dict[str, Any]:
     row = connection.execute(counts.add_columns(*(one.label(f"growth_{at}") for at, one in enumerate(growth)))).one()
     known = len(row) - len(growth)
     named = dict(zip(row._fields[:known], row[:known], strict=True))
-    return named | {"unregistered": Unregistered(*row[known:])}
+    return named | {"unregistered": UnregisteredCounts(*row[known:])}
 
 
 def _first(connection: Connection, condition: Any) -> list[str]:
@@ -212,7 +212,7 @@ def _first(connection: Connection, condition: Any) -> list[str]:
     return list(connection.scalars(first))
 
 
-def _rejected(connection: Connection) -> dict[str, Any]:
+def _rejected_figures(connection: Connection) -> dict[str, Any]:
     table = rejected_callbacks
     query = select(
         func.count().filter(_REJECTED_TO_SEE_TO).label("rejected"),
@@ -244,7 +244,7 @@ def _no_answer(connection: Connection) -> NoAnswer:
     run = reconcile_runs.c
     # updated_at is also when a report or a registration changed such a call: its look-up was in a run that failed.
     may_have_failed = or_(run.failed > 0, run.outcome.is_(None), run.outcome == "died")
-    failed_at = func.max(func.coalesce(run.finished_at, _LATER)).filter(may_have_failed)
+    failed_at = func.max(func.coalesce(run.finished_at, _FAR_FUTURE)).filter(may_have_failed)
     answered_at, failed_at = connection.execute(select(func.max(run.answered_at), failed_at)).one()
     code = calls.c.last_lookup_code
     query = (
@@ -254,18 +254,18 @@ def _no_answer(connection: Connection) -> NoAnswer:
         .order_by(code)
     )
     rows = connection.execute(query).all()
-    if not rows or (answered_at and min(max(at for _, _, at in rows), failed_at or _LATER) < answered_at):
+    if not rows or (answered_at and min(max(at for _, _, at in rows), failed_at or _FAR_FUTURE) < answered_at):
         return NoAnswer({}, answered_at)
     return NoAnswer({name: number for name, number, _ in rows}, answered_at)
 
 
-def callbacks(connection: Connection, due: Due, now: datetime) -> Callbacks:
+def callbacks(connection: Connection, due: Due, now: datetime) -> CallbackTimes:
     """When callbacks come."""
     last_at = last_callback_at(connection)
     placed_since = select(calls.c.reference_id).where(calls.c.placed_at <= due.placed_until).limit(1)
     if last_at:
         placed_since = placed_since.where(calls.c.placed_at > last_at)
-    return Callbacks(last_at, _longest_gap(connection, now), connection.scalar(placed_since) is not None)
+    return CallbackTimes(last_at, _longest_gap(connection, now), connection.scalar(placed_since) is not None)
 
 
 def last_callback_at(connection: Connection) -> datetime | None:

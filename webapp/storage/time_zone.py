@@ -47,8 +47,8 @@ def set_zone(connection: Connection, zone: ZoneInfo, now: datetime) -> None:
     _require_own_views(connection)
     module = schema.views_module()
     words = module.words_of(dialect, zone.key, round(offset.total_seconds()))
-    _run(connection, module.drop_views(words))
-    _run(connection, module.create_views(words))
+    _execute_texts(connection, module.drop_views(words))
+    _execute_texts(connection, module.create_views(words))
     rollups.count_replacement(connection)
     connection.execute(delete(call_rollups))
     connection.execute(delete(rollup_marks))
@@ -70,13 +70,13 @@ def drop_views(connection: Connection) -> str:
     """
     _require_own_views(connection)
     zone = zone_of(connection)
-    _run(connection, _of_views("drop_views", zone))
+    _execute_texts(connection, _of_views("drop_views", zone))
     return zone
 
 
 def make_views(connection: Connection, zone: str) -> None:
     """Make them again."""
-    _run(connection, _of_views("create_views", zone))
+    _execute_texts(connection, _of_views("create_views", zone))
 
 
 def _of_views(function: str, zone: str) -> list[str]:
@@ -85,7 +85,7 @@ def _of_views(function: str, zone: str) -> list[str]:
     return [statement for statement in statements if f"INDEX {module.INDEX}" not in statement]
 
 
-def _run(connection: Connection, statements: Iterable[str]) -> None:
+def _execute_texts(connection: Connection, statements: Iterable[str]) -> None:
     for statement in statements:
         connection.execute(text(statement.replace(":", r"\:")))
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Table
     from sqlalchemy.engine import Connection
 
-WRONG, NOT_ALLOWED = "", "not allowed"
+WRONG_TOKEN, NOT_ALLOWED_ADDRESS = "", "not allowed"
 """What ``HourCount`` has in place of the ending: of a wrong token, and of a right one from an address not allowed."""
-_TABLES = {WRONG: wrong_token_requests, NOT_ALLOWED: not_allowed_requests}
+_TABLES = {WRONG_TOKEN: wrong_token_requests, NOT_ALLOWED_ADDRESS: not_allowed_requests}
 _KEPT = timedelta(days=90)
 
 
@@ -49,16 +49,16 @@ def add(connection: Connection, counts: Collection[HourCount], now: datetime) ->
     """Add to the hours; those older than 90 days are deleted."""
     rows = [asdict(one) for one in counts]
     right = [row for row in rows if row["token_ending"] not in _TABLES]
-    _add(connection, callback_token_requests, right, now)
+    _add_rows(connection, callback_token_requests, right, now)
     for kind, table in _TABLES.items():
-        _add(connection, table, [_without_ending(row) for row in rows if row["token_ending"] == kind], now)
+        _add_rows(connection, table, [_without_ending(row) for row in rows if row["token_ending"] == kind], now)
 
 
 def _without_ending(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "token_ending"}
 
 
-def _add(connection: Connection, table: Table, rows: list[dict[str, Any]], now: datetime) -> None:
+def _add_rows(connection: Connection, table: Table, rows: list[dict[str, Any]], now: datetime) -> None:
     if not rows:
         return
     bulk.add_up(connection, table, rows, sums=["count"], latest=["last_at"])

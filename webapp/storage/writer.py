@@ -21,7 +21,7 @@ from webapp.calls.outcome import outcome
 from webapp.calls.phone import e164
 from webapp.calls.report import FIELDS, StatusReport
 from webapp.calls.rule import Call, Registration
-from webapp.esms.finality import REJECTED
+from webapp.esms.finality import SEND_STATUS_REJECTED
 from webapp.esms.phones import hide_in_registration, hide_in_report
 from webapp.esms.stored import other_channel_of, stored_report
 from webapp.storage import bulk, dismissals, rejected, rollups
@@ -143,7 +143,7 @@ class Writer:
     def reject(self, one: Rejected) -> None:
         """Keep what could not be read; see ``rejected``."""
         with self._database.transaction() as connection:
-            self._rejected.keep(connection, [rejected.hide_phones(one, self._phones)])
+            self._rejected.keep(connection, [rejected.hide_in_rejected(one, self._phones)])
 
     @retrying
     def record(self, reports: Sequence[StatusReport], now: datetime) -> list[Effect]:
@@ -171,7 +171,7 @@ class Writer:
         with self._database.transaction() as connection:
             locked = _LockedCalls(connection, now)
             locked.lock_or_insert([registration.reference_id for registration in registrations])
-            done = _register(locked.calls, registrations, now)
+            done = _register_calls(locked.calls, registrations, now)
             locked.write()
         return done
 
@@ -186,7 +186,7 @@ class Writer:
             found.read(names)
         unregistered = {name for name in names if name not in found.calls or not found.calls[name].registered_at}
         absent = {name: Call(reference_id=name, placed_at=now) for name in names - found.calls.keys()}
-        done = _register(found.calls | absent, registrations, now)
+        done = _register_calls(found.calls | absent, registrations, now)
         again = len(unregistered.intersection(checked))
         return Registered(done.new - again, done.already_known + again, done.changed)
 
@@ -511,7 +511,7 @@ class _LockedCalls:
             self._history[row.reference_id].append(stored_report(row._mapping))  # noqa: SLF001
 
 
-def _register(known: dict[str, Call], registrations: Iterable[Registration], now: datetime) -> Registered:
+def _register_calls(known: dict[str, Call], registrations: Iterable[Registration], now: datetime) -> Registered:
     """Register calls in ``known``, which has all of them."""
     done = Registered()
     for registration in registrations:
@@ -576,7 +576,7 @@ _read_values = _Values([*_READ_COLUMNS, status_reports.c.reference_id, status_re
 
 def _difference(before: Call, after: Call, besides: tuple[str, ...]) -> Refolded:
     differ = tuple(field.name for field in fields(Call) if getattr(before, field.name) != getattr(after, field.name))
-    outcomes = outcome(before, REJECTED), outcome(after, REJECTED)
+    outcomes = outcome(before, SEND_STATUS_REJECTED), outcome(after, SEND_STATUS_REJECTED)
     return Refolded(after.reference_id, differ + besides, outcomes if outcomes[0] != outcomes[1] else None)
 
 

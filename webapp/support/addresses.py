@@ -24,10 +24,10 @@ def split_bind(bind: str) -> tuple[str, int]:
 
 def read_networks(text: str) -> tuple[Network, ...]:
     """Networks or single addresses, with commas; raises ValueError that names the one that is wrong."""
-    return tuple(_network(one.strip()) for one in text.split(",") if one.strip())
+    return tuple(_read_network(one.strip()) for one in text.split(",") if one.strip())
 
 
-def _network(text: str) -> Network:
+def _read_network(text: str) -> Network:
     try:
         return ip_network(text)
     except ValueError as error:

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 _FORMAT = "esms-calls backup 1"
 _MANIFEST = "manifest.json"
 _LARGEST_MANIFEST = 1 << 20
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _QUICK = 1
 """gzip's level: a quarter of the size, the fastest."""
-_CHUNK = 1 << 20
+_FILE_CHUNK = 1 << 20
 
 
 class BadArchive(Exception):
@@ -45,7 +45,7 @@ def write(path: Path, members: Mapping[str, Path], about: Mapping[str, Any], *, 
     try:
         with file:
             with tarfile.open(fileobj=file, mode="w:gz", compresslevel=_QUICK) as tar:
-                digests = {name: _add(tar, name, member) for name, member in members.items()}
+                digests = {name: _add_member(tar, name, member) for name, member in members.items()}
                 _add_manifest(tar, {"format": _FORMAT, **about, "sha256": digests})
             file.flush()
             os.fsync(file.fileno())
@@ -63,7 +63,7 @@ def read(path: Path, folder: Path) -> dict[str, Any]:
     try:
         with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             digests, manifest = _extract(tar, folder)
-            while stream.read(_CHUNK):  # To the end, where gzip has its own sum.
+            while stream.read(_FILE_CHUNK):  # To the end, where gzip has its own sum.
                 pass
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise BadArchive(f"{path} is damaged, or no backup of esms-calls ({error})") from error
@@ -79,10 +79,10 @@ def read(path: Path, folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _add(tar: tarfile.TarFile, name: str, member: Path) -> str:
+def _add_member(tar: tarfile.TarFile, name: str, member: Path) -> str:
     with member.open("rb") as file:
         source = _Hashing(file)
-        tar.addfile(_described(name, os.fstat(file.fileno()).st_size), source)
+        tar.addfile(_tar_header(name, os.fstat(file.fileno()).st_size), source)
     return source.digest.hexdigest()
 
 
@@ -91,10 +91,10 @@ def _add_manifest(tar: tarfile.TarFile, manifest: Mapping[str, Any]) -> None:
         file.write(json.dumps(manifest, indent=1).encode())
         size = file.tell()
         file.seek(0)
-        tar.addfile(_described(_MANIFEST, size), file)
+        tar.addfile(_tar_header(_MANIFEST, size), file)
 
 
-def _described(name: str, size: int) -> tarfile.TarInfo:
+def _tar_header(name: str, size: int) -> tarfile.TarInfo:
     described = tarfile.TarInfo(name)
     described.size, described.mode, described.mtime = size, 0o600, int(time.time())
     return described
@@ -105,13 +105,13 @@ def _extract(tar: tarfile.TarFile, folder: Path) -> tuple[dict[str, str], dict[s
     digests: dict[str, str] = {}
     for member in tar:
         content = tar.extractfile(member) if member.isreg() else None
-        if content is None or not _NAME.fullmatch(member.name) or member.name in digests:
+        if content is None or not _MEMBER_NAME.fullmatch(member.name) or member.name in digests:
             raise tarfile.TarError("it holds something that is no plain file")
         if member.name == _MANIFEST:
             return digests, _parsed(content.read(_LARGEST_MANIFEST))
         with (folder / member.name).open("xb") as file:
             source = _Hashing(content)  # type: ignore[arg-type]
-            while part := source.read(_CHUNK):
+            while part := source.read(_FILE_CHUNK):
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())

@@ -17,7 +17,7 @@ _USAGE = "must be a URL such as postgresql://user:password@host/name or sqlite:/
 _ENCODE = (
     "cannot be read: in a user name and a password, write @ as %40, / as %2F, : as %3A, ? as %3F, # as %23 and % as %25"
 )
-_HOSTS = re.compile(r"\w[\w+]*://(?:[^@/?#]*@)?(?P<hosts>[^@/?#]*,[^@/?#]*)(?P<rest>/[^@?#]*)?(?:[?#][^@]*)?")
+_SEVERAL_HOSTS = re.compile(r"\w[\w+]*://(?:[^@/?#]*@)?(?P<hosts>[^@/?#]*,[^@/?#]*)(?P<rest>/[^@?#]*)?(?:[?#][^@]*)?")
 """A URL with several hosts, as libpq writes it."""
 _INSTEAD = {
     "ssl": "write sslmode=require",
@@ -30,7 +30,7 @@ _INSTEAD = {
 """What to write instead of options that other programs know."""
 
 
-def _one_of(*values: str) -> Callable[[str], str | None]:
+def _checks_one_of(*values: str) -> Callable[[str], str | None]:
     return lambda value: None if value in values else f"must be {', '.join(values[:-1])} or {values[-1]}"
 
 
@@ -51,32 +51,32 @@ def _file(value: str) -> str | None:
     return None if value == "system" or Path(value).is_file() else "must be a file that is there"
 
 
-_ON_OFF = _one_of("0", "1")
-_TLS = _one_of("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+_ON_OFF = _checks_one_of("0", "1")
+_TLS = _checks_one_of("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 _PROBLEM_OF: dict[str, Callable[[str], str | None]] = {
-    "channel_binding": _one_of("disable", "prefer", "require"),
+    "channel_binding": _checks_one_of("disable", "prefer", "require"),
     "client_encoding": lambda value: None if value.lower() in {"utf8", "utf-8"} else "must be utf8",
     "connect_timeout": _number,
-    "gssencmode": _one_of("disable", "prefer", "require"),
+    "gssencmode": _checks_one_of("disable", "prefer", "require"),
     "keepalives": _ON_OFF,
     "keepalives_count": _number,
     "keepalives_idle": _number,
     "keepalives_interval": _number,
-    "load_balance_hosts": _one_of("disable", "random"),
+    "load_balance_hosts": _checks_one_of("disable", "random"),
     "port": _ports,
     "replication": lambda _: "is not for this program",
     "ssl_max_protocol_version": _TLS,
     "ssl_min_protocol_version": _TLS,
     "sslcert": _file,
-    "sslcertmode": _one_of("disable", "allow", "require"),
+    "sslcertmode": _checks_one_of("disable", "allow", "require"),
     "sslcompression": _ON_OFF,
     "sslcrl": _file,
     "sslkey": _file,
-    "sslmode": _one_of("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
-    "sslnegotiation": _one_of("postgres", "direct"),
+    "sslmode": _checks_one_of("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "sslnegotiation": _checks_one_of("postgres", "direct"),
     "sslrootcert": _file,
     "sslsni": _ON_OFF,
-    "target_session_attrs": _one_of("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
+    "target_session_attrs": _checks_one_of("any", "read-write", "read-only", "primary", "standby", "prefer-standby"),
     "tcp_user_timeout": _number,
 }
 """What is wrong with the value of an option; an option of libpq that is not here may be any text."""
@@ -123,7 +123,7 @@ def is_user_public(url: URL) -> bool:
 
 
 def _why_unreadable(text: str) -> str:
-    if found := _HOSTS.fullmatch(text):
+    if found := _SEVERAL_HOSTS.fullmatch(text):
         hosts = "&".join(f"host={host}" for host in found["hosts"].split(","))
         return f"names several hosts: write them as postgresql://user:password@{found['rest'] or '/name'}?{hosts}"
     return _ENCODE if text.count("@") > 1 else _USAGE

@@ -14,17 +14,17 @@ _NETWORK_FUSE = ("fuse.ceph", "fuse.davfs", "fuse.gluster", "fuse.goofys", "fuse
 
 def ephemeral_filesystem(folder: Path, mountinfo: Path = _MOUNTINFO) -> str | None:
     """The kind of file system that the folder lies on, if it is one that may not outlast this machine or container."""
-    kind = _kind(folder, mountinfo)
+    kind = _type_of(folder, mountinfo)
     return kind if kind in _EPHEMERAL else None
 
 
 def network_filesystem(folder: Path, mountinfo: Path = _MOUNTINFO) -> str | None:
     """The kind, if it is another machine's: locks cannot be relied on there, nor shared memory, which SQLite needs."""
-    kind = _kind(folder, mountinfo)
+    kind = _type_of(folder, mountinfo)
     return kind if kind in _NETWORK or str(kind).startswith(_NETWORK_FUSE) else None
 
 
-def _kind(folder: Path, mountinfo: Path) -> str | None:
+def _type_of(folder: Path, mountinfo: Path) -> str | None:
     try:
         mounts = [line.split(b" ") for line in mountinfo.read_bytes().split(b"\n") if line]
     except OSError:

@@ -36,7 +36,7 @@ class JsonFormatter(ProcessorFormatter):
                 add_log_level,
                 add_logger_name,
                 _fields,
-                _request,
+                _request_fields,
                 ExceptionRenderer(),
                 StackInfoRenderer(),
                 ProcessorFormatter.remove_processors_meta,
@@ -69,7 +69,7 @@ def _fields(_logger: object, _method: str, event: EventDict) -> EventDict:
     return event
 
 
-def _request(_logger: object, _method: str, event: EventDict) -> EventDict:
+def _request_fields(_logger: object, _method: str, event: EventDict) -> EventDict:
     if context := log_context.current():
         event["request_id"] = context.request_id
         if context.reference_id:

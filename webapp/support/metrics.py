@@ -64,7 +64,7 @@ BREAKER_OPEN = Gauge(
     "1 while a worker sends callbacks to the spool, because the database does not take them; else 0",
     multiprocess_mode="livemax",
 )
-_METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
+_COUNTED_METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
 REQUESTS = Counter("esms_http_requests", "HTTP requests answered", ["route", "method", "status"])
 REGISTERED = Counter("esms_registered_calls", "Calls registered through the API for the first time")
 COUNTED = (
@@ -125,7 +125,7 @@ class SampledHistogram:
 
 def known_method(method: str) -> str:
     """The HTTP method as a label value."""
-    return method if method in _METHODS else "other"
+    return method if method in _COUNTED_METHODS else "other"
 
 
 def exposition(sampled: Iterable[Metric] = ()) -> bytes:

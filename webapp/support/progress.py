@@ -36,7 +36,7 @@ def progress(doing: str, total: int | None, *, hidden: bool = False) -> Iterator
         yield _show_nothing
         return
     console = Console(stderr=True)
-    with _bar(console, doing, total) if console.is_terminal else _lines(console, doing, total) as show:
+    with _bar(console, doing, total) if console.is_terminal else _lines_of_progress(console, doing, total) as show:
         yield show
 
 
@@ -65,7 +65,7 @@ def _bar(console: Console, doing: str, total: int | None) -> Iterator[ShowProgre
 
 
 @contextmanager
-def _lines(console: Console, doing: str, total: int | None) -> Iterator[ShowProgress]:
+def _lines_of_progress(console: Console, doing: str, total: int | None) -> Iterator[ShowProgress]:
     lines = _Lines(console, doing, total)
     try:
         yield lines

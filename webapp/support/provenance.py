@@ -41,7 +41,7 @@ class EnvFile(NamedTuple):
 
 def origins(settings: Settings) -> list[Origin]:
     """Every setting, in the order of docs/settings.md."""
-    environment, file = _lower(os.environ), _lower(dotenv_values(ENV_FILE))
+    environment, file = _names_in_lower_case(os.environ), _names_in_lower_case(dotenv_values(ENV_FILE))
     return [_origin(name, settings, environment, file) for name in Settings.model_fields]
 
 
@@ -60,7 +60,7 @@ def _origin(name: str, settings: Settings, environment: Mapping[str, str], file:
     return Origin(name.upper(), default, DEFAULT, overrides)
 
 
-def _lower(given: Mapping[str, str | None]) -> dict[str, str]:
+def _names_in_lower_case(given: Mapping[str, str | None]) -> dict[str, str]:
     return {name.lower(): value for name, value in given.items() if value is not None}
 
 

@@ -65,7 +65,7 @@ class ConfigError(Exception):
     """A setting is wrong. Its text names the setting and the remedy, and shows no secret."""
 
 
-def _share(text: object) -> object:
+def _read_share(text: object) -> object:
     """``"5%"``, ``"0.5%"`` or ``"100 %"`` as an exact part of one."""
     if not isinstance(text, str):
         return text
@@ -99,7 +99,7 @@ def _from_1s_to_1m(length: timedelta) -> timedelta:
     return length
 
 
-def _tokens(text: object) -> object:
+def _read_tokens(text: object) -> object:
     """Comma-separated tokens as a tuple."""
     if not isinstance(text, str):
         return text
@@ -113,13 +113,13 @@ def _tokens(text: object) -> object:
     return given
 
 
-def _key(text: str) -> str:
+def _check_key(text: str) -> str:
     if not tokens.is_well_formed(text):
         raise ValueError("must have at least 16 characters out of A-Z a-z 0-9 - _ . ~; unset it to have one generated")
     return text
 
 
-def _time_zone(name: object) -> object:
+def _read_time_zone(name: object) -> object:
     if not isinstance(name, str):
         return name
     try:
@@ -195,8 +195,8 @@ def _readable_file(path: Path) -> Path:
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
-Share = Annotated[Decimal, BeforeValidator(_share)]
-Tokens = Annotated[tuple[str, ...], BeforeValidator(_tokens)]
+Share = Annotated[Decimal, BeforeValidator(_read_share)]
+Tokens = Annotated[tuple[str, ...], BeforeValidator(_read_tokens)]
 Url = Annotated[str, AfterValidator(_web_url)]
 
 
@@ -244,7 +244,7 @@ class Settings(BaseSettings):
         "hash (HMAC-SHA256), which a search by the number still finds; `none`: nothing. It holds from now on: "
         "`esms-calls hide-phones` brings older rows to it. See [privacy](privacy.md).",
     )
-    phone_hash_key: Annotated[str, AfterValidator(_key)] | None = Field(
+    phone_hash_key: Annotated[str, AfterValidator(_check_key)] | None = Field(
         None,
         repr=False,
         description="Key of these hashes, the same on all machines that share a database. If not set, it is generated "
@@ -359,7 +359,7 @@ class Settings(BaseSettings):
         "on",
         description="`on`: a log line (of level `info`) for every request. `off`: none; the counts of `/metrics` stay.",
     )  # type: ignore[assignment]
-    time_zone: Annotated[ZoneInfo, BeforeValidator(_time_zone)] = Field(
+    time_zone: Annotated[ZoneInfo, BeforeValidator(_read_time_zone)] = Field(
         "Asia/Ho_Chi_Minh",
         description="Zone of the times that people give without one, and of the days that are counted.",
     )  # type: ignore[assignment]

@@ -19,7 +19,7 @@ def printable_json(text: str) -> str:
     r"""JSON that means the same, with such characters as ``\u001b``; its line breaks stay."""
     if text.isprintable():
         return text
-    return "".join(sign if sign.isprintable() or sign == "\n" else _escaped(sign) for sign in text)
+    return "".join(sign if sign.isprintable() or sign == "\n" else _json_escaped(sign) for sign in text)
 
 
 def _in_hexadecimal(number: int) -> str:
@@ -28,6 +28,6 @@ def _in_hexadecimal(number: int) -> str:
     return f"\\u{number:04x}" if number <= _LAST_BMP else f"\\U{number:08x}"
 
 
-def _escaped(sign: str) -> str:
+def _json_escaped(sign: str) -> str:
     units = sign.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[place : place + 2].hex()}" for place in range(0, len(units), 2))

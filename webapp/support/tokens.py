@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-_LOCK_SECONDS = 10.0
+_TOKEN_LOCK_SECONDS = 10.0
 _TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,}")
 
 
@@ -106,7 +106,7 @@ def _locked(path: Path) -> Iterator[None]:
     """Keep other commands from changing the file, which each of them replaces by another. Raises OSError."""
     while True:
         with path.open("rb") as file:
-            if not files.lock(file, _LOCK_SECONDS):
+            if not files.lock(file, _TOKEN_LOCK_SECONDS):
                 raise TimeoutError(errno.ETIMEDOUT, "another command changes it", str(path))
             # The file may have been replaced during the wait: its lock says nothing then.
             if files.inode(path) == files.inode(f"/proc/self/fd/{file.fileno()}"):

@@ -36,7 +36,7 @@ MOST_AT_ONCE = 10_000
 REGISTER_LIMIT = 8 * 1024 * 1024
 BODY_SECONDS = 30
 """How long a body may take to come."""
-_PORTION = 200
+_ITEMS_AT_ONCE = 200
 
 
 def blueprint(writer: Writer, reader: Reader, tokens: Callable[[], tuple[str, ...]], zone: ZoneInfo) -> Blueprint:
@@ -95,8 +95,8 @@ def _json_portions(call: dict[str, Any]) -> Iterator[bytes]:
     """The call as JSON. Between portions other requests go on: a call may have a hundred thousand reports."""
     reports = call["reports"]
     yield f"{_compact(call | {'reports': []})[:-2]}".encode()
-    for first in range(0, len(reports), _PORTION):
-        yield f"{',' if first else ''}{_compact(reports[first : first + _PORTION])[1:-1]}".encode()
+    for first in range(0, len(reports), _ITEMS_AT_ONCE):
+        yield f"{',' if first else ''}{_compact(reports[first : first + _ITEMS_AT_ONCE])[1:-1]}".encode()
         let_others_run()
     yield b"]}\n"
 
@@ -133,7 +133,7 @@ def _read_registrations(content: bytes, zone: ZoneInfo) -> list[Registration]:
             registrations.append(read_registration(item, zone))
         except InvalidRegistration as bad:
             raise BadRequest(f"{f'calls[{place}].' if several else ''}{bad} Nothing was registered.") from None
-        if place % _PORTION == 0:
+        if place % _ITEMS_AT_ONCE == 0:
             let_others_run()
     return registrations
 
@@ -149,7 +149,7 @@ def _read_items(content: bytes) -> tuple[bool, list[Any]]:
             number += 1
             if number <= MOST_AT_ONCE:
                 items.append(item)
-            if number % _PORTION == 0:
+            if number % _ITEMS_AT_ONCE == 0:
                 let_others_run()
     except (ValueError, RecursionError):
         raise BadRequest("The body must be JSON: one object, or a list of objects, each of at most 64 KiB.") from None

@@ -71,7 +71,7 @@ CONFLICTS = SampledGauge(
 PRICE_CONFLICTS = SampledGauge(
     "esms_price_conflict_calls", "Calls with two prices, by whether a person has dismissed them", ("dismissed",)
 )
-REJECTED = SampledGauge(
+REJECTED_CALLBACKS = SampledGauge(
     "esms_rejected_callbacks",
     "Kept callbacks that could not be read, neither replayed nor dismissed, by the class of the reason",
     ("reason",),
@@ -112,9 +112,9 @@ LOOKUP_SECONDS = SampledHistogram(
 CLOCK_AHEAD = SampledGauge(
     "esms_clock_ahead_seconds", "How far this machine's clock is ahead of the database's; behind it: negative"
 )
-REPLAY_DUE = SampledGauge("esms_replay_due", "1 while `esms-calls replay` is due after an upgrade, else 0")
+REPLAY_DUE_GAUGE = SampledGauge("esms_replay_due", "1 while `esms-calls replay` is due after an upgrade, else 0")
 OF_NOW = (
-    *(UP, MISSING, OVERDUE, OLDEST_MISSING, CONFLICTS, REJECTED, REJECTED_BYTES),
+    *(UP, MISSING, OVERDUE, OLDEST_MISSING, CONFLICTS, REJECTED_CALLBACKS, REJECTED_BYTES),
     *(
         OTHER_CHANNELS,
         LAST_CALLBACK,
@@ -124,7 +124,7 @@ OF_NOW = (
         RUN_END,
         LOOKUP_SECONDS,
         CLOCK_AHEAD,
-        REPLAY_DUE,
+        REPLAY_DUE_GAUGE,
     ),
 )
 
@@ -149,13 +149,13 @@ LOOKUP_SHARE_WARN = SampledGauge(
 GIVE_UP = SampledGauge(
     "esms_reconcile_give_up_seconds", "How long after it was placed a call is given up: RECONCILE_GIVE_UP"
 )
-UNREAD = SampledGauge(
+UNREAD_REPORTS = SampledGauge(
     "esms_unread_reports_last_day",
     "Reports of the last 24 hours with a value that could not be read, by parameter; other: one that is not known",
     ("parameter",),
 )
 OF_LATELY = (
-    *(CALLS, PLACED, SETTLED_BY_OUTCOME, SETTLED_BY_SOURCE, LOOKUP_SHARE, LOOKUP_SHARE_WARN, GIVE_UP, UNREAD),
+    *(CALLS, PLACED, SETTLED_BY_OUTCOME, SETTLED_BY_SOURCE, LOOKUP_SHARE, LOOKUP_SHARE_WARN, GIVE_UP, UNREAD_REPORTS),
     *(GIVEN_UP, PRICE_CONFLICTS, LONGEST_GAP, PLACED_SINCE),
 )
 
@@ -231,7 +231,7 @@ def _of_now(now: Now) -> Iterator[Metric]:
     yield MISSING.by(_no_yes(now.missing))
     yield OVERDUE.of(now.overdue)
     yield OLDEST_MISSING.of(now.oldest_missing)
-    yield REJECTED.by({(name,): rejected[name] for name in REASONS})
+    yield REJECTED_CALLBACKS.by({(name,): rejected[name] for name in REASONS})
     yield REJECTED_BYTES.of(now.rejected_bytes)
     yield OTHER_CHANNELS.of(now.other_channels)
     yield LAST_CALLBACK.of(now.callback_at)
@@ -243,7 +243,7 @@ def _of_now(now: Now) -> Iterator[Metric]:
         {(code,): (now.latencies.cumulative(code), now.latencies.seconds_of(code)) for code in CODES}
     )
     yield CLOCK_AHEAD.of(now.clock_ahead.total_seconds())
-    yield REPLAY_DUE.of(now.replay_due)
+    yield REPLAY_DUE_GAUGE.of(now.replay_due)
 
 
 def _no_yes(counts: tuple[int, int]) -> dict[tuple[str, ...], float]:
@@ -263,6 +263,6 @@ def _of_lately(lately: Lately) -> Iterator[Metric]:
     yield SETTLED_BY_OUTCOME.by({(name,): lately.outcomes.get(name, 0) for name in OUTCOMES_OF_SETTLED})
     yield SETTLED_BY_SOURCE.by(by_source)
     yield LOOKUP_SHARE.by({(one,): by_source[one, "lookup"] / settled[one] for one in _WINDOWS if settled[one]})
-    yield UNREAD.by({(name,): unread[name] for name in (*sorted(KNOWN_PARAMETERS), "other")})
+    yield UNREAD_REPORTS.by({(name,): unread[name] for name in (*sorted(KNOWN_PARAMETERS), "other")})
     yield LONGEST_GAP.of(lately.callbacks.longest_gap.total_seconds())
     yield PLACED_SINCE.of(lately.callbacks.placed_since)

@@ -15,7 +15,7 @@ from prometheus_client import multiprocess
 from webapp.support import files, log
 from webapp.support.settings import load_settings
 from webapp.support.workarounds import gunicorn_parser
-from webapp.support.workarounds.log_pipe import Handler
+from webapp.support.workarounds.log_pipe import PipeHandler
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -49,7 +49,7 @@ logconfig_dict = {
     "disable_existing_loggers": False,
     # A function: at debug level gunicorn logs all its settings, and so no secret may be among them.
     "formatters": {"line": {"()": lambda: log.formatter(_settings)}},
-    "handlers": {"stderr": {"()": Handler, "formatter": "line", "plain": _settings.log_format == "text"}},
+    "handlers": {"stderr": {"()": PipeHandler, "formatter": "line", "plain": _settings.log_format == "text"}},
     "root": {"level": log.level(_settings), "handlers": ["stderr"]},
     "loggers": {
         "gunicorn.error": {"level": log.level(_settings), "handlers": ["stderr"], "propagate": False},

@@ -11,7 +11,7 @@ from webapp.callbacks.views import RETRY_AFTER_SECONDS
 from webapp.calls.outcome import OUTCOMES
 from webapp.calls.report import EFFECTS, KINDS, Source
 from webapp.esms.parameters import IDENTITY_LIMIT, TEXT_LIMIT
-from webapp.esms.registrations import FIELDS
+from webapp.esms.registrations import REGISTRATION_FIELDS
 from webapp.storage.models import calls, status_reports
 from webapp.storage.types import Identifier, Moment, Money
 from webapp.web.parameters import PARAMETERS
@@ -28,7 +28,7 @@ _ID = "066107ee-6ec4-4283-b595-aa74977c65c5"
 """*documented*: of the callback that eSMS publishes."""
 _WRITTEN_ID = rf"^\s*[!-~]{{1,{IDENTITY_LIMIT}}}\s*$"
 _WRITTEN_TEXT = rf"^\s*[^\x00-\x1f\x7f-\x9f]{{0,{TEXT_LIMIT}}}\s*$"
-_BLANK = {"type": ["string", "null"], "pattern": r"^\s*$"}
+_BLANK_TEXT = {"type": ["string", "null"], "pattern": r"^\s*$"}
 _EXAMPLE = {"reference_id": _ID, "phone": "0901888484", "campaign": "june", "placed_at": "2026-06-01T10:00:00+07:00"}
 _NOW = "2026-06-01T03:00:41.083500Z"
 _SAID = {
@@ -62,7 +62,7 @@ def description(most_at_once: int, largest_body: int) -> Schema:
         "servers": [{"url": "/"}],
         "security": [{"token": []}],
         "paths": {
-            "/api/calls": {"get": _list_calls(), "post": _register(most_at_once, largest_body)},
+            "/api/calls": {"get": _list_calls(), "post": _register_operation(most_at_once, largest_body)},
             "/api/calls/{reference_id}": {"get": _show_call()},
             "/api/openapi.json": {"get": _describe()},
         },
@@ -103,7 +103,7 @@ def _list_calls() -> Schema:
     }
 
 
-def _register(most_at_once: int, largest_body: int) -> Schema:
+def _register_operation(most_at_once: int, largest_body: int) -> Schema:
     several = {"type": "array", "items": _of("Registration"), "maxItems": most_at_once}
     counts = {name: {"type": "integer", "description": _sentence(words)} for name, words in _COUNTS.items()}
     answer = _answer(
@@ -189,7 +189,7 @@ def _schemas() -> Schema:
     report = _of_table(status_reports)
     report["properties"]["payload"] |= {"type": "object"}
     reports = {"type": "array", "items": _of("Report"), "description": "In the order of `received_at`, then `id`."}
-    fields = {name: _field(name, words) for name, words in FIELDS.items()}
+    fields = {name: _field_schema(name, words) for name, words in REGISTRATION_FIELDS.items()}
     return {
         "Call": _of_table(calls),
         "Report": report,
@@ -246,11 +246,11 @@ def _comment(column: Column[Any]) -> str:
     return (column.comment or "").replace("NULL", "null")
 
 
-def _field(name: str, words: str) -> Schema:
+def _field_schema(name: str, words: str) -> Schema:
     schemas: dict[str, Schema] = {
         "reference_id": {"type": ["string", "integer"], "pattern": _WRITTEN_ID},
-        "placed_at": {"anyOf": [{"type": "string", "format": "date-time"}, _BLANK]},
-        "kind": {"anyOf": [{"enum": list(KINDS)}, _BLANK]},
+        "placed_at": {"anyOf": [{"type": "string", "format": "date-time"}, _BLANK_TEXT]},
+        "kind": {"anyOf": [{"enum": list(KINDS)}, _BLANK_TEXT]},
     }
     usual = {"type": ["string", "integer", "null"], "pattern": _WRITTEN_TEXT}
     return schemas.get(name, usual) | {"description": _sentence(words)}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from werkzeug.datastructures import MultiDict
 
-_PAGE = 100
+_DEFAULT_LIMIT = 100
 _LARGEST_PAGE = 1000
 _UTC = ZoneInfo("UTC")
 _YES_NO = {"1": True, "true": True, "0": False, "false": False}
@@ -58,7 +58,7 @@ def read_page(arguments: MultiDict[str, str], zone: ZoneInfo) -> Page:
                 read[name] = PARAMETERS[name].read(value, zone)
             except ValueError as error:
                 raise BadRequest(f"{name}: {error}.") from None
-    after, limit = read.pop("cursor", None), read.pop("limit", _PAGE)
+    after, limit = read.pop("cursor", None), read.pop("limit", _DEFAULT_LIMIT)
     outcome = read.pop("outcome", None)
     return Page(CallFilter(outcomes=outcome and (outcome,), **read), after, limit)
 
@@ -68,13 +68,13 @@ def cursor(position: Position) -> str:
     return base64.urlsafe_b64encode(f"{iso(position.placed_at)} {position.reference_id}".encode()).decode()
 
 
-def _text(value: str, _: ZoneInfo) -> str:
+def _read_text(value: str, _: ZoneInfo) -> str:
     if "\0" in value:
         raise ValueError("must not hold NUL")
     return value
 
 
-def _one_of(words: tuple[str, ...]) -> Callable[[str, ZoneInfo], str]:
+def _reads_one_of(words: tuple[str, ...]) -> Callable[[str, ZoneInfo], str]:
     def read(value: str, _: ZoneInfo) -> str:
         if value.lower() not in words:
             raise ValueError(f"must be one of {', '.join(words)}")
@@ -107,18 +107,18 @@ def _position(value: str, _: ZoneInfo) -> Position:
 _TIME = {"format": "date-time"}
 _FLAG = {"enum": list(_YES_NO)}
 PARAMETERS = {
-    "outcome": Parameter("only calls with this outcome", _one_of(OUTCOMES), {"enum": list(OUTCOMES)}),
+    "outcome": Parameter("only calls with this outcome", _reads_one_of(OUTCOMES), {"enum": list(OUTCOMES)}),
     "status": Parameter(
         "only calls with this `call_status`: `ANSWERED`, `NOANSWERED` or another word of eSMS",
-        lambda value, zone: normalise_status(_text(value, zone)),
+        lambda value, zone: normalise_status(_read_text(value, zone)),
     ),
-    "ivr": Parameter("only calls of which the callee pressed just these keys", _text),
-    "campaign": Parameter("only calls of this campaign", _text),
+    "ivr": Parameter("only calls of which the callee pressed just these keys", _read_text),
+    "campaign": Parameter("only calls of this campaign", _read_text),
     "phone": Parameter(
-        "only calls to this number, however it is written: `0901 888 484`, `+84901888484`; hashed ones, too", _text
+        "only calls to this number, however it is written: `0901 888 484`, `+84901888484`; hashed ones, too", _read_text
     ),
-    "request_id": Parameter("only calls with this RequestId", _text),
-    "kind": Parameter("only voice calls, or only voice OTP calls", _one_of(KINDS), {"enum": list(KINDS)}),
+    "request_id": Parameter("only calls with this RequestId", _read_text),
+    "kind": Parameter("only voice calls, or only voice OTP calls", _reads_one_of(KINDS), {"enum": list(KINDS)}),
     "since": Parameter(
         "only calls placed at this time or later; ISO 8601, or `23/11/2026 14:30`, without a zone in `TIME_ZONE`",
         parse_time,
@@ -131,9 +131,9 @@ PARAMETERS = {
         "`next` of the page before, which is null on the last page; without it the newest calls", _position
     ),
     "limit": Parameter(
-        f"calls a page, 1 to {_LARGEST_PAGE}; {_PAGE} by default",
+        f"calls a page, 1 to {_LARGEST_PAGE}; {_DEFAULT_LIMIT} by default",
         _limit,
-        {"type": "integer", "minimum": 1, "maximum": _LARGEST_PAGE, "default": _PAGE},
+        {"type": "integer", "minimum": 1, "maximum": _LARGEST_PAGE, "default": _DEFAULT_LIMIT},
     ),
 }
 """All of them, by name."""

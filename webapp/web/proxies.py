@@ -1,4 +1,4 @@
-"""Whom a request comes from: its peer, or what as many reverse proxies as TRUSTED_PROXIES says tell of it."""
+"""Whom a request comes from: its peer, or what as many reverse proxies as TRUSTED_PROXIES says name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication, WSGIEnvironment
 
 _WITH_PORT = re.compile(r"\[([^\]]*)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
-_LONGEST = 100
+_LONGEST_ADDRESS = 100
 """Characters of an address: the longest has 45, and a port and brackets."""
 
 
@@ -43,7 +43,7 @@ def read_address(text: str) -> str | None:
 
     An IPv4 address that is written as IPv6 becomes the IPv4 address that it is.
     """
-    if len(text) > _LONGEST:
+    if len(text) > _LONGEST_ADDRESS:
         return None
     found = _WITH_PORT.fullmatch(text.strip())
     address = read_ip(found[1] or found[2] if found else text.strip())

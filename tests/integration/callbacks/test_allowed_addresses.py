@@ -68,9 +68,9 @@ def test_others_get_the_answer_to_a_wrong_token_and_are_counted_and_never_stored
     with database.snapshot() as connection:
         for table in (calls, status_reports, rejected_callbacks, callback_token_requests):
             assert connection.execute(select(table)).all() == []
-    told = run("status")
-    assert told.exit_code == 1
-    assert "callbacks from addresses that CALLBACK_ALLOWED_IPS does not name: 8 in the last hour" in told.stdout
+    printed = run("status")
+    assert printed.exit_code == 1
+    assert "callbacks from addresses that CALLBACK_ALLOWED_IPS does not name: 8 in the last hour" in printed.stdout
 
 
 @ON_SQLITE

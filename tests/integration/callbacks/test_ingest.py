@@ -16,8 +16,8 @@ import pytest
 from ledger import MARGIN_SECONDS
 from makers import (
     allow_everywhere,
+    by_reports,
     change_by_hand,
-    heard,
     refuse,
     refuse_everywhere,
     stored_call,
@@ -27,7 +27,7 @@ from sqlalchemy import NullPool, create_engine, select, text
 
 from webapp.callbacks import parsing
 from webapp.callbacks.ingest import Ingest
-from webapp.callbacks.parsing import as_json, report_from_request
+from webapp.callbacks.parsing import report_from_request, request_as_json
 from webapp.callbacks.request import CallbackRequest
 from webapp.callbacks.spool import Spool
 from webapp.callbacks.store import Accepted, NotAccepted
@@ -116,20 +116,20 @@ def kept(database: Database) -> list[Any]:
 
 def together(take: Callable[[CallbackRequest], Any], *requests: CallbackRequest) -> list[Any]:
     """The outcomes of requests that arrive at once."""
-    told: dict[int, Any] = {}
+    results: dict[int, Any] = {}
 
     def ask(place: int) -> None:
         try:
-            told[place] = take(requests[place])
+            results[place] = take(requests[place])
         except Unavailable as problem:
-            told[place] = problem
+            results[place] = problem
 
     threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(requests))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    return [told[place] for place in range(len(requests))]
+    return [results[place] for place in range(len(requests))]
 
 
 @contextmanager
@@ -184,14 +184,14 @@ def test_several_reports_of_one_call_in_one_batch_end_in_their_fold(receiver: In
         request(f"ReferenceId={name}&{words}&CID={number}") for number in range(8) for name in "ab" for words in said
     ]
 
-    told = together(receiver.receive, *requests)
+    results = together(receiver.receive, *requests)
 
-    assert {type(one) for one in told} == {Accepted}
+    assert {type(one) for one in results} == {Accepted}
     for name in "ab":
         reports = stored_reports(database, name)
         assert len(reports) == 32
         call = stored_call(database, name)
-        assert heard(call) == heard(rule.fold_all(Call(reference_id=name, placed_at=call.placed_at), reports))
+        assert by_reports(call) == by_reports(rule.fold_all(Call(reference_id=name, placed_at=call.placed_at), reports))
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -201,10 +201,10 @@ def test_a_report_that_the_database_refuses_is_rejected_and_the_others_of_its_ba
     change_by_hand(database, POISON[database.is_sqlite])
     requests = [request(f"ReferenceId={'poison' if place == number else f'n{number}'}") for number in range(4)]
 
-    told = received_in_one_batch(receiver, database, requests)
+    results = received_in_one_batch(receiver, database, requests)
 
     refused = NotAccepted("The database refuses a value of this report")
-    assert told == [refused if place == number else Accepted("progressed", f"n{number}") for number in range(4)]
+    assert results == [refused if place == number else Accepted("progressed", f"n{number}") for number in range(4)]
     assert [row.id for row in kept(database)] == [requests[place].id]
 
 
@@ -248,11 +248,11 @@ def test_while_the_database_is_down_reports_are_spooled_in_time_and_then_stored(
     with away(database):
         for one in (*requests[:2], unreadable, *requests[2:]):
             began = time.monotonic()
-            told = receiver.receive(one)
+            result = receiver.receive(one)
             assert (
-                told == NotAccepted("ReferenceId: is missing")
+                result == NotAccepted("ReferenceId: is missing")
                 if one is unreadable
-                else told == Accepted("spooled", "a")
+                else result == Accepted("spooled", "a")
             )
             assert time.monotonic() - began < IN_TIME_SECONDS
         assert together(receiver.receive, *requests) == [Accepted("spooled", "a")] * 6, "the same ones, once more"
@@ -584,10 +584,10 @@ def test_a_callback_that_can_be_neither_stored_nor_rejected_is_answered_spooled_
     refuse_everywhere(database, "poison")
     requests = [request(f"ReferenceId={name}") for name in ("a", "poison", "b", "c")]
     with ingest_on(database, spool, timedelta(seconds=20)) as receiver:
-        told = received_in_one_batch(receiver, database, requests)
+        results = received_in_one_batch(receiver, database, requests)
 
         stored = [Accepted("progressed", name) for name in "abc"]
-        assert told == [stored[0], Accepted("spooled", "poison"), *stored[1:]]
+        assert results == [stored[0], Accepted("spooled", "poison"), *stored[1:]]
         assert waiting(spool) == [b"ReferenceId=poison"]
         assert receiver.receive(request("x=poison")) == NotAccepted("ReferenceId: is missing")
         assert waiting(spool) == [b"ReferenceId=poison", b"x=poison"]
@@ -675,10 +675,10 @@ def test_a_request_and_its_rejected_row_are_parsed_to_the_same_report() -> None:
 
 def test_spooled_request_is_shown_as_received_with_its_fields() -> None:
     one = request("ReferenceId=A&Price=450&Ivr=007", b"\xff", content_type="text/plain", method="POST")
-    shown = as_json(one)
+    shown = request_as_json(one)
 
     assert (shown["id"], shown["query"], shown["body"]) == (str(one.id), "ReferenceId=A&Price=450&Ivr=007", "\\xff")
     assert (shown["reference_id"], shown["said"], shown["reason"]) == ("a", {"price": "450.0000", "ivr": "007"}, None)
     assert datetime.fromisoformat(shown["received_at"]) == one.received_at
-    assert as_json(request("x=1"))["reason"] == "ReferenceId: is missing"
-    assert as_json(request("x=1"))["said"] == {}
+    assert request_as_json(request("x=1"))["reason"] == "ReferenceId: is missing"
+    assert request_as_json(request("x=1"))["said"] == {}

@@ -395,7 +395,7 @@ def test_stopped_process_with_the_locks_delays_others_only_briefly(spool: Spool,
     os.kill(process.pid, signal.SIGSTOP)
     try:
         began = time.monotonic()
-        assert spool.depth() == before, "it can be told all the same"
+        assert spool.depth() == before, "the depth is known all the same"
         for use in uses(spool)[:-1]:
             with pytest.raises(
                 SpoolError, match=r"kept \S+/spool\.lock locked for 2 s\. If it was stopped, .*kill -CONT"

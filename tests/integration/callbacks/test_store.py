@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from makers import heard, stored_call, stored_reports
+from makers import by_reports, stored_call, stored_reports
 from sqlalchemy import Engine, event, func, select
 
 from webapp.callbacks.batch_writer import Batch, Pending
@@ -127,7 +127,7 @@ def test_calls_expected_to_be_absent_that_are_not_are_folded_onto_what_is_stored
     assert [stored_call(database, name).report_count for name in ("a1", "b2", "b4")] == [2, 1, 1]
     reports = stored_reports(database, "a1")
     begun = Call(reference_id="a1", placed_at=reports[0].received_at)
-    assert heard(stored_call(database, "a1")) == heard(rule.fold_all(begun, reports))
+    assert by_reports(stored_call(database, "a1")) == by_reports(rule.fold_all(begun, reports))
 
 
 def test_a_report_that_is_stored_already_has_the_effect_that_it_had(store: CallbackStore, database: Database) -> None:

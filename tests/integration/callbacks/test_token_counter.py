@@ -58,7 +58,7 @@ def test_right_tokens_of_all_processes_are_added_up_with_one_write_each(database
 def test_wrong_tokens_do_not_make_right_ones_be_written_more_often(
     database: Database, written: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_counter, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(token_counter, "_WRITE_PAUSE_SECONDS", 0.01)
     counter = TokenCounter(database)
     counter.count_right(TOKENS[0])
     counter.count_wrong()
@@ -72,7 +72,7 @@ def test_wrong_tokens_do_not_make_right_ones_be_written_more_often(
 def test_right_tokens_are_written_when_their_minute_is_over(
     database: Database, written: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_counter, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(token_counter, "_WRITE_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(token_counter, "RIGHT_PAUSE_SECONDS", 0.05)
     counter = TokenCounter(database)
     for _ in range(2):

@@ -130,7 +130,7 @@ def test_report_is_stored_as_eSMS_said_it_in_every_form(  # noqa: N802
     assert (answer.status_code, answer.json) == (200, {"result": "settled"})
     call = reader.call(DOCUMENTED["ReferenceId"])
     assert call is not None
-    told = {
+    expected = {
         "call_status": "ANSWERED",
         "call_duration": 13,
         "ivr": "007",
@@ -139,9 +139,9 @@ def test_report_is_stored_as_eSMS_said_it_in_every_form(  # noqa: N802
         "cid": "02871002454",
         "send_status": 5,
     }
-    assert {name: call[name] for name in told} == told
+    assert {name: call[name] for name in expected} == expected
     (report,) = call["reports"]
-    assert {name: report[name] for name in told} == told
+    assert {name: report[name] for name in expected} == expected
     assert (report["source"], report["effect"], report["unread"]) == ("callback", "settled", None)
     assert (report["remote_addr"], report["received_at"]) == ("127.0.0.1", call["settled_at"])
     assert {name: str(value) for name, value in report["payload"].items()} == DOCUMENTED
@@ -778,11 +778,11 @@ def test_no_bytes_cause_a_server_error_and_every_answer_matches_the_rows(
 
 
 def test_tokens_in_parameters_are_not_stored(client: FlaskClient, database: Database) -> None:
-    told = quote(f"https://calls.example.vn{URL}?ReferenceId=", safe="")
-    client.get(f"{URL}?ReferenceId=a&Ivr={CALLBACK_TOKEN}&Url={told}")
+    written = quote(f"https://calls.example.vn{URL}?ReferenceId=", safe="")
+    client.get(f"{URL}?ReferenceId=a&Ivr={CALLBACK_TOKEN}&Url={written}")
     client.post(URL, data={"ReferenceId": "a", "Url": URL})
     client.post(URL, json={"ReferenceId": "a", "Url": URL})
-    client.post(f"{URL}?x={told}", data={"Url": URL})
+    client.post(f"{URL}?x={written}", data={"Url": URL})
 
     for table in (calls, status_reports, rejected_callbacks):
         kept = rows(database, table)
@@ -808,18 +808,18 @@ def in_digits(words: str, *, every: int = 1, upper: bool = False, times: int = 1
 def test_percent_encoded_tokens_are_not_stored(
     client: FlaskClient, database: Database, every: int, times: int, *, upper: bool
 ) -> None:
-    told = in_digits(CALLBACK_TOKEN, every=every, upper=upper, times=times)
+    written = in_digits(CALLBACK_TOKEN, every=every, upper=upper, times=times)
 
-    client.get(f"{URL}?ReferenceId=a&Ivr={told}&x=%2{told}%")
-    client.post(URL, data=f"ReferenceId={told}&Ivr=1", content_type="application/x-www-form-urlencoded")
-    client.post(URL, json={"ReferenceId": "b", "Ivr": told})
-    client.post(f"{URL}?Ivr={told}")
+    client.get(f"{URL}?ReferenceId=a&Ivr={written}&x=%2{written}%")
+    client.post(URL, data=f"ReferenceId={written}&Ivr=1", content_type="application/x-www-form-urlencoded")
+    client.post(URL, json={"ReferenceId": "b", "Ivr": written})
+    client.post(f"{URL}?Ivr={written}")
 
     for table in (calls, status_reports, rejected_callbacks):
         kept = repr(rows(database, table))
         for _ in range(times + 1):
             assert CALLBACK_TOKEN not in kept
-            assert told not in kept
+            assert written not in kept
             kept = unquote(kept)
     assert [report["ivr"] for report in rows(database, status_reports)] == ["***", "1", "***"]
     assert rows(database, status_reports)[1]["reference_id"] == "***"
@@ -827,7 +827,7 @@ def test_percent_encoded_tokens_are_not_stored(
 
 @ON_SQLITE
 @pytest.mark.parametrize(
-    ("told", "content_type"),
+    ("written", "content_type"),
     [
         (b'{"Url": "' + "".join(f"\\u{ord(letter):04x}" for letter in URL).encode() + b'", }', "application/json"),
         (f'{{"Url": "{URL}"}}'.encode("utf-16"), "application/json"),
@@ -842,14 +842,14 @@ def test_percent_encoded_tokens_are_not_stored(
     ids=["JSON escapes", "UTF-16", "base64", "multipart", "percent twice", "another channel"],
 )
 def test_encoded_tokens_in_rejected_requests_are_not_stored(
-    client: FlaskClient, database: Database, told: bytes, content_type: str
+    client: FlaskClient, database: Database, written: bytes, content_type: str
 ) -> None:
-    client.post(URL, content_type=content_type, data=told)
+    client.post(URL, content_type=content_type, data=written)
 
     (kept,) = rows(database, rejected_callbacks)
     _, body = esms_callback.stored_request(kept["payload"])
     assert body.count(b"***") == 1
-    assert len(body) <= len(told) - len(CALLBACK_TOKEN) + len("***")
+    assert len(body) <= len(written) - len(CALLBACK_TOKEN) + len("***")
 
 
 def ask_raw(address: str, request: bytes, *, end: bool = False) -> tuple[bytes, dict[str, Any]]:

@@ -205,7 +205,7 @@ FAULTS: list[tuple[Callable[[Breaking], None], str, str, list[str]]] = [
     (a_file_of_another_user, "folder", "failed", ["spool.lock", "chown -R "]),
     (a_folder_of_another_user, "folder", "warning", ["is run by", "as the server's user"]),
     (a_network_file_system, "file system", "failed", ["nfs4", "a disk of this machine"]),
-    (a_full_disk, "disk", "failed", ["MiB free", "make room"]),
+    (a_full_disk, "disk", "failed", ["MiB free", "make space"]),
     (a_spool_that_waits, "spool", "failed", ["1 callbacks wait", "esms-calls spool drain"]),
     (a_spool_that_is_filling, "spool", "failed", ["of 64 KiB (SPOOL_LIMIT)", "answered 503", "higher SPOOL_LIMIT"]),
     (a_spool_that_is_off, "spool", "failed", ["1 callbacks wait", "esms-calls spool drain"]),

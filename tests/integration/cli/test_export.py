@@ -374,7 +374,7 @@ def test_excel_is_given_local_times_numbers_and_truth_values(writer: Writer, mon
 
     (sheet,) = workbook(*columns)
     monkeypatch.setenv("TIME_ZONE", "UTC")
-    (elsewhere,) = workbook(*columns)
+    (in_utc,) = workbook(*columns)
 
     rows = {row[0].value: row[1:] for row in sheet[1:]}
     assert [cell.value for cell in rows["b"]][:4] == [at_a_clock(17), 450, 13, False]
@@ -384,7 +384,7 @@ def test_excel_is_given_local_times_numbers_and_truth_values(writer: Writer, mon
     assert [cell.value for cell in rows["a"]][1:3] == [None, None]
     # Times that Excel does not have stay text.
     assert [rows[name][0].value for name in extremes] == [plain(time) for time in extremes.values()]
-    assert {row[0].value: row[1].value for row in elsewhere}["b"] == at_a_clock(10)
+    assert {row[0].value: row[1].value for row in in_utc}["b"] == at_a_clock(10)
 
 
 @ON_SQLITE

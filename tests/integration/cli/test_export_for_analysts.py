@@ -15,7 +15,7 @@ from pyarrow.parquet import read_table
 
 from webapp.calls.rule import Registration
 from webapp.storage import months, parquet
-from webapp.storage.exports import COLUMNS, REPORT_COLUMNS
+from webapp.storage.exports import COLUMNS, EXPORTED_REPORT_COLUMNS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,7 +117,7 @@ def test_a_spreadsheet_reads_text_as_text_and_no_formula(of: str) -> None:
     book = openpyxl.load_workbook(io.BytesIO(result.stdout_bytes))
     header, *rows = book[of].iter_rows()
     names = [cell.value for cell in header]
-    assert names == list(COLUMNS if of == "calls" else REPORT_COLUMNS)
+    assert names == list(COLUMNS if of == "calls" else EXPORTED_REPORT_COLUMNS)
     first = dict(zip(names, rows[0], strict=True))
     assert (first["reference_id"].value, first["ivr"].value, first["price"].value) == ("00123", "007", 450.5)
     cells = [cell for row in rows for cell in row]
@@ -130,7 +130,7 @@ def test_reports_are_the_whole_history_of_the_wanted_calls_in_their_order(reader
     lines = [json.loads(line) for line in done("export", "--reports", "--format", "jsonl").splitlines()]
     of_one = done("export", "--reports", "--campaign", "Đà Nẵng, Tết", "--columns", "source,call_duration,effect")
     file = tmp_path / "reports.parquet"
-    told = run("export", "--reports", "--format", "parquet", "--output", file)
+    exported = run("export", "--reports", "--format", "parquet", "--output", file)
 
     ids = ["00123", "00123", "00123", "october", "november", "formula"]
     assert [line["reference_id"] for line in lines] == ids
@@ -141,9 +141,9 @@ def test_reports_are_the_whole_history_of_the_wanted_calls_in_their_order(reader
         "callback,14,conflict",
         "lookup,13,corrected",
     ]
-    assert f"6 reports written to {file}" in told.stderr
+    assert f"6 reports written to {file}" in exported.stderr
     table = read_table(file)
-    assert table.column_names == list(REPORT_COLUMNS)
+    assert table.column_names == list(EXPORTED_REPORT_COLUMNS)
     assert table["payload"].to_pylist()[0] == '{"ReferenceId": "00123"}'
     assert len(rows_of("parquet", file)) == 6
 

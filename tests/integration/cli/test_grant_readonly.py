@@ -210,7 +210,7 @@ def test_the_password_is_asked_for_twice_and_sent_as_a_hash(database: Database, 
 
 
 @ON_POSTGRESQL
-def test_a_user_that_may_not_grant_is_told_to_print_the_statements(
+def test_a_user_that_may_not_grant_has_to_print_the_statements(
     database: Database, role: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done("grant-readonly", role, "--run")

@@ -28,7 +28,7 @@ from commands import ON_SQLITE, SET, done, run, wait_until
 def test_register_counts_what_is_new_and_what_was_known(
     settings: Settings, writer: Writer, reader: Reader, tmp_path: Path
 ) -> None:
-    writer.record([callback("heard", 1, call_status="BUSY")], NOW)
+    writer.record([callback("reported", 1, call_status="BUSY")], NOW)
     file = tmp_path / "placed.csv"
     file.write_text(
         "reference_id,phone,placed_at,note,other\nA,0901888484,2026-11-23,x,y\nheard,1\nb\n", encoding="utf-8-sig"

@@ -82,7 +82,7 @@ def test_a_server_whose_ca_is_not_known_fails_as_tls_with_the_remedy(authority: 
 @pytest.mark.parametrize(
     ("identity", "validity", "words"),
     [
-        ("elsewhere.example.vn", {}, "check ESMS_API_URL: its host must be a name in the server's certificate"),
+        ("another.example.vn", {}, "check ESMS_API_URL: its host must be a name in the server's certificate"),
         ("127.0.0.1", {"not_after": datetime(2020, 1, 1, tzinfo=UTC)}, "check this machine's clock"),
         ("127.0.0.1", {"not_before": datetime(2090, 1, 1, tzinfo=UTC)}, "check this machine's clock"),
     ],
@@ -356,12 +356,12 @@ def test_a_kept_connection_that_is_silent_is_a_timeout_and_not_tried_again() -> 
 # The message API
 
 
-def told(**fields: object) -> Callable[[Peer, socket.socket], None]:
+def answering(**fields: object) -> Callable[[Peer, socket.socket], None]:
     return saying(CodeResponse="100", SMSID="X", **fields)
 
 
 UNKNOWN = saying(CodeResult="105", ErrorMessage="Check the SMSID or try later")
-OTP = told(SendStatus=5, SendSuccess=1, SendFailed=0, TotalPrice=470.0, TotalReceiver=1, TotalSent=1)
+OTP = answering(SendStatus=5, SendSuccess=1, SendFailed=0, TotalPrice=470.0, TotalReceiver=1, TotalSent=1)
 VOICE = saying(CodeResponse="100", SendStatus=5, CallStatus="ANSWERED", CallDuration=3, SentResult=1, Ivr="")
 
 
@@ -384,7 +384,7 @@ def ends(served: Peer, line: socket.socket) -> None:
         (None, VOICE, OTP, "100", True, (1, 0)),
         (None, UNKNOWN, OTP, "100", True, (1, 1)),
         (None, saying(CodeResult="104"), OTP, "100", True, (1, 1)),
-        (None, UNKNOWN, told(SendStatus=7), "100", False, (1, 1)),
+        (None, UNKNOWN, answering(SendStatus=7), "100", False, (1, 1)),
         (None, UNKNOWN, saying(CodeResponse="99"), "99", False, (1, 1)),
         (None, UNKNOWN, saying(CodeResponse="104", SMSID="x"), "105", False, (1, 1)),
         (None, UNKNOWN, saying(CodeResponse="101", SMSID="x"), "101", False, (1, 1)),

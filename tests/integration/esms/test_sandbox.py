@@ -1,4 +1,4 @@
-"""The sandbox must say what eSMS is known to say, and go wrong exactly as it is told to."""
+"""The sandbox must say what eSMS is known to say, and go wrong exactly as its options say."""
 
 from __future__ import annotations
 

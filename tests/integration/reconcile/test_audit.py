@@ -463,7 +463,7 @@ def test_nothing_to_ask_about_is_said_in_words(esms: Sandbox) -> None:
     ("sample", "size"), [("7", 7), ("1%", 1), ("10%", 4), ("99.9%", 40), ("100%", 40), ("40", 40), ("1000", 40)]
 )
 @ON_SQLITE
-def test_a_sample_asks_exactly_so_many_and_the_seed_repeats_it(
+def test_a_sample_asks_about_exactly_as_many_and_the_seed_repeats_it(
     esms: Sandbox, database: Database, sample: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auditing, "_PORTION", 7)
@@ -546,7 +546,7 @@ def test_a_call_that_changes_again_and_again_is_left_undecided(
 
     findings = auditor(database, fix=True).run(CallFilter(), None, 0, stop=Event(), watch=lambda _: None)
 
-    assert (findings.undecided, findings.agree, findings.unasked, findings.clean) == ([name], 1, 0, False)
+    assert (findings.undecided, findings.agree, findings.unasked, findings.all_agree) == ([name], 1, 0, False)
     assert Counter(one.reference_id for one in esms.lookups) == {name: 2, other: 1}
     assert {report.source for report in stored_reports(database, name)} == {"callback"}
 
@@ -813,7 +813,7 @@ def test_a_disagreement_is_one_line_and_a_sentence_says_what_is_proved(esms: San
 def test_of_many_findings_the_first_are_shown_and_json_has_all(
     esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("webapp.cli.audit._SHOWN", 2)
+    monkeypatch.setattr("webapp.cli.audit._SHOWN_CALLS", 2)
     names = settled(esms, database, 5)
     for name in names:
         forge(database, name, call_status="BUSY")

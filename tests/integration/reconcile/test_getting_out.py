@@ -322,8 +322,8 @@ def test_a_call_that_neither_api_knows_is_not_found_and_stays_without_a_kind(
     database: Database,
     reconcile: Command,
 ) -> None:
-    with playing() as sandbox, playing() as elsewhere:
-        (reference_id,) = register(database, elsewhere.place(1), None)
+    with playing() as sandbox, playing() as another:
+        (reference_id,) = register(database, another.place(1), None)
         sandbox.calls.clear()
         assert counts(reconcile(*NOW, "--json", **environment(sandbox)).stdout) == {"checked": 1, "not_found": 1}
         assert [lookup.api for lookup in sandbox.lookups] == ["voice", "otp"]

@@ -125,7 +125,7 @@ def test_only_the_columns_that_are_given_are_written_and_only_into_those_rows(da
 
     change: list[dict[str, Any]] = [
         {"cid": None, "reference_id": "call-1"},
-        {"cid": "after", "reference_id": "never heard of"},
+        {"cid": "after", "reference_id": "unknown"},
     ]
     with database.transaction() as connection:
         bulk.update(connection, calls, change)

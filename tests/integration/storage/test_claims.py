@@ -93,7 +93,7 @@ def test_a_conflict_that_was_never_asked_about_goes_before_all_that_were(writer:
     assert claim(database, 301) == ["new", "torn", "asked"]
 
 
-def hear(writer: Writer, names: Sequence[str]) -> None:
+def receive_progress(writer: Writer, names: Sequence[str]) -> None:
     """Progress of calls that nobody has registered."""
     writer.record([callback(name, -DAY, send_status=2) for name in names], NOW)
 
@@ -101,11 +101,11 @@ def hear(writer: Writer, names: Sequence[str]) -> None:
 def test_registered_calls_go_before_those_known_from_callbacks_alone(
     writer: Writer, reader: Reader, database: Database
 ) -> None:
-    hear(writer, ["heard-asked", "heard"])
+    receive_progress(writer, ["reported-asked", "reported"])
     register(writer, {"asked": -HOUR, "new": -HOUR})
-    fail(writer, -HOUR, ["heard-asked", "asked"])
+    fail(writer, -HOUR, ["reported-asked", "asked"])
 
-    expected = ["new", "asked", "heard", "heard-asked"]
+    expected = ["new", "asked", "reported", "reported-asked"]
     assert reader.due(due_at(0), 10) == (4, expected)
     assert [claim(database, 0, 1) for _ in range(5)] == [*([name] for name in expected), []]
 
@@ -117,7 +117,7 @@ def test_some_claims_are_for_calls_known_from_callbacks_alone(
     writer: Writer, database: Database, limit: int, reserved: int, registered: int, others: int
 ) -> None:
     """And all that the registered ones leave."""
-    hear(writer, [f"heard-{number}" for number in range(20)])
+    receive_progress(writer, [f"reported-{number}" for number in range(20)])
     register(writer, {f"placed-{number}": -HOUR for number in range(20)})
 
     due, until = due_at(0), at(MINUTE)
@@ -127,7 +127,7 @@ def test_some_claims_are_for_calls_known_from_callbacks_alone(
 
 
 def test_where_none_is_registered_no_claim_is_kept_free(writer: Writer, database: Database) -> None:
-    hear(writer, ["a", "b"])
+    receive_progress(writer, ["a", "b"])
     assert len(lookups.claim(database, due_at(0), 2, now=at(0), until=at(MINUTE), reserved=1)) == 2
     register(writer, {"c": -HOUR, "d": -HOUR})
     assert len(lookups.claim(database, due_at(0), 2, now=at(0), until=at(MINUTE), reserved=1)) == 2
@@ -145,7 +145,7 @@ def test_a_call_inserted_by_plain_sql_waits_for_its_grace_and_goes_before_those_
 ) -> None:
     change_by_hand(database, "INSERT INTO calls (reference_id) VALUES ('by-hand')")
     placed = (stored_call(database, "by-hand").placed_at - NOW).total_seconds()
-    hear(writer, ["asked"])
+    receive_progress(writer, ["asked"])
     fail(writer, placed - DAY, ["asked"])
 
     assert claim(database, placed + 599) == ["asked"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from lookups import claim, release
-from makers import NOW, answer, at, callback, fold_of, heard, lookup, stored_call, stored_reports
+from makers import NOW, answer, at, by_reports, callback, fold_of, lookup, stored_call, stored_reports
 from running import PROCESSES
 from servers import fresh_database
 from sqlalchemy import text
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(seconds=60)
 SECONDS = 120
-"""After so long a test is stuck."""
+"""After this long a test is stuck."""
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def assert_every_report_counts_once(database: Database, reports: list[StatusRepo
         mine = [report for report in reports if report.reference_id == name]
         call = stored_call(database, name)
         assert call.report_count == len(mine)
-        assert heard(call) == heard(rule.fold_all(call, mine))
+        assert by_reports(call) == by_reports(rule.fold_all(call, mine))
         assert stored_reports(database, name) == sorted(mine, key=lambda report: report.order)
 
 
@@ -164,7 +164,7 @@ def test_receivers_whose_clocks_differ_agree_on_one_order(database: Database) ->
         at_once(partial(receive, found[0], behind), partial(receive, found[1], ahead))
 
     call = stored_call(database, "a")
-    assert heard(call) == fold_of(behind + ahead)
+    assert by_reports(call) == fold_of(behind + ahead)
     assert (call.cid, call.settled_at, call.last_reported_at) == ("ahead-0", at(-3600), at(3609))
     assert call.conflict
 
@@ -198,7 +198,7 @@ def test_a_callback_and_a_look_up_of_one_moment_both_count(database: Database) -
             )
 
             call = stored_call(database, name)
-            assert heard(call) == fold_of([came, asked])
+            assert by_reports(call) == fold_of([came, asked])
             assert (call.lookup_count, call.conflict, call.next_lookup_at) == (1, True, at(7 + 300))
 
 

@@ -1,4 +1,4 @@
-"""How the database is reached, what happens when it is not, and that no password is told to anybody."""
+"""How the database is reached, what happens when it is not, and that no password is shown to anybody."""
 
 from __future__ import annotations
 
@@ -199,12 +199,12 @@ def test_an_error_of_sqlite_speaks_of_what_was_to_be_written_unless_it_is_full_o
 
 def assert_no_secret_in(error: BaseException, database: Database, *secrets: str) -> None:
     """Neither the error, nor any that it came from, nor their tracebacks, nor the database's name."""
-    told = [database.name, *traceback.format_exception(error)]
+    shown = [database.name, *traceback.format_exception(error)]
     seen: BaseException | None = error
     while seen is not None:
-        told += [str(seen), repr(seen), repr(seen.args)]
+        shown += [str(seen), repr(seen), repr(seen.args)]
         seen = seen.__cause__ or seen.__context__
-    assert not [words for words in told for secret in secrets if secret in words]
+    assert not [words for words in shown for secret in secrets if secret in words]
 
 
 def every_use(database: Database) -> list[Any]:
@@ -468,7 +468,7 @@ def test_of_two_transactions_that_lock_each_other_out_both_succeed(database: Dat
 
         try:
             write(database, work)
-        except BaseException as error:  # noqa: BLE001 - told below
+        except BaseException as error:  # noqa: BLE001 - raised below
             failures.append(error)
 
     threads = [threading.Thread(target=lock, args=(order,)) for order in ("ab", "ba")]

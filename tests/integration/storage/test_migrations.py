@@ -101,7 +101,11 @@ def fill(database: Database) -> None:
     latencies = Latencies()
     latencies.note("100", 1.0)
     write(database, lambda connection: lookup_latencies.add(connection, latencies))
-    counts = [HourCount(NOW, 1, NOW), HourCount(NOW, 2, NOW, "abcd"), HourCount(NOW, 3, NOW, token_counts.NOT_ALLOWED)]
+    counts = [
+        HourCount(NOW, 1, NOW),
+        HourCount(NOW, 2, NOW, "abcd"),
+        HourCount(NOW, 3, NOW, token_counts.NOT_ALLOWED_ADDRESS),
+    ]
     write(database, lambda connection: token_counts.add(connection, counts, NOW))
     write(database, lambda connection: connection.execute(due_replay.insert().values(one=1, since=NOW)))
     usual = {"remote_addr": None, "method": "GET", "content_type": None, "payload": "{}", "reason": "is missing"}

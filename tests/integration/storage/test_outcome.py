@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from webapp.calls.outcome import OUTCOMES, outcome
 from webapp.calls.rule import Call
-from webapp.esms.finality import REJECTED
+from webapp.esms.finality import SEND_STATUS_REJECTED
 from webapp.storage import bulk
 from webapp.storage.models import calls
 
@@ -45,7 +45,7 @@ def test_the_column_and_the_rule_say_the_same_word_for_every_call(database: Data
         }
         call = replace(Call(reference_id=f"call-{number}", placed_at=NOW), **said)
         rows.append({"reference_id": call.reference_id, "placed_at": NOW, **said})
-        expected[call.reference_id] = outcome(call, REJECTED)
+        expected[call.reference_id] = outcome(call, SEND_STATUS_REJECTED)
     with database.transaction() as connection:
         bulk.insert_absent(connection, calls, rows)
     with database.snapshot() as connection:

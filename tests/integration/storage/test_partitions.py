@@ -37,7 +37,7 @@ def partitions(database: Database) -> dict[str, int]:
 
 
 @ON_POSTGRESQL
-def test_what_was_stored_and_what_comes_is_found_and_stored_once(database: Database, writer: Writer) -> None:
+def test_what_was_stored_before_and_after_is_found_and_stored_once(database: Database, writer: Writer) -> None:
     early = [callback("old", 1, send_status=7), callback("other", 2, send_status=5)]
     writer.record(early, NOW)
     made = split_reports(database, NOW)

@@ -23,7 +23,7 @@ from webapp.storage.models import calls, status_reports
 from webapp.storage.reader import Position
 from webapp.storage.rejected import Rejected
 from webapp.storage.runs import Run
-from webapp.storage.status import Callbacks, LookupShare, NoAnswer, Status, WrongTokens
+from webapp.storage.status import CallbackTimes, LookupShare, NoAnswer, Status, WrongTokens
 from webapp.storage.types import iso
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ GIVE_UP = timedelta(hours=72)
 
 
 def place(writer: Writer, placed: dict[str, float]) -> None:
-    """Register calls, each placed so many seconds after NOW."""
+    """Register calls, each placed these seconds after NOW."""
     writer.register([Registration(reference_id=name, placed_at=at(second)) for name, second in placed.items()], NOW)
 
 
@@ -285,7 +285,7 @@ def test_the_status_counts_every_call_where_it_belongs(writer: Writer, database:
         other_channels=0,
         unread_last_day={},
         no_answer=NoAnswer({}, None),
-        callbacks=Callbacks(at(41), timedelta(hours=1), placed_since=False),
+        callbacks=CallbackTimes(at(41), timedelta(hours=1), placed_since=False),
         wrong_tokens=WrongTokens(0, None, right_since=False),
         token_uses=[],
         replay_due_since=None,

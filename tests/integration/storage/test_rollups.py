@@ -154,13 +154,13 @@ def test_changes_during_a_refresh_are_in_the_next_one(
     database: Database, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer.record([callback("a", call_status="BUSY")], NOW)
-    replace = rollups._replace
+    replace = rollups._replace_days  # noqa: SLF001 - to act in between
 
     def late(*arguments: object) -> None:
         writer.record([callback("b", call_status="BUSY")], NOW)
         replace(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rollups, "_replace", late)
+    monkeypatch.setattr(rollups, "_replace_days", late)
     assert rollups.refresh(database)
     monkeypatch.undo()
 
@@ -175,7 +175,7 @@ def test_a_refresh_that_was_overtaken_writes_nothing(
     database: Database, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer.record([callback("a", call_status="BUSY")], NOW)
-    replace = rollups._replace
+    replace = rollups._replace_days  # noqa: SLF001 - to act in between
 
     def overtaken(*arguments: object) -> None:
         monkeypatch.undo()
@@ -183,7 +183,7 @@ def test_a_refresh_that_was_overtaken_writes_nothing(
         assert rollups.refresh(database)
         replace(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rollups, "_replace", overtaken)
+    monkeypatch.setattr(rollups, "_replace_days", overtaken)
 
     assert rollups.refresh(database) is None
     assert stored_figures(database) == recounted(facts_of(database))
@@ -195,20 +195,20 @@ def test_a_refresh_that_was_overtaken_through_other_marks_of_its_day_writes_noth
     writer.record([callback("first", call_status="BUSY")], NOW)
     refresh_all(database)
     writer.record([callback("a", call_status="BUSY")], NOW)
-    replace, stale = rollups._replace, rollups._stale  # noqa: SLF001 - between the two another refresh comes
+    replace, stale = rollups._replace_days, rollups._stale  # noqa: SLF001 - between the two another refresh comes
 
     def only_the_newest(connection: Connection) -> tuple[object, list[int], bool]:
         days, numbers, _ = stale(connection)
         return days, [max(numbers)], True
 
     def overtaken(*arguments: object) -> None:
-        monkeypatch.setattr(rollups, "_replace", replace)
+        monkeypatch.setattr(rollups, "_replace_days", replace)
         writer.record([callback("b", call_status="BUSY")], NOW)
         monkeypatch.setattr(rollups, "_stale", only_the_newest)
         assert rollups.refresh(database)
         replace(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(rollups, "_replace", overtaken)
+    monkeypatch.setattr(rollups, "_replace_days", overtaken)
 
     assert rollups.refresh(database) is None
     assert stored_figures(database) == recounted(facts_of(database))

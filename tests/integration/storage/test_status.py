@@ -19,7 +19,7 @@ from webapp.storage import token_counts
 from webapp.storage.claims import Due
 from webapp.storage.models import reconcile_runs
 from webapp.storage.runs import Run
-from webapp.storage.status import Callbacks, NoAnswer, Unregistered, WrongTokens
+from webapp.storage.status import CallbackTimes, NoAnswer, UnregisteredCounts, WrongTokens
 from webapp.storage.token_counts import HourCount, TokenUse
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def test_calls_placed_after_the_last_callback_count_once_their_grace_is_over(
     callbacks_at(writer, -2)
     writer.register([Registration(reference_id="a", placed_at=at(placed * HOUR))], NOW)
 
-    assert status(reader).callbacks == Callbacks(at(-2 * HOUR), timedelta(hours=1), placed_since=since)
+    assert status(reader).callbacks == CallbackTimes(at(-2 * HOUR), timedelta(hours=1), placed_since=since)
 
 
 def test_wrong_tokens_are_counted_by_the_hour_and_a_right_one_after_them_is_seen(
@@ -216,4 +216,4 @@ def test_new_calls_that_were_never_registered_are_counted_by_the_day(writer: Wri
 
     status = reader.status(Due(placed_until=NOW, due_until=NOW))
 
-    assert status.unregistered == Unregistered(4, missing=3, last_day=2, day_before=1, registered_last_day=1)
+    assert status.unregistered == UnregisteredCounts(4, missing=3, last_day=2, day_before=1, registered_last_day=1)

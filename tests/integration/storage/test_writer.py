@@ -18,7 +18,7 @@ from commands import ON_POSTGRESQL
 from constants import sized
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from makers import NOW, answer, at, callback, change_by_hand, fold_of, heard, lookup, stored_call, stored_reports
+from makers import NOW, answer, at, by_reports, callback, change_by_hand, fold_of, lookup, stored_call, stored_reports
 from sqlalchemy import func, select
 
 from webapp.calls import rule
@@ -63,7 +63,7 @@ def columns(database: Database, reference_id: str, *names: str) -> tuple[Any, ..
 
 
 def is_about(moment: datetime | None, pause: timedelta, since: datetime) -> bool:
-    """Whether a look-up was planned so long after ``since``, give or take 10 %."""
+    """Whether a look-up was planned this long after ``since``, give or take 10 %."""
     return moment is not None and 0.9 * pause <= moment - since <= 1.1 * pause
 
 
@@ -95,7 +95,7 @@ def test_a_final_callback_settles_a_call_that_was_not_known(writer: Writer, data
 
 
 def test_each_report_has_the_effect_that_it_had_when_it_was_stored(writer: Writer, database: Database) -> None:
-    told = [
+    delivered = [
         (callback("a", 1, send_status=7), "progressed"),
         (callback("a", 2, send_status=7), "duplicate"),
         (callback("a", 3, call_status="ANSWERED", call_duration=12), "settled"),
@@ -107,16 +107,16 @@ def test_each_report_has_the_effect_that_it_had_when_it_was_stored(writer: Write
         (lookup("a", 9, call_status="ANSWERED"), "confirmed"),
         (callback("a", 10, call_status="NOANSWERED"), "conflict"),
     ]
-    for report, effect in told:
+    for report, effect in delivered:
         assert writer.record([report], NOW) == [effect]
     row = stored_call(database, "a")
 
-    assert writer.record([report for report, _ in told], at(99)) == [effect for _, effect in told]
+    assert writer.record([report for report, _ in delivered], at(99)) == [effect for _, effect in delivered]
 
     assert stored_call(database, "a") == row
     with database.snapshot(limited=False) as connection:
         kept = {row.id: row.effect for row in connection.execute(select(status_reports))}
-    assert kept == {report.id: effect for report, effect in told}
+    assert kept == {report.id: effect for report, effect in delivered}
 
 
 def test_the_effects_come_in_the_order_in_which_the_reports_were_given(writer: Writer) -> None:
@@ -131,9 +131,9 @@ def test_storing_the_same_id_again_does_nothing(writer: Writer, database: Databa
     for batch in batches:
         writer.record([reports[place] for place in batch], NOW)
 
-    told = {place for batch in batches for place in batch}
-    assert stored_call(database, "a").report_count == count(database, status_reports) == len(told)
-    assert heard(stored_call(database, "a")) == fold_of(reports[place] for place in told)
+    delivered = {place for batch in batches for place in batch}
+    assert stored_call(database, "a").report_count == count(database, status_reports) == len(delivered)
+    assert by_reports(stored_call(database, "a")) == fold_of(reports[place] for place in delivered)
 
 
 def test_the_same_id_again_leaves_the_row_as_it_was_last_written(writer: Writer, database: Database) -> None:
@@ -158,7 +158,7 @@ def test_no_reports_are_no_work(writer: Writer, database: Database) -> None:
     assert count(database, calls) == 0
 
 
-TOLD: tuple[dict[str, Any], ...] = (
+FOUR_REPORTS: tuple[dict[str, Any], ...] = (
     {"seconds": 1, "send_status": 7, "ivr": "9", "cid": "842"},
     {"seconds": 2, "call_status": "ANSWERED", "call_duration": 3},
     {"seconds": 3, "call_status": "NOANSWERED", "price": Decimal("450.0000")},
@@ -170,12 +170,12 @@ TOLD: tuple[dict[str, Any], ...] = (
 def test_whatever_the_order_in_which_reports_are_written_the_row_ends_the_same(
     writer: Writer, database: Database, *, at_once: bool
 ) -> None:
-    for number, order in enumerate(permutations(TOLD)):
-        reports = [callback(f"call-{number}", **told) for told in order]
+    for number, order in enumerate(permutations(FOUR_REPORTS)):
+        reports = [callback(f"call-{number}", **said) for said in order]
         for batch in [reports] if at_once else [[report] for report in reports]:
             writer.record(batch, NOW)
 
-        assert heard(stored_call(database, f"call-{number}")) == fold_of(reports)
+        assert by_reports(stored_call(database, f"call-{number}")) == fold_of(reports)
         assert stored_reports(database, f"call-{number}") == sorted(reports, key=lambda report: report.order)
 
 
@@ -185,8 +185,8 @@ def test_a_batch_may_be_about_many_calls(writer: Writer, database: Database) -> 
 
     assert writer.record(mixed, NOW) == ["settled"] * 4 + ["progressed"] * 4
 
-    for name, told in reports.items():
-        assert stored_call(database, name) == fold_of(told)
+    for name, mine in reports.items():
+        assert stored_call(database, name) == fold_of(mine)
 
 
 def test_a_late_progress_report_changes_nothing_in_a_settled_call_but_counts(
@@ -237,7 +237,7 @@ def test_late_reports_of_many_calls_in_one_batch_each_find_their_own_history(
     writer.record([*middle, *early], NOW)
 
     for place, name in enumerate(names):
-        assert heard(stored_call(database, name)) == fold_of([early[place], middle[place], newest[place]])
+        assert by_reports(stored_call(database, name)) == fold_of([early[place], middle[place], newest[place]])
 
 
 LARGEST: dict[str, Any] = {
@@ -302,11 +302,11 @@ def test_a_backlog_of_thousands_is_one_batch(writer: Writer, database: Database)
 
 
 def test_registering_counts_the_calls_that_were_not_registered_before(writer: Writer) -> None:
-    writer.record([callback("heard", 1, call_status="BUSY")], NOW)
+    writer.record([callback("reported", 1, call_status="BUSY")], NOW)
 
-    assert writer.register([Registration(reference_id=name) for name in ("b", "heard", "a", "b")], NOW) == Registered(
-        3, 1, 0
-    )
+    assert writer.register(
+        [Registration(reference_id=name) for name in ("b", "reported", "a", "b")], NOW
+    ) == Registered(3, 1, 0)
     assert writer.register([Registration(reference_id=name) for name in ("a", "c")], NOW) == Registered(1, 1, 0)
     assert writer.register([], NOW) == Registered(0, 0, 0)
 
@@ -366,11 +366,11 @@ def test_a_call_was_placed_at_the_earlier_of_its_registration_and_its_first_repo
 ) -> None:
     writer.register([Registration(reference_id="registered"), Registration(reference_id="late")], at(10))
     writer.record([callback("registered", 20, send_status=7), callback("late", 5, send_status=7)], NOW)
-    writer.record([callback("heard", 30, send_status=7)], NOW)
-    writer.register([Registration(reference_id="heard")], at(40))
+    writer.record([callback("reported", 30, send_status=7)], NOW)
+    writer.register([Registration(reference_id="reported")], at(40))
 
-    placed = {name: stored_call(database, name).placed_at for name in ("registered", "late", "heard")}
-    assert placed == {"registered": at(10), "late": at(5), "heard": at(30)}
+    placed = {name: stored_call(database, name).placed_at for name in ("registered", "late", "reported")}
+    assert placed == {"registered": at(10), "late": at(5), "reported": at(30)}
 
 
 @ON_POSTGRESQL
@@ -405,7 +405,7 @@ def test_a_final_look_up_settles_a_missing_call(writer: Writer, database: Databa
 
 
 @pytest.mark.parametrize(
-    ("told", "conclusion"),
+    ("looked_up", "conclusion"),
     [
         (answer(lookup("a", 700, send_status=7)), "pending"),
         (answer(lookup("a", 700)), "pending"),
@@ -420,28 +420,28 @@ def test_a_final_look_up_settles_a_missing_call(writer: Writer, database: Databa
     ],
 )
 def test_a_look_up_that_is_not_final_is_charged_and_the_call_asked_about_again_in_five_minutes(
-    writer: Writer, database: Database, told: LookupAnswer, conclusion: str
+    writer: Writer, database: Database, looked_up: LookupAnswer, conclusion: str
 ) -> None:
     writer.register([Registration(reference_id="a")], NOW)
     lookups.claim(database, ANY_TIME, 1, now=at(700), until=at(800))
 
-    assert conclude(writer, 701, told) == [conclusion]
+    assert conclude(writer, 701, looked_up) == [conclusion]
 
     call = stored_call(database, "a")
-    assert (call.settled_at, call.lookup_count, call.last_lookup_code) == (None, 1, told.code)
+    assert (call.settled_at, call.lookup_count, call.last_lookup_code) == (None, 1, looked_up.code)
     assert is_about(call.next_lookup_at, timedelta(minutes=5), at(701))
     assert columns(database, "a", "claimed_until") == (None,)
 
 
-def test_a_call_that_was_unregistered_while_esms_was_asked_comes_back_only_with_a_report(
+def test_a_call_that_was_unregistered_while_esms_was_asked_is_stored_again_only_with_a_report(
     writer: Writer, database: Database
 ) -> None:
     writer.register([Registration(reference_id=name) for name in "abc"], NOW)
     writer.unregister(["a", "b"], NOW)
-    told = answer(lookup("b", 1, call_status="BUSY"))
+    looked_up = answer(lookup("b", 1, call_status="BUSY"))
 
     concluded = conclude(
-        writer, 1, LookupAnswer("a", "104"), told, LookupAnswer("a", "timeout"), LookupAnswer("c", "104")
+        writer, 1, LookupAnswer("a", "104"), looked_up, LookupAnswer("a", "timeout"), LookupAnswer("c", "104")
     )
 
     assert concluded == ["not_found", "settled", "failed", "not_found"]
@@ -528,16 +528,18 @@ ANSWERS_THAT_ARE_NOT_FINAL = [
 ]
 
 
-@pytest.mark.parametrize("told", ANSWERS_THAT_ARE_NOT_FINAL, ids=lambda told: told.code)
+@pytest.mark.parametrize("looked_up", ANSWERS_THAT_ARE_NOT_FINAL, ids=lambda looked_up: looked_up.code)
 def test_a_missing_call_is_given_up_once_esms_does_not_decide_after_all_that_time(
-    writer: Writer, database: Database, told: LookupAnswer
+    writer: Writer, database: Database, looked_up: LookupAnswer
 ) -> None:
     writer.register([Registration(reference_id="a")], NOW)
     last = 72 * HOUR
 
     before = conclude(writer, last - 1, LookupAnswer("a", "104"))
     assert (before, stored_call(database, "a").gave_up_at) == (["not_found"], None)
-    fresh = replace(told, report=replace(told.report, id=parameters.new_id())) if told.report else told
+    fresh = (
+        replace(looked_up, report=replace(looked_up.report, id=parameters.new_id())) if looked_up.report else looked_up
+    )
     assert conclude(writer, last, fresh) == ["gave_up"]
 
     call = stored_call(database, "a")
@@ -614,7 +616,7 @@ def test_a_look_up_that_is_older_than_the_newest_callback_takes_its_place_in_the
 
     call = stored_call(database, "a")
     assert (call.settled_by, call.call_status, call.conflict) == ("lookup", "ANSWERED", True)
-    assert heard(call) == fold_of([came, asked])
+    assert by_reports(call) == fold_of([came, asked])
     assert (call.next_lookup_at, call.lookup_count) == (at(12 + 300), 1)
 
 
@@ -697,7 +699,7 @@ def test_releasing_leaves_the_call_due_as_it_was(writer: Writer, database: Datab
     before = columns(database, "a", *calls.c.keys())
     claim(database, 0)
     assert columns(database, "a", *calls.c.keys()) != before
-    lookups.release(database, {"a": at(MINUTE), "never heard of": at(MINUTE)})
+    lookups.release(database, {"a": at(MINUTE), "unknown": at(MINUTE)})
     lookups.release(database, {})
 
     assert columns(database, "a", *calls.c.keys()) == before
@@ -964,7 +966,7 @@ def test_a_row_that_was_damaged_by_hand_is_named_and_put_right(writer: Writer, d
     assert refold(writer, ["a", "b"], at(100), check_only=True) == ["a"]
     assert stored_call(database, "a") == damaged
     assert refold(writer, ["a", "b"], at(100), check_only=False) == ["a"]
-    assert heard(stored_call(database, "a")) == heard(whole)
+    assert by_reports(stored_call(database, "a")) == by_reports(whole)
     assert refold(writer, ["a", "b"], at(100), check_only=True) == []
     assert columns(database, "b", "updated_at") == (NOW,)
 
@@ -973,11 +975,11 @@ def test_a_row_that_was_damaged_by_hand_is_named_and_put_right(writer: Writer, d
 def test_folding_anew_leaves_sound_calls_alone(writer: Writer, database: Database, *, registered: bool) -> None:
     if registered:
         writer.register([Registration(reference_id="a", phone="849", campaign="tet", placed_at=at(-9))], NOW)
-        writer.register([Registration(reference_id="never heard", request_id="r")], NOW)
+        writer.register([Registration(reference_id="registered", request_id="r")], NOW)
     writer.register([Registration(reference_id="asked")], NOW)
     writer.record(a_history()[::-1], at(6))
     conclude(writer, 7, LookupAnswer("a", "104"), LookupAnswer("asked", "104"))
-    names = ["a", "never heard", "asked", "unknown"]
+    names = ["a", "registered", "asked", "unknown"]
     before = {name: columns(database, name, *calls.c.keys()) for name in ("a", "asked")}
 
     for check_only in (True, False):
@@ -1051,17 +1053,19 @@ WORDS = st.none() | st.builds(
 @st.composite
 def writings(draw: st.DrawFn) -> tuple[list[StatusReport], list[list[StatusReport]], Registration | None, int]:
     """Reports of two calls, batches in which each of them is written at least once, a registration and its place."""
-    told = [make(name, second, **said) for make, name, second, said in draw(st.lists(REPORT, min_size=1, max_size=8))]
-    some = draw(st.lists(st.lists(st.sampled_from(told), min_size=1, max_size=4), max_size=4))
+    delivered = [
+        make(name, second, **said) for make, name, second, said in draw(st.lists(REPORT, min_size=1, max_size=8))
+    ]
+    some = draw(st.lists(st.lists(st.sampled_from(delivered), min_size=1, max_size=4), max_size=4))
     written = {report.id for batch in some for report in batch}
-    rest = draw(st.permutations([report for report in told if report.id not in written]))
+    rest = draw(st.permutations([report for report in delivered if report.id not in written]))
     batches = [*some, list(rest)]
-    return told, batches, draw(WORDS), draw(st.integers(0, len(batches)))
+    return delivered, batches, draw(WORDS), draw(st.integers(0, len(batches)))
 
 
-def renamed(told: Sequence[StatusReport], example: str) -> Iterator[StatusReport]:
+def renamed(delivered: Sequence[StatusReport], example: str) -> Iterator[StatusReport]:
     """The reports as those of calls of their own, in every example."""
-    for report in told:
+    for report in delivered:
         yield replace(report, reference_id=example + report.reference_id, id=uuid.uuid5(report.id, example))
 
 
@@ -1074,7 +1078,7 @@ def test_random_reports_in_random_batches_end_in_the_fold_of_their_set(
     *,
     asked: bool,
 ) -> None:
-    told, batches, registration, place = writing
+    delivered, batches, registration, place = writing
     example = uuid.uuid4().hex
     if registration:
         registration = replace(registration, reference_id=example + registration.reference_id)
@@ -1087,12 +1091,12 @@ def test_random_reports_in_random_batches_end_in_the_fold_of_their_set(
             mine = [report for report in mine if report.source == "callback"]
         writer.record(mine, at(10))
 
-    for name in {report.reference_id for report in told}:
+    for name in {report.reference_id for report in delivered}:
         expected = Call(reference_id=example + name, placed_at=NOW)
         if registration and registration.reference_id == example + name:
             expected = rule.register(expected, registration, at(3))
-        mine = list(renamed([report for report in told if report.reference_id == name], example))
-        assert heard(stored_call(database, example + name)) == rule.fold_all(expected, mine)
+        mine = list(renamed([report for report in delivered if report.reference_id == name], example))
+        assert by_reports(stored_call(database, example + name)) == rule.fold_all(expected, mine)
         assert {report.id for report in stored_reports(database, example + name)} == {report.id for report in mine}
     assert refold(writer, [example + "a", example + "b"], at(20), check_only=True) == []
 
@@ -1103,7 +1107,7 @@ MANY = 50
 
 
 def hot_history(number: int, *, seed: int) -> list[StatusReport]:
-    """So many reports of one call, of every kind, in an order that is not theirs."""
+    """``number`` reports of one call, of every kind, in an order that is not theirs."""
     chance = random.Random(seed)  # noqa: S311
 
     def one(second: int) -> StatusReport:
@@ -1118,45 +1122,45 @@ def hot_history(number: int, *, seed: int) -> list[StatusReport]:
         }
         return make("a", second // 2, **said)
 
-    told = [one(second) for second in range(number)]
-    chance.shuffle(told)
-    return told
+    delivered = [one(second) for second in range(number)]
+    chance.shuffle(delivered)
+    return delivered
 
 
 @pytest.mark.parametrize("size", [1, 7, 300])
 def test_a_call_with_a_great_many_reports_in_any_order_is_the_fold_of_its_history(
     writer: Writer, database: Database, size: int
 ) -> None:
-    told = hot_history(3 * MANY, seed=size)
-    for start in range(0, len(told), size):
-        writer.record([*told[start : start + size], *([] if start else [callback("cold")])], at(0))
+    delivered = hot_history(3 * MANY, seed=size)
+    for start in range(0, len(delivered), size):
+        writer.record([*delivered[start : start + size], *([] if start else [callback("cold")])], at(0))
 
     history = stored_reports(database, "a")
-    assert {report.id for report in history} == {report.id for report in told}
-    assert heard(stored_call(database, "a")) == heard(fold_of(told))
+    assert {report.id for report in history} == {report.id for report in delivered}
+    assert by_reports(stored_call(database, "a")) == by_reports(fold_of(delivered))
     assert refold(writer, ["a", "cold"], at(9), check_only=True) == []
-    writer.record(told[:60], at(9))
-    assert stored_call(database, "a").report_count == len(told), "the same ones again do nothing"
+    writer.record(delivered[:60], at(9))
+    assert stored_call(database, "a").report_count == len(delivered), "the same ones again do nothing"
 
 
 def test_a_hot_call_that_several_write_at_once_is_the_fold_of_its_history(writer: Writer, database: Database) -> None:
-    told = hot_history(3 * MANY, seed=3)
+    delivered = hot_history(3 * MANY, seed=3)
     problems: list[BaseException] = []
 
     def write(mine: Sequence[StatusReport]) -> None:
         try:
             for start in range(0, len(mine), 3):
                 writer.record(mine[start : start + 3], at(0))
-        except BaseException as problem:  # noqa: BLE001 - told below
+        except BaseException as problem:  # noqa: BLE001 - raised below
             problems.append(problem)
 
-    threads = [threading.Thread(target=write, args=(told[place::4],)) for place in range(4)]
+    threads = [threading.Thread(target=write, args=(delivered[place::4],)) for place in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
 
     assert problems == []
-    assert heard(stored_call(database, "a")) == heard(fold_of(told))
-    assert {report.id for report in stored_reports(database, "a")} == {report.id for report in told}
+    assert by_reports(stored_call(database, "a")) == by_reports(fold_of(delivered))
+    assert {report.id for report in stored_reports(database, "a")} == {report.id for report in delivered}
     assert refold(writer, ["a"], at(9), check_only=True) == []

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal, lines elsewhere."""
+"""Progress: a bar on a terminal, lines without one."""
 
 from __future__ import annotations
 

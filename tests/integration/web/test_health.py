@@ -197,8 +197,10 @@ def test_what_a_database_says_itself_is_for_the_log_alone(
     settings: Settings, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     words = "the host db7.example.vn says so"
-    function = f"CREATE FUNCTION told() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION '{words}'; END$$"
-    trigger = "CREATE TRIGGER told BEFORE UPDATE ON alembic_version FOR EACH ROW EXECUTE FUNCTION told()"
+    function = (
+        f"CREATE FUNCTION complain() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION '{words}'; END$$"
+    )
+    trigger = "CREATE TRIGGER complain BEFORE UPDATE ON alembic_version FOR EACH ROW EXECUTE FUNCTION complain()"
     change_by_hand(database, function)
     change_by_hand(database, trigger)
     with app_on(settings) as client:
@@ -320,10 +322,10 @@ print(metrics.exposition().count(b"esms_http_requests_total{"))
             if full_from != "the start":
                 until(lambda: list(disk.folder.glob("*.db")), 30, "it counts")
                 disk.fill()
-            shown, told = process.communicate("\n", timeout=60)
+            shown, printed = process.communicate("\n", timeout=60)
 
     assert (process.returncode, shown) == (0, "0\n")
-    assert "is not in /metrics: [Errno 28] No space left on device" in told
+    assert "is not in /metrics: [Errno 28] No space left on device" in printed
 
 
 def test_files_of_a_process_killed_while_it_made_its_counts_do_no_harm(

@@ -60,7 +60,7 @@ def test_each_address_answers_what_is_its_own_whatever_headers_say(addresses: tu
     for path in (f"{PATH}{QUERY}", f"{PATH}x{QUERY}", "/", "/api/calls", "/api/openapi.json", "/static/page.css"):
         assert status("GET", f"{ops}{path}") == 404
         assert status("POST", f"{ops}{path}", Host=public.removeprefix("http://")) == 404
-    time.sleep(1.01)  # so long the counts may be those of the first request
+    time.sleep(1.01)  # for a second the counts may be those of the first request
     shown = requests.get(f"{ops}/metrics", timeout=30).text
     assert re.search(r'^esms_callbacks_total\{result="settled"\} 1\.0$', shown, re.MULTILINE)
     assert "esms_wrong_tokens_total 0.0" in shown

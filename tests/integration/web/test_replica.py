@@ -1,4 +1,4 @@
-"""READ_DATABASE_URL: who reads it, what they are told while it lags or is away, and that callbacks do not notice."""
+"""READ_DATABASE_URL: who reads it, their answers while it lags or is away, and that callbacks do not notice."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class TenTimes(BatchWriter[int, int]):
         return [item * 10 for item in batch.items]
 
     def send(self, *items: int, seconds: float = 20) -> None:
-        """Write each item from a thread of its own, which waits so long; return when all are pending, in this order."""
+        """Write each item from its own thread, which waits ``seconds``; return when all are pending, in order."""
 
         def send(item: int) -> None:
             try:

@@ -16,7 +16,7 @@ from recount import HANOI, Fact, class_of
 from webapp.calls.facts import DELAY_EDGES, TALK_EDGES, counted, hour_of, percentile
 from webapp.calls.outcome import outcome
 from webapp.calls.rule import Call
-from webapp.esms.finality import REJECTED
+from webapp.esms.finality import SEND_STATUS_REJECTED
 
 OPEN = Call(reference_id="a", placed_at=NOW)
 SETTLED = replace(OPEN, settled_at=NOW, settled_by="callback", callback_at=NOW)
@@ -46,7 +46,7 @@ VALUES: dict[str, list[Any]] = {
 
 
 def figures(call: Call) -> Any:
-    fact = Fact(call, call.placed_at.astimezone(HANOI), outcome(call, REJECTED))
+    fact = Fact(call, call.placed_at.astimezone(HANOI), outcome(call, SEND_STATUS_REJECTED))
     return fact.day, call.campaign, fact.labels, fact.measures
 
 

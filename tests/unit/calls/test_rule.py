@@ -13,7 +13,7 @@ import pytest
 from constants import sized
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from makers import NOW, any_of, at, callback, fold_of, heard, lookup, report_with
+from makers import NOW, any_of, at, by_reports, callback, fold_of, lookup, report_with
 
 from webapp.calls import rule, schedule
 from webapp.calls.report import EFFECTS, FIELDS, FIRST_SAID, OUTCOME_FIELDS, StatusReport
@@ -173,7 +173,7 @@ def test_late_progress_changes_only_the_counts_of_a_settled_call(source: Any) ->
         pytest.param(
             [lookup("a", 1, **DONE, phone="1"), callback("a", 2, send_status=4, phone="2")],
             {"send_status": 4, "phone": "2"},
-            id="for the other fields the newest final report wins, whoever says it",
+            id="for the other fields the newest final report wins, whatever its source",
         ),
         pytest.param(
             [callback("a", 1, **ANSWERED, price=Decimal(450)), callback("a", 2, **ANSWERED, price=Decimal(99999))],
@@ -608,7 +608,7 @@ def test_the_call_is_the_fold_of_the_set_of_its_reports_however_they_are_deliver
 ) -> None:
     history, delivered = delivery
 
-    assert heard(stored(*delivered).call) == fold_of(history)
+    assert by_reports(stored(*delivered).call) == fold_of(history)
 
 
 @MANY
@@ -625,7 +625,7 @@ def test_it_is_so_whenever_the_call_is_registered(
         row.take(report)
 
     registered = rule.register(Call(reference_id="a", placed_at=at(second)), registration, at(second))
-    assert heard(row.call) == rule.fold_all(registered, history)
+    assert by_reports(row.call) == rule.fold_all(registered, history)
 
 
 @MANY
@@ -691,13 +691,13 @@ def first_said(history: Sequence[StatusReport], name: str) -> Any:
     saying = [report for report in history if getattr(report, name) is not None]
     final = [report for report in saying if is_final(report)]
     asked = [report for report in final if report.source == "lookup"]
-    told = [report for report in final if report.source == "callback"]
+    from_callbacks = [report for report in final if report.source == "callback"]
     first_final = next((report.order for report in history if is_final(report)), None)
     progress = [report for report in saying if not is_final(report) and (not first_final or report.order < first_final)]
     for wanted, place in (
         (asked, -1),
-        ([report for report in told if agrees(report)], 0),
-        ([report for report in told if not agrees(report)], -1),
+        ([report for report in from_callbacks if agrees(report)], 0),
+        ([report for report in from_callbacks if not agrees(report)], -1),
         (progress, -1),
     ):
         if wanted:

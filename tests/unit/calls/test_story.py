@@ -1,4 +1,4 @@
-"""The story of a call: what is told as a change, what is folded, and who said a value."""
+"""The story of a call: what is shown as a change, what is folded, and who said a value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from webapp.calls.story import EFFECTS, SAID, source_of, story
+from webapp.calls.story import EFFECTS_IN_WORDS, SAID, source_of, story
 
 
 def report(**said: Any) -> dict[str, Any]:
@@ -14,12 +14,14 @@ def report(**said: Any) -> dict[str, Any]:
     return usual | dict.fromkeys(SAID) | said
 
 
-def told(*reports: dict[str, Any]) -> list[list[tuple[str, Any, Any]]]:
+def changes_of(*reports: dict[str, Any]) -> list[list[tuple[str, Any, Any]]]:
     return [[(said.name, said.value, said.before) for said in step.said] for step in story(reports)]
 
 
 def test_a_value_is_a_change_only_where_another_was_said_before() -> None:
-    steps = told(report(send_status=2), report(send_status=5, call_duration=0), report(send_status=5, call_duration=9))
+    steps = changes_of(
+        report(send_status=2), report(send_status=5, call_duration=0), report(send_status=5, call_duration=9)
+    )
     assert steps == [
         [("send_status", 2, None)],
         [("send_status", 5, 2), ("call_duration", 0, None)],
@@ -28,7 +30,7 @@ def test_a_value_is_a_change_only_where_another_was_said_before() -> None:
 
 
 def test_what_a_report_leaves_unsaid_stays_known() -> None:
-    assert told(report(ivr="1"), report(), report(ivr="2")) == [[("ivr", "1", None)], [], [("ivr", "2", "1")]]
+    assert changes_of(report(ivr="1"), report(), report(ivr="2")) == [[("ivr", "1", None)], [], [("ivr", "2", "1")]]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_no_reports_are_no_story() -> None:
 
 
 def test_every_effect_has_words() -> None:
-    assert list(EFFECTS) == [
+    assert list(EFFECTS_IN_WORDS) == [
         *("settled", "stale", "conflict", "corrected", "confirmed", "enriched", "progressed", "duplicate")
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from webapp.cli.output import printable, say, say_all, say_json
+from webapp.cli.output import printable_line, say, say_all, say_json
 from webapp.support.terminal import printable_json
 
 CLI = Path(__file__).parents[3] / "webapp/cli"
@@ -39,7 +39,7 @@ def test_what_cannot_be_seen_is_shown(sign: str, capsys: pytest.CaptureFixture[s
     else:
         assert said.out == said.err * 2
         assert re.fullmatch(r"before\\\w+after\n", said.err)
-    assert re.fullmatch(r"before\\\w+after", printable(f"before{sign}after"))
+    assert re.fullmatch(r"before\\\w+after", printable_line(f"before{sign}after"))
 
 
 @pytest.mark.parametrize("text", ["plain", "Đà Nẵng, Tết", "Đa\u0323", "漢字", "🙂", "a b|c"])
@@ -47,7 +47,7 @@ def test_what_can_be_seen_stays(text: str, capsys: pytest.CaptureFixture[str]) -
     say(text)
 
     assert capsys.readouterr().out == f"{text}\n"
-    assert printable(text) == text
+    assert printable_line(text) == text
 
 
 @pytest.mark.parametrize("sign", INVISIBLE, ids=ascii)

@@ -12,12 +12,12 @@ import pytest
 from makers import NOW
 
 from webapp.callbacks.spool import Depth
-from webapp.cli.status_needs import Moment, all_needs, lookup_share_warning
+from webapp.cli.status_needs import StatusMoment, all_needs, lookup_share_warning
 from webapp.storage.rejected import LIMIT_BYTES
-from webapp.storage.status import Callbacks, LookupShare, NoAnswer, Status, Unregistered, WrongTokens
+from webapp.storage.status import CallbackTimes, LookupShare, NoAnswer, Status, UnregisteredCounts, WrongTokens
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-MOMENT = Moment(
+MOMENT = StatusMoment(
     now=NOW,
     zone=ZoneInfo("Asia/Ho_Chi_Minh"),
     lease=timedelta(minutes=5),
@@ -48,7 +48,7 @@ SOUND = Status(
     other_channels=7,
     unread_last_day={},
     no_answer=NoAnswer({}, NOW - MINUTE),
-    callbacks=Callbacks(NOW - MINUTE, HOUR, placed_since=True),
+    callbacks=CallbackTimes(NOW - MINUTE, HOUR, placed_since=True),
     wrong_tokens=WrongTokens(0, None, right_since=False),
     token_uses=[],
     replay_due_since=None,
@@ -68,13 +68,15 @@ def test_a_sound_system_needs_no_person() -> None:
 @pytest.mark.parametrize(
     "usual",
     [
-        Unregistered(9000, 0, last_day=4000, day_before=3000, registered_last_day=2),
-        Unregistered(9000, 0, last_day=4000, day_before=12, registered_last_day=0),
-        Unregistered(9000, 0, last_day=4000, day_before=12, registered_last_day=5000),
-        Unregistered(999, 0, last_day=999, day_before=0, registered_last_day=2),
+        UnregisteredCounts(9000, 0, last_day=4000, day_before=3000, registered_last_day=2),
+        UnregisteredCounts(9000, 0, last_day=4000, day_before=12, registered_last_day=0),
+        UnregisteredCounts(9000, 0, last_day=4000, day_before=12, registered_last_day=5000),
+        UnregisteredCounts(999, 0, last_day=999, day_before=0, registered_last_day=2),
     ],
 )
-def test_unregistered_calls_as_on_other_days_or_where_none_is_registered_need_no_person(usual: Unregistered) -> None:
+def test_unregistered_calls_as_on_other_days_or_where_none_is_registered_need_no_person(
+    usual: UnregisteredCounts,
+) -> None:
     assert needs(unregistered=usual) == []
 
 
@@ -82,7 +84,7 @@ def test_unregistered_calls_as_on_other_days_or_where_none_is_registered_need_no
     ("changed", "words"),
     [
         (
-            {"callbacks": Callbacks(NOW - 3 * HOUR, 2 * HOUR, placed_since=True)},
+            {"callbacks": CallbackTimes(NOW - 3 * HOUR, 2 * HOUR, placed_since=True)},
             ["callbacks have stopped", "2026-11-23 14:00:00", "3 h 0 min ago", "2 h 0 min", "esms-calls callback-url"],
         ),
         (
@@ -113,7 +115,7 @@ def test_unregistered_calls_as_on_other_days_or_where_none_is_registered_need_no
         ({"overdue": 4, "last_run": RUN | UNFINISHED | {"seen_at": NOW - 6 * MINUTE}}, ["overdue: 4", "40 min ago"]),
         ({"overdue": 4, "last_run": None}, ["overdue: 4", "no reconcile ran yet"]),
         (
-            {"unregistered": Unregistered(9000, 4000, last_day=4000, day_before=12, registered_last_day=2)},
+            {"unregistered": UnregisteredCounts(9000, 4000, last_day=4000, day_before=12, registered_last_day=2)},
             ["never registered: 4000 new ones", "12 in the 24 hours before", "2 registered", "rotate-token callback"],
         ),
         ({"given_up_to_see_to": 2}, ["given up: 2", "--retry-given-up", "dismiss --given-up"]),
@@ -133,9 +135,9 @@ def test_each_broken_situation_is_one_line_that_says_what_to_do(changed: dict[st
 @pytest.mark.parametrize(
     "changed",
     [
-        {"callbacks": Callbacks(NOW - 3 * HOUR, 4 * HOUR, placed_since=True)},
-        {"callbacks": Callbacks(NOW - 30 * HOUR, HOUR, placed_since=False)},
-        {"callbacks": Callbacks(None, HOUR, placed_since=True)},
+        {"callbacks": CallbackTimes(NOW - 3 * HOUR, 4 * HOUR, placed_since=True)},
+        {"callbacks": CallbackTimes(NOW - 30 * HOUR, HOUR, placed_since=False)},
+        {"callbacks": CallbackTimes(None, HOUR, placed_since=True)},
         {"wrong_tokens": WrongTokens(7, NOW - MINUTE, right_since=True)},
         {"last_day": LookupShare(100, 5)},
         {"overdue": 4, "last_run": RUN | {"started_at": NOW - 29 * MINUTE}},

@@ -546,7 +546,7 @@ def seconds_to_read(body: str) -> float:
     return min(once() for _ in range(3))
 
 
-# What comes is kept
+# The request is kept
 
 
 @pytest.mark.parametrize(

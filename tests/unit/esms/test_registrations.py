@@ -404,7 +404,7 @@ def test_no_bytes_keep_the_line_after_them_from_being_read(before: list[bytes]) 
 
 
 def lines_of_a_campaign(number: int) -> Iterator[bytes]:
-    """So many lines, of which some are bad or long."""
+    """``number`` lines, of which some are bad or long."""
     yield b"reference_id,phone,campaign,placed_at\n"
     usual = [b"%d,0901888484,june,2026-11-23\n", b'%d,"0901888484","j",\n', b"%d,,,soon\n", b"%d,\xff\n", b"\n"]
     for place, line in enumerate(islice(cycle(usual), number)):
@@ -418,7 +418,7 @@ class Campaign:
     """A file of a campaign's lines that is never whole in memory."""
 
     def __init__(self, number: int) -> None:
-        """So many lines."""
+        """``number`` lines."""
         self._lines = lines_of_a_campaign(number)
 
     def readline(self, _limit: int) -> bytes:

@@ -25,7 +25,7 @@ from webapp.reconcile.sampling import draw, size_of, upper_bound
         (Fraction(1, 100), 0, 0),
     ],
 )
-def test_a_sample_is_so_many_calls_or_a_share_of_them_rounded_up(
+def test_a_sample_is_a_number_of_calls_or_a_share_of_them_rounded_up(
     sample: int | Fraction, population: int, size: int
 ) -> None:
     assert size_of(sample, population) == size

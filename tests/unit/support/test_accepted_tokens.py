@@ -30,17 +30,17 @@ def write(folder: Path, *lines: str) -> None:
     (folder / "instance/callback_token").write_text("".join(f"{line}\n" for line in lines))
 
 
-def test_a_changed_file_is_followed_and_told_of_first(settings: Settings, tmp_path: Path) -> None:
+def test_a_changed_file_is_followed_and_announced_first(settings: Settings, tmp_path: Path) -> None:
     accepted = accepted_tokens.callback_tokens(settings)
-    told: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
-    accepted.on_change(lambda new: told.append((new, accepted._tokens)))  # noqa: SLF001 - those of that moment
+    changes: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    accepted.on_change(lambda new: changes.append((new, accepted._tokens)))  # noqa: SLF001 - those of that moment
 
     assert accepted() == (OLD,)
     write(tmp_path, NEW, OLD)
     assert accepted() == accepted() == (NEW, OLD)
     write(tmp_path, NEW)
     assert accepted() == (NEW,)
-    assert told == [((NEW, OLD), (OLD,)), ((NEW,), (NEW, OLD))]
+    assert changes == [((NEW, OLD), (OLD,)), ((NEW,), (NEW, OLD))]
 
 
 @pytest.mark.parametrize("content", [[], ["short"], [NEW, "not a token of any kind!"]])

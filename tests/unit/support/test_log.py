@@ -83,10 +83,10 @@ def test_no_secret_is_shown_in_a_message_a_parameter_or_an_error(secrets: tuple[
 @pytest.mark.parametrize(
     "url",
     [
-        "/esms/callback/some-token-of-somebody",
-        "/esms/callback/some-token%20of-somebody?ReferenceId=a",
-        "http://host/esms/callback/some-token-of-somebody",
-        "'GET /esms/callback/some-token-of-somebody HTTP/9.9'",
+        "/esms/callback/some-token-of-a-person",
+        "/esms/callback/some-token%20of-a-person?ReferenceId=a",
+        "http://host/esms/callback/some-token-of-a-person",
+        "'GET /esms/callback/some-token-of-a-person HTTP/9.9'",
         "/esms/callback/some/token",
     ],
 )
@@ -166,13 +166,13 @@ def test_everything_goes_to_standard_error_without_secrets(
     monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
 
     configure(load_settings(esms_secret_key="the-secret"))
-    logging.getLogger("webapp.room").info("told %s", "the-secret")
+    logging.getLogger("webapp.room").info("said %s", "the-secret")
     logging.getLogger("urllib3.connectionpool").debug("GET /GetSendStatus?ApiKey=unknown-key")
 
     out, err = capsys.readouterr()
     assert out == ""
     assert BEGINNING.match(err)
-    assert err.endswith("INFO webapp.room: told ***\n")
+    assert err.endswith("INFO webapp.room: said ***\n")
     assert err.count("\n") == 1
 
 
@@ -196,9 +196,9 @@ def test_a_handler_that_is_there_already_hides_what_became_secret_since(
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
 
     configure(load_settings(esms_secret_key="the-new-secret"))
-    logging.getLogger("webapp.room").warning("told the-old-secret and %s", "the-new-secret")
+    logging.getLogger("webapp.room").warning("said the-old-secret and %s", "the-new-secret")
 
-    assert "told *** and ***" in stream.getvalue()
+    assert "said *** and ***" in stream.getvalue()
 
 
 # The lines of requests

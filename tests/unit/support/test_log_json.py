@@ -43,9 +43,9 @@ def written(message: str, *parameters: object, formatter: logging.Formatter | No
 
 
 def test_a_record_is_an_object_that_begins_with_the_time() -> None:
-    assert json.loads(written("told %s", "b")) == {
+    assert json.loads(written("said %s", "b")) == {
         "timestamp": "2026-11-24T10:00:00.123Z",
-        "event": "told b",
+        "event": "said b",
         "level": "warning",
         "logger": "webapp.room",
     }

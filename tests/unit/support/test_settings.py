@@ -240,12 +240,12 @@ def test_an_empty_setting_is_one_that_is_not_set(name: str, value: str, monkeypa
 def test_an_invalid_value_stops_a_command_and_names_the_variable(
     name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = refused(name, value, monkeypatch)
+    message = refused(name, value, monkeypatch)
 
-    assert words in told
-    assert SECRET not in told
+    assert words in message
+    assert SECRET not in message
     if name in {"CALLBACK_TOKEN", "API_TOKEN"}:
-        assert value.strip(" ,") not in told or not value.strip(" ,")
+        assert value.strip(" ,") not in message or not value.strip(" ,")
 
 
 @pytest.mark.parametrize(
@@ -317,9 +317,9 @@ def test_no_command_but_serve_makes_a_token(command: str, tmp_path: Path) -> Non
 def test_an_invalid_value_stops_every_command_before_it_does_anything(
     command: str, name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = refused(name, value, monkeypatch, command, *EVERY_COMMAND[command])
+    message = refused(name, value, monkeypatch, command, *EVERY_COMMAND[command])
 
-    assert value not in told
+    assert value not in message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -415,9 +415,9 @@ def test_a_name_in_the_file_that_is_probably_mistyped_is_named_with_the_likely_o
 
     assert mistyped_names() == {name: meant}
     for arguments in (["callback-url"], ["status"], ["spool", "list"]):
-        told = run(*arguments).stderr
-        assert told.count(f".env: {name} is not a setting, and is ignored. Do you mean {meant}?") == 1
-        assert SECRET not in told
+        message = run(*arguments).stderr
+        assert message.count(f".env: {name} is not a setting, and is ignored. Do you mean {meant}?") == 1
+        assert SECRET not in message
 
 
 @pytest.mark.parametrize("place", [".env", "environment"])

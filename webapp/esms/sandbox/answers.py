@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from webapp.esms.sandbox.calls import DONE
+from webapp.esms.finality import SEND_STATUS_DONE
 
 if TYPE_CHECKING:
     from webapp.esms.sandbox.calls import PlacedCall
@@ -15,7 +15,7 @@ def lookup_fields(call: PlacedCall) -> dict[str, Any]:
     return {
         "CallDuration": call.call_duration,
         "CallStatus": call.lookup_status,
-        "CodeResponse": "99" if call.blocked and call.send_status == DONE else "100",
+        "CodeResponse": "99" if call.blocked and call.send_status == SEND_STATUS_DONE else "100",
         "Ivr": call.ivr or "",
         "ReferenceId": call.reference_id.upper(),
         "SendStatus": call.send_status,
@@ -25,7 +25,7 @@ def lookup_fields(call: PlacedCall) -> dict[str, Any]:
 
 def message_lookup_fields(call: PlacedCall) -> dict[str, Any]:
     """The published success form of the message API's GetSendStatus, which says the price of a voice OTP."""
-    over = call.send_status == DONE
+    over = call.send_status == SEND_STATUS_DONE
     return {
         "CodeResponse": "100",
         "SMSID": call.reference_id,

@@ -44,7 +44,7 @@ class _Callback:
     attempt: int = field(compare=False, default=1)
 
 
-class Callbacks:
+class CallbackQueue:
     """The queue of callbacks, and the threads that send them.
 
     ``failures`` counts, by HTTP status or kind of error, the requests that were not answered 200.

@@ -9,15 +9,15 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
+from webapp.esms.finality import SEND_STATUS_DONE, SEND_STATUS_REJECTED
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from webapp.esms.sandbox.options import Options
 
-WAITING, SENT, DONE = 2, 7, 5
-"""SendStatus, in the order in which a call goes through it: *documented*."""
-REJECTED = (4, 6)
-"""SendStatus of calls that never were made: 4 is *documented*, 6 (deleted) *seen*."""
+SEND_STATUS_WAITING, SEND_STATUS_SENT = 2, 7
+"""SendStatus of a call before it is done, in the order in which it goes through them: *documented*."""
 LOOKUP_SPELLING = {"ANSWERED": "ANSWERED", "NOANSWERED": "NOANSWERED", None: "NOANSWERED"}
 """Outcomes in GetSendStatus: *documented*; a failed call (None) has the same one as an unanswered call."""
 CHANNELS = {1: "advertising SMS", 2: "SMS", 23: "Viber", 24: "Zalo", 25: "Zalo", 26: "Zalo", 27: "Zalo"}
@@ -63,7 +63,7 @@ class PlacedCall:
     price: Decimal
     cid: str
     sent_result: int
-    send_status: int = DONE
+    send_status: int = SEND_STATUS_DONE
     ring_seconds: float
     lost: bool
     silent: bool
@@ -116,7 +116,7 @@ def _with_oddities(call: PlacedCall, options: Options, draw: random.Random) -> P
     """The call with what is odd about it; where two oddities contradict each other, the first counts."""
     names = ("otp", "undetermined", "redialed", "repriced", "rejected", "blocked", "busy", "old_template")
     odd = {name: draw.random() < getattr(options, name) for name in (*names, "slash", "exact", "other_channels")}
-    first, status, channel = draw.random() < 1 / 2, draw.choice(REJECTED), draw.choice(list(CHANNELS))
+    first, status, channel = draw.random() < 1 / 2, draw.choice(SEND_STATUS_REJECTED), draw.choice(list(CHANNELS))
     changes: dict[str, Any] = {name: odd[name] for name in ("busy", "slash", "exact")}
     changes["other_channel"] = channel if odd["other_channels"] else None
     answered = call.call_status == "ANSWERED"
@@ -139,9 +139,9 @@ def _with_oddities(call: PlacedCall, options: Options, draw: random.Random) -> P
     return call
 
 
-def as_of(call: PlacedCall, send_status: int) -> PlacedCall:
+def call_as_of(call: PlacedCall, send_status: int) -> PlacedCall:
     """The call as eSMS reports it at that SendStatus; before it is done, nothing else is known (*assumed*)."""
-    if send_status == DONE:
+    if send_status == SEND_STATUS_DONE:
         return call
     nothing = replace(call, call_status=None, lookup_status="", call_duration=0, ivr=None, price=Decimal(0))
     return replace(nothing, sent_result=0, send_status=send_status)
@@ -168,7 +168,7 @@ def expected(call: PlacedCall) -> dict[str, Any]:
     if call.old_template and not looked_up:
         known["send_status"] = None
     nothing_came = call.silent or (call.lost and call.old_template)
-    rejected = call.send_status in REJECTED
+    rejected = call.send_status in SEND_STATUS_REJECTED
     return known | {
         "call_status": (call.lookup_status or None) if looked_up else call.call_status,
         "call_duration": call.call_duration,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Answer = dict[str, Any]
 
 
-class Connection(Protocol):
+class LookupConnection(Protocol):
     """The connection on which a look-up is answered."""
 
     connection: Any
@@ -42,7 +42,7 @@ class Connection(Protocol):
         """Wait, and return whether the sandbox stops."""
 
 
-Fault = Callable[[Connection, Answer], None]
+Fault = Callable[[LookupConnection, Answer], None]
 """Answers a look-up on the connection, given the true answer."""
 
 _DRIP_SECONDS = 0.2
@@ -58,20 +58,20 @@ def _http_date(*, seconds_ahead: float) -> str:
 
 
 def _failure(code: str) -> Fault:
-    def fail(connection: Connection, answer: Answer) -> None:
+    def fail(connection: LookupConnection, answer: Answer) -> None:
         reference_id = answer.get("SMSID")
         connection.send_json(message_failure_fields(code, reference_id) if reference_id else failure_fields(code))
 
     return fail
 
 
-def _hang(connection: Connection, _: Answer) -> None:
+def _hang(connection: LookupConnection, _: Answer) -> None:
     connection.close_connection = True
     connection.connection.recv(1, socket.MSG_PEEK)  # returns when the client leaves or the sandbox stops
 
 
 def _drip(opening: bytes) -> Fault:
-    def drip(connection: Connection, _: Answer) -> None:
+    def drip(connection: LookupConnection, _: Answer) -> None:
         connection.close_connection = True
         connection.wfile.write(b"HTTP/1.1 200 OK\r\n" + opening)
         while not connection.wait(_DRIP_SECONDS):
@@ -80,28 +80,28 @@ def _drip(opening: bytes) -> Fault:
     return drip
 
 
-def _reset(connection: Connection, _: Answer) -> None:
+def _reset(connection: LookupConnection, _: Answer) -> None:
     connection.close_connection = True
     connection.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def _not_final(connection: Connection, answer: Answer) -> None:
+def _not_final(connection: LookupConnection, answer: Answer) -> None:
     nothing = {"CallDuration": 0, "CallStatus": "", "Ivr": "", "SendFailed": 0, "SendSuccess": 0, "SentResult": 0}
     said = {name: nothing.get(name, value) for name, value in answer.items()}
     connection.send_json(said | {"CodeResponse": "100", "SendStatus": _SENT})
 
 
-def _nothing_said(connection: Connection, answer: Answer) -> None:
+def _nothing_said(connection: LookupConnection, answer: Answer) -> None:
     empty = {"CallStatus", "SentResult", "TotalPrice"}
     connection.send_json({name: "" if name in empty else None for name in answer} | {"CodeResponse": "100"})
 
 
-def _wrong_reference(connection: Connection, answer: Answer) -> None:
+def _wrong_reference(connection: LookupConnection, answer: Answer) -> None:
     name = "SMSID" if "SMSID" in answer else "ReferenceId"
     connection.send_json(answer | {name: connection.neighbour_of(answer.get(name, ""))})
 
 
-def _no_reference(connection: Connection, answer: Answer) -> None:
+def _no_reference(connection: LookupConnection, answer: Answer) -> None:
     connection.send_json({name: value for name, value in answer.items() if name not in {"ReferenceId", "SMSID"}})
 
 

@@ -7,7 +7,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlsplit
 
-from webapp.esms.sandbox.calls import DONE, SENT, WAITING, as_of
+from webapp.esms.finality import SEND_STATUS_DONE
+from webapp.esms.sandbox.calls import SEND_STATUS_SENT, SEND_STATUS_WAITING, call_as_of
 
 if TYPE_CHECKING:
     from webapp.esms.sandbox.calls import PlacedCall
@@ -19,7 +20,7 @@ _SPELLING = {"ANSWERED": "ANSWERED", "NOANSWERED": "NO ANSWER", None: ""}
 """Outcomes in callbacks: *documented*; None is the published example of a failed call."""
 
 
-class Said(NamedTuple):
+class DueCallback(NamedTuple):
     """One callback: the SendStatus of its call at which it is due, and its parameters. ``late``: some time after."""
 
     due_at: int
@@ -27,22 +28,27 @@ class Said(NamedTuple):
     late: bool = False
 
 
-def callbacks_of(call: PlacedCall) -> list[Said]:
+def callbacks_of(call: PlacedCall) -> list[DueCallback]:
     """The call's callbacks, in the order of their sending."""
     if call.silent:
         return []
     progress = (
-        [] if call.old_template else [Said(status, _parameters(as_of(call, status))) for status in (WAITING, SENT)]
+        []
+        if call.old_template
+        else [
+            DueCallback(status, _parameters(call_as_of(call, status)))
+            for status in (SEND_STATUS_WAITING, SEND_STATUS_SENT)
+        ]
     )
     if call.undetermined:
         undecided = replace(call, price=Decimal(0))
-        return [*progress, Said(DONE, message_parameters(undecided, counts=(0, 0)))]
+        return [*progress, DueCallback(SEND_STATUS_DONE, message_parameters(undecided, counts=(0, 0)))]
     if call.lost:
         return progress
-    final = [Said(DONE, _parameters(one)) for one in _final(call)]
+    final = [DueCallback(SEND_STATUS_DONE, _parameters(one)) for one in _final(call)]
     if call.late:
         waiting, sent = progress
-        return [waiting, final[0], sent._replace(due_at=DONE, late=True), *final[1:]]
+        return [waiting, final[0], sent._replace(due_at=SEND_STATUS_DONE, late=True), *final[1:]]
     return [*progress, *final]
 
 
@@ -80,7 +86,7 @@ def voice_parameters(call: PlacedCall) -> dict[str, str]:
 
 def message_parameters(call: PlacedCall, counts: tuple[int, int] | None = None) -> dict[str, str]:
     """The parameters of a voice OTP's callback; ``counts`` are SendSuccess and SendFailed, if not as the call ended."""
-    over = call.send_status == DONE
+    over = call.send_status == SEND_STATUS_DONE
     success, failed = counts or (int(over and bool(call.sent_result)), int(over and not call.sent_result))
     return {
         "SMSID": call.reference_id,
@@ -97,14 +103,14 @@ def message_parameters(call: PlacedCall, counts: tuple[int, int] | None = None) 
     }
 
 
-def other_channel(call: PlacedCall) -> Said:
+def other_channel_message(call: PlacedCall) -> DueCallback:
     """A message of another channel, reported to the same URL at the time of this call."""
     count = 169 if call.other_channel == _ADVERTISING else 1
     identity = f"{call.reference_id[:8]}-other-channel-{call.number}"
     message = replace(call, reference_id=identity, price=Decimal(696987) if count > 1 else Decimal(350), sent_result=1)
     said = {"TypeId": str(call.other_channel), "TotalReceiver": str(count), "TotalSent": str(count)}
-    counts = {"SendSuccess": str(count), "SendFailed": "0", "SendStatus": str(DONE)}
-    return Said(DONE, message_parameters(message) | said | counts)
+    counts = {"SendSuccess": str(count), "SendFailed": "0", "SendStatus": str(SEND_STATUS_DONE)}
+    return DueCallback(SEND_STATUS_DONE, message_parameters(message) | said | counts)
 
 
 def filled(callback_url: str, parameters: dict[str, str], *, slash: bool = False, complete: bool = False) -> str:

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from webapp.esms.sandbox.faults import checked_fault
 
-Kind = Literal["share", "pause", "timeout", "number", "at least one"]
+OptionKind = Literal["share", "pause", "timeout", "number", "at least one"]
 """What an option takes: a part of one, seconds from 0, seconds above 0, a whole number from 0, or one from 1."""
 
 
-def _option(default: float, kind: Kind, text: str) -> Any:
+def _option(default: float, kind: OptionKind, text: str) -> Any:
     return field(default=default, metadata={"kind": kind, "help": text})
 
 

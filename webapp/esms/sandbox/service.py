@@ -16,27 +16,28 @@ from collections import Counter, deque
 from contextlib import suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
+from webapp.esms.finality import SEND_STATUS_DONE
 from webapp.esms.sandbox.answers import lookup_fields, message_lookup_fields
-from webapp.esms.sandbox.callbacks import Callbacks, checked_callback_url
-from webapp.esms.sandbox.calls import DONE, SENT, WAITING, as_of, draw_call, normalised
+from webapp.esms.sandbox.callbacks import CallbackQueue, checked_callback_url
+from webapp.esms.sandbox.calls import SEND_STATUS_SENT, SEND_STATUS_WAITING, call_as_of, draw_call, normalised
 from webapp.esms.sandbox.codes import failure_fields, message_failure_fields
 from webapp.esms.sandbox.faults import ABOUT_A_CALL, FAULTS, checked_fault
-from webapp.esms.sandbox.forms import callbacks_of, filled, other_channel
+from webapp.esms.sandbox.forms import callbacks_of, filled, other_channel_message
 from webapp.esms.sandbox.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Self
 
+    from webapp.calls.report import Kind
     from webapp.esms.sandbox.calls import PlacedCall
 
 SERVICE_PATH = "/MainService.svc/json"
 MESSAGE_PATH = "/rest" + SERVICE_PATH
 """The message API, which eSMS has on another host."""
-Kind = Literal["voice", "otp"]
 HONEST = "100"
 """The code of a look-up that met no fault."""
 _BUSY = "99"
@@ -71,7 +72,7 @@ class Sandbox:
         self.lookups: list[Lookup] = []
         self.overlaps: list[str] = []
         self.other_channels: list[str] = []
-        self.callbacks = Callbacks(self.options)
+        self.callbacks = CallbackQueue(self.options)
         self._kept = 0
         self._begins: dict[str, float] = {}
         self._request_ids: set[str] = set()
@@ -145,7 +146,7 @@ class Sandbox:
             draw = random.Random(seed)  # noqa: S311 (to be repeatable, not secret)
             known = self._is_known(asked_for, api)
             code = self._code(reference_id, query, now, draw, known=known)
-            answer = self._true_answer(reference_id, now, draw) if known else _unknown(asked_for, api)
+            answer = self._true_answer(reference_id, now, draw) if known else _unknown_call(asked_for, api)
             self.lookups.append(Lookup(now, reference_id, code, api))
             if self._in_flight[reference_id]:
                 self.overlaps.append(reference_id)
@@ -173,7 +174,11 @@ class Sandbox:
         return call
 
     def _plan_callbacks(self, call: PlacedCall, callback_url: str, begins: float) -> None:
-        due = {WAITING: begins, SENT: begins + call.ring_seconds, DONE: begins + 2 * call.ring_seconds}
+        due = {
+            SEND_STATUS_WAITING: begins,
+            SEND_STATUS_SENT: begins + call.ring_seconds,
+            SEND_STATUS_DONE: begins + 2 * call.ring_seconds,
+        }
         planned = [
             (
                 due[said.due_at] + self.options.late_by * said.late,
@@ -183,7 +188,7 @@ class Sandbox:
         ]
         self.callbacks.add(planned)
         if call.other_channel is not None:
-            message = other_channel(call)
+            message = other_channel_message(call)
             self.other_channels.append(normalised(message.parameters["SMSID"]))
             self.callbacks.add([(due[message.due_at], filled(callback_url, message.parameters, complete=True))])
 
@@ -235,14 +240,20 @@ class Sandbox:
     def _true_answer(self, reference_id: str, now: float, draw: random.Random) -> dict[str, Any]:
         call = self.calls[reference_id]
         age = now - self._begins[reference_id]
-        reached = WAITING if age < call.ring_seconds else SENT if age < 2 * call.ring_seconds else DONE
+        reached = (
+            SEND_STATUS_WAITING
+            if age < call.ring_seconds
+            else SEND_STATUS_SENT
+            if age < 2 * call.ring_seconds
+            else SEND_STATUS_DONE
+        )
         fields = message_lookup_fields if call.kind == "otp" else lookup_fields
-        answer = fields(as_of(call, reached))
+        answer = fields(call_as_of(call, reached))
         as_strings = draw.random() < _SHARE_OF_STRINGS
         return {name: str(value) for name, value in answer.items()} if as_strings else answer
 
 
-def _unknown(asked_for: str, api: Kind) -> dict[str, Any]:
+def _unknown_call(asked_for: str, api: Kind) -> dict[str, Any]:
     return message_failure_fields("105", asked_for) if api == "otp" else failure_fields("105")
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Handler(logging.StreamHandler):  # type: ignore[type-arg]
+class PipeHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to standard error. Lines that a full pipe does not take are lost, and counted."""
 
     def __init__(self, *, plain: bool = True) -> None:

@@ -36,7 +36,7 @@ def connect(host: str, port: int, seconds: float) -> socket.socket:
             while addresses or attempts.get_map():
                 if addresses:
                     try:
-                        attempts.register(_begin(addresses.pop(0)), selectors.EVENT_WRITE)
+                        attempts.register(_start_connecting(addresses.pop(0)), selectors.EVENT_WRITE)
                     except OSError as failed:
                         error = failed
                         continue
@@ -64,7 +64,7 @@ def _alternating(addresses: list[Address]) -> list[Address]:
     return [address for address in chain.from_iterable(zip_longest(*by_family)) if address]
 
 
-def _begin(address: Address) -> socket.socket:
+def _start_connecting(address: Address) -> socket.socket:
     """A socket that connects to the address meanwhile; raises OSError."""
     family, kind, protocol, _, where = address
     attempt = socket.socket(family, kind, protocol)

@@ -27,7 +27,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "no_campaign": {"has_campaign": False},
 }
 """Values of ``flag``, and what each wants."""
-COUNTED = {"conflict": "conflicts", "recovered": "recovered", "unregistered": "unregistered"}
+FIGURE_OF_FLAG = {"conflict": "conflicts", "recovered": "recovered", "unregistered": "unregistered"}
 """The flags that the figures count, and their columns there."""
 LIST_PARAMETERS = {"range", "from", "to", "campaign", "outcome", "key", "flag", "q"}
 """The parameters of a list's address."""
@@ -64,8 +64,8 @@ class ListFilter:
             outcomes=(outcome,) if outcome else None,
             ivr=self.key,
             campaign=days.campaign,
-            since=_begin(days.since, zone),
-            until=_begin(days.until, zone),
+            since=_start_of_day(days.since, zone),
+            until=_start_of_day(days.until, zone),
             **FLAGS.get(self.flag or "", {}),
         )
 
@@ -78,19 +78,19 @@ def read_filter(arguments: Mapping[str, str], today: date) -> ListFilter:
         raise WrongAddress(gettext("The search is longer than any id, or not a text."))
     return ListFilter(
         range=chosen,
-        outcome=_one_of(OUTCOMES, arguments.get("outcome")),
-        key=_one_of(KEYS, arguments.get("key")),
-        flag=_one_of(tuple(FLAGS), arguments.get("flag")),
+        outcome=_checked(OUTCOMES, arguments.get("outcome")),
+        key=_checked(KEYS, arguments.get("key")),
+        flag=_checked(tuple(FLAGS), arguments.get("flag")),
         search=search,
     )
 
 
-def _one_of(words: tuple[str, ...], value: str | None) -> str | None:
+def _checked(words: tuple[str, ...], value: str | None) -> str | None:
     if value and value not in words:
         choices = ", ".join(words)
         raise WrongAddress(gettext("%(value)s is none of %(choices)s.", value=repr(value[:60]), choices=choices))
     return value or None
 
 
-def _begin(day: date | None, zone: ZoneInfo) -> datetime | None:
+def _start_of_day(day: date | None, zone: ZoneInfo) -> datetime | None:
     return None if day is None else datetime.combine(day, time(), zone).astimezone(UTC)

@@ -15,8 +15,8 @@ from webapp.storage import figures
 from webapp.storage.call_list import read_list
 from webapp.storage.overview import campaign_names
 from webapp.storage.search import Search
-from webapp.web.pages.call_filter import COUNTED, KEYS, ListFilter, read_filter
-from webapp.web.pages.language import tell_times_in
+from webapp.web.pages.call_filter import FIGURE_OF_FLAG, KEYS, ListFilter, read_filter
+from webapp.web.pages.language import show_times_in
 from webapp.web.pages.ranges import ALL, PRESETS, WrongAddress
 from webapp.web.pages.words import flag_words, outcome_words
 from webapp.web.parameters import PARAMETERS, cursor
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from webapp.storage.figures import Sums
     from webapp.storage.reader import Position
 
-_PAGE = 50
+_CALLS_OF_A_PAGE = 50
 
 
 def add_to(pages: Blueprint, database: Database) -> None:
@@ -41,12 +41,12 @@ def add_to(pages: Blueprint, database: Database) -> None:
         with database.snapshot() as connection:
             as_of = figures.as_of(connection)
             zone = ZoneInfo(as_of.time_zone)
-            tell_times_in(zone)
-            chosen, problem = _chosen(zone)
-            after = _after(zone)
+            show_times_in(zone)
+            chosen, problem = _filter_of_url(zone)
+            after = _cursor(zone)
             search = Search.of(chosen.search, database.phones) if chosen.search else None
-            found = read_list(connection, chosen.wanted(zone), after, _PAGE, search)
-            count, purged = _count(connection, chosen)
+            found = read_list(connection, chosen.wanted(zone), after, _CALLS_OF_A_PAGE, search)
+            count, purged = _count_listed(connection, chosen)
             names = campaign_names(connection)
         text = render_template(
             "calls.html",
@@ -67,7 +67,7 @@ def add_to(pages: Blueprint, database: Database) -> None:
         return text, 400 if problem else 200
 
 
-def _chosen(zone: ZoneInfo) -> tuple[ListFilter, str]:
+def _filter_of_url(zone: ZoneInfo) -> tuple[ListFilter, str]:
     """The filter of the address, or every call and what is wrong in the address."""
     today = datetime.now(zone).date()
     try:
@@ -76,7 +76,7 @@ def _chosen(zone: ZoneInfo) -> tuple[ListFilter, str]:
         return read_filter({}, today), str(problem)
 
 
-def _after(zone: ZoneInfo) -> Position | None:
+def _cursor(zone: ZoneInfo) -> Position | None:
     if not (text := request.args.get("after")):
         return None
     try:
@@ -86,22 +86,22 @@ def _after(zone: ZoneInfo) -> Position | None:
     return after
 
 
-def _count(connection: Connection, chosen: ListFilter) -> tuple[int | None, int]:
+def _count_listed(connection: Connection, chosen: ListFilter) -> tuple[int | None, int]:
     """The number of calls in the list, as of the figures, and of those that a purge took from it.
 
     None: the figures do not have it.
     """
-    is_counted = chosen.flag is None or chosen.flag in COUNTED
+    is_counted = chosen.flag is None or chosen.flag in FIGURE_OF_FLAG
     # The figures count the keys of answered calls alone.
     has_keys = chosen.key is None or chosen.outcome in {None, "answered"}
     if chosen.search or not (is_counted and has_keys):
         return None, 0
     facet, label = ("key", chosen.key) if chosen.key else ("outcome", chosen.outcome)
-    column = COUNTED[chosen.flag] if chosen.flag else "calls"
+    column = FIGURE_OF_FLAG[chosen.flag] if chosen.flag else "calls"
 
     def number(found: dict[str, Sums]) -> int:
         return sum(getattr(sums, column) for name, sums in found.items() if label in (None, name))
 
     days = chosen.range.days
     purged = number(figures.purged(connection, days, facet))
-    return number(figures.labels(connection, days, facet)) - purged, purged
+    return number(figures.sums_by_label(connection, days, facet)) - purged, purged

@@ -123,15 +123,15 @@ def _round_numbers() -> Iterable[int]:
 
 def talk_classes(classes: Classes) -> list[Class]:
     """Talk time in classes of ten seconds, and one for all that is longer than two minutes."""
-    return _merged(classes, [*range(_TALK_STEP, _TALK_END + 1, _TALK_STEP), TALK_EDGES[-1]])
+    return _merged_classes(classes, [*range(_TALK_STEP, _TALK_END + 1, _TALK_STEP), TALK_EDGES[-1]])
 
 
 def delay_classes(classes: Classes) -> list[Class]:
     """Callback delay in classes that widen, the last open."""
-    return _merged(classes, list(_DELAY_STEPS))
+    return _merged_classes(classes, list(_DELAY_STEPS))
 
 
-def _merged(classes: Classes, edges: list[int]) -> list[Class]:
+def _merged_classes(classes: Classes, edges: list[int]) -> list[Class]:
     total = sum(number for _, number in classes)
     found, above, so_far = [], 0, 0
     for edge in edges:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_AT_ONCE = threading.BoundedSemaphore(2)
+_DOWNLOADS_AT_ONCE = threading.BoundedSemaphore(2)
 """Downloads of this process: each takes a connection now and then, and a part of its time."""
 _LINES_BETWEEN_PAUSES = 25
 """About 2 ms of work: callbacks wait no longer."""
@@ -50,8 +50,8 @@ MOST_IN_A_WORKBOOK = 20_000
 """Calls: it is whole before its answer begins, which takes about 10 s then."""
 _ROWS_BETWEEN_PAUSES = 5
 """Of a workbook; likewise about 2 ms."""
-_CHUNK = 64 * 1024
-_TYPES = {
+_DOWNLOAD_CHUNK = 64 * 1024
+_CONTENT_TYPES = {
     "csv": "text/csv; charset=utf-8",
     "jsonl": "application/x-ndjson; charset=utf-8",
     EXCEL: "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
@@ -102,10 +102,10 @@ def download(reader: Reader, wanted: CallFilter, form: str, name: str, settings:
 
     Raises ServiceUnavailable while others download, BadRequest for more calls than a workbook has, and Unavailable.
     """
-    if not _AT_ONCE.acquire(blocking=False):
+    if not _DOWNLOADS_AT_ONCE.acquire(blocking=False):
         raise ServiceUnavailable(gettext("Two lists are being downloaded already. Try again in a minute."))
     with ExitStack() as stack:
-        stack.callback(_AT_ONCE.release)
+        stack.callback(_DOWNLOADS_AT_ONCE.release)
         portions = reader.portions(wanted, COLUMNS)
         # Before the answer begins: what cannot be read at all is answered 503.
         rows = _rows(next(portions, []), portions)
@@ -113,10 +113,10 @@ def download(reader: Reader, wanted: CallFilter, form: str, name: str, settings:
         if form == EXCEL:
             parts = _workbook(rows, stack.enter_context(TemporaryFile()), settings)
         else:
-            parts = _paused(_lines(form, rows, words))
+            parts = _paused(_lines_of_file(form, rows, words))
         # Once: at the end of the list, or when the connection ends before it.
         release = stack.pop_all().close
-    response = Response(_then(parts, release), content_type=_TYPES[form])
+    response = Response(_then(parts, release), content_type=_CONTENT_TYPES[form])
     response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
     response.call_on_close(release)
     return response
@@ -126,7 +126,7 @@ def _rows(first: list[dict[str, Any]], portions: Iterator[list[dict[str, Any]]])
     return chain(first, chain.from_iterable(portions))
 
 
-def _lines(form: str, rows: Rows, words: str) -> Iterator[bytes]:
+def _lines_of_file(form: str, rows: Rows, words: str) -> Iterator[bytes]:
     """The lines; the last one says so if they break off."""
     lines: Callable[[Rows], Iterator[bytes]] = {
         # People open it in a spreadsheet.
@@ -152,7 +152,7 @@ def _workbook(rows: Rows, file: BinaryIO, settings: Settings) -> Iterator[bytes]
     write = writer_of(EXCEL, columns_of(calls, COLUMNS), settings.time_zone)
     write(_few(rows), file)
     file.seek(0)
-    return iter(lambda: file.read(_CHUNK), b"")
+    return iter(lambda: file.read(_DOWNLOAD_CHUNK), b"")
 
 
 def _few(rows: Rows) -> Rows:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NONE = "\N{EN DASH}"
 """Written where there is no value."""
 _VIETNAM = {"Asia/Ho_Chi_Minh", "Asia/Saigon"}
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_MINUTE_SECONDS, _HOUR_SECONDS, _DAY_SECONDS = 60, 3600, 86400
 
 
 def init_app(app: Flask) -> None:
@@ -86,8 +86,8 @@ def moment(value: datetime | None) -> str:
 def zone(name: str, at: datetime) -> str:
     """A time zone, with its distance from UTC at a time."""
     offset = at.astimezone(ZoneInfo(name)).utcoffset() or timedelta()
-    minutes = round(offset.total_seconds() / _MINUTE)
-    hours, rest = divmod(abs(minutes), _MINUTE)
+    minutes = round(offset.total_seconds() / _MINUTE_SECONDS)
+    hours, rest = divmod(abs(minutes), _MINUTE_SECONDS)
     distance = f"UTC{'-' if minutes < 0 else '+'}{hours}{f':{rest:02}' if rest else ''}"
     if name in _VIETNAM:
         return str(gettext("Vietnam time (%(distance)s)", distance=distance))
@@ -99,14 +99,18 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return NONE
     whole = int(seconds)
-    if whole < 2 * _MINUTE:
+    if whole < 2 * _MINUTE_SECONDS:
         return str(gettext("%(n)s s", n=number(whole)))
-    if whole < 2 * _HOUR:
-        return _in_two(gettext("%(n)s min", n=whole // _MINUTE), gettext("%(n)s s", n=whole % _MINUTE), whole % _MINUTE)
-    if whole < 2 * _DAY:
-        rest = whole % _HOUR // _MINUTE
-        return _in_two(gettext("%(n)s h", n=whole // _HOUR), gettext("%(n)s min", n=rest), rest)
-    return str(gettext("%(n)s days", n=number(whole // _DAY)))
+    if whole < 2 * _HOUR_SECONDS:
+        return _in_two(
+            gettext("%(n)s min", n=whole // _MINUTE_SECONDS),
+            gettext("%(n)s s", n=whole % _MINUTE_SECONDS),
+            whole % _MINUTE_SECONDS,
+        )
+    if whole < 2 * _DAY_SECONDS:
+        rest = whole % _HOUR_SECONDS // _MINUTE_SECONDS
+        return _in_two(gettext("%(n)s h", n=whole // _HOUR_SECONDS), gettext("%(n)s min", n=rest), rest)
+    return str(gettext("%(n)s days", n=number(whole // _DAY_SECONDS)))
 
 
 def _in_two(large: str, small: str, rest: int) -> str:

@@ -30,7 +30,7 @@ def init_app(app: Flask, zone: ZoneInfo) -> None:
     _Babel().init_app(app, locale_selector=chosen, timezone_selector=lambda: g.get("zone", zone))
 
 
-def tell_times_in(zone: ZoneInfo) -> None:
+def show_times_in(zone: ZoneInfo) -> None:
     """Write the times of this answer by the clocks of the zone whose days it counts, whatever ``TIME_ZONE`` says."""
     g.zone = zone
 

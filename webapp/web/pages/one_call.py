@@ -19,7 +19,7 @@ from webapp.storage import figures
 from webapp.storage.reader import Reader
 from webapp.web.pages import call_words as words
 from webapp.web.pages.formats import duration, moment, vnd
-from webapp.web.pages.language import tell_times_in
+from webapp.web.pages.language import show_times_in
 from webapp.web.pages.words import outcome_words
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from flask import Blueprint
     from flask.typing import ResponseReturnValue
 
-    from webapp.calls.story import Fact, Said, Step
+    from webapp.calls.story import Fact, SaidValue, Step
     from webapp.storage.database import Database
 
-_FIRST, _LAST = 60, 40
+_FIRST_SHOWN, _LAST_SHOWN = 60, 40
 """Steps of a long story that are shown, of its beginning and of its end."""
 _IN_HEADING = {"outcome", "conflict", "price_conflict"}
 _TONES = {"settled": "good", "confirmed": "good", "corrected": "good", "conflict": "bad"}
@@ -62,20 +62,20 @@ def add_to(pages: Blueprint, database: Database) -> None:
             raise NotFound(text % {"value": repr(reference_id[:120])})
         with database.snapshot() as connection:
             as_of = figures.as_of(connection)
-        tell_times_in(ZoneInfo(as_of.time_zone))
+        show_times_in(ZoneInfo(as_of.time_zone))
         return render_template("call.html", call=found, as_of=as_of, **_prepared(found))
 
 
 def _prepared(call: Mapping[str, Any]) -> dict[str, Any]:
     placed_at = datetime.fromisoformat(call["placed_at"])
     steps = list(story(call["reports"]))
-    skipped = max(0, len(steps) - _FIRST - _LAST)
-    shown = chain(steps[:_FIRST], islice(steps, _FIRST + skipped, None)) if skipped else steps
+    skipped = max(0, len(steps) - _FIRST_SHOWN - _LAST_SHOWN)
+    shown = chain(steps[:_FIRST_SHOWN], islice(steps, _FIRST_SHOWN + skipped, None)) if skipped else steps
     return {
         "facts": [_fact(fact, placed_at) for fact in facts(call) if fact.name not in _IN_HEADING],
-        "steps": [_step(step, placed_at) for step in shown],
+        "steps": [_shown_step(step, placed_at) for step in shown],
         "skipped": skipped,
-        "skipped_behind": _FIRST,
+        "skipped_behind": _FIRST_SHOWN,
         "placed_at": placed_at,
         "outcome_word": outcome_words()[call["outcome"]],
     }
@@ -84,20 +84,20 @@ def _prepared(call: Mapping[str, Any]) -> dict[str, Any]:
 def _fact(fact: Fact, placed_at: datetime) -> _Shown:
     text = value_text(fact.name, fact.value)
     if fact.name in {"callback_at", "settled_at", "confirmed_at"}:
-        delay = _after(datetime.fromisoformat(fact.value), placed_at)
+        delay = _time_after(datetime.fromisoformat(fact.value), placed_at)
         text += f" ({delay})" if delay else ""
     return _Shown(fact.name, words.labels()[fact.name], text, words.sources()[fact.source] if fact.source else "")
 
 
-def _after(when: datetime, placed_at: datetime) -> str:
+def _time_after(when: datetime, placed_at: datetime) -> str:
     seconds = (when - placed_at).total_seconds()
     return str(gettext("after %(x)s", x=duration(seconds))) if seconds >= 0 else ""
 
 
-def _step(step: Step, placed_at: datetime) -> dict[str, Any]:
+def _shown_step(step: Step, placed_at: datetime) -> dict[str, Any]:
     report = step.report
     received = datetime.fromisoformat(report["received_at"])
-    delay = _after(received, placed_at)
+    delay = _time_after(received, placed_at)
     circumstances = [delay] if delay else []
     if report["remote_addr"]:
         circumstances.append(gettext("from %(address)s", address=report["remote_addr"]))
@@ -119,11 +119,11 @@ def _step(step: Step, placed_at: datetime) -> dict[str, Any]:
 
 def _times(repeated: Sequence[Mapping[str, Any]]) -> list[datetime]:
     """When the same was said again; at most the first of many."""
-    every: Iterable[Mapping[str, Any]] = islice(repeated, _FIRST)
+    every: Iterable[Mapping[str, Any]] = islice(repeated, _FIRST_SHOWN)
     return [datetime.fromisoformat(report["received_at"]) for report in every]
 
 
-def _said(one: Said) -> _Shown:
+def _said(one: SaidValue) -> _Shown:
     before = "" if one.before is None else value_text(one.name, one.before)
     return _Shown(one.name, words.labels()[one.name], value_text(one.name, one.value), before=before)
 

@@ -19,7 +19,7 @@ from webapp.storage.time_zone import has_calls
 from webapp.web.pages import charts
 from webapp.web.pages.call_filter import KEYS
 from webapp.web.pages.formats import NONE, day, duration, moment, month, number, short_day
-from webapp.web.pages.language import tell_times_in
+from webapp.web.pages.language import show_times_in
 from webapp.web.pages.ranges import PRESETS, Range, WrongAddress, read_range
 from webapp.web.pages.words import outcome_words, part_words, run_words
 
@@ -50,22 +50,22 @@ def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
     def overview() -> ResponseReturnValue:
         with database.snapshot() as connection:
             as_of = figures.as_of(connection)
-            tell_times_in(ZoneInfo(as_of.time_zone))
+            show_times_in(ZoneInfo(as_of.time_zone))
             if not has_calls(connection):
                 return render_template("overview_empty.html", as_of=as_of, public_url=settings.public_url)
-            chosen, problem = _chosen(as_of)
+            chosen, problem = _range_of_url(as_of)
             names = campaign_names(connection)
             now = datetime.now(ZoneInfo(as_of.time_zone))
             due = Due(placed_until=now - settings.reconcile_grace, due_until=now)
             found = read_overview(connection, chosen.days, due, now)
         page = {"chosen": chosen, "problem": problem, "presets": PRESETS, "campaign_names": names}
-        shown = _shown(found, chosen, now, lease_of(settings))
+        shown = _template_values(found, chosen, now, lease_of(settings))
         return render_template("overview.html", found=found, as_of=as_of, **page, **shown), 400 if problem else 200
 
     @pages.get("/campaigns.csv", endpoint="campaigns_csv")
     def campaigns_csv() -> ResponseReturnValue:
         with database.snapshot() as connection:
-            chosen, problem = _chosen(figures.as_of(connection))
+            chosen, problem = _range_of_url(figures.as_of(connection))
             if problem:
                 return f"{problem}\n", 400, {"Content-Type": "text/plain; charset=utf-8"}
             found = campaigns(connection, chosen.days)
@@ -76,7 +76,7 @@ def add_to(pages: Blueprint, database: Database, settings: Settings) -> None:
         )
 
 
-def _chosen(as_of: AsOf) -> tuple[Range, str]:
+def _range_of_url(as_of: AsOf) -> tuple[Range, str]:
     """The range of the address, or the usual one and what is wrong in the address."""
     today = datetime.now(ZoneInfo(as_of.time_zone)).date()
     try:
@@ -88,7 +88,7 @@ def _chosen(as_of: AsOf) -> tuple[Range, str]:
     return chosen, problem
 
 
-def _shown(found: Overview, chosen: Range, now: datetime, lease: timedelta) -> dict[str, Any]:
+def _template_values(found: Overview, chosen: Range, now: datetime, lease: timedelta) -> dict[str, Any]:
     """What the template shows besides the figures as they are."""
     columns = charts.columns(found.by_day, chosen.first, chosen.last)
     by_month = charts.are_months(chosen.first, chosen.last)
@@ -108,7 +108,7 @@ def _shown(found: Overview, chosen: Range, now: datetime, lease: timedelta) -> d
         "delay": charts.delay_classes(found.delay),
         "phone_keys": KEYS,
         "keys": sorted(found.keys.items(), key=lambda one: -one[1]),
-        "hours": _hours(found),
+        "hours": _hours_with_outcome(found),
         "hour_columns": [_hour_column(found, hour) for hour in range(24)] if chosen.length == 1 else [],
         "hour_axis": charts.axis(max((one.calls for one in found.by_hour.values()), default=0)),
         "weekdays": _weekdays(chosen),
@@ -219,7 +219,7 @@ def _weekdays(chosen: Range) -> list[int]:
     return sorted({(chosen.first + timedelta(days=number)).isoweekday() for number in range(min(chosen.length, 7))})
 
 
-def _hours(found: Overview) -> list[int]:
+def _hours_with_outcome(found: Overview) -> list[int]:
     """The hours that have calls with an outcome."""
     return sorted({hour for (_, hour), one in found.by_hour.items() if one.with_outcome})
 

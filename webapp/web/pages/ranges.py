@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PRESETS = ("today", "yesterday", "7", "30", "90", "365")
 """Values of ``range``: a number is that of days, today included."""
-DEFAULT = "30"
+DEFAULT_RANGE = "30"
 ALL = "all"
 """Every day there is."""
 _EARLIEST, _LATEST = date(1900, 1, 1), date(9000, 1, 1)
@@ -55,7 +55,7 @@ class Range:
         return chosen | ({"campaign": self.campaign} if self.campaign is not None else {})
 
 
-def read_range(arguments: Mapping[str, str], today: date, default: str = DEFAULT) -> Range:
+def read_range(arguments: Mapping[str, str], today: date, default: str = DEFAULT_RANGE) -> Range:
     """The range that an address names; raises WrongAddress."""
     campaign = arguments.get("campaign") or None
     if "\0" in (campaign or ""):
@@ -66,9 +66,9 @@ def read_range(arguments: Mapping[str, str], today: date, default: str = DEFAULT
         if preset not in (*PRESETS, ALL):
             raise WrongAddress(gettext("%(value)s is no range of days: choose one below.", value=repr(preset[:60])))
         return _of_preset(preset, today, campaign)
-    first, last = (_day(given[name]) if name in given else None for name in ("from", "to"))
+    first, last = (_read_day(given[name]) if name in given else None for name in ("from", "to"))
     last = last or max(today, first or today)
-    first = first or last - timedelta(days=int(DEFAULT) - 1)
+    first = first or last - timedelta(days=int(DEFAULT_RANGE) - 1)
     if first > last:
         text = gettext("The first day, %(first)s, comes after the last, %(last)s.", first=f"{first}", last=f"{last}")
         raise WrongAddress(text)
@@ -85,7 +85,7 @@ def _of_preset(preset: str, today: date, campaign: str | None) -> Range:
     return Range(today - timedelta(days=number - 1), today, preset, campaign)
 
 
-def _day(text: str) -> date:
+def _read_day(text: str) -> date:
     try:
         found = parse_time(text, _UTC).date()
     except ValueError:

@@ -25,7 +25,7 @@ _SIGNED_IN = "signed_in"
 def init_app(app: Flask, tokens: Callable[[], tuple[str, ...]]) -> None:
     """Sign cookies with a key made of the tokens: the same in all processes, another as soon as one changes."""
     app.config.update(
-        SECRET_KEY=_key(tokens()),
+        SECRET_KEY=_cookie_key(tokens()),
         SESSION_COOKIE_NAME="esms_calls",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
@@ -39,7 +39,7 @@ def init_app(app: Flask, tokens: Callable[[], tuple[str, ...]]) -> None:
 
 
 @cache
-def _key(tokens: tuple[str, ...]) -> bytes:
+def _cookie_key(tokens: tuple[str, ...]) -> bytes:
     """Slow to make, so that a cookie does not help to guess a token."""
     text = "\0".join(sorted(tokens)).encode()
     return hashlib.scrypt(text, salt=b"esms-calls page", n=2**14, r=8, p=1, dklen=32)
@@ -70,7 +70,7 @@ class _Sessions(SecureCookieSessionInterface):
         """None for callbacks and the API: they have no session, and must not wait for one."""
         if request.path.startswith((CALLBACK_PATH, "/api")):
             return None
-        app.secret_key = _key(self._tokens())
+        app.secret_key = _cookie_key(self._tokens())
         return super().open_session(app, request)
 
     def get_cookie_secure(self, _app: Flask) -> bool:

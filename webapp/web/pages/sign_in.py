@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def form(problem: str = "") -> ResponseReturnValue:
-    """What this is, and the form to sign in; it tells nothing else."""
+    """What this is, and the form to sign in; it shows nothing else."""
     return render_template("sign_in.html", problem=problem, following=_local(request.values.get("next", "")))
 
 

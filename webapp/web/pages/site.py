@@ -56,8 +56,8 @@ def _blueprint(database: Database, settings: Settings, tokens: Callable[[], tupl
     pages.context_processor(_shared)
     pages.url_defaults(_keep_language)
     pages.register_error_handler(HTTPException, _error)
-    pages.register_error_handler(Unavailable, _no_database)
-    pages.register_error_handler(Exception, _unexpected)
+    pages.register_error_handler(Unavailable, _no_database_page)
+    pages.register_error_handler(Exception, _unexpected_page)
     sign_in.add_to(pages, tokens, Throttle())
     call_list.add_to(pages, database)
     one_call.add_to(pages, database)
@@ -138,11 +138,11 @@ def _no_such_page(error: HTTPException) -> ResponseReturnValue:
     return _finish(make_response(render_template("error.html", error=words, **_shared()), 404))
 
 
-def _no_database(error: Unavailable) -> ResponseReturnValue:
+def _no_database_page(error: Unavailable) -> ResponseReturnValue:
     _log.error("page answered 503: %s", error)
     return _error(ServiceUnavailable(gettext("The database cannot be used now. Callbacks are received all the same.")))
 
 
-def _unexpected(error: Exception) -> ResponseReturnValue:
+def _unexpected_page(error: Exception) -> ResponseReturnValue:
     _log.error("page answered 500; this is a bug", exc_info=error)
     return _error(InternalServerError(gettext("Something is wrong in this program. The server's log says more.")))

@@ -33,7 +33,7 @@ class Throttle:
 
     def wait_seconds(self, address: str | None) -> float:
         """How long this address has to wait until its next try is looked at."""
-        found = self._failures.get(_network(address))
+        found = self._failures.get(_network_of_visitor(address))
         if found is None or found.number < _FREE_FAILURES:
             return 0.0
         wait = min(2.0 ** min(found.number - _FREE_FAILURES, 10), LONGEST_WAIT_SECONDS)
@@ -41,7 +41,7 @@ class Throttle:
 
     def failed(self, address: str | None) -> None:
         """Count a wrong token."""
-        now, network = self._clock(), _network(address)
+        now, network = self._clock(), _network_of_visitor(address)
         before = self._failures.pop(network, None)
         number = before.number if before and now - before.last < _FORGOTTEN_SECONDS else 0
         self._failures[network] = _Failures(number + 1, now)
@@ -50,10 +50,10 @@ class Throttle:
 
     def succeeded(self, address: str | None) -> None:
         """Forget the failures of an address."""
-        self._failures.pop(_network(address), None)
+        self._failures.pop(_network_of_visitor(address), None)
 
 
-def _network(address: str | None) -> str:
+def _network_of_visitor(address: str | None) -> str:
     """The address; of IPv6 the network of 64 bits, all of which one person has."""
     # A server at [::] sees IPv4 addresses in IPv6's form: all of them in one network of 64 bits.
     found = read_ip(address or "")

@@ -146,13 +146,13 @@ def test_a_reader_who_stops_keeps_no_connection_and_no_lock(reading: FlaskClient
     answer, parts = parts_of(reading, "/calls.csv")
     begun = next(parts)
     pool = app.extensions["reading"]._read_engine.pool  # noqa: SLF001 - the only place that knows
-    told = reading.get(f"/esms/callback/{CALLBACK_TOKEN}?ReferenceId=new&CallStatus=ANSWERED&SendStatus=5")
+    stored = reading.get(f"/esms/callback/{CALLBACK_TOKEN}?ReferenceId=new&CallStatus=ANSWERED&SendStatus=5")
     in_use = pool.checkedout()
     rest = b"".join(parts)
     answer.close()
 
     assert begun.startswith(b"reference_id,")
-    assert (told.status_code, in_use) == (200, 0)
+    assert (stored.status_code, in_use) == (200, 0)
     assert len(rows((begun + rest).decode())) == 2501
 
 
@@ -180,7 +180,7 @@ def test_a_list_that_breaks_off_ends_with_a_line_that_says_so(
 
 
 @ON_SQLITE
-def test_two_download_at_a_time_and_the_next_is_told_to_wait(reading: FlaskClient, writer: Writer) -> None:
+def test_two_download_at_a_time_and_the_next_has_to_wait(reading: FlaskClient, writer: Writer) -> None:
     many_calls(writer, 100)
     open_ones = [parts_of(reading, "/calls.csv") for _ in range(2)]
 

@@ -108,7 +108,7 @@ def test_a_call_without_reports_has_a_page(reading: FlaskClient, writer: Writer)
 
 def test_its_words_are_those_of_the_terminal(app: Flask) -> None:
     with app.test_request_context("/?lang=en"):
-        assert call_words.effects() == story.EFFECTS
+        assert call_words.effects() == story.EFFECTS_IN_WORDS
         assert {name: call_words.meanings(name) for name in MEANINGS} == MEANINGS
         assert set(call_words.labels()) >= {*story.FACTS, *story.SAID} - {"outcome", "conflict", "price_conflict"}
         assert set(words.outcome_words()) == set(OUTCOMES)
