@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ from bench.setting import (
 )
 from bench.table import Outcome, Row, mebibytes, milliseconds, per_second, whole
 from webapp.storage import claims
-from webapp.storage.claims import Claimed, Due
+from webapp.storage.claims import Due
 from webapp.storage.database import Database
 from webapp.storage.reader import Reader
 
@@ -372,24 +372,14 @@ def _claim_and_count(database: Database) -> tuple[list[float], list[float]]:
         now = database.now()
         due = Due(placed_until=now, due_until=now)
         started = time.perf_counter()
-        claimed = _claim(database, due, now)
+        claimed = claims.claim(database, due, _CLAIMED_AT_ONCE, now=now, until=now + _LEASE)
         claim_seconds.append(time.perf_counter() - started)
         assert len(claimed) == _CLAIMED_AT_ONCE
-        _release(database, claimed, now)
+        claims.release(database, dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
         started = time.perf_counter()
         reader.due(due, 0)
         count_seconds.append(time.perf_counter() - started)
     return claim_seconds, count_seconds
-
-
-def _claim(database: Database, due: Due, now: datetime) -> list[Claimed]:
-    with database.transaction() as connection:
-        return claims.claim(connection, due, _CLAIMED_AT_ONCE, now=now, until=now + _LEASE)
-
-
-def _release(database: Database, claimed: list[Claimed], now: datetime) -> None:
-    with database.transaction() as connection:
-        claims.release(connection, dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
 
 
 def _plan(database: Database) -> str:
@@ -401,9 +391,10 @@ def _plan(database: Database) -> str:
         executed.append(arguments[2:4])
 
     event.listen(Engine, "before_cursor_execute", keep)
-    claimed = _claim(database, Due(placed_until=now, due_until=now), now)
+    due = Due(placed_until=now, due_until=now)
+    claimed = claims.claim(database, due, _CLAIMED_AT_ONCE, now=now, until=now + _LEASE)
     event.remove(Engine, "before_cursor_execute", keep)
-    _release(database, claimed, now)
+    claims.release(database, dict.fromkeys((call.reference_id for call in claimed), now + _LEASE))
     engine = create_engine(database.url)
     explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN (ANALYZE, COSTS OFF, BUFFERS OFF) "
     lines: list[str] = []

@@ -115,8 +115,7 @@ class Loader:
             answered_at=finished_at if due else None,
             **counts,
         )
-        with self._database.transaction() as connection:
-            runs.start_run(connection, run, lease=lease_of(self._settings))
+        runs.start_run(self._database, run, lease=lease_of(self._settings))
 
     def _look_up(self, reference_id: str, at: datetime) -> LookupAnswer:
         call = self._esms.calls[reference_id]

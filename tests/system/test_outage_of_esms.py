@@ -12,7 +12,6 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
-from lookups import pause_lookups
 from makers import stored_call
 from reconciling import (
     HOUR,
@@ -35,7 +34,9 @@ from running import free_port
 
 from webapp.esms.lookup import LookupAnswer, LookupRequest
 from webapp.reconcile.run import Progress, Reconciler
-from webapp.storage.models import calls, lookup_rate
+from webapp.storage import lookup_rate
+from webapp.storage.models import calls
+from webapp.storage.models import lookup_rate as lookup_rate_table
 from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def charged(database: Database) -> Counter[tuple[int, str | None]]:
 
 
 def share(database: Database) -> float:
-    (rate,) = rows(database, lookup_rate)
+    (rate,) = rows(database, lookup_rate_table)
     return float(rate["share"])
 
 
@@ -299,7 +300,7 @@ def test_during_a_retry_after_no_look_up_leaves_and_the_call_is_asked_about_agai
 @ON_SQLITE
 def test_a_run_pauses_together_with_all_others(esms: Sandbox, database: Database, reconcile: Command) -> None:
     missing(esms, database, 3)
-    pause_lookups(database, 1.5)
+    lookup_rate.slow_down(database, 1.5, halve=False)
     begun = time.monotonic()
 
     assert reconcile().exit_code == 0
@@ -348,6 +349,6 @@ def test_the_longest_pause_is_an_hour(esms: Sandbox, database: Database) -> None
     progress = one.run(due_now(), limit=None, stop=stop, watch=watch)
 
     assert (progress.run.outcome, progress.unasked, progress.slowed_down) == ("interrupted", 1, 1)
-    (rate,) = rows(database, lookup_rate)
+    (rate,) = rows(database, lookup_rate_table)
     assert timedelta(minutes=59) < rate["next_slot_at"] - database.now() <= timedelta(hours=1)
     assert stored_call(database, rows(database, calls)[0]["reference_id"]).lookup_count == 0

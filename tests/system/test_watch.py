@@ -17,7 +17,6 @@ from uuid import UUID
 
 import pytest
 import requests
-from lookups import pause_lookups
 from outages import postgresql_of_ones_own
 from reconciling import ON_SQLITE, asked, claimed, counts, missing, rows, runs, wait_until
 from running import COMMAND, Program, free_port
@@ -25,6 +24,7 @@ from running import COMMAND, Program, free_port
 from webapp.reconcile import watch
 from webapp.reconcile.run import Progress
 from webapp.reconcile.watch import DatabaseChange, Watch, Watchdog, health_endpoint
+from webapp.storage import lookup_rate
 from webapp.storage.database import Database
 from webapp.storage.errors import Unavailable
 from webapp.storage.filters import EVERY_CALL
@@ -118,7 +118,7 @@ def test_it_ends_with_0_within_seconds_whatever_it_is_doing(
     reference_ids = [] if doing == "rest" else missing(esms, database, 30)
     esms.options = replace(esms.options, latency=0.3)
     if doing == "pause":
-        pause_lookups(database, 3600)
+        lookup_rate.slow_down(database, 3600, halve=False)
     port = free_port()
     with reconcile.beside("--watch", "--health-port", str(port), RECONCILE_CONCURRENCY="2") as process:
         wait_until(lambda: is_healthy(port))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from webapp.storage import lookup_latencies
 from webapp.storage.errors import Unavailable
 from webapp.storage.lookup_latencies import Latencies
-from webapp.storage.retry import retrying
 
 if TYPE_CHECKING:
     from webapp.reconcile.dispatcher import Dispatcher
@@ -39,10 +38,5 @@ class LatencyRecorder:
         self._pending.update(self._dispatcher.take_latencies())
         if self._pending.lookups:
             with suppress(Unavailable):
-                self._add(self._pending)
+                lookup_latencies.add(self._database, self._pending)
                 self._pending = Latencies()
-
-    @retrying
-    def _add(self, latencies: Latencies) -> None:
-        with self._database.transaction() as connection:
-            lookup_latencies.add(connection, latencies)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from webapp.storage import lookup_rate
 from webapp.storage.lookup_rate import SLACK
-from webapp.storage.retry import retrying
 
 if TYPE_CHECKING:
     from webapp.storage.database import Database
@@ -51,7 +50,7 @@ class RateLimiter:
 
     def slow_down(self, pause_seconds: float | None, *, halve: bool) -> None:
         """Halve the rate, or pause, for all runs; slots that this run has reserved before are void."""
-        self._slow_down(pause_seconds, halve=halve)
+        lookup_rate.slow_down(self._database, pause_seconds, halve=halve)
         self._void()
 
     def close(self) -> None:
@@ -80,23 +79,13 @@ class RateLimiter:
             if self._slots or self._closed:
                 return
             begun_at, slowdowns = time.monotonic(), self._slowdowns
-            slots = self._reserve_slots()
+            # A slot that is over before its transaction is cannot be used: the first one is as far ahead as that takes.
+            lead = timedelta(seconds=min(self._reserved_in_seconds, _LONGEST_LEAD_SECONDS))
+            slots = lookup_rate.reserve_slots(self._database, self._batch, rate=self._rate, lead=lead)
             self._reserved_in_seconds = max(time.monotonic() - begun_at, self._reserved_in_seconds / 2)
             with self._changed:
                 if slowdowns == self._slowdowns:
                     self._slots.extend(slots)
-
-    @retrying
-    def _reserve_slots(self) -> list[float]:
-        # A slot that is over before its transaction is cannot be used, so the first one is as far ahead as that takes.
-        lead = timedelta(seconds=min(self._reserved_in_seconds, _LONGEST_LEAD_SECONDS))
-        with self._database.transaction() as connection:
-            return lookup_rate.reserve_slots(connection, self._batch, rate=self._rate, lead=lead)
-
-    @retrying
-    def _slow_down(self, pause_seconds: float | None, *, halve: bool) -> None:
-        with self._database.transaction() as connection:
-            lookup_rate.slow_down(connection, pause_seconds, halve=halve)
 
     def _void(self) -> None:
         with self._changed:

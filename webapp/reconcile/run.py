@@ -24,7 +24,6 @@ from webapp.storage import claims, runs
 from webapp.storage.claims import Claimed, Due, lease_of
 from webapp.storage.errors import Unavailable
 from webapp.storage.reader import Reader
-from webapp.storage.retry import retrying
 from webapp.storage.runs import Run
 from webapp.storage.writer import Writer
 
@@ -114,7 +113,7 @@ class Reconciler:
                 if number and not first.calls:
                     progress.all_claimed_by_others = True
                     return progress
-                self._start(run)
+                runs.start_run(self._database, run, lease=self._lease)
                 self._work(dispatcher, due, first, limit, progress, stop, watch)
                 self._finish(dispatcher, due, limit, progress, interrupted=stop.is_set())
                 watch(progress)
@@ -130,7 +129,7 @@ class Reconciler:
         """After ``run`` raised: record that the run died, and release its calls. Raises ``Unavailable``."""
         if self._unclosed_run:
             self._release()
-            self._save(replace(self._unclosed_run, finished_at=self._clock.now()))
+            runs.save_run(self._database, replace(self._unclosed_run, finished_at=self._clock.now()))
             self._unclosed_run = None
 
     def _work(
@@ -172,7 +171,7 @@ class Reconciler:
         here, now = time.monotonic(), self._clock.now()
         until = now + self._lease
         reserved = self._reserved(capacity)
-        found = self._claim_due(due, capacity, now, until, reserved)
+        found = claims.claim(self._database, due, capacity, now=now, until=until, reserved=reserved)
         self._note_shares(found, reserved)
         self._all_claimed = not found
         self._claimed += len(found)
@@ -214,10 +213,10 @@ class Reconciler:
             return
         self._saved_at = here
         progress.run = replace(progress.run, seen_at=self._clock.now())
-        self._save(progress.run)
+        runs.save_run(self._database, progress.run)
         if here - self._renewed_at > often and (unconcluded := dispatcher.unconcluded):
             until = self._clock.now() + self._lease
-            renewed = self._renew({name: self._leases[name] for name in unconcluded}, until)
+            renewed = claims.renew(self._database, {name: self._leases[name] for name in unconcluded}, until)
             self._leases.update(dict.fromkeys(renewed, until))
             dispatcher.abandon(set(unconcluded) - renewed)
             dispatcher.renew(renewed, here + self._lease.total_seconds())
@@ -261,38 +260,11 @@ class Reconciler:
         now = self._clock.now()
         outcome = _outcome_of(progress, interrupted=interrupted)
         progress.run = replace(progress.run, finished_at=now, seen_at=now, outcome=outcome)
-        self._save(progress.run)
-
-    # One transaction each
-
-    @retrying
-    def _start(self, run: Run) -> None:
-        with self._database.transaction() as connection:
-            runs.start_run(connection, run, lease=self._lease)
-
-    @retrying
-    def _save(self, run: Run) -> None:
-        with self._database.transaction() as connection:
-            runs.save_run(connection, run)
-
-    @retrying
-    def _claim_due(self, due: Due, limit: int, now: datetime, until: datetime, reserved: int) -> list[Claimed]:
-        with self._database.transaction() as connection:
-            return claims.claim(connection, due, limit, now=now, until=until, reserved=reserved)
-
-    @retrying
-    def _renew(self, leases: dict[str, datetime], until: datetime) -> set[str]:
-        with self._database.transaction() as connection:
-            return claims.renew(connection, leases, until)
-
-    @retrying
-    def _release_leases(self) -> None:
-        with self._database.transaction() as connection:
-            claims.release(connection, self._leases)
+        runs.save_run(self._database, progress.run)
 
     def _release(self) -> None:
         if self._leases:
-            self._release_leases()
+            claims.release(self._database, self._leases)
             self._leases.clear()
 
 

@@ -1,4 +1,7 @@
-"""Claims calls for one run, with a lease: which calls are due, and in which order they are claimed."""
+"""Claims calls for one run, with a lease: which calls are due, and in which order they are claimed.
+
+Each claim, renewal and release is a transaction of its own, and raises ``Unavailable``.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from webapp.esms.lookup import LookupRequest
 from webapp.storage import bulk
 from webapp.storage.filters import EVERY_CALL, CallFilter, is_missing
 from webapp.storage.models import calls
+from webapp.storage.retry import retrying
 from webapp.support.settings import Verify
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
+    from webapp.storage.database import Database
     from webapp.support.settings import Settings
 
 
@@ -148,19 +153,21 @@ def _confirming_groups(due: Due) -> list[_Group]:
     return [_Group([part], by_age, sort_key=calls.c.placed_at, verifying=True)]
 
 
+@retrying
 def claim(
-    connection: Connection, due: Due, limit: int, *, now: datetime, until: datetime, reserved: int = 0
+    database: Database, due: Due, limit: int, *, now: datetime, until: datetime, reserved: int = 0
 ) -> list[Claimed]:
     """Claim up to ``limit`` due calls until then: registered ones, then those known from callbacks alone.
 
     Of each, those never asked about come first, then the longest due. ``reserved`` of them are for calls known from
     callbacks alone, where any are due. Calls that are to be confirmed come last.
     """
-    unregistered = _open_groups(due, registered=False)
-    kept = _claim_in_order(connection, unregistered, reserved, now, until)
-    first = _claim_in_order(connection, _open_groups(due, registered=True), limit - len(kept), now, until)
-    last = [*unregistered, *_confirming_groups(due)]
-    return [*first, *kept, *_claim_in_order(connection, last, limit - len(first) - len(kept), now, until)]
+    registered, unregistered = _open_groups(due, registered=True), _open_groups(due, registered=False)
+    with database.transaction() as connection:
+        kept = _claim_in_order(connection, unregistered, reserved, now, until)
+        first = _claim_in_order(connection, registered, limit - len(kept), now, until)
+        last = [*unregistered, *_confirming_groups(due)]
+        return [*first, *kept, *_claim_in_order(connection, last, limit - len(first) - len(kept), now, until)]
 
 
 def _claim_in_order(
@@ -205,22 +212,24 @@ def _claim_of(connection: Connection, group: _Group, limit: int, now: datetime, 
     return []
 
 
-def renew(connection: Connection, leases: Mapping[str, datetime], until: datetime) -> set[str]:
+def renew(database: Database, leases: Mapping[str, datetime], until: datetime) -> set[str]:
     """Renew the leases of calls, by the times until which they are claimed; the ids of the calls renewed.
 
     The lease of the other calls has ended, and another run has claimed them since.
     """
-    return _set_claimed_until(connection, leases, until)
+    return _set_claimed_until(database, leases, until)
 
 
-def release(connection: Connection, leases: Mapping[str, datetime]) -> None:
+def release(database: Database, leases: Mapping[str, datetime]) -> None:
     """Release calls, by the times until which they are claimed; they stay due as they were."""
-    _set_claimed_until(connection, leases, None)
+    _set_claimed_until(database, leases, None)
 
 
-def _set_claimed_until(connection: Connection, leases: Mapping[str, datetime], until: datetime | None) -> set[str]:
+@retrying
+def _set_claimed_until(database: Database, leases: Mapping[str, datetime], until: datetime | None) -> set[str]:
     key = calls.c.reference_id
     mine = and_(key.in_(leases), calls.c.claimed_until.in_(set(leases.values())))
     in_order = select(key).where(mine).order_by(key).with_for_update()
     statement = update(calls).where(key.in_(in_order)).values(claimed_until=until).returning(key)
-    return set(connection.scalars(statement))
+    with database.transaction() as connection:
+        return set(connection.scalars(statement))

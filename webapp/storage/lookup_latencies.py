@@ -12,9 +12,12 @@ from sqlalchemy import select
 
 from webapp.storage import bulk
 from webapp.storage.models import lookup_latencies
+from webapp.storage.retry import retrying
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
+
+    from webapp.storage.database import Database
 
 EDGES = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0, math.inf)
 """Upper edges of the classes of seconds, inclusive."""
@@ -51,8 +54,9 @@ class Latencies:
         return sum(self.seconds.get((code, edge), 0.0) for edge in EDGES)
 
 
-def add(connection: Connection, latencies: Latencies) -> None:
-    """Add to the table."""
+@retrying
+def add(database: Database, latencies: Latencies) -> None:
+    """Add to the table. Raises ``Unavailable``."""
     rows = [
         {
             "code": code,
@@ -62,7 +66,8 @@ def add(connection: Connection, latencies: Latencies) -> None:
         }
         for (code, edge), number in latencies.lookups.items()
     ]
-    bulk.add_up(connection, lookup_latencies, rows, sums=["lookups", "seconds"])
+    with database.transaction() as connection:
+        bulk.add_up(connection, lookup_latencies, rows, sums=["lookups", "seconds"])
 
 
 def read(connection: Connection) -> Latencies:

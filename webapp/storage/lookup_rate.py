@@ -15,10 +15,13 @@ from sqlalchemy import func, literal, select, update
 from webapp.storage import bulk
 from webapp.storage.database import clock
 from webapp.storage.models import lookup_rate
+from webapp.storage.retry import retrying
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
     from sqlalchemy.engine import Connection
+
+    from webapp.storage.database import Database
 
 SLACK = 1.03
 """Slots are this many times further apart than the rate says: a look-up that leaves a little late keeps it, too."""
@@ -64,25 +67,36 @@ class LookupRate:
 _COLUMNS = [lookup_rate.c[field.name] for field in fields(LookupRate)]
 
 
-def reserve_slots(connection: Connection, count: int, *, rate: int, lead: timedelta = timedelta(0)) -> list[float]:
-    """Reserve up to ``count`` slots, at least one, none before ``lead`` from now; in seconds of ``time.monotonic``."""
-    current, now = _lock(connection)
-    monotonic_now = time.monotonic()
-    if current.share_at(now) <= _SLOW_SHARE:
-        count = 1
-    after, slots = current.reserve(now + lead, count, rate)
-    _save(connection, after)
+@retrying
+def reserve_slots(database: Database, count: int, *, rate: int, lead: timedelta = timedelta(0)) -> list[float]:
+    """Reserve up to ``count`` slots, at least one, none before ``lead`` from now; in seconds of ``time.monotonic``.
+
+    Raises ``Unavailable``.
+    """
+    with database.transaction() as connection:
+        current, now = _lock(connection)
+        monotonic_now = time.monotonic()
+        if current.share_at(now) <= _SLOW_SHARE:
+            count = 1
+        after, slots = current.reserve(now + lead, count, rate)
+        _save(connection, after)
     return [monotonic_now + (slot - now).total_seconds() for slot in slots]
 
 
-def slow_down(connection: Connection, pause_seconds: float | None, *, halve: bool) -> None:
-    """Halve the rate of all runs, or let no look-up leave for ``pause_seconds`` (an hour at most), or both."""
-    current, now = _lock(connection)
-    if halve:
-        current = current.halved(now)
-    if pause_seconds is not None:
-        current = current.paused(now + timedelta(seconds=min(pause_seconds, LONGEST_RETRY_AFTER.total_seconds())))
-    _save(connection, current)
+@retrying
+def slow_down(database: Database, pause_seconds: float | None, *, halve: bool) -> None:
+    """Halve the rate of all runs, or let no look-up leave for ``pause_seconds`` (an hour at most), or both.
+
+    Raises ``Unavailable``.
+    """
+    with database.transaction() as connection:
+        current, now = _lock(connection)
+        if halve:
+            current = current.halved(now)
+        if pause_seconds is not None:
+            seconds = min(pause_seconds, LONGEST_RETRY_AFTER.total_seconds())
+            current = current.paused(now + timedelta(seconds=seconds))
+        _save(connection, current)
 
 
 def _lock(connection: Connection) -> tuple[LookupRate, datetime]:

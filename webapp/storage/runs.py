@@ -1,4 +1,4 @@
-"""Writes reconcile runs: one row a run, and the end of those that died."""
+"""Writes reconcile runs, each time in a transaction of its own: one row a run, and the end of those that died."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from uuid import UUID
 from sqlalchemy import and_, func, insert, update
 
 from webapp.storage.models import reconcile_runs
+from webapp.storage.retry import retrying
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import timedelta
 
-    from sqlalchemy.engine import Connection
+    from webapp.storage.database import Database
 
 RunOutcome = Literal["done", "failures", "refused", "interrupted", "died"]
 RUN_OUTCOMES: tuple[RunOutcome, ...] = get_args(RunOutcome)
@@ -50,14 +51,21 @@ def outcome_now(run: Mapping[str, Any], now: datetime, lease: timedelta) -> RunO
     return outcome
 
 
-def start_run(connection: Connection, run: Run, *, lease: timedelta) -> None:
-    """Write the run's row, unfinished; and close runs that died: their last ``seen_at`` is older than a lease."""
+@retrying
+def start_run(database: Database, run: Run, *, lease: timedelta) -> None:
+    """Write the run's row, unfinished; and close runs that died: their last ``seen_at`` is older than a lease.
+
+    Raises ``Unavailable``.
+    """
     seen_at = func.coalesce(reconcile_runs.c.seen_at, reconcile_runs.c.started_at)
     silent = and_(reconcile_runs.c.finished_at.is_(None), seen_at < run.started_at - lease)
-    connection.execute(update(reconcile_runs).where(silent).values(outcome="died", finished_at=seen_at))
-    connection.execute(insert(reconcile_runs).values(asdict(run)))
+    with database.transaction() as connection:
+        connection.execute(update(reconcile_runs).where(silent).values(outcome="died", finished_at=seen_at))
+        connection.execute(insert(reconcile_runs).values(asdict(run)))
 
 
-def save_run(connection: Connection, run: Run) -> None:
-    """Write the run's row as it now is."""
-    connection.execute(update(reconcile_runs).where(reconcile_runs.c.id == run.id).values(asdict(run)))
+@retrying
+def save_run(database: Database, run: Run) -> None:
+    """Write the run's row as it now is. Raises ``Unavailable``."""
+    with database.transaction() as connection:
+        connection.execute(update(reconcile_runs).where(reconcile_runs.c.id == run.id).values(asdict(run)))

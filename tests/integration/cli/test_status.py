@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lookups import start_run
 from makers import NOW, at, callback, change_by_hand, lookup
 
 from webapp.calls.rule import Registration
@@ -17,7 +16,7 @@ from webapp.cli.status_needs import DISK_FULL, NOT_SPOOLED, SAFE, SPOOL_FILLING
 from webapp.esms import parameters
 from webapp.esms.lookup import LookupAnswer
 from webapp.storage.rejected import LIMIT_BYTES
-from webapp.storage.runs import Run
+from webapp.storage.runs import Run, start_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -63,7 +63,7 @@ def test_latencies_fall_into_the_class_of_the_next_edge(database: Database) -> N
     for code, seconds in (("100", 0.1), ("100", 0.11), ("100", 61.0), ("timeout", 20.0)):
         some.note(code, seconds)
     for _ in range(2):
-        write(database, lambda connection: lookup_latencies.add(connection, some))
+        lookup_latencies.add(database, some)
 
     found = stored(database)
 

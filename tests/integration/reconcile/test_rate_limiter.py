@@ -9,7 +9,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,7 +25,6 @@ from webapp.storage.models import lookup_rate as table
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy.engine import Connection
 
 PROGRAM = """
 import sys, time
@@ -108,14 +106,11 @@ def test_two_first_reservations_at_the_same_moment_get_different_slots(
             both.wait(0.5)
         return reserve(current, now, count, rate)
 
-    def reserve_two(connection: Connection) -> list[float]:
-        return lookup_rate.reserve_slots(connection, 2, rate=100, lead=timedelta(0))
-
     monkeypatch.setattr(LookupRate, "reserve", slowly)
     with ThreadPoolExecutor(2) as threads:
         for opened in [threads.submit(write, database, lambda _: connected.wait(10)) for _ in range(2)]:
             opened.result()
-        taken = [threads.submit(write, database, reserve_two) for _ in range(2)]
+        taken = [threads.submit(lookup_rate.reserve_slots, database, 2, rate=100) for _ in range(2)]
         slots = sorted(slot for future in taken for slot in future.result(30))
 
     # Each transaction reads the two clocks one after the other: some microseconds apart.

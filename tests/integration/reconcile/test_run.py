@@ -20,7 +20,6 @@ from urllib.parse import quote
 
 import pytest
 from constants import API_KEY, SECRET_KEY
-from lookups import claim
 from makers import callback, stored_call, stored_reports
 from peers import ANSWERS, Peer, peer
 from reconciling import (
@@ -743,7 +742,7 @@ def test_a_run_whose_calls_are_all_claimed_by_another_records_nothing_and_ends_w
 ) -> None:
     missing(esms, database, 3)
     now = datetime.now(UTC)
-    claim(database, due_now(), 3, now=now, until=now + MINUTE)
+    claims.claim(database, due_now(), 3, now=now, until=now + MINUTE)
     before = everything(database)
 
     result = reconcile(*arguments)
@@ -792,7 +791,7 @@ def test_a_call_that_another_run_claimed_since_is_left_to_it(
         while progress.slowed_down and not taken:
             assert time.monotonic() < until, "the call is not due any more"
             now = datetime.now(UTC)
-            taken.extend(claim(database, due_now(), 1, now=now, until=now + MINUTE))
+            taken.extend(claims.claim(database, due_now(), 1, now=now, until=now + MINUTE))
             time.sleep(0.05)
 
     reconciler(database).run(due_now(), limit=None, stop=Event(), watch=watch)

@@ -15,7 +15,6 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
-import lookups
 import pytest
 from makers import callback, change_by_hand, stored_call, stored_reports
 from reconciling import (
@@ -42,7 +41,7 @@ from webapp.esms.client import Client
 from webapp.reconcile import run as reconcile_run
 from webapp.reconcile.clock import DatabaseClock
 from webapp.reconcile.run import Reconciler
-from webapp.storage import claims
+from webapp.storage import claims, lookup_rate
 from webapp.storage import runs as runs_of_storage
 from webapp.storage.claims import lease_of
 from webapp.storage.errors import Unavailable
@@ -53,7 +52,6 @@ from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:
     from reconciling import Command
-    from sqlalchemy.engine import Connection
 
     from webapp.esms.lookup import LookupAnswer, LookupRequest
     from webapp.esms.sandbox.service import Sandbox
@@ -144,10 +142,10 @@ def test_no_look_up_leaves_before_the_run_is_recorded(
     missing(esms, database, 8)
     start_run, asked_before = runs_of_storage.start_run, []
 
-    def start_late(connection: Connection, run: Run, *, lease: timedelta) -> None:
+    def start_late(database: Database, run: Run, *, lease: timedelta) -> None:
         time.sleep(0.3)
         asked_before.extend(asked(esms))
-        start_run(connection, run, lease=lease)
+        start_run(database, run, lease=lease)
 
     monkeypatch.setattr(runs_of_storage, "start_run", start_late)
     progress = reconciler(database).run(due_now(), limit=None, stop=Event(), watch=lambda _: None)
@@ -182,10 +180,10 @@ def test_a_run_is_closed_as_died_only_once_it_was_not_seen_for_a_lease(database:
     alive = Run(id=UUID(int=3), started_at=now - HOUR, seen_at=now - MINUTE + timedelta(seconds=2), host="a")
     ended = Run(id=UUID(int=4), started_at=now - HOUR, finished_at=now - HOUR, outcome="done", host="a")
     for run in (silent, never_seen, alive, ended):
-        lookups.start_run(database, run, lease=10 * HOUR)
+        runs_of_storage.start_run(database, run, lease=10 * HOUR)
     lease = MINUTE - timedelta(seconds=1)
 
-    lookups.start_run(database, Run(id=UUID(int=5), started_at=now, host="a"), lease=lease)
+    runs_of_storage.start_run(database, Run(id=UUID(int=5), started_at=now, host="a"), lease=lease)
 
     outcomes = {run["id"]: (run["outcome"], run["finished_at"]) for run in rows(database, reconcile_runs)}
     assert outcomes == {
@@ -293,7 +291,7 @@ def test_calls_that_turn_out_to_be_another_runs_are_not_asked_about(
     monkeypatch.setattr(reconcile_run, "_SAVE_SECONDS", 0.1)
     monkeypatch.setattr(claims, "renew", lambda *_: set())
     missing(esms, database, 3)
-    lookups.pause_lookups(database, 3)
+    lookup_rate.slow_down(database, 3, halve=False)
 
     progress = reconciler(database).run(due_now(), limit=None, stop=Event(), watch=lambda _: None)
 
@@ -322,9 +320,9 @@ def test_a_run_that_breaks_off_releases_its_calls_once_no_look_up_is_in_flight(
         wait_until(lambda: in_flight)
         raise Unavailable("gone")
 
-    def watched(connection: Connection, leases: dict[str, datetime]) -> None:
+    def watched(database: Database, leases: dict[str, datetime]) -> None:
         at_release.append(len(in_flight))
-        release(connection, leases)
+        release(database, leases)
 
     monkeypatch.setattr(Client, "look_up", counted)
     monkeypatch.setattr(Writer, "conclude", conclude)

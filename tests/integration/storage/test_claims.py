@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import lookups
 import pytest
 from makers import NOW, answer, at, callback, change_by_hand, lookup, stored_call
 from reconciling import rows
@@ -15,6 +14,7 @@ from sqlalchemy import event
 
 from webapp.calls.rule import Registration
 from webapp.esms.lookup import LookupAnswer
+from webapp.storage import claims
 from webapp.storage.claims import Due
 from webapp.storage.filters import CallFilter
 from webapp.storage.models import calls
@@ -50,7 +50,7 @@ def claim(database: Database, seconds: float, limit: int = 100, **which: Any) ->
     until = at(seconds + MINUTE)
     return [
         call.reference_id
-        for call in lookups.claim(database, due_at(seconds, **which), limit, now=at(seconds), until=until)
+        for call in claims.claim(database, due_at(seconds, **which), limit, now=at(seconds), until=until)
     ]
 
 
@@ -121,16 +121,16 @@ def test_some_claims_are_for_calls_known_from_callbacks_alone(
     register(writer, {f"placed-{number}": -HOUR for number in range(20)})
 
     due, until = due_at(0), at(MINUTE)
-    claimed = lookups.claim(database, due, limit, now=at(0), until=until, reserved=reserved)
+    claimed = claims.claim(database, due, limit, now=at(0), until=until, reserved=reserved)
 
     assert [call.registered for call in claimed] == [True] * registered + [False] * others
 
 
 def test_where_none_is_registered_no_claim_is_kept_free(writer: Writer, database: Database) -> None:
     receive_progress(writer, ["a", "b"])
-    assert len(lookups.claim(database, due_at(0), 2, now=at(0), until=at(MINUTE), reserved=1)) == 2
+    assert len(claims.claim(database, due_at(0), 2, now=at(0), until=at(MINUTE), reserved=1)) == 2
     register(writer, {"c": -HOUR, "d": -HOUR})
-    assert len(lookups.claim(database, due_at(0), 2, now=at(0), until=at(MINUTE), reserved=1)) == 2
+    assert len(claims.claim(database, due_at(0), 2, now=at(0), until=at(MINUTE), reserved=1)) == 2
 
 
 def test_a_call_that_is_to_be_placed_yet_waits_for_its_grace(writer: Writer, database: Database) -> None:
@@ -364,7 +364,7 @@ def test_claiming_reads_the_indexes_of_what_is_due_and_never_all_calls(
     change_by_hand(database, "ANALYZE calls")
 
     with plans_of(database) as plans:
-        claimed = lookups.claim(database, due_at(0), 700, now=NOW, until=at(MINUTE))
+        claimed = claims.claim(database, due_at(0), 700, now=NOW, until=at(MINUTE))
 
     assert len(claimed) == 600
     half = "" if registered else "_unregistered"

@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lookups import claim, release
 from makers import NOW, answer, at, by_reports, callback, fold_of, lookup, stored_call, stored_reports
 from running import PROCESSES
 from servers import fresh_database
@@ -19,7 +18,7 @@ from sqlalchemy import text
 
 from webapp.calls import rule
 from webapp.calls.rule import Registration
-from webapp.storage.claims import Due
+from webapp.storage.claims import Due, claim, release
 from webapp.storage.database import Database
 from webapp.storage.filters import CallFilter
 from webapp.storage.reader import Reader

@@ -18,20 +18,19 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from lookups import pause_lookups, start_run
 from makers import NOW, callback, change_by_hand, stored_call, stored_reports
 from sql import write
 from sqlalchemy import BigInteger, inspect, text
 
 from webapp.calls.rule import Registration
 from webapp.esms import parameters
-from webapp.storage import lookup_latencies, rollups, token_counts
+from webapp.storage import lookup_latencies, lookup_rate, rollups, token_counts
 from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated
 from webapp.storage.lookup_latencies import Latencies
 from webapp.storage.models import Base, call_rollups, due_replay, phone_key
 from webapp.storage.rejected import Rejected
-from webapp.storage.runs import Run
+from webapp.storage.runs import Run, start_run
 from webapp.storage.schema import newest_migration, views_module
 from webapp.storage.token_counts import HourCount
 from webapp.storage.writer import Writer
@@ -97,10 +96,10 @@ def fill(database: Database) -> None:
     writer.record([callback("a", 1, call_status="BUSY"), callback("b", 2, call_status="ANSWERED")], NOW)
     writer.register([Registration(reference_id="a", phone="849", campaign="tet")], NOW)
     start_run(database, Run(id=parameters.new_id(), started_at=NOW, host="here"), lease=timedelta(minutes=1))
-    pause_lookups(database, 0)
+    lookup_rate.slow_down(database, 0, halve=False)
     latencies = Latencies()
     latencies.note("100", 1.0)
-    write(database, lambda connection: lookup_latencies.add(connection, latencies))
+    lookup_latencies.add(database, latencies)
     counts = [
         HourCount(NOW, 1, NOW),
         HourCount(NOW, 2, NOW, "abcd"),

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from makers import NOW, at, callback, lookup
-from sql import write
 from sqlalchemy import event
 
 from webapp.calls.rule import Registration
@@ -111,7 +110,7 @@ def add_run(database: Database, begun: float, outcome: RunOutcome | None, answer
     ended = at(begun + 10) if outcome else None
     run = Run(id=parameters.new_id(), started_at=at(begun), host="", finished_at=ended, outcome=outcome)
     run = replace(run, answered_at=None if answered is None else at(answered))
-    write(database, lambda connection: runs.start_run(connection, run, lease=LEASE))
+    runs.start_run(database, run, lease=LEASE)
 
 
 def test_the_last_run_and_the_end_of_the_newest_of_each_outcome(database: Database, reader: Reader) -> None:

@@ -10,7 +10,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lookups import start_run
 from makers import NOW, answer, at, callback, change_by_hand, lookup
 from sqlalchemy import Engine, event
 
@@ -22,7 +21,7 @@ from webapp.storage.filters import CallFilter
 from webapp.storage.models import calls, status_reports
 from webapp.storage.reader import Position
 from webapp.storage.rejected import Rejected
-from webapp.storage.runs import Run
+from webapp.storage.runs import Run, start_run
 from webapp.storage.status import CallbackTimes, LookupShare, NoAnswer, Status, WrongTokens
 from webapp.storage.types import iso
 

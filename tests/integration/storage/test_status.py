@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from lookups import start_run
 from makers import NOW, answer, at, callback, lookup
 from sql import write
 from sqlalchemy import update
@@ -18,7 +17,7 @@ from webapp.esms.lookup import LookupAnswer
 from webapp.storage import token_counts
 from webapp.storage.claims import Due
 from webapp.storage.models import reconcile_runs
-from webapp.storage.runs import Run
+from webapp.storage.runs import Run, start_run
 from webapp.storage.status import CallbackTimes, NoAnswer, UnregisteredCounts, WrongTokens
 from webapp.storage.token_counts import HourCount, TokenUse
 

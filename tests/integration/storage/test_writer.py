@@ -12,7 +12,6 @@ from decimal import Decimal
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
-import lookups
 import pytest
 from commands import ON_POSTGRESQL
 from constants import sized
@@ -27,12 +26,13 @@ from webapp.calls.rule import Call, Registration
 from webapp.esms import callback as esms_callback
 from webapp.esms import parameters
 from webapp.esms.lookup import LookupAnswer
+from webapp.storage import claims
 from webapp.storage import rejected as rejecting
 from webapp.storage import writer as writing
 from webapp.storage.claims import Due
 from webapp.storage.models import calls, reconcile_runs, rejected_callbacks, status_reports
 from webapp.storage.rejected import Rejected
-from webapp.storage.runs import Run
+from webapp.storage.runs import Run, save_run, start_run
 from webapp.storage.writer import Registered
 
 if TYPE_CHECKING:
@@ -423,7 +423,7 @@ def test_a_look_up_that_is_not_final_is_charged_and_the_call_asked_about_again_i
     writer: Writer, database: Database, looked_up: LookupAnswer, conclusion: str
 ) -> None:
     writer.register([Registration(reference_id="a")], NOW)
-    lookups.claim(database, ANY_TIME, 1, now=at(700), until=at(800))
+    claims.claim(database, ANY_TIME, 1, now=at(700), until=at(800))
 
     assert conclude(writer, 701, looked_up) == [conclusion]
 
@@ -544,7 +544,7 @@ def test_a_missing_call_is_given_up_once_esms_does_not_decide_after_all_that_tim
 
     call = stored_call(database, "a")
     assert (call.gave_up_at, call.next_lookup_at, call.lookup_count) == (at(last), None, 2)
-    assert lookups.claim(database, ANY_TIME, 5, now=at(2 * last), until=at(3 * last)) == []
+    assert claims.claim(database, ANY_TIME, 5, now=at(2 * last), until=at(3 * last)) == []
 
 
 @pytest.mark.parametrize(
@@ -626,7 +626,7 @@ def test_a_look_up_that_is_older_than_the_newest_callback_takes_its_place_in_the
 def claim(database: Database, seconds: float, limit: int = 100, *, grace: float = 600) -> list[str]:
     due = Due(placed_until=at(seconds - grace), due_until=at(seconds))
     return [
-        call.reference_id for call in lookups.claim(database, due, limit, now=at(seconds), until=at(seconds + MINUTE))
+        call.reference_id for call in claims.claim(database, due, limit, now=at(seconds), until=at(seconds + MINUTE))
     ]
 
 
@@ -639,7 +639,7 @@ def test_calls_never_asked_about_come_first_and_then_the_longest_due(writer: Wri
     expected = ["new-1", "new-2", "conflict", "asked-1", "asked-2"]
 
     assert claim(database, HOUR) == expected
-    lookups.release(database, dict.fromkeys(expected, at(HOUR + MINUTE)))
+    claims.release(database, dict.fromkeys(expected, at(HOUR + MINUTE)))
     assert [claim(database, HOUR, limit=1) for _ in range(6)] == [[name] for name in expected] + [[]]
 
 
@@ -688,7 +688,7 @@ def test_a_claimed_call_is_free_again_when_its_lease_is_over_or_it_is_released(
 
     assert claim(database, 0) == ["a", "b"]
     assert claim(database, 59.9) == []
-    lookups.release(database, {"b": at(MINUTE)})
+    claims.release(database, {"b": at(MINUTE)})
     assert claim(database, 59.9) == ["b"]
     assert claim(database, 60) == ["a"]
     assert claim(database, 300) == ["a", "b"]
@@ -699,8 +699,8 @@ def test_releasing_leaves_the_call_due_as_it_was(writer: Writer, database: Datab
     before = columns(database, "a", *calls.c.keys())
     claim(database, 0)
     assert columns(database, "a", *calls.c.keys()) != before
-    lookups.release(database, {"a": at(MINUTE), "unknown": at(MINUTE)})
-    lookups.release(database, {})
+    claims.release(database, {"a": at(MINUTE), "unknown": at(MINUTE)})
+    claims.release(database, {})
 
     assert columns(database, "a", *calls.c.keys()) == before
 
@@ -710,10 +710,10 @@ def test_a_lease_is_renewed_unless_another_run_has_claimed_the_call(writer: Writ
     assert claim(database, 0) == ["a", "b"]
     lost, mine = {"a": at(MINUTE)}, {"a": at(MINUTE), "b": at(MINUTE)}
 
-    assert lookups.renew(database, {"b": at(MINUTE)}, at(90)) == {"b"}
+    assert claims.renew(database, {"b": at(MINUTE)}, at(90)) == {"b"}
     assert claim(database, 60) == ["a"]
-    assert lookups.renew(database, mine | {"b": at(90)}, at(100)) == {"b"}
-    lookups.release(database, lost)
+    assert claims.renew(database, mine | {"b": at(90)}, at(100)) == {"b"}
+    claims.release(database, lost)
 
     assert columns(database, "a", "claimed_until") == (at(120),)
     assert claim(database, 99.9) == []
@@ -727,9 +727,9 @@ def test_rows_that_people_insert_with_only_their_id_are_found(database: Database
 
     due = Due(placed_until=inserted, due_until=inserted)
     assert (
-        lookups.claim(database, replace(due, placed_until=inserted - day), 5, now=inserted, until=inserted + day) == []
+        claims.claim(database, replace(due, placed_until=inserted - day), 5, now=inserted, until=inserted + day) == []
     )
-    (claimed,) = lookups.claim(database, due, 5, now=inserted, until=inserted + day)
+    (claimed,) = claims.claim(database, due, 5, now=inserted, until=inserted + day)
     assert claimed.reference_id == "by-hand"
 
 
@@ -1013,14 +1013,14 @@ def test_a_conflict_that_folding_anew_finds_is_asked_about(writer: Writer, datab
 
 def test_a_run_is_written_when_it_starts_and_when_it_ends(database: Database) -> None:
     run = Run(id=parameters.new_id(), started_at=at(1), host="here")
-    lookups.start_run(database, run, lease=timedelta(minutes=1))
+    start_run(database, run, lease=timedelta(minutes=1))
     with database.snapshot(limited=False) as connection:
         begun = connection.execute(select(reconcile_runs)).mappings().one()
     assert (begun["finished_at"], begun["outcome"], begun["checked"]) == (None, None, 0)
 
     ended = replace(run, finished_at=at(9), outcome="failures", checked=15, settled=1, pending=2, not_found=3)
     ended = replace(ended, failed=4, gave_up=5)
-    lookups.save_run(database, ended)
+    save_run(database, ended)
 
     with database.snapshot(limited=False) as connection:
         row = connection.execute(select(reconcile_runs)).mappings().one()
