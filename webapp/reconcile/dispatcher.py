@@ -11,7 +11,8 @@ import time
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from functools import partial
+from typing import TYPE_CHECKING, Literal, Self
 
 from webapp.esms.lookup import LookupAnswer, LookupRequest, code_class
 from webapp.storage.lookup_latencies import Latencies
@@ -40,6 +41,20 @@ _LEASE_MARGIN_SECONDS = 1.0
 """From the latest answer to the end of its call's lease: the clocks of two machines may differ a little."""
 
 
+@dataclass(slots=True)
+class _Call:
+    """A call that is asked about. ``lease_until`` is in monotonic seconds.
+
+    ``repeats`` counts the look-ups that were repeated, because eSMS rate-limited them: ``rate_limited`` is its last
+    such answer.
+    """
+
+    request: LookupRequest
+    lease_until: float
+    repeats: int = 0
+    rate_limited: LookupAnswer | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Finished:
     """What became of one look-up. ``answer`` None: it did not leave. ``left_at`` is in monotonic seconds.
@@ -66,13 +81,10 @@ class Dispatcher:
         self._concurrency = min(settings.reconcile_concurrency, UNANSWERED_LIMIT)
         self._longest_look_up = settings.esms_timeout.total_seconds() + _LEASE_MARGIN_SECONDS
         self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix="look-up")
-        self._requests: dict[str, LookupRequest] = {}
+        self._calls: dict[str, _Call] = {}
         self._waiting: deque[str] = deque()
         self._in_flight: set[str] = set()
         self._finished: queue.SimpleQueue[Future[_Finished]] = queue.SimpleQueue()
-        self._leases: dict[str, float] = {}
-        self._rate_limited: dict[str, LookupAnswer] = {}
-        self._repeats: Counter[str] = Counter()
         self._closed = False
         self._counting = threading.Lock()
         self._unjudged = self._repeated = 0
@@ -120,25 +132,26 @@ class Dispatcher:
     def unconcluded(self) -> list[str]:
         """The calls that still may be asked about, or whose answer is still to come, by the leases they have."""
         now = time.monotonic()
-        return [reference_id for reference_id, lease in self._leases.items() if now < lease]
+        return [reference_id for reference_id, call in self._calls.items() if now < call.lease_until]
 
     def ask(self, requests: Iterable[LookupRequest], lease_until: float) -> None:
         """Ask about these calls once each; only while their answer comes before the lease ends (monotonic seconds)."""
         for request in requests:
             reference_id = request.reference_id
-            self._requests[reference_id] = request
-            self._leases[reference_id] = lease_until
+            call = self._calls.setdefault(reference_id, _Call(request, lease_until))
+            call.request, call.lease_until = request, lease_until
             if reference_id not in self._in_flight and reference_id not in self._waiting:
                 self._waiting.append(reference_id)
         self._dispatch()
 
     def renew(self, reference_ids: Iterable[str], lease_until: float) -> None:
         """These calls' leases last until then."""
-        self._leases.update(dict.fromkeys(reference_ids, lease_until))
+        for reference_id in reference_ids:
+            self._calls[reference_id].lease_until = lease_until
 
     def abandon(self, reference_ids: Iterable[str]) -> None:
         """Ask no more about these calls: other runs have claimed them."""
-        self._leases.update(dict.fromkeys(reference_ids, float("-inf")))
+        self.renew(reference_ids, float("-inf"))
 
     def close(self) -> None:
         """Let no look-up leave any more; those in flight still bring their answers."""
@@ -168,13 +181,8 @@ class Dispatcher:
             batch_ends_at = batch_ends_at or time.monotonic() + _BATCH_SECONDS
             timeout = batch_ends_at - time.monotonic()
         for answer in concluded:
-            self._forget(answer.reference_id)
+            self._calls.pop(answer.reference_id, None)
         return concluded
-
-    def _forget(self, reference_id: str) -> None:
-        by_call: dict[str, Any]
-        for by_call in (self._requests, self._leases, self._rate_limited, self._repeats):
-            by_call.pop(reference_id, None)
 
     def _dispatch(self) -> None:
         """Give waiting calls to the threads, as many as may leave before the next answer."""
@@ -185,30 +193,26 @@ class Dispatcher:
 
     def _look_up(self, reference_id: str) -> _Finished:
         """In a thread: ask about the call in the next slot, if its answer then comes before its lease ends."""
+        call = self._calls[reference_id]
         if self._rate_limiter.wait():
             left_at = time.monotonic()
-            if left_at + self._longest_look_up < self._leases[reference_id] and self._may_leave():
-                answer = self._client.look_up(self._requests[reference_id], may_repeat=self._may_repeat)
+            if left_at + self._longest_look_up < call.lease_until and self._may_leave():
+                answer = self._client.look_up(call.request, may_repeat=partial(self._may_leave, again=True))
                 return _Finished(reference_id, answer, left_at, time.monotonic() - left_at)
         return _Finished(reference_id, None, 0.0)
 
-    def _may_leave(self) -> bool:
-        """In a thread: whether one more look-up may leave before the next answer."""
-        with self._counting:
-            may = self._requests_since_answer < UNANSWERED_LIMIT
-            self._unjudged += may
-            return may
+    def _may_leave(self, *, again: bool = False) -> bool:
+        """In a thread: whether one more request may leave before the next answer.
 
-    def _may_repeat(self) -> bool:
-        """In a thread: whether a request may leave once more, on a new connection; it counts like a look-up."""
+        ``again``: that of the same look-up, on a new connection.
+        """
         with self._counting:
-            may = self._requests_since_answer < UNANSWERED_LIMIT
-            self._repeated += may
+            may = self.unanswered.total() + self._unjudged + self._repeated < UNANSWERED_LIMIT
+            if again:
+                self._repeated += may
+            else:
+                self._unjudged += may
             return may
-
-    @property
-    def _requests_since_answer(self) -> int:
-        return self.unanswered.total() + self._unjudged + self._repeated
 
     def _judge(self, finished: _Finished) -> LookupAnswer | None:
         """The answer, if it is to be concluded; sees to what it means for the run."""
@@ -242,20 +246,22 @@ class Dispatcher:
 
     def _not_left(self, reference_id: str) -> LookupAnswer | None:
         """What to do with a call whose look-up did not leave: its lease is too short, or all is closed."""
+        call = self._calls[reference_id]
         if self.ended == "no answer":
-            return self._rate_limited.get(reference_id)  # its last look-up had a 503: now it is charged
-        if not self._closed and time.monotonic() < self._leases[reference_id]:
+            return call.rate_limited  # its last look-up had a 503: now it is charged
+        if not self._closed and time.monotonic() < call.lease_until:
             self._waiting.append(reference_id)
         return None
 
     def _repeat(self, answer: LookupAnswer) -> bool:
         """Whether to ask about the call once more in this run, because eSMS was asked too fast."""
-        if not answer.rate_limited or self._repeats[answer.reference_id] >= REPEATS:
+        call = self._calls[answer.reference_id]
+        if not answer.rate_limited or call.repeats >= REPEATS:
             return False
         if not answer.answered and self.answered_at is None:
             return False
-        self._repeats[answer.reference_id] += 1
-        self._rate_limited[answer.reference_id] = answer
+        call.repeats += 1
+        call.rate_limited = answer
         self._waiting.append(answer.reference_id)
         return True
 
