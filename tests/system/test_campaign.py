@@ -20,7 +20,7 @@ from sqlalchemy import func, or_, select, update
 from webapp.esms.sandbox.calls import expected, normalised
 from webapp.esms.sandbox.options import Options
 from webapp.esms.sandbox.service import Sandbox
-from webapp.storage.filters import is_missing
+from webapp.storage.filters import IS_MISSING
 from webapp.storage.models import calls, rejected_callbacks
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _reconcile_until_nothing_is_open(sandbox: Sandbox, database: Database) -> No
 
 def _make_due(database: Database) -> int:
     """Let every open call be due; how many these are. The rate recovers, too."""
-    open_calls = or_(is_missing(), calls.c.conflict)
+    open_calls = or_(IS_MISSING, calls.c.conflict)
     with database.transaction() as connection:
         return connection.execute(update(calls).where(open_calls).values(next_lookup_at=datetime.now(UTC))).rowcount
 

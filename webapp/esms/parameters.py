@@ -36,7 +36,7 @@ _CONTROL = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WHOLE = re.compile(r"([0-9]+)(?:\.0+)?")
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]{1,4})?")
-_to_json = json.JSONEncoder(ensure_ascii=False).encode
+_to_readable_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Unreadable(Exception):
@@ -265,7 +265,7 @@ def is_blank(value: Any) -> bool:
 
 def storable_json(value: Any) -> str:
     """JSON that any SQL text can hold: readable, with lone surrogates (undecodable bytes) and NUL escaped."""
-    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", _to_json(value))
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", _to_readable_json(value))
 
 
 def json_object(pairs: Iterable[tuple[str, Any]]) -> str:

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select, t
 
 from webapp.esms.lookup import LookupRequest
 from webapp.storage import bulk
-from webapp.storage.filters import EVERY_CALL, CallFilter, is_missing
+from webapp.storage.filters import EVERY_CALL, IS_MISSING, CallFilter
 from webapp.storage.models import calls
 from webapp.storage.retry import retrying
 from webapp.support.settings import Verify
@@ -103,7 +103,7 @@ def due_parts(due: Due) -> list[ColumnElement[bool]]:
 def _open_parts(due: Due, *, registered: bool) -> list[ColumnElement[bool]]:
     """Open calls in three parts, each of them in an index that has the longest due first."""
     these = calls.c.registered_at.is_not(None) if registered else calls.c.registered_at.is_(None)
-    missing = and_(is_missing(), these, calls.c.placed_at <= due.placed_until)
+    missing = and_(IS_MISSING, these, calls.c.placed_at <= due.placed_until)
     planned_by_now = calls.c.next_lookup_at <= due.due_until
     parts = [and_(missing, calls.c.next_lookup_at.is_(None)), and_(missing, planned_by_now)]
     return parts if due.verify == "off" else [*parts, and_(calls.c.conflict, these, planned_by_now)]

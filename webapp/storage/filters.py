@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from webapp.calls.phone import PhoneStorage
 
+IS_MISSING = and_(calls.c.settled_at.is_(None), calls.c.gave_up_at.is_(None))
+"""The condition that a call is missing: it has no final report, and was not given up."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFilter:
@@ -67,7 +70,7 @@ class CallFilter:
             wanted.append(calls.c.outcome.in_(self.outcomes))
             # Said as the indexes of these few calls say it.
             if self.outcomes == ("missing",):
-                wanted.append(is_missing())
+                wanted.append(IS_MISSING)
             elif self.outcomes == ("given_up",):
                 wanted.append(calls.c.gave_up_at.is_not(None))
         if self.phone is not None:
@@ -81,7 +84,7 @@ class CallFilter:
         if self.search is not None:
             wanted.append(self.search.condition())
         flags = (
-            (is_missing(), self.missing),
+            (IS_MISSING, self.missing),
             (calls.c.conflict, self.conflict),
             (calls.c.price_conflict, self.price_conflict),
             (calls.c.dismissed_at.is_not(None), self.dismissed),
@@ -108,8 +111,3 @@ def has_phone(phone: str, phone_hash: str | None = None) -> ColumnElement[bool]:
 
 
 EVERY_CALL = CallFilter()
-
-
-def is_missing() -> ColumnElement[bool]:
-    """The condition that a call is missing: it has no final report, and was not given up."""
-    return and_(calls.c.settled_at.is_(None), calls.c.gave_up_at.is_(None))

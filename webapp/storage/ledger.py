@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, func, not_, select
 
 from webapp.calls.outcome import OUTCOMES_OF_SETTLED
-from webapp.storage.filters import is_missing
+from webapp.storage.filters import IS_MISSING
 from webapp.storage.models import calls
 
 if TYPE_CHECKING:
@@ -168,8 +168,8 @@ def _count_columns(placed_until: datetime) -> list[ColumnElement[int]]:
         "settled_by_callback": and_(settled, calls.c.settled_by.is_distinct_from("lookup")),
         "settled_by_lookup": by_lookup,
         "gave_up": and_(not_(settled), calls.c.gave_up_at.is_not(None)),
-        "missing_within_grace": and_(is_missing(), not_(due)),
-        "missing_beyond_grace": and_(is_missing(), due),
+        "missing_within_grace": and_(IS_MISSING, not_(due)),
+        "missing_beyond_grace": and_(IS_MISSING, due),
         "confirmed": calls.c.confirmed_at.is_not(None),
         "conflict": calls.c.conflict,
         "never_registered": calls.c.registered_at.is_(None),

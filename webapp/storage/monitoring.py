@@ -14,7 +14,7 @@ from webapp.storage import figures, lookup_latencies, runs, status
 from webapp.storage.claims import due_parts
 from webapp.storage.database import clock
 from webapp.storage.figures import Days
-from webapp.storage.filters import is_missing
+from webapp.storage.filters import IS_MISSING
 from webapp.storage.lookup_latencies import Latencies
 from webapp.storage.models import calls, due_replay, reconcile_runs, rejected_callbacks
 from webapp.storage.rejected import is_other_channel, to_see_to
@@ -86,11 +86,11 @@ def read_now(connection: Connection, due: Due, now: datetime, lease: timedelta) 
     last = status.last_run(connection)
     return Now(
         missing=(
-            _count_calls(connection, is_missing(), unregistered),
-            _count_calls(connection, is_missing(), ~unregistered),
+            _count_calls(connection, IS_MISSING, unregistered),
+            _count_calls(connection, IS_MISSING, ~unregistered),
         ),
         overdue=sum(_count_calls(connection, part) for part in due_parts(due)),
-        oldest_missing=connection.scalar(select(func.min(calls.c.placed_at)).where(is_missing())),
+        oldest_missing=connection.scalar(select(func.min(calls.c.placed_at)).where(IS_MISSING)),
         **_count_rejected(connection),
         callback_at=status.last_callback_at(connection),
         answered_at=connection.scalar(select(func.max(answered_at)).where(answered_at.is_not(None))),

@@ -12,7 +12,7 @@ from sqlalchemy import and_, func, select
 
 from webapp.storage import figures, status
 from webapp.storage.figures import Classes, Days, Percentiles, Sums, percentiles
-from webapp.storage.filters import is_missing
+from webapp.storage.filters import IS_MISSING
 from webapp.storage.models import call_rollups, calls, reconcile_runs
 from webapp.storage.status import CallbackTimes
 
@@ -206,7 +206,7 @@ def _runs(connection: Connection) -> list[Mapping[str, Any]]:
 
 def _needs(connection: Connection, due: Due, now: datetime) -> Needs:
     """Counted in ``calls`` by partial indexes: now, not as of the figures."""
-    missing, oldest = connection.execute(select(func.count(), func.min(calls.c.placed_at)).where(is_missing())).one()
+    missing, oldest = connection.execute(select(func.count(), func.min(calls.c.placed_at)).where(IS_MISSING)).one()
     return Needs(
         missing=missing,
         oldest=oldest,

@@ -14,7 +14,7 @@ from webapp.esms.lookup import NO_ANSWER, NO_ANSWER_PREFIX
 from webapp.storage import token_counts
 from webapp.storage.claims import Due, is_due
 from webapp.storage.database import clock
-from webapp.storage.filters import is_missing
+from webapp.storage.filters import IS_MISSING
 from webapp.storage.models import calls, due_replay, reconcile_runs, rejected_callbacks, status_reports
 from webapp.storage.rejected import is_other_channel, to_see_to
 from webapp.storage.token_counts import TokenUse
@@ -181,7 +181,7 @@ def _counts(connection: Connection, due: Due, now: datetime) -> dict[str, Any]:
     last_day = new_since.between(now - _DAY, now)
     growth = (
         number.filter(unregistered),
-        number.filter(unregistered, is_missing()),
+        number.filter(unregistered, IS_MISSING),
         number.filter(unregistered, last_day),
         number.filter(unregistered, new_since >= now - 2 * _DAY, new_since < now - _DAY),
         number.filter(~unregistered, last_day),
@@ -191,9 +191,9 @@ def _counts(connection: Connection, due: Due, now: datetime) -> dict[str, Any]:
         number.filter(calls.c.settled_at.is_not(None)).label("settled"),
         number.filter(calls.c.settled_by == "callback").label("by_callback"),
         number.filter(calls.c.settled_by == "lookup").label("by_lookup"),
-        number.filter(is_missing()).label("missing"),
+        number.filter(IS_MISSING).label("missing"),
         number.filter(is_due(due)).label("overdue"),
-        func.min(calls.c.placed_at).filter(is_missing()).label("oldest_missing"),
+        func.min(calls.c.placed_at).filter(IS_MISSING).label("oldest_missing"),
         number.filter(_IS_GIVEN_UP).label("given_up"),
         number.filter(_IS_GIVEN_UP, _NOT_DISMISSED).label("given_up_to_see_to"),
         number.filter(calls.c.conflict).label("conflicts"),
@@ -249,7 +249,7 @@ def _no_answer(connection: Connection) -> NoAnswer:
     code = calls.c.last_lookup_code
     query = (
         select(code, func.count(), func.max(calls.c.updated_at))
-        .where(is_missing(), calls.c.lookup_count > 0, _HAD_NO_ANSWER)
+        .where(IS_MISSING, calls.c.lookup_count > 0, _HAD_NO_ANSWER)
         .group_by(code)
         .order_by(code)
     )

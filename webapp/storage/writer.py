@@ -245,7 +245,6 @@ class Writer:
         with self._database.transaction() as connection:
             locked = _LockedCalls(connection, now)
             locked.lock({**dict.fromkeys(answer.reference_id for answer in answers), **_first_received(reports)})
-            locked.skip_stored(reports)
             conclusions = [
                 locked.conclude(answer, give_up, verifying=answer.reference_id in verifying) for answer in answers
             ]
