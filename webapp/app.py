@@ -12,7 +12,7 @@ from webapp.callbacks.ingest import Ingest
 from webapp.callbacks.spool import Spool
 from webapp.callbacks.token_counter import TokenCounter
 from webapp.storage.database import Database
-from webapp.storage.phones import phones_of
+from webapp.storage.phone_key import phones_of
 from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
 from webapp.support import accepted_tokens, log

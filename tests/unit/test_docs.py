@@ -20,7 +20,7 @@ from webapp.storage.models import Base
 from webapp.support import metrics
 from webapp.support.settings import Settings
 from webapp.web import gauges
-from webapp.web.parameters import PARAMETERS
+from webapp.web.api_parameters import PARAMETERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

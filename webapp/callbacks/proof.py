@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flask import current_app, request
 
+from webapp.storage.database_identity import identity
 from webapp.storage.errors import Unavailable
-from webapp.storage.identity import identity
 
 if TYPE_CHECKING:
     from flask import Blueprint, Response

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from webapp.esms import callback as esms_callback
 from webapp.esms import parameters
-from webapp.esms.phones import hide_in_request
+from webapp.esms.hide_phones import hide_in_request
 from webapp.support.request_body import read_body
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from webapp.cli.call_list import CallList, say_how_to_end
+from webapp.cli.call_file import CallFile, say_how_to_end
 from webapp.cli.context import CliContext, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import placed_since, placed_until
@@ -112,7 +112,7 @@ def completeness(
     wanted = CallFilter(since=since, until=until, campaign=campaign)
     with open_context(writes=False) as context:
         overdue_until = due_at(datetime.now(UTC), context.settings).placed_until
-        given = CallList(expect, context.settings.time_zone) if expect else None
+        given = CallFile(expect, context.settings.time_zone) if expect else None
         with ledger(context.database, wanted, overdue_until) as book:
             if by:
                 _show_groups(by, _count_groups(book, by, context), as_json=as_json)
@@ -133,7 +133,7 @@ def completeness(
 class _Expected:
     """The ids of a list that the store does not have; memory grows only with these."""
 
-    def __init__(self, given: CallList, book: Ledger, *, hidden: bool) -> None:
+    def __init__(self, given: CallFile, book: Ledger, *, hidden: bool) -> None:
         self.given = given
         self._book = book
         self._hidden = hidden

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from webapp.cli.checks import failed
+from webapp.cli.doctor_check import failed
 from webapp.cli.doctor_database import database_checks, database_of, replica_checks
 from webapp.cli.doctor_esms import esms_checks
 from webapp.cli.doctor_folder import folder_checks
@@ -25,7 +25,7 @@ from webapp.support.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from webapp.cli.checks import Check
+    from webapp.cli.doctor_check import Check
     from webapp.support.settings import Settings
 
 _NAME_WIDTH, _RESULT_WIDTH = 25, 9

@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from webapp.cli.checks import failed, halves, ok, skipped, warning
 from webapp.cli.context import client_of
+from webapp.cli.doctor_check import failed, halves, ok, skipped, warning
 from webapp.cli.doctor_database import clock_check
 from webapp.esms import lookup
 from webapp.esms.lookup import LookupRequest
@@ -16,7 +16,7 @@ from webapp.support.settings import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from webapp.cli.checks import Check
+    from webapp.cli.doctor_check import Check
     from webapp.esms.lookup import LookupAnswer
     from webapp.support.settings import Settings
 

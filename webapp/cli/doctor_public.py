@@ -12,17 +12,17 @@ from urllib.parse import urlsplit
 import requests
 
 from webapp.callbacks import proof
-from webapp.cli.checks import failed, ok, skipped, warning
+from webapp.cli.doctor_check import failed, ok, skipped, warning
 from webapp.esms import network
+from webapp.storage.database_identity import identity
 from webapp.storage.errors import Unavailable
-from webapp.storage.identity import identity
 from webapp.support.settings import CALLBACK_PATH, ConfigError, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from webapp.callbacks.proof import Arrival
-    from webapp.cli.checks import Check
+    from webapp.cli.doctor_check import Check
     from webapp.storage.database import Database
 
 _URL_CHECK, _PROXIES = "public URL", "proxies"

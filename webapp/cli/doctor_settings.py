@@ -7,14 +7,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from webapp.cli.checks import failed, halves, ok, skipped, warning
+from webapp.cli.doctor_check import failed, halves, ok, skipped, warning
 from webapp.support.provenance import env_file, origins
 from webapp.support.settings import ENV_FILE, ConfigError, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from webapp.cli.checks import Check
+    from webapp.cli.doctor_check import Check
     from webapp.support.provenance import EnvFile, Origin
 
 _MODE_OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO

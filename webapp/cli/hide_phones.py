@@ -10,7 +10,7 @@ import click
 from webapp.cli.context import open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.output import say
-from webapp.storage.hiding import Hidden, Hiding
+from webapp.storage.hide_phones import Hidden, Hiding
 from webapp.support.progress import progress
 
 

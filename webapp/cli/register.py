@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from webapp.cli.call_list import CallList, say_how_to_end
+from webapp.cli.call_file import CallFile, say_how_to_end
 from webapp.cli.context import CliContext, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.output import say
@@ -40,7 +40,7 @@ def register(file: BinaryIO, *, check: bool) -> None:
     """  # noqa: D301 - click wants the control character
     say_how_to_end(file)
     with open_context(writes=not check) as context, progress("registering", None) as show:
-        given = CallList(file, context.settings.time_zone)
+        given = CallFile(file, context.settings.time_zone)
         registering = _Registering(context, check_only=check)
         try:
             for portion in given.portions():

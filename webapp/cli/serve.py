@@ -21,7 +21,7 @@ from webapp.cli.status_needs import REPLAY_DUE
 from webapp.cli.time_zone import agree_on_zone
 from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated, Unavailable
-from webapp.storage.phones import require_the_same_key
+from webapp.storage.phone_key import require_the_same_key
 from webapp.support import files
 from webapp.support.addresses import split_bind
 from webapp.support.file_systems import ephemeral_filesystem

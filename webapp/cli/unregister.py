@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from webapp.cli.call_list import CallList, say_how_to_end
+from webapp.cli.call_file import CallFile, say_how_to_end
 from webapp.cli.context import open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
 from webapp.cli.options import reference_ids
@@ -38,7 +38,7 @@ def unregister(*, ids: tuple[str, ...], file: BinaryIO | None) -> None:
         say_how_to_end(file)
     removed = cleared = unknown = bad = 0
     with open_context() as context:
-        given = CallList(file, context.settings.time_zone) if file else None
+        given = CallFile(file, context.settings.time_zone) if file else None
         for portion in _portions(ids, given):
             done = context.writer.unregister(portion, datetime.now(UTC))
             removed, cleared, unknown = removed + done.removed, cleared + done.cleared, unknown + len(done.unknown)
@@ -49,7 +49,7 @@ def unregister(*, ids: tuple[str, ...], file: BinaryIO | None) -> None:
     sys.exit(PROBLEM if unknown or bad else DONE)
 
 
-def _portions(ids: tuple[str, ...], given: CallList | None) -> Iterator[list[str]]:
+def _portions(ids: tuple[str, ...], given: CallFile | None) -> Iterator[list[str]]:
     if given is None:
         yield list(dict.fromkeys(ids))
         return

@@ -170,17 +170,14 @@ class Reconciler:
             return _Claims([], 0.0)
         here, now = time.monotonic(), self._clock.now()
         until = now + self._lease
-        reserved = self._reserved(capacity)
+        # One claim in ten is for a call known from callbacks alone, while both kinds are due.
+        reserved = max(0, (self._shared + capacity) // _ONE_IN - self._shared_by_unregistered)
         found = claims.claim(self._database, due, capacity, now=now, until=until, reserved=reserved)
         self._note_shares(found, reserved)
         self._all_claimed = not found
         self._claimed += len(found)
         self._leases.update(dict.fromkeys((call.reference_id for call in found), until))
         return _Claims(found, here + self._lease.total_seconds())
-
-    def _reserved(self, count: int) -> int:
-        """How many of the next claims are for calls known from callbacks alone: one in ten, while both are due."""
-        return max(0, (self._shared + count) // _ONE_IN - self._shared_by_unregistered)
 
     def _note_shares(self, claimed: list[Claimed], reserved: int) -> None:
         """Count what was shared: all where registered ones were claimed, else the reserved claims alone.

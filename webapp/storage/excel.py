@@ -15,7 +15,7 @@ from xlsxwriter import Workbook
 from xlsxwriter.exceptions import FileCreateError
 
 from webapp.storage.types import Moment, Money
-from webapp.support.pauses import in_a_thread
+from webapp.support.yield_to_others import in_a_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import and_, delete, func, or_, select, true
 
-from webapp.esms.phones import holds_number
+from webapp.esms.hide_phones import holds_number
 from webapp.storage import bulk, rollups
 from webapp.storage.filters import EVERY_CALL, CallFilter
 from webapp.storage.models import calls, rejected_callbacks, status_reports

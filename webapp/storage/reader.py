@@ -20,7 +20,7 @@ from webapp.storage.monitoring import Lately, Now, ToDecide, read_lately, read_n
 from webapp.storage.rejected import Rejected
 from webapp.storage.status import LookupShare, Status, lookup_share, read_status
 from webapp.storage.types import plain
-from webapp.support.pauses import let_others_run
+from webapp.support.yield_to_others import let_others_run
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator, Mapping, Sequence

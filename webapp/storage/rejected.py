@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import and_, case, delete, func, select, update
 
 from webapp.esms import callback as esms_callback
-from webapp.esms.phones import hide_in_request
+from webapp.esms.hide_phones import hide_in_request
 from webapp.storage import bulk
 from webapp.storage.models import rejected_callbacks
 

@@ -43,7 +43,7 @@ from webapp.calls.facts import DELAY_EDGES, TALK_EDGES, WITH_OUTCOME, hour_of
 from webapp.storage import bulk
 from webapp.storage.models import MEASURES, call_rollups, calls, kept_rollups, rollup_marks, rollup_version
 from webapp.storage.types import Moment
-from webapp.support.pauses import let_others_run
+from webapp.support.yield_to_others import let_others_run
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence

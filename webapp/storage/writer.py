@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sqlalchemy import delete, func, select
 
-from webapp.calls import rule, schedule
+from webapp.calls import lookup_schedule, rule
 from webapp.calls.facts import counted
 from webapp.calls.outcome import outcome
 from webapp.calls.phone import e164
 from webapp.calls.report import FIELDS, StatusReport
 from webapp.calls.rule import Call, Registration
 from webapp.esms.finality import SEND_STATUS_REJECTED
-from webapp.esms.phones import hide_in_registration, hide_in_report
+from webapp.esms.hide_phones import hide_in_registration, hide_in_report
 from webapp.esms.stored import other_channel_of, stored_report
 from webapp.storage import bulk, dismissals, rejected, rollups
 from webapp.storage.columns import CALL_COLUMNS, REPORT_COLUMNS
@@ -265,7 +265,7 @@ class Writer:
         with self._database.transaction() as connection:
             locked = _LockedCalls(connection, now)
             locked.read(list(connection.scalars(given_up)), lock=True)
-            locked.calls = {name: schedule.reopen(call, now) for name, call in locked.calls.items()}
+            locked.calls = {name: lookup_schedule.reopen(call, now) for name, call in locked.calls.items()}
             locked.write()
         return len(locked.calls)
 
@@ -397,7 +397,7 @@ class _LockedCalls:
             after = rule.fold_all(before, [*self._reports_of(report.reference_id), report])
         if report.reference_id in self._history:
             self._history[report.reference_id].append(report)
-        after = schedule.plan(before, after, self._now)
+        after = lookup_schedule.plan(before, after, self._now)
         if before.dismissed_at and self._is_news(before, report, after):
             after = replace(after, dismissed_at=None)
         self.calls[report.reference_id] = after
@@ -423,12 +423,12 @@ class _LockedCalls:
             self.fold(answer.report)
         spread = random.uniform(0.9, 1.1)  # noqa: S311
         folded = self.calls[answer.reference_id]
-        after = schedule.charge(
+        after = lookup_schedule.charge(
             before, folded, answer.code, self._now, answered=answer.answered, spread=spread, verifying=verifying
         )
         still_open = not after.settled or after.conflict or verifying
         if still_open and answer.permits_giving_up and after.placed_at <= self._now - give_up:
-            after = replace(schedule.give_up(after, self._now), dismissed_at=None)
+            after = replace(lookup_schedule.give_up(after, self._now), dismissed_at=None)
         self.calls[answer.reference_id] = after
         if after.gave_up_at and not before.gave_up_at:
             return "gave_up"
@@ -442,7 +442,7 @@ class _LockedCalls:
             if not call.registered_at:
                 continue
             bare = replace(call, registered_at=None, registered_fields=frozenset(), campaign=None)
-            self.calls[name] = schedule.plan(call, rule.fold_all(bare, self._reports_of(name)), self._now)
+            self.calls[name] = lookup_schedule.plan(call, rule.fold_all(bare, self._reports_of(name)), self._now)
 
     def refold(self) -> list[Refolded]:
         """Make every call the fold of its history; those that differed."""
@@ -450,7 +450,7 @@ class _LockedCalls:
         self._read_histories(self.calls)
         self._read_wrong_phones()
         for reference_id, before in self.calls.items():
-            after = schedule.plan(before, rule.fold_all(before, self._reports_of(reference_id)), self._now)
+            after = lookup_schedule.plan(before, rule.fold_all(before, self._reports_of(reference_id)), self._now)
             if after != before or reference_id in self._wrong_phones:
                 of_phone = ("phone_e164",) if reference_id in self._wrong_phones else ()
                 differing.append(_difference(before, after, of_phone))

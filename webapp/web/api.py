@@ -14,12 +14,12 @@ from werkzeug.routing import BaseConverter
 from webapp.esms.parameters import normalise_identity
 from webapp.esms.registrations import InvalidRegistration, read_registration
 from webapp.support import metrics
-from webapp.support.pauses import let_others_run
 from webapp.support.request_body import read_body
 from webapp.support.tokens import is_accepted
+from webapp.support.yield_to_others import let_others_run
 from webapp.web import openapi
+from webapp.web.api_parameters import cursor, read_page
 from webapp.web.json_items import BLANKS, json_items
-from webapp.web.parameters import cursor, read_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ from webapp.esms.parameters import IDENTITY_LIMIT, TEXT_LIMIT
 from webapp.esms.registrations import REGISTRATION_FIELDS
 from webapp.storage.models import calls, status_reports
 from webapp.storage.types import Identifier, Moment, Money
-from webapp.web.parameters import PARAMETERS
+from webapp.web.api_parameters import PARAMETERS
 
 if TYPE_CHECKING:
     from sqlalchemy import Column, Table

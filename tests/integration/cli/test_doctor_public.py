@@ -17,7 +17,7 @@ from running import free_port
 from webapp import create_app
 from webapp.callbacks import proof
 from webapp.storage.database import Database
-from webapp.storage.identity import identity
+from webapp.storage.database_identity import identity
 from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from makers import NOW, any_of, at, by_reports, callback, fold_of, lookup, report_with
 
-from webapp.calls import rule, schedule
+from webapp.calls import lookup_schedule, rule
 from webapp.calls.report import EFFECTS, FIELDS, FIRST_SAID, OUTCOME_FIELDS, StatusReport
 from webapp.calls.rule import Call, Registration
 
@@ -51,7 +51,7 @@ class Row:
         else:
             after = rule.fold_all(before, [*self.history.values(), report])
         self.history[report.id] = report
-        self.call = schedule.plan(before, after, now)
+        self.call = lookup_schedule.plan(before, after, now)
         return rule.effect(before, report, self.call)
 
 
@@ -349,7 +349,7 @@ def test_a_conflict_that_is_over_is_not_asked_about() -> None:
 
 def test_a_conflict_that_esms_left_undecided_is_not_asked_about_again_until_it_was_decided() -> None:
     row = stored(callback("a", 1, **ANSWERED), callback("a", 2, **NOT_ANSWERED))
-    row.call = schedule.give_up(row.call, LATER)
+    row.call = lookup_schedule.give_up(row.call, LATER)
     row.take(callback("a", 3, **ANSWERED))
     assert (row.call.conflict, row.call.next_lookup_at, row.call.gave_up_at) == (True, None, None)
 
@@ -360,7 +360,7 @@ def test_a_conflict_that_esms_left_undecided_is_not_asked_about_again_until_it_w
 
 def test_settling_clears_the_planned_lookup_and_gave_up_at() -> None:
     given_up = replace(fold_of([callback("a", 1, **SENT)]), gave_up_at=at(2), next_lookup_at=LATER)
-    settled = schedule.plan(given_up, rule.fold(given_up, callback("a", 3, **DONE)), LATER)
+    settled = lookup_schedule.plan(given_up, rule.fold(given_up, callback("a", 3, **DONE)), LATER)
 
     assert (settled.settled, settled.gave_up_at, settled.next_lookup_at) == (True, None, None)
 
@@ -369,20 +369,20 @@ def test_a_call_that_is_settled_into_a_conflict_at_once_is_asked_about() -> None
     open_call = Call(reference_id="a", placed_at=NOW, next_lookup_at=LATER)
     in_conflict = fold_of([callback("a", 1, **ANSWERED), callback("a", 2, **NOT_ANSWERED)])
 
-    assert schedule.plan(open_call, in_conflict, LATER).next_lookup_at == IN_5_MINUTES
+    assert lookup_schedule.plan(open_call, in_conflict, LATER).next_lookup_at == IN_5_MINUTES
 
 
 def test_a_progress_report_plans_nothing() -> None:
     before = replace(fold_of([callback("a", 1, **WAITING)]), gave_up_at=at(2), next_lookup_at=None)
     after = rule.fold(before, callback("a", 3, **SENT))
 
-    assert schedule.plan(before, after, LATER) == after
+    assert lookup_schedule.plan(before, after, LATER) == after
 
 
 def test_a_call_that_a_lookup_settled_is_charged_and_not_asked_about_again() -> None:
     before = replace(Call(reference_id="a", placed_at=NOW), lookup_count=2)
-    settled = schedule.plan(before, rule.fold(before, lookup("a", 1, **DONE)), LATER)
-    charged = schedule.charge(before, settled, "100", LATER, answered=True, spread=1)
+    settled = lookup_schedule.plan(before, rule.fold(before, lookup("a", 1, **DONE)), LATER)
+    charged = lookup_schedule.charge(before, settled, "100", LATER, answered=True, spread=1)
 
     assert (charged.lookup_count, charged.last_lookup_code, charged.next_lookup_at) == (3, "100", None)
 
@@ -392,7 +392,7 @@ def test_the_doubling_starts_anew_with_a_conflict_and_the_count_does_not() -> No
     row.call = replace(row.call, lookup_count=5, lookup_backoff=5)
     row.take(callback("a", 2, **NOT_ANSWERED))
     for minutes in (5, 10):
-        row.call = schedule.charge(row.call, row.call, "http-500", LATER, answered=True, spread=1)
+        row.call = lookup_schedule.charge(row.call, row.call, "http-500", LATER, answered=True, spread=1)
         assert row.call.next_lookup_at == LATER + timedelta(minutes=minutes)
     assert row.call.lookup_count == 7
 
@@ -401,7 +401,7 @@ def test_a_lookup_after_which_an_older_callback_disagrees_leaves_the_5_minutes_o
     row = stored(callback("a", 3, **NOT_ANSWERED))
     before = row.call
     row.take(lookup("a", 2, **ANSWERED))
-    charged = schedule.charge(before, row.call, "100", LATER, answered=True, spread=1.1)
+    charged = lookup_schedule.charge(before, row.call, "100", LATER, answered=True, spread=1.1)
 
     assert (charged.conflict, charged.next_lookup_at, charged.lookup_backoff) == (True, IN_5_MINUTES, 0)
 
@@ -410,8 +410,8 @@ def test_a_missing_call_is_given_up_and_a_conflict_stays_flagged() -> None:
     missing = replace(Call(reference_id="a", placed_at=NOW), next_lookup_at=LATER)
     in_conflict = stored(callback("a", 1, **ANSWERED), callback("a", 2, **NOT_ANSWERED)).call
 
-    assert schedule.give_up(missing, LATER) == replace(missing, next_lookup_at=None, gave_up_at=LATER)
-    assert schedule.give_up(in_conflict, LATER) == replace(in_conflict, next_lookup_at=None)
+    assert lookup_schedule.give_up(missing, LATER) == replace(missing, next_lookup_at=None, gave_up_at=LATER)
+    assert lookup_schedule.give_up(in_conflict, LATER) == replace(in_conflict, next_lookup_at=None)
 
 
 # Registrations

@@ -15,11 +15,11 @@ from webapp.storage import figures
 from webapp.storage.call_list import read_list
 from webapp.storage.overview import campaign_names
 from webapp.storage.search import Search
+from webapp.web.api_parameters import PARAMETERS, cursor
 from webapp.web.pages.call_filter import FIGURE_OF_FLAG, KEYS, ListFilter, read_filter
 from webapp.web.pages.language import show_times_in
 from webapp.web.pages.ranges import ALL, PRESETS, WrongAddress
 from webapp.web.pages.words import flag_words, outcome_words
-from webapp.web.parameters import PARAMETERS, cursor
 
 if TYPE_CHECKING:
     from flask import Blueprint

@@ -23,10 +23,10 @@ from webapp.storage.models import calls
 from webapp.storage.reader import Reader
 from webapp.storage.search import Search
 from webapp.storage.time_zone import zone_of
-from webapp.support.pauses import let_others_run
+from webapp.support.yield_to_others import let_others_run
+from webapp.web.api_parameters import read_page
 from webapp.web.pages.call_filter import LIST_PARAMETERS, read_filter
 from webapp.web.pages.ranges import WrongAddress
-from webapp.web.parameters import read_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flask import Blueprint
     from flask.typing import ResponseReturnValue
 
-    from webapp.web.pages.throttle import Throttle
+    from webapp.web.pages.sign_in_throttle import Throttle
 
 
 def form(problem: str = "") -> ResponseReturnValue:

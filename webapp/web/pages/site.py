@@ -18,7 +18,7 @@ from webapp.callbacks.views import RETRY_AFTER_SECONDS
 from webapp.storage.errors import Unavailable
 from webapp.web.errors import http_error
 from webapp.web.pages import call_list, downloads, formats, headers, language, one_call, overview, session, sign_in
-from webapp.web.pages.throttle import Throttle
+from webapp.web.pages.sign_in_throttle import Throttle
 from webapp.web.pages.words import error_words, range_words
 
 if TYPE_CHECKING:

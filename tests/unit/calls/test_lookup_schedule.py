@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from makers import NOW
 
-from webapp.calls import schedule
+from webapp.calls import lookup_schedule
 from webapp.calls.rule import Call
 
 MINUTE = timedelta(minutes=1)
@@ -21,7 +21,7 @@ def pauses(call: Call, answered: list[bool]) -> list[float]:
     """The pauses in minutes after look-ups that leave the call open, one after another."""
     found = []
     for one in answered:
-        call = schedule.charge(call, call, "105", NOW, answered=one, spread=1)
+        call = lookup_schedule.charge(call, call, "105", NOW, answered=one, spread=1)
         assert call.next_lookup_at
         found.append((call.next_lookup_at - NOW) / MINUTE)
     assert call.lookup_count == len(answered)
@@ -51,13 +51,13 @@ def test_a_pause_that_doubled_for_years_is_still_6_hours() -> None:
 
 @pytest.mark.parametrize("spread", [0.9, 1.1])
 def test_the_pause_is_spread(spread: float) -> None:
-    call = schedule.charge(MISSING, MISSING, "105", NOW, answered=True, spread=spread)
+    call = lookup_schedule.charge(MISSING, MISSING, "105", NOW, answered=True, spread=spread)
 
     assert call.next_lookup_at == NOW + 5 * MINUTE * spread
 
 
 def test_a_look_up_of_a_call_that_is_settled_by_it_is_counted_and_no_other_planned() -> None:
-    call = schedule.charge(MISSING, SETTLED, "100", NOW, answered=True, spread=1)
+    call = lookup_schedule.charge(MISSING, SETTLED, "100", NOW, answered=True, spread=1)
 
     assert (call.lookup_count, call.last_lookup_code, call.next_lookup_at) == (1, "100", None)
 
@@ -65,7 +65,7 @@ def test_a_look_up_of_a_call_that_is_settled_by_it_is_counted_and_no_other_plann
 def test_a_look_up_of_a_call_that_was_given_up_is_counted_and_no_other_planned() -> None:
     given_up = replace(MISSING, gave_up_at=NOW)
 
-    call = schedule.charge(given_up, given_up, "104", NOW, answered=True, spread=1)
+    call = lookup_schedule.charge(given_up, given_up, "104", NOW, answered=True, spread=1)
 
     assert (call.lookup_count, call.next_lookup_at) == (1, None)
 
@@ -73,15 +73,15 @@ def test_a_look_up_of_a_call_that_was_given_up_is_counted_and_no_other_planned()
 def test_each_conflict_is_looked_up_in_5_minutes_and_its_pauses_double_anew() -> None:
     before = replace(SETTLED, lookup_backoff=7)
 
-    call = schedule.plan(before, replace(before, conflict=True), NOW)
+    call = lookup_schedule.plan(before, replace(before, conflict=True), NOW)
 
     assert (call.next_lookup_at, call.lookup_backoff) == (NOW + 5 * MINUTE, 0)
 
 
 def test_a_look_up_that_makes_a_conflict_leaves_the_planned_look_up_as_it_is() -> None:
-    planned = schedule.plan(MISSING, IN_CONFLICT, NOW)
+    planned = lookup_schedule.plan(MISSING, IN_CONFLICT, NOW)
 
-    call = schedule.charge(MISSING, planned, "100", NOW, answered=True, spread=1)
+    call = lookup_schedule.charge(MISSING, planned, "100", NOW, answered=True, spread=1)
 
     assert (call.next_lookup_at, call.lookup_count) == (NOW + 5 * MINUTE, 1)
 
@@ -89,12 +89,12 @@ def test_a_look_up_that_makes_a_conflict_leaves_the_planned_look_up_as_it_is() -
 def test_a_conflict_that_is_over_is_not_looked_up_again() -> None:
     before = replace(IN_CONFLICT, next_lookup_at=NOW)
 
-    assert schedule.plan(before, replace(before, conflict=False), NOW).next_lookup_at is None
+    assert lookup_schedule.plan(before, replace(before, conflict=False), NOW).next_lookup_at is None
 
 
 def test_a_missing_call_is_given_up_and_one_in_conflict_stays_so_without_another_look_up() -> None:
-    missing = schedule.give_up(replace(MISSING, next_lookup_at=NOW), NOW)
-    torn = schedule.give_up(replace(IN_CONFLICT, next_lookup_at=NOW), NOW)
+    missing = lookup_schedule.give_up(replace(MISSING, next_lookup_at=NOW), NOW)
+    torn = lookup_schedule.give_up(replace(IN_CONFLICT, next_lookup_at=NOW), NOW)
 
     assert (missing.gave_up_at, missing.next_lookup_at) == (NOW, None)
     assert (torn.gave_up_at, torn.next_lookup_at, torn.conflict) == (None, None, True)
@@ -103,10 +103,10 @@ def test_a_missing_call_is_given_up_and_one_in_conflict_stays_so_without_another
 def test_what_settles_a_call_that_was_given_up_takes_that_back() -> None:
     before = replace(MISSING, gave_up_at=NOW)
 
-    assert schedule.plan(before, replace(before, settled_at=NOW), NOW).gave_up_at is None
+    assert lookup_schedule.plan(before, replace(before, settled_at=NOW), NOW).gave_up_at is None
 
 
 def test_a_call_that_is_reopened_is_due_at_once_and_its_pauses_double_anew() -> None:
-    call = schedule.reopen(replace(MISSING, gave_up_at=NOW, lookup_backoff=7), NOW)
+    call = lookup_schedule.reopen(replace(MISSING, gave_up_at=NOW, lookup_backoff=7), NOW)
 
     assert (call.gave_up_at, call.next_lookup_at, call.lookup_backoff) == (None, NOW, 0)

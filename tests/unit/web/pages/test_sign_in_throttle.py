@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from webapp.web.pages.throttle import Throttle
+from webapp.web.pages.sign_in_throttle import Throttle
 
 
 class Clock:

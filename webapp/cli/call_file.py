@@ -34,7 +34,7 @@ class NoList(click.ClickException):
     exit_code = USAGE
 
 
-class CallList:
+class CallFile:
     """The calls of a list, read portion by portion; the first 20 bad lines are named on standard error, all skipped."""
 
     def __init__(self, file: BinaryIO, zone: ZoneInfo) -> None:

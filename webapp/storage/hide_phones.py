@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import delete, select, update
 
 from webapp.calls.phone import e164
-from webapp.esms.phones import hide_in_payload
+from webapp.esms.hide_phones import hide_in_payload
 from webapp.storage import bulk
 from webapp.storage.models import calls, rejected_callbacks, status_reports
 from webapp.storage.rejected import Rejected, hide_in_rejected, stored_sha256, stored_size
