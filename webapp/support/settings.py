@@ -5,25 +5,40 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
-from datetime import timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote, unquote, urlsplit
-from zoneinfo import ZoneInfo
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import URL, make_url
 
 from webapp.support import tokens
-from webapp.support.addresses import Network, read_networks, split_bind
-from webapp.support.database_url import read_database_url as _database_url
 from webapp.support.database_url import secrets_in
 from webapp.support.redaction import longest_first
+from webapp.support.setting_types import (
+    IN_LOWER_CASE,
+    AnswerTime,
+    Bind,
+    CertificateFile,
+    DatabaseUrl,
+    Duration,
+    Folder,
+    HashKey,
+    LogFormat,
+    LogLevel,
+    MessageApiUrl,
+    Networks,
+    PositiveDuration,
+    Proxy,
+    Share,
+    Size,
+    Tokens,
+    Url,
+    Zone,
+)
 from webapp.support.spelling import likely
-from webapp.support.times import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,157 +62,16 @@ MESSAGE_API_URL = "https://rest.esms.vn/MainService.svc/json"
 """*documented*: where eSMS has GetSendStatus, for voice calls and for voice OTP."""
 
 Verify = Literal["off", "conflicts", "unregistered", "all"]
-LogFormat = Literal["text", "json"]
-LogLevel = Literal["debug", "info", "warning", "error"]
 
-_SIZE = re.compile(r"[0-9]+(?:\.[0-9]+)? ?(?:b|[kmgt]i?b|[kmgt])?", re.ASCII | re.IGNORECASE)
-_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%")
-_SCHEME = re.compile(r"https?|socks[45][ah]?")
 _OUR_PREFIXES = ("esms_", "reconcile_")
 OTHERS_NAMES = {"HTTP_PROXY", "NO_PROXY", "ALL_PROXY", "CURL_CA_BUNDLE"}
 """Names of other programs' variables that look like ours."""
-_WEB_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 _REMEDIES = {"bool_parsing": "must be on or off"}
 """What to say instead of pydantic's message, by the type of its error."""
 
 
 class ConfigError(Exception):
     """A setting is wrong. Its text names the setting and the remedy, and shows no secret."""
-
-
-def _read_share(text: object) -> object:
-    """``"5%"``, ``"0.5%"`` or ``"100 %"`` as an exact part of one."""
-    if not isinstance(text, str):
-        return text
-    match = _SHARE.fullmatch(text)
-    share = Decimal(match[1]) / 100 if match else None
-    if share is None or share > 1:
-        raise ValueError("must be a percentage such as 5%, 0.5% or 100%")
-    return share
-
-
-def _size(text: object) -> object:
-    """A text that is a size as a whole: pydantic reads ``1,5GiB`` as one byte, and ignores what follows a size."""
-    if isinstance(text, str) and not _SIZE.fullmatch(text):
-        raise ValueError("must be a size such as 500MiB or 1.5GiB")
-    return text
-
-
-def _lower(text: object) -> object:
-    return text.lower() if isinstance(text, str) else text
-
-
-def _longer_than_0s(length: timedelta) -> timedelta:
-    if not length:
-        raise ValueError("must be longer than 0s")
-    return length
-
-
-def _from_1s_to_1m(length: timedelta) -> timedelta:
-    if not timedelta(seconds=1) <= length <= timedelta(minutes=1):
-        raise ValueError("must be from 1s to 1m")
-    return length
-
-
-def _read_tokens(text: object) -> object:
-    """Comma-separated tokens as a tuple."""
-    if not isinstance(text, str):
-        return text
-    given = tuple(token.strip() for token in text.split(",") if token.strip())
-    if not given or not all(tokens.is_well_formed(token) for token in given):
-        message = (
-            "each token must have at least 16 characters out of A-Z a-z 0-9 - _ . ~ (commas between several tokens); "
-            "unset it to have one generated"
-        )
-        raise ValueError(message)
-    return given
-
-
-def _check_key(text: str) -> str:
-    if not tokens.is_well_formed(text):
-        raise ValueError("must have at least 16 characters out of A-Z a-z 0-9 - _ . ~; unset it to have one generated")
-    return text
-
-
-def _read_time_zone(name: object) -> object:
-    if not isinstance(name, str):
-        return name
-    try:
-        return ZoneInfo(name)
-    except (OSError, ValueError, LookupError):  # Some names are folders: Asia.
-        raise ValueError("must be the name of a time zone, such as Asia/Ho_Chi_Minh or UTC") from None
-
-
-def _folder(path: Path) -> Path:
-    # Those of Path raise what they may not look at.
-    if os.path.exists(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112
-        raise ValueError(f"must be a folder, and {path} is none")
-    return path
-
-
-def _web_url(text: str) -> str:
-    if not _WEB_URL.fullmatch(text):
-        raise ValueError("must be a URL such as https://calls.example.vn, without a query or a password")
-    try:
-        has_no_port = urlsplit(text).port == 0
-    except ValueError:
-        has_no_port = True
-    if has_no_port:
-        raise ValueError("must be a URL such as https://calls.example.vn, with a port from 1 to 65535 if any")
-    return text.rstrip("/")
-
-
-def _message_api_url(text: str) -> str:
-    return "off" if text.lower() == "off" else _web_url(text)
-
-
-def _proxy(text: str) -> str:
-    """A proxy's URL, with the scheme that is usual to leave out."""
-    url = text if "://" in text else f"http://{text}"
-    try:
-        parts = urlsplit(url)
-        known = bool(_SCHEME.fullmatch(parts.scheme) and parts.hostname and parts.port != 0)
-    except ValueError:
-        known = False
-    if not known:
-        raise ValueError("must be a URL such as http://proxy.example.vn:3128")
-    return url
-
-
-def _networks(text: object) -> object:
-    if not isinstance(text, str):
-        return text
-    try:
-        networks = read_networks(text)
-    except ValueError as error:
-        raise ValueError(f"cannot be read: {error}") from None
-    if not networks:
-        raise ValueError("must name an address or a network; unset it to take callbacks from all")
-    return networks
-
-
-def _bind(text: str) -> str:
-    try:
-        _, port = split_bind(text)
-    except ValueError:
-        port = 0
-    if not port:
-        raise ValueError("must be HOST:PORT, such as 127.0.0.1:9100")
-    return text
-
-
-def _readable_file(path: Path) -> Path:
-    try:
-        with path.open("rb"):
-            return path
-    except OSError as error:
-        raise ValueError(f"cannot be read ({path}: {error.strerror}): name a file of CA certificates in PEM") from None
-
-
-Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
-Share = Annotated[Decimal, BeforeValidator(_read_share)]
-Tokens = Annotated[tuple[str, ...], BeforeValidator(_read_tokens)]
-Url = Annotated[str, AfterValidator(_web_url)]
 
 
 class Settings(BaseSettings):
@@ -213,17 +87,17 @@ class Settings(BaseSettings):
         validate_default=True,
     )
 
-    instance_dir: Annotated[Path, AfterValidator(_folder)] = Field(
+    instance_dir: Folder = Field(
         Path("instance"),
         description="Folder of the embedded database, the spool and the generated tokens; created when needed.",
     )
-    database_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
+    database_url: DatabaseUrl | None = Field(
         None,
         repr=False,
         description="`postgresql://…`, `postgres://…` or `sqlite:///…`; "
         "by default SQLite, `calls.db` in the instance folder.",
     )
-    read_database_url: Annotated[str, AfterValidator(_database_url)] | None = Field(
+    read_database_url: DatabaseUrl | None = Field(
         None,
         repr=False,
         description="A replica of that database, for those who read: page, `GET /api/…`, `export`, `report` and "
@@ -238,13 +112,13 @@ class Settings(BaseSettings):
     api_token: Tokens | None = Field(
         None, repr=False, description="Bearer token of `/api`. Several, or generated, like `CALLBACK_TOKEN`."
     )
-    phone_storage: Annotated[Literal["plain", "hashed", "none"], BeforeValidator(_lower)] = Field(
+    phone_storage: Annotated[Literal["plain", "hashed", "none"], IN_LOWER_CASE] = Field(
         "plain",
         description="What is stored of the numbers called, payloads included. `plain`: themselves; `hashed`: a keyed "
         "hash (HMAC-SHA256), which a search by the number still finds; `none`: nothing. It holds from now on: "
         "`esms-calls hide-phones` brings older rows to it. See [privacy](privacy.md).",
     )
-    phone_hash_key: Annotated[str, AfterValidator(_check_key)] | None = Field(
+    phone_hash_key: HashKey | None = Field(
         None,
         repr=False,
         description="Key of these hashes, the same on all machines that share a database. If not set, it is generated "
@@ -264,19 +138,19 @@ class Settings(BaseSettings):
         None, repr=False, description="SecretKey of your eSMS account; needed to ask eSMS."
     )
     esms_api_url: Url = Field(VOICE_API_URL, description="Base URL of GetSendStatus, for voice calls.")
-    esms_message_api_url: Annotated[str, AfterValidator(_message_api_url)] | None = Field(
+    esms_message_api_url: MessageApiUrl | None = Field(
         None,
         description="Base URL of GetSendStatus for voice OTP. `off`: every call is looked up at `ESMS_API_URL`. By "
         f"default `{MESSAGE_API_URL}`, or `off` where `ESMS_API_URL` is set to another address.",
     )
-    esms_ca_bundle: Annotated[Path, AfterValidator(_readable_file)] | None = Field(
+    esms_ca_bundle: CertificateFile | None = Field(
         None,
         description="File with the certificates (PEM) of the CAs that eSMS's certificate may come from, for networks "
         "that open TLS. By default those of Mozilla (certifi).",
     )
     requests_ca_bundle: Path | None = Field(None, description="The same, where `ESMS_CA_BUNDLE` is not set.")
     ssl_cert_file: Path | None = Field(None, description="The same, where neither of these two is set.")
-    https_proxy: Annotated[str, AfterValidator(_proxy)] | None = Field(
+    https_proxy: Proxy | None = Field(
         None,
         repr=False,
         description="Proxy through which eSMS is reached over https (CONNECT), such as `http://proxy.example.vn:3128`. "
@@ -285,7 +159,7 @@ class Settings(BaseSettings):
     no_proxy: str | None = Field(
         None, description="Hosts that are reached without the proxy, with commas: `.esms.vn,10.0.0.0/8`; `*`: all."
     )
-    esms_timeout: Annotated[Duration, AfterValidator(_longer_than_0s)] = Field(
+    esms_timeout: PositiveDuration = Field(
         "20s", description="Time limit of one look-up, from connecting to the last byte."
     )  # type: ignore[assignment]
     reconcile_grace: Duration = Field(
@@ -301,7 +175,7 @@ class Settings(BaseSettings):
         le=256,
         description="Look-ups in flight at the same time, at most, of one run; above 60 it has no effect.",
     )
-    verify: Annotated[Verify, BeforeValidator(_lower)] = Field(
+    verify: Annotated[Verify, IN_LOWER_CASE] = Field(
         "conflicts",
         description="Which settled calls `reconcile` asks about when no missing call is due: `off`: none; `conflicts`: "
         "those in conflict; `unregistered`: also those known only from callbacks; `all`: also every call that no "
@@ -312,7 +186,7 @@ class Settings(BaseSettings):
         description="`status` exits with 1 when lookups settled more than this share of the calls settled in the last "
         "24 hours, because callbacks get lost then. `100%`: never.",
     )  # type: ignore[assignment]
-    answer_within: Annotated[Duration, AfterValidator(_from_1s_to_1m)] = Field(
+    answer_within: AnswerTime = Field(
         "5s", description="Every callback is answered within this time, whatever the database does."
     )  # type: ignore[assignment]
     spool: bool = Field(
@@ -320,21 +194,19 @@ class Settings(BaseSettings):
         description="`on`: callbacks that the database cannot take wait in the instance folder and are answered 200. "
         "`off`: they are answered 503; for containers without a lasting disk.",
     )  # type: ignore[assignment]
-    spool_limit: Annotated[ByteSize, BeforeValidator(_size), Field(gt=0)] = Field(
-        "1GiB", description="Largest size of the spool; beyond it callbacks are answered 503."
-    )  # type: ignore[assignment]
+    spool_limit: Size = Field("1GiB", description="Largest size of the spool; beyond it callbacks are answered 503.")  # type: ignore[assignment]
     fast_path: bool = Field(
         "on",
         description="`on`: the usual callback (a GET) is read without gunicorn's parser. `off`: it is read like every "
         "other request, with the same answers at about half the speed.",
     )  # type: ignore[assignment]
-    callback_allowed_ips: Annotated[tuple[Network, ...], BeforeValidator(_networks)] | None = Field(
+    callback_allowed_ips: Networks | None = Field(
         None,
         description="Addresses and networks (CIDR), with commas, from which callbacks are taken: "
         "`203.0.113.7, 2001:db8::/32`. Others get the 404 of a wrong token, and are counted. By default all: eSMS "
         "publishes no addresses. Behind a proxy set `TRUSTED_PROXIES`, too.",
     )
-    ops_bind: Annotated[str, AfterValidator(_bind)] | None = Field(
+    ops_bind: Bind | None = Field(
         None,
         description="`HOST:PORT` at which `/metrics` and `/readyz` are answered, from a cache of one second, and "
         "nothing else but `/healthz`; at the address of `--bind` they are 404 then. By default they are there.",
@@ -345,12 +217,12 @@ class Settings(BaseSettings):
     trusted_proxies: int = Field(
         0, ge=0, le=10, description="Number of reverse proxies in front whose `X-Forwarded-…` headers are trusted."
     )
-    log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(
+    log_format: LogFormat = Field(
         "text",
         description="`text`: log lines for people. `json`: one JSON object a line, for programs; what commands other "
         "than `serve` say to a terminal stays text.",
     )
-    log_level: Annotated[LogLevel, BeforeValidator(_lower)] | None = Field(
+    log_level: LogLevel | None = Field(
         None,
         description="`debug`, `info`, `warning` or `error`: what is less severe is not logged. By default `info` for "
         "`serve` and `warning` for other commands.",
@@ -359,7 +231,7 @@ class Settings(BaseSettings):
         "on",
         description="`on`: a log line (of level `info`) for every request. `off`: none; the counts of `/metrics` stay.",
     )  # type: ignore[assignment]
-    time_zone: Annotated[ZoneInfo, BeforeValidator(_read_time_zone)] = Field(
+    time_zone: Zone = Field(
         "Asia/Ho_Chi_Minh",
         description="Zone of the times that people give without one, and of the days that are counted.",
     )  # type: ignore[assignment]
