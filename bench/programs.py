@@ -38,7 +38,7 @@ class Program:
 
 THIS = Program(ROOT)
 _NO_FIGURES = {
-    "webapp/storage/writer.py": "_LockedCalls._moments_to_mark = lambda self: ()",
+    "webapp/storage/locked_calls.py": "LockedCalls._moments_to_mark = lambda self: ()",
     "webapp/web/refresher.py": "Refresher.start = lambda self: None",
 }
 """What is appended to files so that nothing is marked, and no figures are made."""

@@ -35,8 +35,8 @@ from webapp.callbacks.store import Accepted, CallbackStore, NotAccepted, OtherCh
 from webapp.calls import rule
 from webapp.esms import parameters
 from webapp.storage.database import Database
+from webapp.storage.locked_calls import LockedCalls
 from webapp.storage.rejected import RejectedCallbacks
-from webapp.storage.writer import _LockedCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +48,7 @@ SEAMS: dict[str, tuple[type, str]] = {
     "spool append": (Spool, "append"),
     "spool read": (Spool, "oldest"),
     "transaction": (CallbackStore, "_store_together"),
-    "writing, not committed": (_LockedCalls, "write"),
+    "writing, not committed": (LockedCalls, "write"),
     "rejection": (RejectedCallbacks, "keep"),
     "spool remove": (Spool, "remove"),
 }
