@@ -132,7 +132,7 @@ def test_printed_pages_have_no_navigation(site: Site) -> None:
         ("outcome", "answered", "Answered"),
         ("outcome", "missing", "No result yet"),
         ("flag", "conflict", "In conflict"),
-        ("flag", "recovered", "Recovered by look-up"),
+        ("flag", "recovered", "Recovered by lookup"),
         ("flag", "unregistered", "Never registered"),
         ("flag", "unconfirmed", "Not confirmed by eSMS"),
         ("key", "1", "Key 1"),

@@ -69,15 +69,15 @@ def completeness(
     \b
     calls is the sum of
       settled_by_callback   its first final report was a callback
-      settled_by_lookup     its first final report was a look-up
+      settled_by_lookup     its first final report was a lookup
       gave_up               eSMS had no final answer within RECONCILE_GIVE_UP
       missing_within_grace  placed less than RECONCILE_GRACE ago
       missing_beyond_grace  placed longer ago: its callback is overdue
     and, overlapping with these,
-      confirmed             a look-up had a final answer
+      confirmed             a final lookup came, too
       conflict              a callback disagrees, and no look-up has decided since
       never_registered      known from reports only
-      lost_and_recovered    settled by a look-up, and no final callback ever came
+      lost_and_recovered    settled by a lookup, and no final callback ever came
     The settled calls are also counted by outcome:
       answered              the callee answered
       unanswered            the call failed, or the callee did not answer

@@ -24,7 +24,7 @@ from webapp.support.token_redaction import TokenRedactor
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from webapp.storage.writer import Refolded
+    from webapp.storage.locked_calls import Refolded
 
 
 @click.command()

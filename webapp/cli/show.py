@@ -36,7 +36,7 @@ _VALUE_WORDS = {
     "request_id": "request id {}",
 }
 """What a report may say, in words."""
-_SOURCES_IN_WORDS = {"registered": "as registered", "callback": "by callback", "lookup": "by look-up"}
+_SOURCES_IN_WORDS = {"registered": "as registered", "callback": "by callback", "lookup": "by lookup"}
 
 
 @click.command()

@@ -45,7 +45,7 @@ class CallFilter:
     price_conflict: bool | None = None
     dismissed: bool | None = None
     recovered: bool | None = None
-    """Settled by a look-up, without any final callback."""
+    """Settled by a lookup, without any final callback."""
     settled: bool | None = None
     confirmed: bool | None = None
     registered: bool | None = None

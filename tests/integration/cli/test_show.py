@@ -69,8 +69,8 @@ def test_show_has_a_line_for_each_report_in_local_time(writer: Writer) -> None:
         "A (as registered)",
     )
     assert shown["call_duration"] == "13 s (by callback)"
-    assert (shown["price"], shown["send_status"]) == ("0 VND (by callback)", "5 (done) (by look-up)")
-    assert (shown["call_status"], shown["ivr"]) == ("ANSWERED (by look-up)", "1 (by callback)")
+    assert (shown["price"], shown["send_status"]) == ("0 VND (by callback)", "5 (done) (by lookup)")
+    assert (shown["call_status"], shown["ivr"]) == ("ANSWERED (by lookup)", "1 (by callback)")
     assert (shown["registered_at"], shown["settled_by"]) == ("2026-11-23 17:00:00", "callback")
     assert "gave_up_at" not in shown
 

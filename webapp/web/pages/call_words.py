@@ -53,7 +53,7 @@ def sources() -> dict[str, str]:
     return {
         "registered": gettext("as registered"),
         "callback": gettext("by callback"),
-        "lookup": gettext("by look-up"),
+        "lookup": gettext("by lookup"),
     }
 
 

@@ -55,7 +55,7 @@ def flag_words() -> dict[str, str]:
         "conflict": gettext("In conflict"),
         "price_conflict": gettext("Two prices"),
         "price_conflict_open": gettext("Two prices, not dismissed"),
-        "recovered": gettext("Recovered by look-up"),
+        "recovered": gettext("Recovered by lookup"),
         "unregistered": gettext("Never registered"),
         "unconfirmed": gettext("Not confirmed by eSMS"),
         "no_campaign": gettext("Without a campaign"),

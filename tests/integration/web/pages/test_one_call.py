@@ -49,7 +49,7 @@ def test_it_tells_what_each_report_changed_and_who_said_what(reading: FlaskClien
     text = seen(reading, "a1")
     assert "Phone 0901888484 as registered" in text
     assert "Campaign tet as registered" in text
-    assert "Talk time 23 s by look-up" in text
+    assert "Talk time 23 s by lookup" in text
     assert "Status NOANSWERED → ANSWERED" in text
     assert "SentResult 0 (failed at the carrier) → 1 (succeeded at the carrier)" in text
     assert "Callback disagreed with the settled call" in text
