@@ -6,7 +6,6 @@ import os
 import pty
 import re
 import threading
-import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -75,14 +74,6 @@ def many_calls(writer: Writer, number: int) -> None:
     writer.register(
         [Registration(reference_id=f"call-{place:05}", placed_at=at(place)) for place in range(number)], NOW
     )
-
-
-def wait_until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
-    for _ in range(round(seconds * 50)):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
 
 
 @contextmanager

@@ -26,10 +26,11 @@ import requests
 from constants import SOAK
 from running import Program, free_port, metrics_folder, run
 from sqlalchemy import text
+from until import until
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from versions import Installed
 
@@ -62,14 +63,6 @@ _SHAPES: tuple[dict[str, str], ...] = (
 def lasting(quick: float, soak: float) -> float:
     """How many seconds something takes, in the quick and in the long form."""
     return soak * SOAK if SOAK else quick
-
-
-def until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Return as soon as the condition holds; fail if it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
-        time.sleep(0.05)
 
 
 class Address(Protocol):

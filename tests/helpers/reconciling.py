@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ from webapp.storage.writer import Writer
 from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from sqlalchemy import Table
 
@@ -185,14 +184,6 @@ def asked(esms: Sandbox) -> list[str]:
 def counts(summary: str) -> dict[str, int]:
     """What was counted, of a summary in JSON."""
     return {name: number for name in COUNTS if (number := json.loads(summary)[name])}
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come about within ten seconds")
 
 
 def is_about(moment: datetime | None, pause: timedelta, began: datetime) -> bool:

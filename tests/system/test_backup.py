@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import requests
-from commands import done, run, wait_until
+from commands import done, run
 from outages import sqlite_locked
 from running import esms_calls, free_port, serving
+from until import until
 
 from webapp.support.server_lock import locked_for_restore
 
@@ -39,7 +40,7 @@ class Load:
     def wait_for(self, more: int) -> None:
         """Wait until this many more are answered."""
         wanted = len(self._answered) + more
-        wait_until(lambda: len(self._answered) >= wanted)
+        until(lambda: len(self._answered) >= wanted)
 
     @contextmanager
     def going_on(self) -> Iterator[None]:

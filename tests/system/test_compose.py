@@ -12,10 +12,10 @@ import pytest
 import requests
 from composing import ROOT, Composed, described, wanted_variables
 from constants import API_TOKEN, CALLBACK_TOKEN
-from ledger import until
 from peers import new_authority
 from running import free_port
 from servers import open_folder
+from until import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from ledger import MARGIN_SECONDS, SEED, TOKEN, Ledger, Load, Receiver, all_is_well, lasting, until
+from ledger import MARGIN_SECONDS, SEED, TOKEN, Ledger, Load, Receiver, all_is_well, lasting
 from makers import stored_reports
 from outages import PostgreSQL, postgresql_of_ones_own
+from until import until
 from versions import NEXT_MIGRATION, Installed, InstalledReceiver, make_next_version
 
 from webapp.storage.database import Database

@@ -17,11 +17,12 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from ledger import MARKER, RECOVERY_SECONDS, SEED, Ledger, Load, Receiver, all_is_well, lasting, until
+from ledger import MARKER, RECOVERY_SECONDS, SEED, Ledger, Load, Receiver, all_is_well, lasting
 from outages import PostgreSQL, postgresql_of_ones_own, small_disk, sqlite_locked
 from pooling import NEEDS_PGBOUNCER, pgbouncer
 from running import free_port
 from sqlalchemy import text
+from until import until
 
 from webapp.callbacks.request import CallbackRequest
 from webapp.callbacks.spool import Spool

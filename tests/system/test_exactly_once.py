@@ -22,11 +22,12 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from ledger import TOKEN, until
+from ledger import TOKEN
 from makers import by_reports, stored_call, stored_reports
 from outages import sqlite_locked
 from running import COMMAND, PROCESSES, free_port
 from sqlalchemy import make_url, text
+from until import until
 
 from webapp.callbacks.ingest import Ingest
 from webapp.callbacks.request import CallbackRequest

@@ -14,10 +14,11 @@ import pytest
 import requests
 from caddy import start_caddy
 from constants import SOAK
-from ledger import SEED, Ledger, Load, Receiver, all_is_well, lasting, until
+from ledger import SEED, Ledger, Load, Receiver, all_is_well, lasting
 from pooling import NEEDS_PGBOUNCER, pgbouncer
 from running import free_port
 from servers import Cluster, open_folder
+from until import until
 
 from webapp.storage.database import Database
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import requests
 from constants import API_TOKEN, CALLBACK_TOKEN
-from ledger import until
 from running import Program, free_port, serving, settings_in, wait_until_healthy
+from until import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from commands import done, run, wait_until
+from commands import done, run
 from running import COMMAND, free_port
+from until import until
 
 from webapp.support import files
 
@@ -109,7 +110,7 @@ def test_what_the_server_makes_is_for_its_user_alone(tmp_path: Path) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: answers(url) or server.poll() is not None, seconds=60)
+        until(lambda: answers(url) or server.poll() is not None, seconds=60)
         token = Path("instance/callback_token").read_text("ascii").strip()
         answer = requests.get(f"{url}/esms/callback/{token}?ReferenceId=a&CallStatus=ANSWERED", timeout=60)
         variables = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")

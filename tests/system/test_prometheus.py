@@ -17,10 +17,10 @@ import pytest
 import requests
 import yaml
 from constants import CALLBACK_TOKEN
-from ledger import until
 from reconciling import DAY, ON_SQLITE, Command, missing
 from running import free_port, serving
 from series import ALERTS, RULES, all_series
+from until import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,12 +7,13 @@ import time
 from typing import TYPE_CHECKING
 
 import requests
-from commands import SET, done, wait_until
+from commands import SET, done
 from constants import CALLBACK_TOKEN
 from makers import at, callback
 from recount import facts_of, recounted, refresh_all, stored_figures
 from running import Program, serving
 from sqlalchemy import func, select
+from until import until
 
 from webapp.storage.models import calls, status_reports
 
@@ -44,7 +45,7 @@ def test_callbacks_are_stored_while_a_purge_runs_and_one_that_is_interrupted_is_
     slowest, number = 0.0, 0
     with serving(tmp_path / "log", "--workers", "1") as url, requests.Session() as esms:
         with Program("purge", "--older-than", "3650d", "--keep-totals", environment={}) as purge:
-            wait_until(lambda: old_calls(database) < NUMBER)
+            until(lambda: old_calls(database) < NUMBER)
             purge.send_signal(signal.SIGINT)
             while purge.poll() is None:
                 number += 1

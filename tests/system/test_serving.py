@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 from constants import API_TOKEN, CALLBACK_TOKEN
-from ledger import until
 from makers import by_reports, stored_call, stored_reports
 from outages import silent_server
 from running import Program, free_port, metrics_folder, serving, wait_until_healthy
 from sqlalchemy import create_engine, make_url, select, text
+from until import until
 
 from webapp.callbacks.request import CallbackRequest
 from webapp.callbacks.spool import Spool

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from ledger import until
 from running import Program, esms_calls, free_port, wait_until_healthy
 from sqlalchemy import create_engine, text
+from until import until
 
 from webapp.support.settings import load_settings
 

@@ -18,8 +18,9 @@ from uuid import UUID
 import pytest
 import requests
 from outages import postgresql_of_ones_own
-from reconciling import ON_SQLITE, asked, claimed, counts, missing, rows, runs, wait_until
+from reconciling import ON_SQLITE, asked, claimed, counts, missing, rows, runs
 from running import COMMAND, Program, free_port
+from until import until
 
 from webapp.reconcile import watch
 from webapp.reconcile.run import Progress
@@ -100,11 +101,11 @@ def test_it_asks_about_calls_as_they_become_due_and_writes_no_run_where_nothing_
     with systemd(str(tmp_path / "notify")) as manager:
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
         with reconcile.beside("--watch", "--every", "1s", **environment) as process:
-            wait_until(lambda: manager.states.count("WATCHDOG=1") >= 12)
+            until(lambda: manager.states.count("WATCHDOG=1") >= 12)
             assert rows(database, calls) == []
             assert runs(database) == []
             reference_ids = missing(esms, database, 3)
-            wait_until(lambda: all_settled(database) and runs(database) == ["done"])
+            until(lambda: all_settled(database) and runs(database) == ["done"])
             stop(process, reconcile)
 
     assert sorted(asked(esms)) == sorted(reference_ids)
@@ -121,10 +122,8 @@ def test_it_ends_with_0_within_seconds_whatever_it_is_doing(
         lookup_rate.slow_down(database, 3600, halve=False)
     port = free_port()
     with reconcile.beside("--watch", "--health-port", str(port), RECONCILE_CONCURRENCY="2") as process:
-        wait_until(lambda: is_healthy(port))
-        wait_until(
-            {"rest": lambda: True, "run": lambda: len(esms.lookups) >= 4, "pause": lambda: claimed(database)}[doing]
-        )
+        until(lambda: is_healthy(port))
+        until({"rest": lambda: True, "run": lambda: len(esms.lookups) >= 4, "pause": lambda: claimed(database)}[doing])
         stop(process, reconcile, number)
 
     assert claimed(database) == []
@@ -151,7 +150,7 @@ def test_while_esms_does_not_answer_it_waits_at_least_a_minute(
     missing(esms, database, 100)
     esms.answer_all_with("reset")
     with reconcile.beside("--watch", "--every", "1s") as process:
-        wait_until(lambda: runs(database) == ["failures"])
+        until(lambda: runs(database) == ["failures"])
         asked_by_then = len(esms.lookups)
         time.sleep(3)
         assert runs(database) == ["failures"]
@@ -166,10 +165,10 @@ def test_few_failures_are_no_reason_to_wait_for_longer(esms: Sandbox, database: 
     missing(esms, database, 3)
     esms.answer_all_with("reset")
     with reconcile.beside("--watch", "--every", "1s") as process:
-        wait_until(lambda: runs(database) == ["failures"])
+        until(lambda: runs(database) == ["failures"])
         esms.answer_all_with(None)
         missing(esms, database, 3)
-        wait_until(lambda: runs(database) == ["failures", "done"])
+        until(lambda: runs(database) == ["failures", "done"])
         stop(process, reconcile)
 
     assert len(esms.lookups) == 6
@@ -187,12 +186,12 @@ def test_it_starts_while_the_database_is_away_or_not_migrated_and_goes_on_after_
         time.sleep(2)
         database.migrate()
         missing(esms, database, 3)
-        wait_until(lambda: all_settled(database))
+        until(lambda: all_settled(database))
 
         for outage in (server.stopped, server.hung):
             missing(esms, database, 60)
             before = len(esms.lookups)
-            wait_until(lambda before=before: len(esms.lookups) > before + 5)  # type: ignore[misc]
+            until(lambda before=before: len(esms.lookups) > before + 5)  # type: ignore[misc]
             with outage():
                 time.sleep(4)
             within_a_minute(lambda: all_settled(database))
@@ -225,9 +224,9 @@ def test_it_goes_on_where_its_summaries_cannot_be_written(esms: Sandbox, databas
         command = [COMMAND, "reconcile", "--watch", "--every", "1s"]
         process = subprocess.Popen(command, stdout=full, stderr=subprocess.PIPE, text=True)
         try:
-            wait_until(lambda: runs(database) == ["done"])
+            until(lambda: runs(database) == ["done"])
             missing(esms, database, 2)
-            wait_until(lambda: runs(database) == ["done", "done"])
+            until(lambda: runs(database) == ["done", "done"])
             process.send_signal(signal.SIGTERM)
             _, said = process.communicate(timeout=SOON)
         finally:
@@ -252,11 +251,11 @@ def test_systemd_is_notified_that_it_is_ready_working_and_stopping(
     environment = {"NOTIFY_SOCKET": where, "WATCHDOG_USEC": "1000000", "RECONCILE_CONCURRENCY": "2"}
     with systemd(where) as manager, reconcile.beside("--watch", **environment) as process:
         begun = time.monotonic()
-        wait_until(lambda: manager.states.count("WATCHDOG=1") >= 5)
+        until(lambda: manager.states.count("WATCHDOG=1") >= 5)
         assert time.monotonic() - begun < SOON
         assert not all_settled(database)
         stop(process, reconcile)
-        wait_until(lambda: "STOPPING=1" in manager.states)
+        until(lambda: "STOPPING=1" in manager.states)
 
     assert manager.states[0] == "READY=1"
     assert manager.states[-1] == "STOPPING=1"
@@ -431,7 +430,7 @@ def test_it_wants_keys_at_once(esms: Sandbox, reconcile: Command) -> None:
 def test_it_shows_each_run_as_a_single_run_does(esms: Sandbox, database: Database, reconcile: Command) -> None:
     missing(esms, database, 2)
     with reconcile.beside("--watch", "--json") as process:
-        wait_until(lambda: runs(database) == ["done"])
+        until(lambda: runs(database) == ["done"])
         process.send_signal(signal.SIGTERM)
         code, shown, _ = reconcile.end(process)
 

@@ -42,7 +42,7 @@ class Base(DeclarativeBase):
     )
 
 
-CALL_STATUS = (
+CALL_STATUS_COMMENT = (
     "How the call ended: ANSWERED, NOANSWERED, or another word of eSMS in capitals (CallStatus). NULL: not said"
 )
 CALL_DURATION_COMMENT = "Length of the call in whole seconds (CallDuration). NULL: not said"
@@ -82,7 +82,7 @@ class CallRow(Base):
     reference_id: Mapped[str] = mapped_column(
         REFERENCE, primary_key=True, comment="The identity that eSMS gave the call (ReferenceId or SMSID), lower case"
     )
-    call_status: Mapped[str | None] = mapped_column(Text, comment=CALL_STATUS)
+    call_status: Mapped[str | None] = mapped_column(Text, comment=CALL_STATUS_COMMENT)
     call_duration: Mapped[int | None] = mapped_column(Integer, comment=CALL_DURATION_COMMENT)
     ivr: Mapped[str | None] = mapped_column(Text, comment=IVR_COMMENT)
     send_status: Mapped[int | None] = mapped_column(SmallInteger, comment=SEND_STATUS_COMMENT)
@@ -304,7 +304,7 @@ class ReportRow(Base):
         comment="What storing it did then: settled, stale, conflict, corrected, confirmed, enriched, progressed or duplicate",
     )
     lookup_code: Mapped[str | None] = mapped_column(Text, comment="eSMS's code (CodeResponse). NULL: a callback")
-    call_status: Mapped[str | None] = mapped_column(Text, comment=CALL_STATUS)
+    call_status: Mapped[str | None] = mapped_column(Text, comment=CALL_STATUS_COMMENT)
     call_duration: Mapped[int | None] = mapped_column(Integer, comment=CALL_DURATION_COMMENT)
     ivr: Mapped[str | None] = mapped_column(Text, comment=IVR_COMMENT)
     send_status: Mapped[int | None] = mapped_column(SmallInteger, comment=SEND_STATUS_COMMENT)

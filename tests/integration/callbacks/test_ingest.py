@@ -24,6 +24,7 @@ from makers import (
     stored_reports,
 )
 from sqlalchemy import NullPool, create_engine, select, text
+from until import until
 
 from webapp.callbacks import parsing
 from webapp.callbacks.ingest import Ingest
@@ -56,14 +57,6 @@ POISON = {
     "BEGIN SELECT RAISE(ABORT, 'poison'); END",
     False: "ALTER TABLE status_reports ADD CONSTRAINT no_poison CHECK (reference_id <> 'poison')",
 }
-
-
-def until(condition: Callable[[], object], *, seconds: float = 15) -> None:
-    for _ in range(round(seconds * 50)):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
 
 
 # Outcomes

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from commands import wait_until
+from until import until
 
 from webapp.callbacks import token_counter
 from webapp.callbacks.token_counter import TokenCounter
@@ -62,7 +62,7 @@ def test_wrong_tokens_do_not_make_right_ones_be_written_more_often(
     counter = TokenCounter(database)
     counter.count_right(TOKENS[0])
     counter.count_wrong()
-    wait_until(lambda: bool(written))
+    until(lambda: bool(written))
     assert written == [1]
     assert stored(database) == {}
     counter.close()
@@ -78,7 +78,7 @@ def test_right_tokens_are_written_when_their_minute_is_over(
     for _ in range(2):
         counter.count_right(TOKENS[0])
         before = len(written)
-        wait_until(lambda before=before: len(written) > before)  # type: ignore[misc]
+        until(lambda before=before: len(written) > before)  # type: ignore[misc]
     counter.close()
 
     assert stored(database) == {"oLd0": 2}

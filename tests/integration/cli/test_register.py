@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from makers import NOW, callback, change_by_hand
 from running import COMMAND
+from until import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from webapp.storage.writer import Writer
     from webapp.support.settings import Settings
 
-from commands import ON_SQLITE, SET, done, run, wait_until
+from commands import ON_SQLITE, SET, done, run
 
 
 def test_register_counts_what_is_new_and_what_was_known(
@@ -151,7 +152,7 @@ def test_register_prints_its_counts_when_the_database_goes_away(
         with fifo.open("w") as file:
             file.writelines(f"call-{number}\n" for number in range(1000))
             file.flush()
-            wait_until(lambda: reader.count() == 1000)
+            until(lambda: reader.count() == 1000)
             change_by_hand(database, "ALTER TABLE calls RENAME TO gone")
             file.writelines(f"more-{number}\n" for number in range(10))
 
@@ -182,7 +183,7 @@ def test_interrupted_register_prints_its_counts(reader: Reader) -> None:
         assert registering.stdin
         registering.stdin.writelines(f"call-{number}\n" for number in range(1500))
         registering.stdin.flush()
-        wait_until(lambda: reader.count() == 1000)
+        until(lambda: reader.count() == 1000)
         registering.send_signal(signal.SIGINT)
         out, err = registering.communicate(timeout=20)
 

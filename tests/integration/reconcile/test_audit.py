@@ -8,7 +8,6 @@ import json
 import math
 import re
 import signal
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,6 +24,7 @@ from constants import API_KEY, API_TOKEN, CALLBACK_TOKEN, SECRET_KEY, SPELLINGS
 from makers import callback, change_by_hand, stored_call, stored_reports
 from running import Program, esms_calls, serving
 from sqlalchemy import select
+from until import until
 
 from webapp.calls.rule import Call, Registration
 from webapp.cli.audit import audit as command
@@ -46,7 +46,7 @@ from webapp.storage.writer import Writer
 from webapp.support.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from webapp.calls.report import StatusReport
@@ -168,14 +168,6 @@ def everything(database: Database) -> dict[str, list[Any]]:
             table.name: connection.execute(select(table).order_by(*table.primary_key)).all()  # type: ignore[misc]
             for table in tables
         }
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come about within ten seconds")
 
 
 def auditor(database: Database, *, fix: bool = False) -> Auditor:
@@ -521,7 +513,7 @@ def test_a_report_that_comes_while_esms_is_asked_makes_no_false_finding(esms: Sa
 
     with ThreadPoolExecutor(1) as threads:
         run = threads.submit(auditor(database).run, CallFilter(), None, 0, stop=Event(), watch=lambda _: None)
-        wait_until(lambda: esms.lookups)
+        until(lambda: esms.lookups)
         Writer(database).record([final_callback(truth, 2000, call_status=truth.lookup_status)], BEGAN)
         findings = run.result()
 
@@ -557,7 +549,7 @@ def test_a_call_that_is_gone_meanwhile_is_undecided(esms: Sandbox, database: Dat
 
     with ThreadPoolExecutor(1) as threads:
         run = threads.submit(auditor(database).run, CallFilter(), None, 0, stop=Event(), watch=lambda _: None)
-        wait_until(lambda: esms.lookups)
+        until(lambda: esms.lookups)
         change_by_hand(database, "DELETE FROM calls")
         findings = run.result()
 
@@ -636,7 +628,7 @@ def test_when_interrupted_it_finishes_what_is_in_flight_and_reports_what_it_has(
     esms.options = replace(esms.options, latency=0.2)
     environment = {"RECONCILE_CONCURRENCY": "3"}
     with Program("audit", "--json", "--sample", "20", environment=environment) as process:
-        wait_until(lambda: len(esms.lookups) >= 6)
+        until(lambda: len(esms.lookups) >= 6)
         process.send_signal(number)
         shown, words = process.communicate(timeout=30)
 

@@ -12,8 +12,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from reconciling import ON_POSTGRESQL, ON_SQLITE, most_within, rows, wait_until
+from reconciling import ON_POSTGRESQL, ON_SQLITE, most_within, rows
 from sql import write
+from until import until
 
 from webapp.reconcile.rate_limiter import RateLimiter
 from webapp.storage import lookup_rate
@@ -48,7 +49,7 @@ def test_closing_wakes_all_threads_that_wait(database: Database) -> None:
 
     with ThreadPoolExecutor(4) as threads:
         waiting = [threads.submit(limiter.wait) for _ in range(4)]
-        wait_until(lambda: all(future.running() for future in waiting))
+        until(lambda: all(future.running() for future in waiting))
         time.sleep(0.2)
         limiter.close()
         assert [future.result(60) for future in waiting] == [False] * 4

@@ -46,10 +46,10 @@ from reconciling import (
     rows,
     runs,
     shown_secrets,
-    wait_until,
 )
 from running import free_port
 from sqlalchemy import text
+from until import until
 
 from webapp.esms.client import Client
 from webapp.esms.sandbox import faults
@@ -529,7 +529,7 @@ def test_a_run_that_is_interrupted_finishes_what_is_in_flight_and_leaves_the_res
     esms.options = replace(esms.options, latency=0.3)
 
     with reconcile.beside("--json", RECONCILE_CONCURRENCY="3") as process:
-        wait_until(lambda: len(esms.lookups) >= 6)
+        until(lambda: len(esms.lookups) >= 6)
         process.send_signal(number)
         code, summary, explanation = reconcile.end(process)
 
@@ -674,7 +674,7 @@ def test_a_database_that_goes_away_in_mid_run_ends_it_and_nothing_is_lost(
     with ThreadPoolExecutor(1) as threads:
         work = reconciler(impatient).run
         run = threads.submit(work, due_now(), limit=None, stop=Event(), watch=lambda _: None)
-        wait_until(lambda: len(esms.lookups) == 2)
+        until(lambda: len(esms.lookups) == 2)
         with pytest.raises(Unavailable):
             with_calls_locked(database, run.result)
     impatient.close()
@@ -761,7 +761,7 @@ def test_what_a_run_that_was_killed_had_claimed_is_asked_about_when_its_lease_is
     (reference_id,) = missing(esms, database, 1)
     esms.faults = {reference_id: "hang"}
     with reconcile.beside() as process:
-        wait_until(lambda: esms.lookups)
+        until(lambda: esms.lookups)
         process.kill()
     esms.faults = {}
     assert "another run has claimed all of the 1 calls" in reconcile().stdout
@@ -807,7 +807,7 @@ def test_no_transaction_is_open_while_esms_is_asked(esms: Sandbox, database: Dat
     impatient = Database(database.url.render_as_string(hide_password=False), patience=timedelta(seconds=0.1))
 
     with reconcile.beside(ESMS_TIMEOUT="20s") as process:
-        wait_until(lambda: len(esms.lookups) == 2)
+        until(lambda: len(esms.lookups) == 2)
         now = datetime.now(UTC)
         reports = [callback(reference_id, received_at=now, call_status="BUSY") for reference_id in reference_ids]
         effects = Writer(impatient).record(reports, now)

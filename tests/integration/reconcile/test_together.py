@@ -33,9 +33,9 @@ from reconciling import (
     reconciler,
     rows,
     runs,
-    wait_until,
 )
 from sql import write
+from until import until
 
 from webapp.esms.client import Client
 from webapp.reconcile import run as reconcile_run
@@ -108,7 +108,7 @@ def test_a_killed_run_leaves_few_calls_claimed_and_another_run_settles_everythin
     reference_ids = missing(esms, database, 30)
     esms.options = replace(esms.options, latency=0.2)
     with reconcile.beside(RECONCILE_CONCURRENCY="3") as process:
-        wait_until(lambda: len(esms.lookups) >= 9)
+        until(lambda: len(esms.lookups) >= 9)
         process.kill()
         process.wait()
     left_claimed, before = claimed(database), settled(database)
@@ -160,7 +160,7 @@ def test_calls_that_a_killed_run_has_claimed_are_free_three_timeouts_later(
     missing(esms, database, 8)
     esms.options = replace(esms.options, latency=0.5)
     with reconcile.beside() as process:
-        wait_until(lambda: len(esms.lookups) == 8)
+        until(lambda: len(esms.lookups) == 8)
         process.kill()
         process.wait()
     killed_at = time.monotonic()
@@ -228,7 +228,7 @@ def test_a_run_that_was_stopped_past_its_lease_asks_no_more_about_calls_that_oth
     reference_ids = missing(esms, database, 10)
     esms.options = replace(esms.options, latency=0.8)
     with reconcile.beside(RECONCILE_CONCURRENCY="2") as stopped:
-        wait_until(lambda: len(esms.lookups) >= 4)
+        until(lambda: len(esms.lookups) >= 4)
         time.sleep(0.3)  # so that it is asking, and holds no lock
         stopped.send_signal(signal.SIGSTOP)
         left_claimed = claimed(database)
@@ -243,7 +243,7 @@ def test_a_run_that_was_stopped_past_its_lease_asks_no_more_about_calls_that_oth
         esms.options = replace(esms.options, latency=0.8)
         with reconcile.beside("--json", RECONCILE_CONCURRENCY="8") as other:
             before = len(esms.lookups)
-            wait_until(lambda: len(esms.lookups) >= before + len(left_claimed))
+            until(lambda: len(esms.lookups) >= before + len(left_claimed))
             stopped.send_signal(signal.SIGCONT)
             code, summary, _ = reconcile.end(other)
         stopped.wait(timeout=20)
@@ -317,7 +317,7 @@ def test_a_run_that_breaks_off_releases_its_calls_once_no_look_up_is_in_flight(
             in_flight.discard(request.reference_id)
 
     def conclude(*_: object, **__: object) -> NoReturn:
-        wait_until(lambda: in_flight)
+        until(lambda: in_flight)
         raise Unavailable("gone")
 
     def watched(database: Database, leases: dict[str, datetime]) -> None:
@@ -419,7 +419,7 @@ def test_a_callback_in_the_middle_of_a_look_up_counts_by_the_rule(
 
     with ThreadPoolExecutor(1) as threads:
         run = threads.submit(reconciler(database).run, due_now(), limit=None, stop=Event(), watch=lambda _: None)
-        wait_until(lambda: esms.lookups)
+        until(lambda: esms.lookups)
         now = datetime.now(UTC)
         (effect,) = Writer(database).record([callback(reference_id, received_at=now, call_status=said)], now)
         progress = run.result()
@@ -443,7 +443,7 @@ def test_a_callback_that_settles_the_call_in_the_middle_of_a_look_up_that_fails_
 
     with ThreadPoolExecutor(1) as threads:
         run = threads.submit(reconciler(database).run, due_now(), limit=None, stop=Event(), watch=lambda _: None)
-        wait_until(lambda: esms.lookups)
+        until(lambda: esms.lookups)
         now = datetime.now(UTC)
         Writer(database).record([callback(reference_id, received_at=now, call_status="BUSY")], now)
         run.result()

@@ -18,7 +18,6 @@ import pytest
 import requests
 from click.testing import CliRunner
 from constants import API_TOKEN, CALLBACK_TOKEN
-from ledger import until
 from makers import change_by_hand
 from outages import small_disk
 from prometheus_client.core import GaugeMetricFamily
@@ -26,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import serving
 from sql import write
 from sqlalchemy import create_engine, make_url, text
+from until import until
 
 from webapp import app as application
 from webapp import create_app

@@ -7,11 +7,12 @@ import time
 from typing import TYPE_CHECKING
 
 import requests
-from commands import ON_SQLITE, wait_until
+from commands import ON_SQLITE
 from constants import CALLBACK_TOKEN
 from makers import NOW, callback, change_by_hand
 from recount import facts_of, recounted, stored_figures
 from running import serving
+from until import until
 
 from webapp.storage import rollups
 from webapp.storage.errors import Unavailable
@@ -39,7 +40,7 @@ def test_figures_follow_the_calls_while_the_server_runs(settings: Settings, data
         for number in range(20):
             query = f"ReferenceId=call-{number}&CallStatus=ANSWERED&CallDuration={number}&Price=450"
             requests.get(f"{url}/esms/callback/{CALLBACK_TOKEN}?{query}", timeout=10).raise_for_status()
-        wait_until(lambda: rollups.waiting(database, None) == 0 and bool(stored_figures(database)))
+        until(lambda: rollups.waiting(database, None) == 0 and bool(stored_figures(database)))
 
         assert len(facts_of(database)) == 20
         assert stored_figures(database) == recounted(facts_of(database))

@@ -8,20 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
+from until import until
 
 from webapp.callbacks import batch_writer
 from webapp.callbacks.batch_writer import Batch, BatchWriter, Overloaded, TooLate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-
-def until(condition: Callable[[], object], *, seconds: float = 15) -> None:
-    for _ in range(round(seconds * 50)):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
+    from collections.abc import Iterator
 
 
 class TenTimes(BatchWriter[int, int]):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from reconciling import wait_until
+from until import until
 
 from webapp.esms.lookup import LookupAnswer, LookupRequest
 from webapp.reconcile.dispatcher import Dispatcher
@@ -116,9 +116,9 @@ def test_a_call_that_is_given_twice_is_asked_about_once_at_a_time(settings: Call
     esms.may_answer.clear()
     with dispatching(esms, settings()) as dispatcher:
         ask(dispatcher, ["a"], NO_LEASE)
-        wait_until(lambda: esms.asked)
+        until(lambda: esms.asked)
         ask(dispatcher, ["a", "b"], NO_LEASE)
-        wait_until(lambda: "b" in esms.asked)
+        until(lambda: "b" in esms.asked)
         esms.may_answer.set()
         assert sorted(concluded(dispatcher)) == ["a", "b"]
         assert dispatcher.unconcluded == []
@@ -151,7 +151,7 @@ def test_a_call_whose_answer_might_come_after_its_lease_is_not_asked_about(setti
     with dispatching(esms, settings()) as dispatcher:
         ask(dispatcher, ["late"], time.monotonic() + 5.5)
         ask(dispatcher, ["in time"], time.monotonic() + 8)
-        wait_until(lambda: esms.asked)
+        until(lambda: esms.asked)
         dispatcher.abandon(["late"])
         assert concluded(dispatcher) == ["in time"]
         assert dispatcher.unconcluded == []
@@ -176,7 +176,7 @@ def test_calls_that_are_dropped_while_they_wait_are_not_asked_about(settings: Ca
     esms.may_answer.clear()
     with dispatching(esms, settings()) as dispatcher:
         ask(dispatcher, calls(4), NO_LEASE)
-        wait_until(lambda: len(esms.asked) == 4)
+        until(lambda: len(esms.asked) == 4)
         ask(dispatcher, ["dropped", "mine"], NO_LEASE)
         dispatcher.abandon(["dropped"])
         assert "dropped" not in dispatcher.unconcluded
@@ -193,7 +193,7 @@ def test_once_closed_no_look_up_leaves_and_those_in_flight_bring_their_answers(
     esms.may_answer.clear()
     with dispatching(esms, settings()) as dispatcher:
         ask(dispatcher, calls(7), NO_LEASE)
-        wait_until(lambda: len(esms.asked) == 4)
+        until(lambda: len(esms.asked) == 4)
         dispatcher.close()
         esms.may_answer.set()
         answered = concluded(dispatcher)
@@ -285,7 +285,7 @@ def test_at_most_60_look_ups_leave_between_two_answers_whatever_the_concurrency(
         assert concluded(dispatcher) == ["answered"]
         esms.may_answer.clear()
         ask(dispatcher, calls(1000), NO_LEASE)
-        wait_until(lambda: len(esms.asked) == 1 + min(concurrency, 60))
+        until(lambda: len(esms.asked) == 1 + min(concurrency, 60))
         time.sleep(0.02)
         esms.may_answer.set()
         answered = concluded(dispatcher)
@@ -352,7 +352,7 @@ def test_a_call_that_waits_for_its_repeat_when_all_ends_is_concluded_only_where_
             ask(dispatcher, ["limited", "refused"], NO_LEASE)
         else:
             ask(dispatcher, ["limited"], NO_LEASE)
-            wait_until(lambda: "limited" in esms.asked)
+            until(lambda: "limited" in esms.asked)
             dispatcher.close()
         found = concluded(dispatcher)
 
@@ -373,7 +373,7 @@ def test_the_rate_is_halved_once_for_all_look_ups_that_left_at_the_same_rate(
     esms.may_answer.clear()
     with dispatching(esms, settings(4), limiter) as dispatcher:
         ask(dispatcher, calls(4), NO_LEASE)
-        wait_until(lambda: len(esms.asked) == 4)
+        until(lambda: len(esms.asked) == 4)
         esms.may_answer.set()
         assert sorted(concluded(dispatcher)) == calls(4)
 
@@ -387,7 +387,7 @@ def test_retry_after_pauses_the_run(settings: Callable[..., Settings], code: str
     esms.retry_after_seconds = 90
     with dispatching(esms, settings(1), limiter) as dispatcher:
         ask(dispatcher, ["a"], NO_LEASE)
-        wait_until(lambda: esms.asked)
+        until(lambda: esms.asked)
         esms.codes = {"a": "105"}
         concluded(dispatcher)
 
@@ -400,7 +400,7 @@ def test_a_rate_limit_counts_at_once_and_not_with_the_next_batch(settings: Calla
     esms.may_answer.clear()
     with dispatching(esms, settings(2), limiter) as dispatcher:
         ask(dispatcher, ["slow", "limited"], NO_LEASE)
-        wait_until(lambda: len(esms.asked) >= 2)
+        until(lambda: len(esms.asked) >= 2)
         began = time.monotonic()
         while not limiter.slowed_down:
             dispatcher.answers()
