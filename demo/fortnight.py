@@ -13,8 +13,14 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
-from webapp.esms.finality import SEND_STATUS_DONE
-from webapp.esms.sandbox.calls import LOOKUP_SPELLING, SEND_STATUS_SENT, SEND_STATUS_WAITING, PlacedCall, draw_call
+from webapp.esms.sandbox.calls import (
+    LOOKUP_SPELLING,
+    SEND_STATUS_DONE,
+    SEND_STATUS_SENT,
+    SEND_STATUS_WAITING,
+    PlacedCall,
+    draw_call,
+)
 from webapp.esms.sandbox.forms import callbacks_of, other_channel_message
 from webapp.esms.sandbox.options import Options
 

@@ -22,7 +22,7 @@ AVOID = {
     r"\bin hand\b|\bhand(ed)? in\b": "claimed",
     r"\blonely\b": "single",
     r"waits? for nobody": "is written immediately",
-    r"\bunheard\b|\bheard\b|\bhears?\b": "without an answer, known, reported",
+    r"\bunheard\b|\bheard of\b|\bhears?\b": "without an answer, known, reported",
     r"(?<!eSMS.)(?<!not.)\btold\b": "is reported, is shown, answered",
     r"\bof late\b": "in the last …",
     r"\bso (many|long)\b(?! as)": "a number, or as many as",

@@ -23,7 +23,7 @@ from webapp.support.sizes import size_in_words
 
 DATABASE, SPOOL = "calls.db", "spool.db"
 """The names of the databases in an archive, whatever they are called outside it."""
-_OTHER_FILES = ("*_token*", "*_key*", "spool-corrupt-*")
+_ALSO_BACKED_UP = ("*_token*", "*_key*", "spool-corrupt-*")
 """What else of the instance folder is kept: tokens, keys, and callbacks that were set aside."""
 _PORTION = 1000
 
@@ -100,7 +100,7 @@ def _copy_spool(settings: Settings, folder: Path) -> int:
 
 def kept_files(folder: Path) -> list[Path]:
     """The files in the folder that belong in a backup, besides the databases."""
-    found = {path for pattern in _OTHER_FILES for path in folder.glob(pattern) if path.is_file()}
+    found = {path for pattern in _ALSO_BACKED_UP for path in folder.glob(pattern) if path.is_file()}
     return sorted(path for path in found if not path.name.startswith("."))
 
 

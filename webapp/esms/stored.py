@@ -75,6 +75,6 @@ def _pairs(payload: str, *, unread: str | None = None, again: bool = False) -> I
 
 
 def _is_one_value(values: list[Any]) -> bool:
-    """Whether one value was said, and perhaps repeated or left blank elsewhere."""
+    """Whether one value was said, and perhaps repeated or left blank another time."""
     said = [value for value in values if not is_blank(value)]
     return bool(said) and said.count(said[0]) == len(said)

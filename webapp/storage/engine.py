@@ -88,20 +88,16 @@ def postgresql_engine(
     connect_timeout = min(max(patience, _SHORTEST_CONNECT_TIMEOUT), _connect_timeout_of(url))
     milliseconds = round(patience.total_seconds() * 1000)
     own = {"tcp_user_timeout": milliseconds, **_KEEPALIVES}
-    engine = create_engine(
-        url,
-        connect_args={name: value for name, value in own.items() if name not in url.query}
-        | {
-            "connect_timeout": round(connect_timeout.total_seconds()),
-            "client_encoding": "utf8",
-            # ``_begin_transaction`` begins the transactions.
-            "autocommit": True,
-        },
-        **_pool(patience, connections),
-    )
+    arguments = {name: value for name, value in own.items() if name not in url.query} | {
+        "connect_timeout": round(connect_timeout.total_seconds()),
+        "client_encoding": "utf8",
+        # ``_begin_transaction`` begins the transactions.
+        "autocommit": True,
+    }
+    engine = create_engine(url, connect_args=arguments, **_pool(patience, connections))
 
-    def connect(dialect: Any, _record: object, arguments: Any, options: Any) -> Any:
-        connection = dialect.connect(*arguments, **options)
+    def connect(dialect: Any, _record: object, args: Any, options: Any) -> Any:
+        connection = dialect.connect(*args, **options)
         time_limits.start(connection, connect_timeout)
         return connection
 

@@ -111,6 +111,11 @@ class LockedCalls:
         rows = self._connection.execute(_effects(self._connection.dialect.name), of_calls | ids)
         self.effects = {row.id: row.effect for row in rows}
 
+    def is_newest(self, report: StatusReport) -> bool:
+        """Whether the report is newer than all of its call: then it is not stored already."""
+        last_reported_at = self.calls[report.reference_id].last_reported_at
+        return last_reported_at is None or report.received_at > last_reported_at
+
     def fold(self, report: StatusReport) -> None:
         """Fold one report, unless it is stored already; with the whole history, unless it is the newest."""
         if report.id in self.effects:

@@ -55,7 +55,7 @@ class Now:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lately:
+class Recent:
     """Counts of the last hour and day."""
 
     placed: tuple[int, int]
@@ -142,7 +142,7 @@ def _last_end(connection: Connection, outcome: RunOutcome) -> datetime | None:
     return ended
 
 
-def read_lately(connection: Connection, due: Due, now: datetime) -> Lately:
+def read_recent(connection: Connection, due: Due, now: datetime) -> Recent:
     """Counts that read a row for each call of the last day, and the figures."""
     of = (calls.c.outcome, calls.c.settled_by)
     number = func.count()
@@ -156,7 +156,7 @@ def read_lately(connection: Connection, due: Due, now: datetime) -> Lately:
     unregistered = calls.c.registered_at.is_(None)
     placed = select(number.filter(unregistered), number.filter(~unregistered))
     never, registered = connection.execute(placed.where(calls.c.placed_at.between(now - _DAY, now))).one()
-    return Lately(
+    return Recent(
         placed=(never, registered),
         outcomes=outcomes,
         settled_by=settled_by,

@@ -16,7 +16,7 @@ from webapp.storage.claims import DUE_SINCE, Due, due_parts, is_due
 from webapp.storage.columns import CALL_COLUMNS, REPORT_COLUMNS
 from webapp.storage.filters import EVERY_CALL, CallFilter
 from webapp.storage.models import calls, due_replay, rejected_callbacks, status_reports
-from webapp.storage.monitoring import Lately, Now, ToDecide, read_lately, read_now, read_to_decide
+from webapp.storage.monitoring import Now, Recent, ToDecide, read_now, read_recent, read_to_decide
 from webapp.storage.rejected import Rejected
 from webapp.storage.status import LookupShare, Status, lookup_share, read_status
 from webapp.storage.types import plain
@@ -104,12 +104,7 @@ class Reader:
         """These columns of these calls, oldest placed first, streamed; to be closed."""
         query = select(*(calls.c[name] for name in columns)).where(*wanted.conditions())
         query = query.order_by(calls.c.placed_at, calls.c.reference_id)
-        with (
-            self._database.snapshot(limited=False) as connection,
-            connection.execute(query, execution_options={"yield_per": _PORTION}) as rows,
-        ):
-            for row in rows.mappings():
-                yield _plain_row(row)
+        return self._stream(query)
 
     def portions(self, wanted: CallFilter, columns: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
         """These columns of these calls, newest placed first, each portion in a transaction of its own.
@@ -143,6 +138,9 @@ class Reader:
         query = query.where(*wanted.conditions()).order_by(
             calls.c.placed_at, calls.c.reference_id, status_reports.c.received_at, status_reports.c.id
         )
+        return self._stream(query)
+
+    def _stream(self, query: Select[Any]) -> Generator[dict[str, Any]]:
         with (
             self._database.snapshot(limited=False) as connection,
             connection.execute(query, execution_options={"yield_per": _PORTION}) as rows,
@@ -228,10 +226,10 @@ class Reader:
         with self._database.snapshot() as connection:
             return read_to_decide(connection)
 
-    def lately(self, due: Due) -> Lately:
+    def recent(self, due: Due) -> Recent:
         """What /metrics shows of the hour and the day before ``due.due_until``."""
         with self._database.snapshot() as connection:
-            return read_lately(connection, due, due.due_until)
+            return read_recent(connection, due, due.due_until)
 
     def rejected(self, since: datetime | None) -> Iterator[Rejected]:
         """The rejected callbacks that were not replayed, oldest first, streamed in portions."""

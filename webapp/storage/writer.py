@@ -224,6 +224,7 @@ class Writer:
         with self._database.transaction() as connection:
             locked = LockedCalls(connection, now)
             locked.lock({**dict.fromkeys(answer.reference_id for answer in answers), **_first_received(reports)})
+            locked.skip_stored([report for report in reports if not locked.is_newest(report)])
             conclusions = [
                 locked.conclude(answer, give_up, verifying=answer.reference_id in verifying) for answer in answers
             ]

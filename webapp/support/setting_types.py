@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field
 
 from webapp.support import tokens
 from webapp.support.addresses import Network, read_networks, split_bind
 from webapp.support.database_url import read_database_url
 from webapp.support.times import parse_duration
 
+_SIZE = re.compile(r"[0-9]+(?:\.[0-9]+)? ?(?:b|[kmgt]i?b|[kmgt])?", re.ASCII | re.IGNORECASE)
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,4})?) ?%")
 _SCHEME = re.compile(r"https?|socks[45][ah]?")
 _WEB_URL = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
@@ -32,6 +33,13 @@ def _read_share(text: object) -> object:
     if share is None or share > 1:
         raise ValueError("must be a percentage such as 5%, 0.5% or 100%")
     return share
+
+
+def _check_size(text: object) -> object:
+    """A text that is a size as a whole: pydantic reads ``1,5GiB`` as one byte, and ignores what follows a size."""
+    if isinstance(text, str) and not _SIZE.fullmatch(text):
+        raise ValueError("must be a size such as 500MiB or 1.5GiB")
+    return text
 
 
 def _lower(text: object) -> object:
@@ -90,9 +98,11 @@ def _web_url(text: str) -> str:
     if not _WEB_URL.fullmatch(text):
         raise ValueError("must be a URL such as https://calls.example.vn, without a query or a password")
     try:
-        urlsplit(text).port  # noqa: B018 - it is read to be checked
+        has_no_port = urlsplit(text).port == 0
     except ValueError:
-        raise ValueError("must be a URL such as https://calls.example.vn, with a port from 1 to 65535 if any") from None
+        has_no_port = True
+    if has_no_port:
+        raise ValueError("must be a URL such as https://calls.example.vn, with a port from 1 to 65535 if any")
     return text.rstrip("/")
 
 
@@ -146,6 +156,7 @@ def _readable_file(path: Path) -> Path:
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[Duration, AfterValidator(_longer_than_0s)]
 AnswerTime = Annotated[Duration, AfterValidator(_from_1s_to_1m)]
+Size = Annotated[ByteSize, BeforeValidator(_check_size), Field(gt=0)]
 Share = Annotated[Decimal, BeforeValidator(_read_share)]
 Tokens = Annotated[tuple[str, ...], BeforeValidator(_read_tokens)]
 HashKey = Annotated[str, AfterValidator(_check_key)]
@@ -158,5 +169,6 @@ MessageApiUrl = Annotated[str, AfterValidator(_message_api_url)]
 Proxy = Annotated[str, AfterValidator(_proxy)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks)]
 Bind = Annotated[str, AfterValidator(_bind)]
-LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower)]
-LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)]
+IN_LOWER_CASE = BeforeValidator(_lower)
+LogFormat = Annotated[Literal["text", "json"], IN_LOWER_CASE]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], IN_LOWER_CASE]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from webapp.callbacks.spool import Depth, Spool
     from webapp.storage.database import Database
-    from webapp.storage.monitoring import Lately, Now
+    from webapp.storage.monitoring import Now, Recent
     from webapp.support.settings import Settings
 
 T = TypeVar("T")
@@ -170,7 +170,7 @@ class Gauges:
         self._depth = Sampler(spool.depth) if spool else None
         self._now = Sampler(lambda: reader.now(due_at(datetime.now(UTC), settings), lease))
         self._to_decide = Sampler(reader.to_decide, _SLOW)
-        self._lately = Sampler(lambda: reader.lately(due_at(datetime.now(UTC), settings)))
+        self._recent = Sampler(lambda: reader.recent(due_at(datetime.now(UTC), settings)))
 
     def sample(self) -> Iterator[Metric]:
         """The gauges; those of the database are absent while it cannot be read."""
@@ -185,10 +185,10 @@ class Gauges:
             yield GIVEN_UP.by(_no_yes(to_decide.given_up))
             yield CONFLICTS.by(_no_yes(to_decide.conflicts))
             yield PRICE_CONFLICTS.by(_no_yes(to_decide.price_conflicts))
-        if lately := self._lately.latest():
+        if recent := self._recent.latest():
             yield LOOKUP_SHARE_WARN.of(float(self._settings.lookup_share_warn))
             yield GIVE_UP.of(self._settings.reconcile_give_up.total_seconds())
-            yield from _of_lately(lately)
+            yield from _of_recent(recent)
 
 
 class Sampler(Generic[T]):
@@ -250,19 +250,19 @@ def _no_yes(counts: tuple[int, int]) -> dict[tuple[str, ...], float]:
     return dict(zip((("no",), ("yes",)), counts, strict=True))
 
 
-def _of_lately(lately: Lately) -> Iterator[Metric]:
+def _of_recent(recent: Recent) -> Iterator[Metric]:
     by_source: dict[tuple[str, ...], int] = {
-        (window, source): lately.settled_by.get((window, source), 0) for window in _WINDOWS for source in _SOURCES
+        (window, source): recent.settled_by.get((window, source), 0) for window in _WINDOWS for source in _SOURCES
     }
     settled = {window: sum(by_source[window, source] for source in _SOURCES) for window in _WINDOWS}
     unread: Counter[str] = Counter()
-    for name, number in lately.unread.items():
+    for name, number in recent.unread.items():
         unread[name if name in KNOWN_PARAMETERS else "other"] += number
-    yield CALLS.by({(name,): lately.calls.get(name, 0) for name in OUTCOMES})
-    yield PLACED.by(_no_yes(lately.placed))
-    yield SETTLED_BY_OUTCOME.by({(name,): lately.outcomes.get(name, 0) for name in OUTCOMES_OF_SETTLED})
+    yield CALLS.by({(name,): recent.calls.get(name, 0) for name in OUTCOMES})
+    yield PLACED.by(_no_yes(recent.placed))
+    yield SETTLED_BY_OUTCOME.by({(name,): recent.outcomes.get(name, 0) for name in OUTCOMES_OF_SETTLED})
     yield SETTLED_BY_SOURCE.by(by_source)
     yield LOOKUP_SHARE.by({(one,): by_source[one, "lookup"] / settled[one] for one in _WINDOWS if settled[one]})
     yield UNREAD_REPORTS.by({(name,): unread[name] for name in (*sorted(KNOWN_PARAMETERS), "other")})
-    yield LONGEST_GAP.of(lately.callbacks.longest_gap.total_seconds())
-    yield PLACED_SINCE.of(lately.callbacks.placed_since)
+    yield LONGEST_GAP.of(recent.callbacks.longest_gap.total_seconds())
+    yield PLACED_SINCE.of(recent.callbacks.placed_since)

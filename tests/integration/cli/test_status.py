@@ -174,7 +174,7 @@ def test_status_does_not_say_that_callbacks_are_safe_where_they_are_not(
 
 
 @ON_SQLITE
-def test_status_names_a_disk_that_has_no_room_for_the_spool(
+def test_status_names_a_disk_that_is_too_full_for_the_spool(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with small_disk(1) as disk, database_away(settings, monkeypatch):
@@ -183,7 +183,7 @@ def test_status_names_a_disk_that_has_no_room_for_the_spool(
 
     assert first == f"{AWAY} {DISK_FULL}"
     assert "has 1 MiB free" in second
-    assert "Make room" in second
+    assert "Free some" in second
 
 
 @pytest.mark.parametrize(("age", "code"), [(timedelta(seconds=30), 0), (timedelta(seconds=90), 1)])

@@ -22,7 +22,7 @@ from webapp.storage.runs import Run
 
 if TYPE_CHECKING:
     from webapp.storage.database import Database
-    from webapp.storage.monitoring import Lately, Now
+    from webapp.storage.monitoring import Now, Recent
     from webapp.storage.reader import Reader
     from webapp.storage.runs import RunOutcome
     from webapp.storage.writer import Writer
@@ -36,8 +36,8 @@ def now(reader: Reader) -> Now:
     return reader.now(DUE, LEASE)
 
 
-def lately(reader: Reader) -> Lately:
-    return reader.lately(DUE)
+def recent(reader: Reader) -> Recent:
+    return reader.recent(DUE)
 
 
 def reject(writer: Writer, reason: str, payload: str = "{}") -> None:
@@ -60,7 +60,7 @@ def test_an_empty_database_has_nothing_to_show(reader: Reader) -> None:
     assert (found.overdue, found.rejected, found.other_channels) == (0, {}, 0)
     assert (found.oldest_missing, found.callback_at, found.answered_at, found.run_outcome) == (None, None, None, None)
     assert set(found.run_ends.values()) == {None}
-    assert (lately(reader).outcomes, lately(reader).calls, lately(reader).unread) == ({}, {}, {})
+    assert (recent(reader).outcomes, recent(reader).calls, recent(reader).unread) == ({}, {}, {})
 
 
 def test_missing_calls_are_counted_by_whether_they_were_registered(writer: Writer, reader: Reader) -> None:
@@ -74,7 +74,7 @@ def test_missing_calls_are_counted_by_whether_they_were_registered(writer: Write
     assert found.missing == (1, 2)
     assert found.oldest_missing == at(-2 * HOUR)
     assert found.overdue == 2, "b is within its grace"
-    assert lately(reader).placed == (2, 2)
+    assert recent(reader).placed == (2, 2)
     assert found.callback_at == at(-60)
 
 
@@ -140,7 +140,7 @@ def test_settled_calls_of_the_last_hour_and_day(writer: Writer, reader: Reader) 
         NOW,
     )
 
-    found = lately(reader)
+    found = recent(reader)
 
     assert found.outcomes == {"answered": 2, "unanswered": 2}
     assert found.settled_by == {
@@ -159,7 +159,7 @@ def test_all_calls_are_counted_by_outcome_once_the_figures_are_made(
     writer.register([Registration(reference_id="d", placed_at=at(-400 * 24 * HOUR))], NOW)
     rollups.refresh(database)
 
-    assert lately(reader).calls == {"answered": 3, "missing": 1}
+    assert recent(reader).calls == {"answered": 3, "missing": 1}
 
 
 @pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
@@ -172,7 +172,7 @@ def test_no_figure_reads_all_calls_reports_or_rejected_callbacks(database: Datab
             statements.append((statement, parameters))
 
         monitoring.read_now(connection, DUE, NOW, LEASE)
-        monitoring.read_lately(connection, DUE, NOW)
+        monitoring.read_recent(connection, DUE, NOW)
         monitoring.read_to_decide(connection)
         event.remove(connection, "before_cursor_execute", keep)
         plans = {

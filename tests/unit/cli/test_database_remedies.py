@@ -12,7 +12,7 @@ from webapp.storage.errors import LockTimeout, Unavailable
     ("error", "words"),
     [
         (LockTimeout("calls: another transaction has had a lock for too long (canceling)"), "EsmsDatabaseUnavailable"),
-        (Unavailable("calls: could not extend file: No space left on device"), "make room"),
+        (Unavailable("calls: could not extend file: No space left on device"), "make space"),
         (Unavailable("calls: FATAL:  sorry, too many clients already"), "max_connections"),
         (Unavailable("calls: Connection refused"), "host and port in DATABASE_URL"),
         (Unavailable("READ_DATABASE_URL, calls: Connection refused"), "host and port in READ_DATABASE_URL"),

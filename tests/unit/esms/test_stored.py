@@ -64,7 +64,7 @@ def test_a_json_list_of_several_values_is_not_read_again_as_one_that_was_repeate
     assert read_again(report) == report
 
 
-def test_a_value_that_was_repeated_or_left_blank_elsewhere_is_read_again() -> None:
+def test_a_value_that_was_repeated_or_left_blank_another_time_is_read_again() -> None:
     report = received("ReferenceId=a&Ivr=1&Ivr=&CallDuration=7&CallDuration=7")
     unread = replace(report, ivr=None, call_duration=None, unread="CallDuration,Ivr")
 

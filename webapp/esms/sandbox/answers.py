@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from webapp.esms.finality import SEND_STATUS_DONE
+from webapp.esms.sandbox.calls import SEND_STATUS_DONE
 
 if TYPE_CHECKING:
     from webapp.esms.sandbox.calls import PlacedCall

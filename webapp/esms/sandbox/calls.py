@@ -9,15 +9,15 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
-from webapp.esms.finality import SEND_STATUS_DONE, SEND_STATUS_REJECTED
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from webapp.esms.sandbox.options import Options
 
-SEND_STATUS_WAITING, SEND_STATUS_SENT = 2, 7
-"""SendStatus of a call before it is done, in the order in which it goes through them: *documented*."""
+SEND_STATUS_WAITING, SEND_STATUS_SENT, SEND_STATUS_DONE = 2, 7, 5
+"""In the order in which a call goes through them: *documented*."""
+SEND_STATUS_REJECTED = (4, 6)
+"""Of calls that never were made: 4 is *documented*, 6 (deleted) *seen*."""
 LOOKUP_SPELLING = {"ANSWERED": "ANSWERED", "NOANSWERED": "NOANSWERED", None: "NOANSWERED"}
 """Outcomes in GetSendStatus: *documented*; a failed call (None) has the same one as an unanswered call."""
 CHANNELS = {1: "advertising SMS", 2: "SMS", 23: "Viber", 24: "Zalo", 25: "Zalo", 26: "Zalo", 27: "Zalo"}

@@ -7,8 +7,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlsplit
 
-from webapp.esms.finality import SEND_STATUS_DONE
-from webapp.esms.sandbox.calls import SEND_STATUS_SENT, SEND_STATUS_WAITING, call_as_of
+from webapp.esms.sandbox.calls import SEND_STATUS_DONE, SEND_STATUS_SENT, SEND_STATUS_WAITING, call_as_of
 
 if TYPE_CHECKING:
     from webapp.esms.sandbox.calls import PlacedCall

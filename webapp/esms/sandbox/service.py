@@ -16,13 +16,19 @@ from collections import Counter, deque
 from contextlib import suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from webapp.esms.finality import SEND_STATUS_DONE
 from webapp.esms.sandbox.answers import lookup_fields, message_lookup_fields
 from webapp.esms.sandbox.callbacks import CallbackQueue, checked_callback_url
-from webapp.esms.sandbox.calls import SEND_STATUS_SENT, SEND_STATUS_WAITING, call_as_of, draw_call, normalised
+from webapp.esms.sandbox.calls import (
+    SEND_STATUS_DONE,
+    SEND_STATUS_SENT,
+    SEND_STATUS_WAITING,
+    call_as_of,
+    draw_call,
+    normalised,
+)
 from webapp.esms.sandbox.codes import failure_fields, message_failure_fields
 from webapp.esms.sandbox.faults import ABOUT_A_CALL, FAULTS, checked_fault
 from webapp.esms.sandbox.forms import callbacks_of, filled, other_channel_message
@@ -32,12 +38,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Self
 
-    from webapp.calls.report import Kind
     from webapp.esms.sandbox.calls import PlacedCall
 
 SERVICE_PATH = "/MainService.svc/json"
 MESSAGE_PATH = "/rest" + SERVICE_PATH
 """The message API, which eSMS has on another host."""
+Kind = Literal["voice", "otp"]
 HONEST = "100"
 """The code of a look-up that met no fault."""
 _BUSY = "99"

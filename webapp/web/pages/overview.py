@@ -108,22 +108,10 @@ def _template_values(found: Overview, chosen: Range, now: datetime, lease: timed
         "delay": charts.delay_classes(found.delay),
         "phone_keys": KEYS,
         "keys": sorted(found.keys.items(), key=lambda one: -one[1]),
-        "hours": _hours_with_outcome(found),
-        "hour_columns": [_hour_column(found, hour) for hour in range(24)] if chosen.length == 1 else [],
-        "hour_axis": charts.axis(max((one.calls for one in found.by_hour.values()), default=0)),
+        **_values_of_hours(found, chosen),
         "weekdays": _weekdays(chosen),
         "heat": _heat(found),
         "against": _against(found.compared, chosen),
-        "hour_words": {
-            "answered": gettext("Answered"),
-            "unanswered": gettext("Not answered, and other"),
-            "other": gettext("Rejected, delivered or no result yet"),
-        },
-        "hour_parts": {
-            "answered": found.sums.answered,
-            "unanswered": found.sums.with_outcome - found.sums.answered,
-            "other": found.sums.calls - found.sums.with_outcome,
-        },
         "shown_campaigns": shown,
         "runs": runs,
         "run_problem": _run_problem(runs),
@@ -136,6 +124,25 @@ def _template_values(found: Overview, chosen: Range, now: datetime, lease: timed
         "run_words": run_words(),
         "edge": _edge,
         "class_words": _class_words,
+    }
+
+
+def _values_of_hours(found: Overview, chosen: Range) -> dict[str, Any]:
+    """Those of the chart of one day, hour by hour."""
+    return {
+        "hours": _hours_with_outcome(found),
+        "hour_columns": [_hour_column(found, hour) for hour in range(24)] if chosen.length == 1 else [],
+        "hour_axis": charts.axis(max((one.calls for one in found.by_hour.values()), default=0)),
+        "hour_words": {
+            "answered": gettext("Answered"),
+            "unanswered": gettext("Not answered, and other"),
+            "other": gettext("Rejected, delivered or no result yet"),
+        },
+        "hour_parts": {
+            "answered": found.sums.answered,
+            "unanswered": found.sums.with_outcome - found.sums.answered,
+            "other": found.sums.calls - found.sums.with_outcome,
+        },
     }
 
 
