@@ -168,14 +168,21 @@ def test_refusals_arrive_though_the_body_was_not_read(tmp_path: Path, fast_path:
 
 @ON_SQLITE
 @SET
-def test_wrong_token_is_answered_before_its_body_arrives(tmp_path: Path) -> None:
+def test_only_a_body_that_will_be_read_is_waited_for_and_invited(tmp_path: Path) -> None:
+    """Clients that send ``Expect: 100-continue`` keep their body back until it is invited."""
+    body = b"ReferenceId=invited&SendStatus=7"
+    heads = "Host: x\r\nConnection: close\r\n{}Content-Length: {}\r\n\r\n"
     with serving(tmp_path / "log", "--workers", "1") as url:
         host, _, port = url.removeprefix("http://").partition(":")
+        for expectation in ("", "Expect: 100-continue\r\n"):
+            with socket.create_connection((host, int(port)), timeout=10) as client:
+                client.sendall(f"POST {WRONG} HTTP/1.1\r\n{heads.format(expectation, 1_000_000)}".encode())
+                assert read_all(client).startswith(b"HTTP/1.1 404 ")
         with socket.create_connection((host, int(port)), timeout=10) as client:
-            client.sendall(f"POST {WRONG} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n".encode())
-            answer = read_all(client)
-
-    assert answer.startswith(b"HTTP/1.1 404 ")
+            client.sendall(f"POST {URL} HTTP/1.1\r\n{heads.format(expectation, len(body))}".encode())
+            assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            client.sendall(body)
+            assert read_all(client).startswith(b"HTTP/1.1 200 ")
 
 
 # With a token

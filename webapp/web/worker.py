@@ -58,6 +58,7 @@ class Connection:
         self._waiting = False
         self._ended = False
         self._more_came_before_the_answer = False
+        self._invitation = b""
         self.answers = 0
         self.request: Any = None
 
@@ -79,6 +80,10 @@ class Connection:
         if self._received:
             received, self._received = self._received[:size], self._received[size:]
             return received
+        if self._invitation:
+            invitation, self._invitation = self._invitation, b""
+            self._client.settimeout(_SEND_SECONDS)
+            self._client.sendall(invitation)
         self._client.settimeout(
             None if self._seconds is None else max(_SHORTEST_WAIT_SECONDS, self._until - time.monotonic())
         )
@@ -91,6 +96,11 @@ class Connection:
         """Put back what was received and not used."""
         self._received = content + self._received
 
+    def send(self, content: bytes) -> int:
+        """Send once something is read: gunicorn invites the body (100 Continue) also where the answer refuses it."""
+        self._invitation = content
+        return len(content)
+
     def sendall(self, content: bytes) -> None:
         """Send, now or with what follows."""
         self._unsent.append(content)
@@ -101,6 +111,7 @@ class Connection:
         """Send what waits."""
         if self._unsent:
             content, self._unsent = b"".join(self._unsent), []
+            self._invitation = b""
             self.answers += 1
             self._more_came_before_the_answer = self._has_more()
             self._client.settimeout(_SEND_SECONDS)
