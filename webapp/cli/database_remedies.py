@@ -13,7 +13,8 @@ _REMEDIES = {
     "database is locked": "another process keeps it locked: `fuser -v FILE` names it; end its transaction",
     "readonly database": "make file and folder writable for this user (chown), and see whether the disk is read-only",
     "unable to open": "make file and folder readable and writable for this user (chown)",
-    "not a database": "the file is damaged, or another program's: keep it aside, and `esms-calls restore` a backup",
+    "not a database": "the file is damaged, or another program's: correct DATABASE_URL, "
+    "or `esms-calls restore --force` a backup",
     "malformed": "the file is damaged: keep a copy, and `esms-calls restore` a backup",
     "disk is full": "make space on its disk",
     "No space left": "make space on its disk",

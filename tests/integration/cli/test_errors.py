@@ -130,7 +130,8 @@ def unusable(kind: str, tmp_path: Path) -> Iterator[str]:
 WHAT_TO_DO = {
     "no server listens": "Start PostgreSQL, or correct host and port in DATABASE_URL.",
     "hangs up": "Check DATABASE_URL, that the database runs, and the network between.",
-    "no database": "The file is damaged, or another program's: keep it aside, and `esms-calls restore` a backup.",
+    "no database": "The file is damaged, or another program's: correct DATABASE_URL, "
+    "or `esms-calls restore --force` a backup.",
 }
 
 
