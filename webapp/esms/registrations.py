@@ -226,6 +226,9 @@ def _check_that_it_is_text(beginning: bytes) -> None:
     for signature, what in _NO_TEXT.items():
         if beginning.startswith(signature):
             raise UnreadableList(f"The list is {what}: save it as CSV in UTF-8 (Excel: CSV UTF-8), and use that file.")
+    if b"\r" in beginning.rstrip(b"\r\n"):
+        words = "The lines of the list end with a carriage return alone, as Excel's CSV (Macintosh) has them"
+        raise UnreadableList(f"{words}: save it as CSV UTF-8, and use that file.")
 
 
 def _check_that_no_header_is_missing(first: _Line) -> None:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from webapp.esms import parameters
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _SAVE_SECONDS = 2.0
 _ONE_IN = 10
+_AT_ONCE = timedelta(seconds=2)
+"""A run that ends this soon after an answer of eSMS ends with it: ``answered_at`` is then ``finished_at``."""
 
 
 @dataclass(slots=True)
@@ -150,10 +152,10 @@ class Reconciler:
                 dispatcher.close()
             else:
                 due = self._ask(dispatcher, due, self._claim(due, dispatcher.capacity, limit))
-            answers = dispatcher.answers()
-            progress.run = replace(progress.run, answered_at=self._clock.at(dispatcher.answered_at))
+            answers, stored_at = dispatcher.answers(), self._clock.now()
             progress.clocks.note("eSMS's", dispatcher.clock_ahead)
-            self._conclude(answers, progress)
+            self._note_answer(dispatcher, stored_at if answers else None, progress)
+            self._conclude(answers, stored_at, progress)
             self._save_now_and_then(dispatcher, progress)
             latencies.save_now_and_then()
             progress.slowed_down = dispatcher.slowed_down
@@ -219,13 +221,26 @@ class Reconciler:
             dispatcher.renew(renewed, here + self._lease.total_seconds())
             self._renewed_at = here
 
-    def _conclude(self, answers: list[LookupAnswer], progress: Progress) -> None:
+    def _note_answer(self, dispatcher: Dispatcher, stored_at: datetime | None, progress: Progress) -> None:
+        """Note when eSMS last answered.
+
+        That is ``stored_at`` if the last of the answers that are stored then is one: the calls without an answer get
+        the same time, and ``status`` must see that eSMS has answered since.
+        """
+        answered_at = self._clock.at(dispatcher.answered_at)
+        if stored_at and answered_at and not dispatcher.unanswered:
+            answered_at = stored_at
+        before = progress.run.answered_at
+        if answered_at and (before is None or before < answered_at):
+            progress.run = replace(progress.run, answered_at=answered_at)
+
+    def _conclude(self, answers: list[LookupAnswer], now: datetime, progress: Progress) -> None:
         """Store the answers, and count them."""
         if not answers:
             return
         give_up = self._settings.reconcile_give_up
         verifying = self._verifying.intersection(answer.reference_id for answer in answers)
-        conclusions = self._writer.conclude(answers, self._clock.now(), give_up=give_up, verifying=verifying)
+        conclusions = self._writer.conclude(answers, now, give_up=give_up, verifying=verifying)
         self._verifying -= verifying
         for answer in answers:
             self._leases.pop(answer.reference_id, None)
@@ -254,7 +269,10 @@ class Reconciler:
         if dispatcher.ended or interrupted:
             left, _ = self._reader.due(due, 0)
             progress.unasked = left if limit is None else min(left, limit - progress.run.checked)
-        now = self._clock.now()
+        now, answered_at = self._clock.now(), progress.run.answered_at
+        if answered_at and not dispatcher.unanswered and now - answered_at < _AT_ONCE:
+            # What failed in this run failed before that, whatever changes its calls later.
+            progress.run = replace(progress.run, answered_at=now)
         outcome = _outcome_of(progress, interrupted=interrupted)
         progress.run = replace(progress.run, finished_at=now, seen_at=now, outcome=outcome)
         runs.save_run(self._database, progress.run)

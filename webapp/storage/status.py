@@ -254,7 +254,7 @@ def _no_answer(connection: Connection) -> NoAnswer:
         .order_by(code)
     )
     rows = connection.execute(query).all()
-    if not rows or (answered_at and min(max(at for _, _, at in rows), failed_at or _FAR_FUTURE) < answered_at):
+    if not rows or (answered_at and min(max(at for _, _, at in rows), failed_at or _FAR_FUTURE) <= answered_at):
         return NoAnswer({}, answered_at)
     return NoAnswer({name: number for name, number, _ in rows}, answered_at)
 

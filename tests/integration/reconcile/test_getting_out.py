@@ -21,8 +21,11 @@ from webapp.esms.sandbox.calls import normalised
 from webapp.esms.sandbox.options import Options
 from webapp.esms.sandbox.service import Sandbox
 from webapp.reconcile import run
+from webapp.storage.claims import due_at
 from webapp.storage.models import reconcile_runs
+from webapp.storage.reader import Reader
 from webapp.storage.writer import Writer
+from webapp.support.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,6 +207,24 @@ def test_an_answer_among_failures_counts(esms: Sandbox, database: Database, reco
     assert counts(result.stdout) == {"checked": 5, "settled": 1, "failed": 4}
     assert answered_at(database) is not None
     assert stored_call(database, first).settled
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_failure_before_an_answer_of_the_same_run_is_no_outage_whatever_changes_its_call_later(
+    esms: Sandbox, database: Database, reconcile: Command, concurrency: int
+) -> None:
+    first, *_ = missing(esms, database, 5)
+    esms.faults[first] = "reset"
+    reconcile(*NOW, RECONCILE_CONCURRENCY=str(concurrency), RECONCILE_RATE="50")
+    due, now = due_at(datetime.now(UTC), Settings()), datetime.now(UTC)
+    assert Reader(database).status(due).no_answer.codes == {}
+    Writer(database).record([callback(first, received_at=now, send_status=7)], now)
+    assert Reader(database).status(due).no_answer.codes == {}
+
+    esms.faults[first] = "reset"
+    make_due(database, first)
+    reconcile(*NOW)
+    assert Reader(database).status(due).no_answer.codes == {"unreachable": 1}
 
 
 # Clocks
