@@ -8,9 +8,10 @@ import signal
 import tempfile
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from compiled_once import TEMPLATES
 from constants import API_TOKEN, CALLBACK_TOKEN
 from servers import Shared, fresh_database
 
@@ -37,9 +38,20 @@ def pytest_configure(config: pytest.Config) -> None:
     """Begin with nothing made; xdist's workers are given the folder of their controller."""
     given = getattr(config, "workerinput", {}).get("shared")
     config.stash[SHARED] = Shared(Path(given or tempfile.mkdtemp(prefix="esms-calls-")))
-    if not given:
+    if given:
+        _begin_elsewhere(config)
+    else:
         # As Ctrl-C: the server ends with the run then, too.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _begin_elsewhere(config: pytest.Config) -> None:
+    """Let each worker collect the files in another order: in a new checkout one of them compiles a file, not all."""
+    worker: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
+    if config.args == config.getini("testpaths"):
+        files = sorted(str(file) for file in Path("tests").rglob("test_*.py"))
+        first = len(files) * int(worker["workerid"].removeprefix("gw")) // worker["workercount"]
+        config.args[:] = files[first:] + files[:first]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -67,7 +79,7 @@ def pytest_collection() -> Generator[None, object, object]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest first, so that no worker is left with one of them in the end."""
     longest = ("tests/system/test_readme.py", "tests/system", "tests/integration")
-    items.sort(key=lambda item: [not item.nodeid.startswith(part) for part in longest])
+    items.sort(key=lambda item: ([not item.nodeid.startswith(part) for part in longest], item.path))
 
 
 @pytest.fixture(scope="session")
@@ -128,6 +140,7 @@ def settings(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def app(settings: Settings) -> Iterator[Flask]:
     app = create_app(settings)
+    app.jinja_env.bytecode_cache = TEMPLATES
     yield app
     app.extensions["token_counter"].close()
     app.extensions["database"].close()

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from makers import NOW, at, callback, lookup
 from recount import utc
+from sqlalchemy import insert, select
 
 from webapp.calls.rule import Registration
 from webapp.esms.lookup import LookupAnswer
 from webapp.storage.filters import EVERY_CALL
+from webapp.storage.models import calls, rollup_marks, status_reports
 from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sqlalchemy import Table
 
     from webapp.calls.report import StatusReport
     from webapp.storage.database import Database
@@ -105,3 +109,26 @@ def write_history(database: Database, seed: int, length: int) -> None:
     writer = Writer(database)
     for _ in range(length):
         chance.choice(DEEDS)(writer, chance)
+
+
+def put_history(database: Database, seed: int, length: int) -> None:
+    """The same for those who only read it: after the first time in this process by the rows that it came to."""
+    if (seed, length) in _ROWS:
+        with database.transaction() as connection:
+            for table, rows in _ROWS[seed, length].items():
+                connection.execute(insert(table), rows)
+        return
+    write_history(database, seed, length)
+    with database.snapshot() as connection:
+        _ROWS[seed, length] = {
+            table: [
+                dict(row)
+                for row in connection.execute(
+                    select(*(one for one in table.columns if not (one.computed or one.identity)))
+                ).mappings()
+            ]
+            for table in (calls, status_reports, rollup_marks)
+        }
+
+
+_ROWS: dict[tuple[int, int], dict[Table, list[dict[str, Any]]]] = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from commands import ON_SQLITE, SET, done, run
-from histories import write_history
+from histories import put_history
 from makers import NOW, callback
 from recount import Fact, class_of, facts_of, refresh_all
 
@@ -34,7 +34,7 @@ KEYS: dict[str, Callable[[Fact], Any]] = {
 
 @pytest.fixture
 def facts(database: Database) -> list[Fact]:
-    write_history(database, 11, 60)
+    put_history(database, 11, 60)
     refresh_all(database)
     return facts_of(database)
 

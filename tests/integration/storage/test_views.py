@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from commands import ON_SQLITE
-from histories import write_history
+from histories import put_history
 from makers import NOW, callback, lookup
 from questions import (
     ANSWERS,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def facts(database: Database) -> list[Fact]:
     """A history with every oddity, and in it one call with a long story and one phone with several calls."""
-    write_history(database, 3, 80)
+    put_history(database, 3, 80)
     writer = Writer(database)
     today = datetime.now(UTC)
     writer.register(

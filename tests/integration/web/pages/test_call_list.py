@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from commands import done
-from histories import write_history
+from histories import put_history
 from makers import NOW, callback
 from pages import sign_in, text_of
 from recount import Fact, facts_of, refresh_all
@@ -35,7 +35,7 @@ pytestmark = ON_SQLITE
 
 @pytest.fixture
 def facts(database: Database) -> list[Fact]:
-    write_history(database, 11, 80)
+    put_history(database, 11, 80)
     many = [Registration(reference_id=f"many/{number:03}", campaign="<i>", phone="0901888484") for number in range(60)]
     Writer(database).register(many, NOW)
     refresh_all(database)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
-from histories import write_history
+from histories import put_history
 from makers import NOW, callback
 from pages import sign_in, text_of
 from recount import Fact, facts_of, refresh_all
@@ -39,7 +39,7 @@ DAYS = "from=2026-11-20&to=2026-11-27"
 
 @pytest.fixture
 def facts(database: Database) -> list[Fact]:
-    write_history(database, 11, 80)
+    put_history(database, 11, 80)
     named = {"v": "tet", "w": NAME}
     Writer(database).register([Registration(reference_id=one, campaign=name) for one, name in named.items()], NOW)
     refresh_all(database)
@@ -267,7 +267,7 @@ def test_the_hours_of_one_day_equal_a_recount(client: FlaskClient, facts: list[F
 def test_a_latest_run_that_failed_needs_a_look(
     client: FlaskClient, database: Database, outcome: str | None, words: str
 ) -> None:
-    write_history(database, 11, 5)
+    put_history(database, 11, 5)
     long_ago = datetime.now(UTC) - timedelta(days=1)
     with database.transaction() as connection:
         finished = long_ago if outcome else None

@@ -1,0 +1,47 @@
+"""Compiles each statement and each template once in a test process, not once for each of its thousands of engines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import BytecodeCache
+from sqlalchemy import Engine, event
+
+if TYPE_CHECKING:
+    from jinja2.bccache import Bucket
+    from sqlalchemy import Connection
+
+
+class _Statements(dict[Any, Any]):
+    """What was compiled for any dialect of one name: all tests have the same options and versions of a database."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        _dialect, *statement = key
+        return super().get(tuple(statement), default)
+
+    def __setitem__(self, key: Any, compiled: Any) -> None:
+        _dialect, *statement = key
+        super().__setitem__(tuple(statement), compiled)
+
+
+class _Templates(BytecodeCache):
+    """Their code, by name and content."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if compiled := self._compiled.get(bucket.key):
+            bucket.bytecode_from_string(compiled)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._compiled[bucket.key] = bucket.bytecode_to_string()
+
+
+TEMPLATES = _Templates()
+_STATEMENTS = {"sqlite": _Statements(), "postgresql": _Statements()}
+
+
+@event.listens_for(Engine, "engine_connect")
+def _share(connection: Connection) -> None:
+    connection.execution_options(compiled_cache=_STATEMENTS[connection.dialect.name])
