@@ -11,6 +11,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from constants import sized
 from running import COMMAND, free_port
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
 INTERRUPTED = {130, -signal.SIGINT}
 """Both are 130 in a shell. The second is Python's own, in the last moments of a process."""
-SAMPLES = 2
+COMMANDS = [["--help"], ["migrate"], ["status"], ["export"], ["register"], ["spool", "list"]]
 
 # Python runs this at its start. Its audit events are all imports, opened files, connections and the like.
 SITECUSTOMIZE = """
@@ -84,11 +85,7 @@ def test_an_import_that_is_interrupted_ends_in_silence(module: str, settings: Se
     assert result.stderr in {"", "\nInterrupted.\n"}
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--help"], ["migrate"], ["status"], ["export"], ["register"], ["spool", "list"]],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 @ON_SQLITE
 def test_a_command_shows_no_traceback_wherever_it_is_interrupted(
     arguments: list[str], settings: Settings, tmp_path: Path
@@ -96,8 +93,10 @@ def test_a_command_shows_no_traceback_wherever_it_is_interrupted(
     assert settings.is_embedded
     whole, events = run("count", tmp_path, *arguments)
     assert whole.returncode == 0
-    for sample in range(SAMPLES):
-        at = max(1, int(events) * (sample + 1) // (SAMPLES + 1))
+    for sample in range(sized(1)):
+        # Each command at another place, so that early and late ones are among them.
+        place = (COMMANDS.index(arguments) + sample) % len(COMMANDS) + 0.5
+        at = max(1, int(int(events) * place / len(COMMANDS)))
         result, note = run(at, tmp_path, *arguments)
 
         assert note == str(at)
