@@ -50,10 +50,14 @@ class Campaign:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a person should look at, whenever it was placed. ``oldest``: when the oldest missing call was placed."""
+    """What a person should look at, whenever it was placed.
+
+    ``oldest``: when the oldest missing call was placed; ``is_late``: whether its grace is over.
+    """
 
     missing: int
     oldest: datetime | None
+    is_late: bool
     conflicts: int
     price_conflicts: int
     callbacks: CallbackTimes
@@ -210,6 +214,7 @@ def _needs(connection: Connection, due: Due, now: datetime) -> Needs:
     return Needs(
         missing=missing,
         oldest=oldest,
+        is_late=oldest is not None and oldest <= due.placed_until,
         conflicts=connection.scalar(select(func.count()).where(calls.c.conflict)) or 0,
         price_conflicts=connection.scalar(
             select(func.count()).where(calls.c.price_conflict, calls.c.dismissed_at.is_(None))

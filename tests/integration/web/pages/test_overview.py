@@ -327,11 +327,25 @@ def test_two_prices_that_a_person_has_seen_to_are_neither_counted_nor_listed(
 def test_counted_nouns_have_their_number(
     client: FlaskClient, database: Database, language: str, number: int, words: str
 ) -> None:
-    Writer(database).register([Registration(reference_id=f"{one}") for one in range(number)], datetime.now(UTC))
+    placed_at = datetime.now(UTC) - timedelta(hours=1)
+    calls = [Registration(reference_id=f"{one}", placed_at=placed_at) for one in range(number)]
+    Writer(database).register(calls, datetime.now(UTC))
     refresh_all(database)
     sign_in(client)
 
     assert words in text_of(client.get(f"/?lang={language}"))
+
+
+@ON_SQLITE
+def test_a_call_that_was_just_placed_needs_no_look(client: FlaskClient, database: Database) -> None:
+    Writer(database).register([Registration(reference_id="a")], datetime.now(UTC))
+    refresh_all(database)
+    sign_in(client)
+
+    page = client.get("/?lang=en").text
+
+    assert tiles(page)["missing"] == "1"
+    assert "Needs a look" not in page
 
 
 @ON_SQLITE
