@@ -43,7 +43,7 @@ def read_request(environ: WSGIEnvironment, body_seconds: float, redact: TokenRed
     return CallbackRequest(
         id=identifier,
         received_at=now,
-        remote_addr=environ.get("REMOTE_ADDR"),
+        remote_addr=environ.get("REMOTE_ADDR") or None,
         method=environ["REQUEST_METHOD"],
         content_type=redact(environ.get("CONTENT_TYPE") or "") or None,
         query=redact.redact_bytes(environ.get("QUERY_STRING", "").encode("latin-1")),

@@ -695,6 +695,15 @@ def test_forwarded_addresses_count_for_the_trusted_number_of_proxies(
     assert [row["remote_addr"] for row in rows(database, rejected_callbacks)] == [expected]
 
 
+@ON_SQLITE
+def test_a_sender_without_an_address_behind_a_unix_socket_is_null(client: FlaskClient, database: Database) -> None:
+    for query in ("ReferenceId=a", ""):
+        client.get(f"{URL}?{query}", environ_overrides={"REMOTE_ADDR": ""})
+
+    assert [row["remote_addr"] for row in rows(database, status_reports)] == [None]
+    assert [row["remote_addr"] for row in rows(database, rejected_callbacks)] == [None]
+
+
 # Whatever comes
 
 names = st.sampled_from([*DOCUMENTED, "SMSID", "TotalPrice", "SendSuccess", "referenceid", "SMSID ", "", "x\0"])
