@@ -215,7 +215,7 @@ class Database:
     @retrying
     def check(self, *, writes: bool = True) -> None:
         """Raise Unavailable or NotMigrated unless this program can use the database and, if asked, write to it."""
-        if self.is_sqlite and not Path(str(self.url.database)).exists():
+        if self.is_sqlite and self._is_absent():
             raise NotMigrated(
                 f"{self.name} does not exist yet: run `esms-calls migrate`, "
                 "or say by DATABASE_URL or INSTANCE_DIR where the calls are."
@@ -229,6 +229,12 @@ class Database:
                 f"The database is at migration {current or 'none'}, and {schema.newest_migration()} is needed: "
                 "run `esms-calls migrate`."
             )
+
+    def _is_absent(self) -> bool:
+        try:
+            return not Path(str(self.url.database)).exists()
+        except OSError:  # This user may not look there: connecting fails, and says so.
+            return False
 
     def _make_folder(self) -> None:
         folder = Path(str(self.url.database)).parent

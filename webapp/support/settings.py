@@ -448,7 +448,12 @@ def load_settings(**overrides: Any) -> Settings:
             for problem in error.errors()
         ]
         raise ConfigError("\n".join(lines)) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        words = (
+            f".env cannot be read ({error.strerror or type(error).__name__}): make it readable for this user (chown)."
+        )
+        raise ConfigError(words) from None
+    except ValueError as error:
         raise ConfigError(f".env cannot be read ({error.__class__.__name__}): it must be UTF-8 text.") from None
 
 

@@ -275,6 +275,17 @@ def test_a_file_that_cannot_be_written_is_unavailable() -> None:
         folder.chmod(0o700)
 
 
+def test_a_folder_that_cannot_be_entered_is_unavailable() -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o000)
+        with unprivileged(), connected(f"sqlite:///{folder}/calls.db") as database:
+            for use in (*every_use(database)[:1], database.check, lambda: database.check(writes=False)):
+                with pytest.raises(Unavailable, match="unable to open"):
+                    use()
+        folder.chmod(0o700)
+
+
 def test_absent_server_is_unavailable_and_the_password_is_not_shown() -> None:
     url = make_url("postgresql+psycopg://user@127.0.0.1/calls").set(port=free_port(), password=PASSWORD)
     with connected(url.render_as_string(hide_password=False), patience=SHORT) as database:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import timedelta
 from decimal import Decimal
@@ -383,6 +384,22 @@ def test_a_file_that_is_no_text_stops_a_command(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith("Error: .env cannot be read (UnicodeDecodeError): it must be UTF-8 text.")
     assert SECRET not in result.stderr
+
+
+def test_a_file_that_this_user_may_not_read_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("RECONCILE_GRACE=1h\n")
+    (tmp_path / ".env").chmod(0o000)
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:
+            os.seteuid(65534)
+        with pytest.raises(
+            ConfigError, match=r"^\.env cannot be read \(Permission denied\): make it readable for this"
+        ):
+            load_settings()
+    finally:
+        if is_root:
+            os.seteuid(0)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
