@@ -4,6 +4,8 @@ Servers of the version before go on serving on the new schema while they are rep
 - A new column can be NULL or has a default. A table, view, column, key or default that the version before uses stays
   as it is: no rename, no other type, no new constraint on an old table. `tests/integration/storage/
   test_expand_and_contract.py` compares the schemas before and after.
+- New columns are the last ones of their table, in the models, too. SQLite keeps comments in the text of the table, where
+  `op.add_column` leaves them out: add columns as migration 0005 does (`add`).
 - What no version uses any more is dropped one release later, in a migration of its own which also says so:
   `UPDATE schema_compatibility SET usable_from = '<its revision>'`. Older programs then refuse the database.
 - It waits one second for each lock, and the whole is tried again for a minute (`migrations/env.py`): so no statement may

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from webapp.calls.story import EFFECTS_IN_WORDS, SAID, source_of, story
+from webapp.calls.report import FIELDS
+from webapp.calls.story import EFFECTS_IN_WORDS, FACTS, SAID, source_of, story
 
 
 def report(**said: Any) -> dict[str, Any]:
@@ -16,6 +17,11 @@ def report(**said: Any) -> dict[str, Any]:
 
 def changes_of(*reports: dict[str, Any]) -> list[list[tuple[str, Any, Any]]]:
     return [[(said.name, said.value, said.before) for said in step.said] for step in story(reports)]
+
+
+def test_all_that_a_report_may_say_is_in_the_story_and_known_of_the_call() -> None:
+    assert set(SAID) == set(FIELDS)
+    assert set(SAID) <= set(FACTS)
 
 
 def test_a_value_is_a_change_only_where_another_was_said_before() -> None:
