@@ -27,6 +27,12 @@ _REMEDIES = {
     "permission denied": "let the user of DATABASE_URL own the tables, or grant it the rights",
     "read-only transaction": "it is a standby: let DATABASE_URL name the primary (target_session_attrs=read-write); "
     "if it is none, reset default_transaction_read_only",
+    "no schema has been selected": "search_path names no schema that exists: create it, or name another one in "
+    "DATABASE_URL (options=-csearch_path%3DNAME)",
+    "statement timeout": "raise statement_timeout, which the role or the database sets",
+    "startup parameter": "PgBouncer takes no options: take them out of DATABASE_URL and PGOPTIONS, and set them for the "
+    "role (ALTER ROLE)",
+    "pooling mode": "set pool_mode = transaction in PgBouncer",
     "too many": "raise max_connections of PostgreSQL, or put PgBouncer between",
 }
 _OTHERWISE = "check DATABASE_URL, that the database runs, and the network between"

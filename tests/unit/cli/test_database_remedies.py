@@ -16,6 +16,10 @@ from webapp.storage.errors import LockTimeout, Unavailable
         (Unavailable("calls: FATAL:  sorry, too many clients already"), "max_connections"),
         (Unavailable("calls: Connection refused"), "host and port in DATABASE_URL"),
         (Unavailable("READ_DATABASE_URL, calls: Connection refused"), "host and port in READ_DATABASE_URL"),
+        (Unavailable("calls: no schema has been selected to create in"), "search_path"),
+        (Unavailable("calls: canceling statement due to statement timeout"), "raise statement_timeout"),
+        (Unavailable("calls: FATAL:  unsupported startup parameter: options"), "PGOPTIONS"),
+        (Unavailable("calls: transaction blocks not allowed in statement pooling mode"), "pool_mode = transaction"),
         (Unavailable("calls: something new"), "that the database runs"),
     ],
 )
