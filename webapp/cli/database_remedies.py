@@ -30,7 +30,7 @@ _REMEDIES = {
     "no schema has been selected": "search_path names no schema that exists: create it, or name another one in "
     "DATABASE_URL (options=-csearch_path%3DNAME)",
     "statement timeout": "raise statement_timeout, which the role or the database sets",
-    "startup parameter": "PgBouncer takes no options: take them out of DATABASE_URL and PGOPTIONS, and set them for the "
+    "startup parameter": "PgBouncer takes none: take it out of DATABASE_URL (options) and PGOPTIONS, set it for the "
     "role (ALTER ROLE)",
     "pooling mode": "set pool_mode = transaction in PgBouncer",
     "too many": "raise max_connections of PostgreSQL, or put PgBouncer between",
