@@ -176,9 +176,12 @@ class Parameters:
 
     def unknown_names(self) -> list[str]:
         """The names of parameters with a value that eSMS is not known to send, each once, at most 20 of them."""
-        names = (name.strip() for name, value in self._pairs if not is_blank(value))
-        unknown = dict.fromkeys(name for name in names if name.lower() not in _KNOWN | _IDENTITY_NAMES)
-        return [_CONTROL.sub("", name).replace(",", "")[:_LONGEST_NAME] for name in unknown][:_MOST_NAMES]
+        said = {name.strip() for name, value in self._pairs if not is_blank(value)}
+        # In the order of the payload, from which they are read again.
+        names = (name.strip() for name, _ in self._pairs)
+        unknown = dict.fromkeys(name for name in names if name in said and name.lower() not in _KNOWN | _IDENTITY_NAMES)
+        shown = (_CONTROL.sub("", name).replace(",", "")[:_LONGEST_NAME] for name in unknown)
+        return [name for name in shown if name][:_MOST_NAMES]
 
     def _as_json(self) -> str:
         merged = dict(self._pairs)

@@ -357,6 +357,18 @@ def test_what_cannot_be_read_is_named_once_each_and_costs_nothing_else() -> None
     assert (report.said(), report.unread) == ({"cid": "1"}, "CallDuration,SendStatus,Price")
 
 
+@pytest.mark.parametrize(
+    ("query", "unread"),
+    [
+        ("ReferenceId=a&amp;Ivr=1&amp;Price=", "amp;Ivr"),
+        ("ReferenceId=a&b,%00c=1&%2C=2&=3", "bc"),
+        ("ReferenceId=a&amp;Ivr=1&Ivr=2", None),
+    ],
+)
+def test_a_callback_that_says_nothing_known_names_its_unknown_parameters(query: str, unread: str | None) -> None:
+    assert callback(query).unread == unread
+
+
 def test_another_parameter_of_the_same_meaning_stands_in_for_one_that_cannot_be_read() -> None:
     report = callback("SMSID=a&SentResult=?&SendSuccess=1&Price=?&TotalPrice=470")
 

@@ -95,6 +95,7 @@ def test_a_type_id_that_cannot_be_read_makes_no_other_channel_and_is_named() -> 
         "ReferenceId=a&Price=1&Price=x",
         "ReferenceId=a&SendStatus=5&SendFailed=0&SendSuccess=&SENDSUCCESS=0&SendSuccess=1",
         "ReferenceId=&referenceid=A&ReferenceId=a&CallStatus=BUSY",
+        "ReferenceId=a&b=&c=1&b=2",
     ],
 )
 def test_of_a_repeated_name_the_first_value_counts_again(query: str) -> None:
