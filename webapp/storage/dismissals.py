@@ -8,6 +8,7 @@ from sqlalchemy import select, update
 
 from webapp.storage import bulk
 from webapp.storage.models import calls, rejected_callbacks
+from webapp.storage.rejected import is_other_channel
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -32,9 +33,9 @@ def dismiss_given_up(connection: Connection, now: datetime, *, undo: bool) -> in
 
 
 def dismiss_rejected(connection: Connection, now: datetime, *, undo: bool) -> int:
-    """The same for all rejected callbacks that were not replayed; the number of those that this changed."""
+    """The same for all rejected callbacks that need a person: not replayed, and of no other channel."""
     noted = rejected_callbacks.c.dismissed_at.is_not(None)
-    wanted = rejected_callbacks.c.replayed_at.is_(None) & (noted if undo else ~noted)
+    wanted = rejected_callbacks.c.replayed_at.is_(None) & ~is_other_channel() & (noted if undo else ~noted)
     note = update(rejected_callbacks).where(wanted).values(dismissed_at=None if undo else now)
     return connection.execute(note).rowcount
 

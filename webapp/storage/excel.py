@@ -44,7 +44,7 @@ _COLUMN_WIDTH = 19
 def write(rows: Iterable[dict[str, Any]], target: BinaryIO, *, columns: Sequence[Column[Any]], zone: ZoneInfo) -> None:
     """Write these columns of rows, as they are shown, with times in ``zone``; what waits is in a temporary folder."""
     with TemporaryDirectory(prefix="esms-calls-") as folder:
-        book = Workbook(target, {"constant_memory": True, "tmpdir": folder, "use_zip64": True})
+        book = Workbook(_Target(target), {"constant_memory": True, "tmpdir": folder, "use_zip64": True})
         sheets = _Sheets(book, columns, zone)
         try:
             for row in rows:
@@ -54,6 +54,30 @@ def write(rows: Iterable[dict[str, Any]], target: BinaryIO, *, columns: Sequence
             raise error.args[0] from None  # an OSError
         finally:
             sheets.close()
+
+
+class _Target:
+    """A file that takes no more once it has failed: a ``ZipFile`` that is cleared away would write its end, too."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._begun = self._failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._file, name)
+
+        def call(*args: Any) -> Any:
+            if self._failed:
+                return 0
+            self._begun |= name == "write"
+            try:
+                return method(*args)
+            except OSError:
+                # Not before the first byte: whether the file has positions is found out by trying.
+                self._failed = self._begun
+                raise
+
+        return call
 
 
 class _Sheets:

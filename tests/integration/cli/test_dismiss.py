@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -103,9 +104,10 @@ def test_all_calls_that_were_given_up_are_dismissed_at_once(writer: Writer, data
 
 
 @SET
-def test_rejected_callbacks_are_dismissed_until_the_same_comes_again(writer: Writer) -> None:
+def test_rejected_callbacks_that_need_a_person_are_dismissed_until_the_same_comes_again(writer: Writer) -> None:
     for query in (b"a=1", b"b=2"):
         writer.reject(rejected(query))
+    writer.reject(replace(rejected(b"c=3"), reason="other channel: TypeId 2"))
     assert needs("callbacks that could not be read: 2 (")
 
     assert done("dismiss", "--rejected") == "rejected callbacks dismissed: 2\n"

@@ -257,7 +257,7 @@ def test_a_folder_in_place_of_a_file_or_a_file_in_place_of_a_folder_is_named(
     assert "bug" not in result.stderr
 
 
-FULL_DISK = ["migrate", "callback-url", "status", "export", "register", "--help"]
+FULL_DISK = ["migrate", "callback-url", "status", "export", "export --excel", "register", "--help"]
 
 
 @ON_SQLITE
@@ -266,7 +266,12 @@ FULL_DISK = ["migrate", "callback-url", "status", "export", "register", "--help"
 def test_output_that_cannot_be_written_is_named(command: str) -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
         result = subprocess.run(
-            [COMMAND, command], stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [COMMAND, *command.split()],
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
 
     assert result.returncode == 1
