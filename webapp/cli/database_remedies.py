@@ -23,6 +23,8 @@ _REMEDIES = {
     "Connection refused": "start PostgreSQL, or correct host and port in DATABASE_URL",
     "resolve host": "correct the host in DATABASE_URL",
     "translate host": "correct the host in DATABASE_URL",
+    'relation "': "a table or view is not there: was it dropped or renamed? Restore it from a backup",
+    "no such table": "a table or view is not there: was it dropped or renamed? `esms-calls restore` a backup",
     "does not exist": "create the role and the database, or correct DATABASE_URL; then `esms-calls migrate`",
     "permission denied": "let the user of DATABASE_URL own the tables, or grant it the rights",
     "read-only transaction": "it is a standby: let DATABASE_URL name the primary (target_session_attrs=read-write); "

@@ -20,6 +20,8 @@ from webapp.storage.errors import LockTimeout, Unavailable
         (Unavailable("calls: canceling statement due to statement timeout"), "raise statement_timeout"),
         (Unavailable("calls: FATAL:  unsupported startup parameter: options"), "PGOPTIONS"),
         (Unavailable("calls: transaction blocks not allowed in statement pooling mode"), "pool_mode = transaction"),
+        (Unavailable('calls: relation "reconcile_runs" does not exist'), "dropped or renamed"),
+        (Unavailable('calls: FATAL:  database "calls" does not exist'), "create the role and the database"),
         (Unavailable("calls: something new"), "that the database runs"),
     ],
 )
