@@ -36,7 +36,8 @@ REPEATS = 3
 """How often a call whose look-up was rate-limited is asked about again in one run."""
 
 _TICK_SECONDS = 0.1
-_BATCH_SECONDS = 0.1
+_BATCH_SECONDS = 0.2
+"""How long answers are gathered, to be concluded in one transaction."""
 _LEASE_MARGIN_SECONDS = 1.0
 """From the latest answer to the end of its call's lease: the clocks of two machines may differ a little."""
 

@@ -184,10 +184,14 @@ class Reconciler:
     def _note_shares(self, claimed: list[Claimed], reserved: int) -> None:
         """Count what was shared: all where registered ones were claimed, else the reserved claims alone.
 
-        Without these a claim of one call, reserved, would be reserved again each time.
+        Without these a claim of one call, reserved, would be reserved again each time. Where no call known from
+        callbacks alone was due, nothing was shared: none of them gets more than one in ten for it later.
         """
         open_calls = [call for call in claimed if not call.verifying]
         unregistered = sum(not call.registered for call in open_calls)
+        if reserved and not unregistered:
+            self._shared = self._shared_by_unregistered = 0
+            return
         if unregistered == len(open_calls):
             unregistered = min(unregistered, reserved)
             self._shared += unregistered

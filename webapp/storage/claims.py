@@ -164,7 +164,7 @@ def claim(
     """
     registered, unregistered = _open_groups(due, registered=True), _open_groups(due, registered=False)
     with database.transaction() as connection:
-        kept = _claim_in_order(connection, unregistered, reserved, now, until)
+        kept = _claim_in_order(connection, unregistered, min(reserved, limit), now, until)
         first = _claim_in_order(connection, registered, limit - len(kept), now, until)
         last = [*unregistered, *_confirming_groups(due)]
         return [*first, *kept, *_claim_in_order(connection, last, limit - len(first) - len(kept), now, until)]

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from threading import Event
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -20,11 +21,13 @@ from reconciling import (
     asked,
     change,
     counts,
+    due_now,
     everything,
     in_conflict,
     is_about,
     make_due,
     missing,
+    reconciler,
     rows,
     runs,
 )
@@ -205,6 +208,26 @@ def test_registered_calls_come_first_and_the_others_get_one_look_up_in_ten(
     assert 8 <= in_order[:100].count(False) <= 12
     assert in_order[:50].count(False) >= 3
     assert not any(in_order[110:])
+
+
+def test_calls_known_from_callbacks_alone_get_no_more_than_one_in_ten_for_a_time_when_none_was_due(
+    esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECONCILE_CONCURRENCY", "1")
+    registered = set(missing(esms, database, 120))
+    others = [normalised(call.reference_id) for call in esms.place(10)]
+
+    def receive_others(progress: Progress) -> None:
+        if progress.run.checked >= 60 and others:
+            now = datetime.now(UTC)
+            Writer(database).record([callback(name, received_at=now - HOUR, send_status=2) for name in others], now)
+            others.clear()
+
+    reconciler(database).run(due_now(), limit=None, stop=Event(), watch=receive_others)
+
+    in_order = [name in registered for name in asked(esms)]
+    assert (len(in_order), in_order[:60].count(False)) == (130, 0)
+    assert 4 <= in_order[60:120].count(False) <= 7
 
 
 @ON_SQLITE

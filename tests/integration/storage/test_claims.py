@@ -111,7 +111,8 @@ def test_registered_calls_go_before_those_known_from_callbacks_alone(
 
 
 @pytest.mark.parametrize(
-    ("limit", "reserved", "registered", "others"), [(10, 1, 9, 1), (10, 0, 10, 0), (30, 3, 20, 10), (60, 3, 20, 20)]
+    ("limit", "reserved", "registered", "others"),
+    [(10, 1, 9, 1), (10, 0, 10, 0), (30, 3, 20, 10), (60, 3, 20, 20), (2, 9, 0, 2)],
 )
 def test_some_claims_are_for_calls_known_from_callbacks_alone(
     writer: Writer, database: Database, limit: int, reserved: int, registered: int, others: int
