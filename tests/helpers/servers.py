@@ -120,7 +120,7 @@ class Cluster:
         self._control("promote")
 
     def _control(self, *arguments: str) -> None:
-        self._run("pg_ctl", "-w", "-D", str(self.data), *arguments)
+        self._run("pg_ctl", "-w", "-t", "240", "-D", str(self.data), *arguments)
 
     def _run(self, program: str, *arguments: str) -> None:
         pgexec(
@@ -128,7 +128,7 @@ class Cluster:
             arguments,
             bin_path=self._program.bin_path,
             user=self._program.system_user,
-            timeout=60,
+            timeout=300,
         )
 
 

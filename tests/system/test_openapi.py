@@ -38,7 +38,15 @@ def test_the_server_answers_everything_as_described(tmp_path: Path) -> None:
             [
                 *(SCHEMATHESIS, "--config-file", tmp_path / "schemathesis.toml", "run", f"{url}/api/openapi.json"),
                 *("--header", f"Authorization: Bearer {API_TOKEN}", "--checks", "all", "--continue-on-failure"),
-                *("--phases", "examples,coverage,fuzzing", "--max-examples", "25", "--no-color"),
+                *(
+                    "--phases",
+                    "examples,coverage,fuzzing",
+                    "--max-examples",
+                    "25",
+                    "--no-color",
+                    "--request-timeout",
+                    "60",
+                ),
             ],
             cwd=tmp_path,
             capture_output=True,

@@ -357,7 +357,7 @@ def test_an_open_call_is_asked_about_again_after_5_minutes_doubling_up_to_6_hour
 
     for times, minutes in enumerate([5, 10, 20, 40, 80, 160, 320, 360, 360], start=1):
         began = datetime.now(UTC)
-        reconcile()
+        reconcile(ESMS_TIMEOUT="20s")
         for reference_id in reference_ids:
             call = stored_call(database, reference_id)
             pause = min(minutes, 30) if call.last_lookup_code == "http-500" else minutes

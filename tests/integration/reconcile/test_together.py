@@ -103,8 +103,9 @@ def test_runs_share_the_calls_and_the_rate_and_none_is_asked_about_twice(
 
 
 def test_a_killed_run_leaves_few_calls_claimed_and_another_run_settles_everything(
-    esms: Sandbox, database: Database, reconcile: Command
+    esms: Sandbox, database: Database, reconcile: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("ESMS_TIMEOUT", "20s")  # the leases of the killed run last longer than the next run
     reference_ids = missing(esms, database, 30)
     esms.options = replace(esms.options, latency=0.2)
     with reconcile.beside(RECONCILE_CONCURRENCY="3") as process:
