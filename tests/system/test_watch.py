@@ -22,15 +22,17 @@ from reconciling import ON_SQLITE, asked, claimed, counts, missing, rows, runs
 from running import COMMAND, Program, free_port
 from until import until
 
+from webapp.esms.client import Client
 from webapp.reconcile import watch
 from webapp.reconcile.run import Progress
-from webapp.reconcile.watch import DatabaseChange, Watch, Watchdog, health_endpoint
+from webapp.reconcile.watch import DatabaseChange, Idle, Watch, Watchdog, health_endpoint
 from webapp.storage import lookup_rate
 from webapp.storage.database import Database
 from webapp.storage.errors import Unavailable
 from webapp.storage.filters import EVERY_CALL
 from webapp.storage.models import calls
 from webapp.storage.runs import Run
+from webapp.support.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +97,7 @@ def systemd(address: str) -> Iterator[Systemd]:
 # What it does
 
 
-def test_it_asks_about_calls_as_they_become_due_and_writes_no_run_where_nothing_is(
+def test_it_asks_about_calls_as_they_become_due_and_writes_no_run_at_once_where_nothing_is(
     esms: Sandbox, database: Database, reconcile: Command, tmp_path: Path
 ) -> None:
     with systemd(str(tmp_path / "notify")) as manager:
@@ -370,7 +372,7 @@ def test_it_waits_longer_while_esms_is_down_and_not_long_while_the_database_is(
 ) -> None:
     stop, steps = FakeStop(clock), iter([happens])
 
-    def run_once(*_: object) -> Progress | None:
+    def run_once(*_: object, **__: object) -> Progress | None:
         step = next(steps, "the end")
         if isinstance(step, Unavailable):
             raise step
@@ -385,10 +387,27 @@ def test_it_waits_longer_while_esms_is_down_and_not_long_while_the_database_is(
     events = list(service.runs(grace=None, within=EVERY_CALL, every=timedelta(seconds=every), stop=stop))
 
     assert clock.now == pause
-    expected: list[object] = [] if happens is None else [happens]
+    expected: list[object] = [Idle()] if happens is None else [happens]
     if isinstance(happens, Unavailable):
-        expected = [DatabaseChange("it is away"), DatabaseChange(None)]
+        expected = [DatabaseChange("it is away"), DatabaseChange(None), Idle()]
     assert events == expected
+
+
+@ON_SQLITE
+def test_where_no_call_is_due_it_runs_every_20_minutes_so_that_status_does_not_take_it_for_stopped(
+    clock: FakeTime, database: Database
+) -> None:
+    stop, client = FakeStop(clock), Client("http://127.0.0.1:1", "key", "secret", timedelta(seconds=1))
+    service = Watch(database, client, Settings(), Watchdog())
+
+    events: list[tuple[float, type]] = []
+    for event in service.runs(grace=None, within=EVERY_CALL, every=timedelta(minutes=1), stop=stop):
+        events.append((clock.now, type(event)))
+        if clock.now >= 2400:
+            stop.set()
+
+    assert events == [(0.0, Idle), (1200.0, Progress), (2400.0, Progress)]
+    assert runs(database) == ["done", "done"]
 
 
 # Its options

@@ -156,7 +156,7 @@ def _serve(
                     _show_database_change(context, event)
                 elif isinstance(event, Idle):
                     now = local_time(datetime.now(UTC), context.settings.time_zone)
-                    say(f"{now} reconcile: no call to ask about now; still watching", err=as_json)
+                    say(f"{now} reconcile: no call to ask about now; watching", err=as_json)
                 else:
                     _show_run(context, event, as_json=as_json)
                 sys.stdout.flush()

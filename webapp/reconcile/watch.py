@@ -33,7 +33,8 @@ LONGEST_DATABASE_PAUSE = timedelta(seconds=30)
 SHORTEST_ESMS_PAUSE = timedelta(minutes=1)
 """Between two runs while eSMS does not answer, or refuses the account."""
 
-_IDLE_NOTE_SECONDS = 1800.0
+_LONGEST_WITHOUT_RUN_SECONDS = 1200.0
+"""``status`` takes half an hour without a run for a reconcile that has stopped, as soon as a call is due."""
 _HUNG_AFTER_SECONDS = 300.0
 """Without progress for longer, the service hangs; a database that hangs holds it up for less."""
 _LONGEST_PING_INTERVAL_SECONDS = 5.0
@@ -48,7 +49,7 @@ class DatabaseChange:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nothing was due for a while: a sign that the service works."""
+    """Nothing is due at the start: a sign that the service works."""
 
 
 class Watch:
@@ -67,13 +68,16 @@ class Watch:
     ) -> Iterator[Progress | DatabaseChange | Idle]:
         """Run every so often until ``stop`` is set.
 
-        Yields each run that asked, each change of the database, and Idle after each half hour without a run.
+        Yields each run, each change of the database, and Idle if nothing is due at the start. Where no call is due, a
+        run is made every 20 minutes.
         """
         problem: str | None = None
-        shown_at = time.monotonic()
+        idle_at_start = True
+        ran_at = time.monotonic()
         while not stop.is_set():
+            is_late = time.monotonic() - ran_at >= _LONGEST_WITHOUT_RUN_SECONDS
             try:
-                progress = self._run(grace, within, stop)
+                progress = self._run(grace, within, stop, is_late=is_late)
             except (Unavailable, NotMigrated) as error:
                 if str(error) != problem:
                     problem = str(error)
@@ -84,22 +88,24 @@ class Watch:
                     problem = None
                     yield DatabaseChange(None)
                 if progress and not progress.all_claimed_by_others:
-                    shown_at = time.monotonic()
+                    ran_at = time.monotonic()
                     yield progress
-                elif time.monotonic() - shown_at >= _IDLE_NOTE_SECONDS:
-                    shown_at = time.monotonic()
+                elif idle_at_start:
                     yield Idle()
+                idle_at_start = False
                 pause = max(every, SHORTEST_ESMS_PAUSE) if progress and progress.ended else every
             self._watchdog.sleep(pause, stop)
 
-    def _run(self, grace: timedelta | None, within: CallFilter, stop: threading.Event) -> Progress | None:
-        """One run, if a call is due."""
+    def _run(
+        self, grace: timedelta | None, within: CallFilter, stop: threading.Event, *, is_late: bool
+    ) -> Progress | None:
+        """One run, if a call is due, or the last run is long ago."""
         self._database.check()
         if self._broken:
             self._broken.close_broken_run()
             self._broken = None
         due = due_at(self._database.now(), self._settings, grace=grace, within=within)
-        if not Reader(self._database).any_due(due):
+        if not is_late and not Reader(self._database).any_due(due):
             return None
         reconciler = Reconciler(self._database, self._client, self._settings)
         try:
