@@ -149,7 +149,7 @@ def test_write(connection: Connection) -> None:
     connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
     for statement in (
         "UPDATE calls SET reference_id = reference_id WHERE 0 = 1",
-        "INSERT INTO status_reports SELECT * FROM status_reports WHERE 0 = 1",
+        "INSERT INTO status_reports (id) SELECT id FROM status_reports WHERE 0 = 1",
     ):
         connection.execute(text(statement))
 
