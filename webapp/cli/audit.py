@@ -255,7 +255,7 @@ def _estimate(audit: Audit) -> str:
     again = "" if audit.seed is None else f" (--seed {audit.seed} draws them again)"
     if audit.bound is not None:
         left_out = "; unknown, undecided and failed calls are left out" if audit.checked < audit.asked else ""
-        share = f"at most {_percent(audit.bound)} of the {audit.population} calls disagree"
+        share = f"at most {_percent_at_most(audit.bound)} of the {audit.population} calls disagree"
         return f"A random sample of {audit.checked}{again}: with 95 % confidence {share}{left_out}."
     if audit.sampled:
         return f"Nothing is known about the share of disagreeing calls: no answer confirmed or contradicted one{again}."
@@ -264,7 +264,7 @@ def _estimate(audit: Audit) -> str:
     return "Every settled call in the range was asked about: nothing is estimated."
 
 
-def _percent(share: float) -> str:
+def _percent_at_most(share: float) -> str:
     """Rounded up, for it is a bound."""
     percent = 100 * share
     digits = 2 if percent >= 1 else 4

@@ -124,14 +124,14 @@ def total(of: Iterable[Sums]) -> Sums:
 
 
 _SUM_NAMES = tuple(Sums.__dataclass_fields__)
-_COLUMNS = tuple(name for name in _SUM_NAMES if name not in {"delivered", "delivered_price"})
+_SUMMED_COLUMNS = tuple(name for name in _SUM_NAMES if name not in {"delivered", "delivered_price"})
 _IS_DELIVERED = and_(call_rollups.c.facet == "outcome", call_rollups.c.label == "delivered")
 _OF_DELIVERED = {
     "delivered": call_rollups.c.calls,
     "delivered_price": call_rollups.c.price * 10_000 + call_rollups.c.price_fraction,
 }
 SUMS = [
-    *(func.coalesce(func.sum(call_rollups.c[name]), 0).label(name) for name in _COLUMNS),
+    *(func.coalesce(func.sum(call_rollups.c[name]), 0).label(name) for name in _SUMMED_COLUMNS),
     *(
         func.coalesce(func.sum(case((_IS_DELIVERED, number), else_=0)), 0).label(name)
         for name, number in _OF_DELIVERED.items()
@@ -227,7 +227,7 @@ def sums_by_label(connection: Connection, days: Days, facet: str) -> dict[str, S
 def purged(connection: Connection, days: Days, facet: str) -> dict[str, Sums]:
     """The part of ``sums_by_label`` whose calls were purged: figures count them, lists do not have them."""
     of = kept_rollups.c
-    sums = (func.sum(of[name]) for name in _COLUMNS)
+    sums = (func.sum(of[name]) for name in _SUMMED_COLUMNS)
     query = select(of.label, *sums).where(*days.conditions_of(kept_rollups, facet)).group_by(of.label)
     found = connection.execute(query)
     return {row[0]: Sums(*map(int, row[1:])) for row in found}
