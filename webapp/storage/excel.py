@@ -60,24 +60,44 @@ class _Target:
     """A file that takes no more once it has failed: a ``ZipFile`` that is cleared away would write its end, too."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._begun = self._failed = False
+        self._file: Any = file
+        self._begun = False
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._file, name)
 
         def call(*args: Any) -> Any:
-            if self._failed:
-                return 0
             self._begun |= name == "write"
             try:
                 return method(*args)
             except OSError:
                 # Not before the first byte: whether the file has positions is found out by trying.
-                self._failed = self._begun
+                if self._begun:
+                    self._file = _Nowhere()
                 raise
 
         return call
+
+
+class _Nowhere:
+    """Takes all bytes, and keeps none."""
+
+    def __init__(self) -> None:
+        self._position = 0
+
+    def seek(self, position: int) -> int:
+        self._position = position
+        return position
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, content: bytes) -> int:
+        self._position += len(content)
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 class _Sheets:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import gc
 import io
 import json
 import os
@@ -17,6 +19,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from makers import NOW, at, callback, change_by_hand
@@ -28,6 +31,7 @@ from webapp import storage
 from webapp.calls.rule import Registration
 from webapp.storage import excel, parquet
 from webapp.storage.exports import ALL_COLUMNS, COLUMNS, INTERNAL_COLUMNS
+from webapp.storage.filters import EVERY_CALL
 from webapp.storage.models import calls
 from webapp.storage.types import plain
 
@@ -502,6 +506,48 @@ def test_an_export_to_a_device_or_a_pipe_is_written_as_it_is(writer: Writer, tmp
     assert fifo.is_fifo()
     assert (full.exit_code, full.stdout) == (1, "")
     assert "Error: No space left on device" in full.stderr
+
+
+class FullDisk(io.BytesIO):
+    """A file that takes only so many bytes; one without positions is a pipe."""
+
+    def __init__(self, capacity: int, *, positions: bool) -> None:
+        super().__init__()
+        self._capacity = capacity
+        self._positions = positions
+
+    def tell(self) -> int:
+        if not self._positions:
+            raise OSError(errno.ESPIPE, "Illegal seek")
+        return super().tell()
+
+    def write(self, content: Any) -> int:
+        self._capacity -= len(content)
+        if self._capacity < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(content)
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("positions", [True, False])
+@pytest.mark.parametrize("capacity", [0, 100, 2000, 5000])
+def test_a_workbook_that_cannot_be_written_raises_once(
+    writer: Writer,
+    reader: Reader,
+    capacity: int,
+    positions: bool,  # noqa: FBT001
+) -> None:
+    some_calls(writer)
+    rows = list(reader.export(EVERY_CALL, COLUMNS))
+    columns = [calls.columns[name] for name in COLUMNS]
+    target, later = FullDisk(capacity, positions=positions), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", later.append)
+        with pytest.raises(OSError, match="No space left on device"):
+            excel.write(rows, target, columns=columns, zone=ZoneInfo("UTC"))
+        gc.collect()
+
+    assert later == []
 
 
 @SET
