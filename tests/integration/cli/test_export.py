@@ -540,7 +540,8 @@ def test_a_workbook_that_cannot_be_written_raises_once(
     some_calls(writer)
     rows = list(reader.export(EVERY_CALL, COLUMNS))
     columns = [calls.columns[name] for name in COLUMNS]
-    target, later = FullDisk(capacity, positions=positions), []
+    target = FullDisk(capacity, positions=positions)
+    later: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "unraisablehook", later.append)
         with pytest.raises(OSError, match="No space left on device"):
