@@ -47,7 +47,7 @@ MARGIN_SECONDS = 3.0
 """What a machine that does much else at once may add to any time."""
 RECOVERY_SECONDS = 30.0
 """So soon after its database is back, a receiver has drained its spool and gives effects again."""
-_PAUSE_SECONDS = 0.02 if SOAK else 0.04
+_PAUSE_SECONDS = 0.02 if SOAK else 0.06
 _NUMBERS = count()
 """Of clients; no two have the same, so that a marker tells one request from all others."""
 _AT_MOST_EACH = 20_000
