@@ -509,7 +509,7 @@ def test_an_export_to_a_device_or_a_pipe_is_written_as_it_is(writer: Writer, tmp
 
 
 class FullDisk(io.BytesIO):
-    """A file that takes only so many bytes; one without positions is a pipe."""
+    """A file that takes only this many bytes; one without positions is a pipe."""
 
     def __init__(self, capacity: int, *, positions: bool) -> None:
         super().__init__()
