@@ -53,10 +53,11 @@ def doctor(*, as_json: bool) -> None:
         shown.append(check._asdict())
         if not as_json:
             _show_check(check)
+    rows = _settings_and_sources(settings, secrets)
     if as_json:
-        _print_json(_settings_and_sources(settings, secrets), shown, is_well="failed" not in results)
+        _print_json(rows, shown, is_well="failed" not in results)
     else:
-        _show_settings(_settings_and_sources(settings, secrets))
+        _show_settings(rows)
     sys.exit(PROBLEM if "failed" in results else DONE)
 
 

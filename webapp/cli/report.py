@@ -40,9 +40,9 @@ def report(
 
     The figures are those of the views in SQL (docs/data.md), which the server keeps up to date; the last line says up
     to when. The answered share is answered calls of those with an outcome: answered, unanswered or other. It is `-`
-    where voice OTP calls were delivered and none was answered: eSMS does not say whether they were heard. The cost of
-    an answered call leaves them out. Medians and percentiles are upper edges of classes, marked with ≈. By key, only
-    answered calls are counted.
+    where voice OTP calls were delivered and no other call was answered: of these eSMS says only whether they were
+    delivered. The cost of an answered call leaves them out. Medians and percentiles are upper edges of classes, marked
+    with ≈. By key, only answered calls are counted.
     """
     with open_reading_context() as context, context.database.snapshot(limited=False) as connection:
         as_of = figures.as_of(connection)
