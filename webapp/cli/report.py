@@ -19,7 +19,7 @@ from webapp.storage.figures import GROUPS, AsOf, Days, Group, Summary, Sums
 from webapp.storage.types import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterator
 
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _LONGEST_EXACT_SECONDS = 10**6
@@ -32,9 +32,21 @@ _WITHOUT_DELIVERED: tuple[Group, ...] = ("hour", "key")
 @click.option("--since", type=Time(), help="Only calls placed on this day or later: 2026-11-23, today, yesterday.")
 @click.option("--until", type=Time(), help="Only calls placed before this day.")
 @click.option("--campaign", metavar="NAME", help="Only calls of this campaign.")
+@click.option(
+    "--wide",
+    is_flag=True,
+    help="With --by, for a window of 130 characters: also calls confirmed by eSMS, in conflict and never registered, "
+    "and what an answered call cost by weekday and day.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def report(
-    *, by: Group | None, since: datetime | None, until: datetime | None, campaign: str | None, as_json: bool
+    *,
+    by: Group | None,
+    since: datetime | None,
+    until: datetime | None,
+    campaign: str | None,
+    wide: bool,
+    as_json: bool,
 ) -> None:
     """Show how calls went: answered share, talk time, cost, callbacks, by whole days.
 
@@ -42,8 +54,11 @@ def report(
     to when. The answered share is answered calls of those with an outcome: answered, unanswered or other. It is `-`
     where voice OTP calls were delivered and no other call was answered: of these eSMS says only whether they were
     delivered. The cost of an answered call leaves them out. Medians and percentiles are upper edges of classes, marked
-    with ≈. By key, only answered calls are counted.
+    with ≈. By key, only answered calls are counted. "by lookup": calls whose callback was lost and that a look-up
+    recovered.
     """
+    if wide and not by:
+        raise click.UsageError("--wide adds columns to a table: give --by as well.")
     with open_reading_context() as context, context.database.snapshot(limited=False) as connection:
         as_of = figures.as_of(connection)
         zone = ZoneInfo(as_of.time_zone)
@@ -53,7 +68,10 @@ def report(
     if overview:
         (_overview_as_json if as_json else _show_overview)(overview, as_of)
     elif by:
-        (_groups_as_json if as_json else _show_groups)(by, groups, as_of)
+        if as_json:
+            _groups_as_json(by, groups, as_of)
+        else:
+            _show_groups(by, groups, as_of, wide=wide)
 
 
 def _local_day(moment: datetime | None, zone: ZoneInfo, option: str) -> date | None:
@@ -131,30 +149,41 @@ def _show_overview(found: Summary, as_of: AsOf) -> None:
     _show_as_of(as_of)
 
 
-def _show_groups(by: Group, found: list[tuple[Any, Sums]], as_of: AsOf) -> None:
+def _show_groups(by: Group, found: list[tuple[Any, Sums]], as_of: AsOf, *, wide: bool) -> None:
     if not found:
         say("There are no figures of such calls.")
     else:
         total = figures.total(sums for _, sums in found)
-        headers = [by, "calls", "with\noutcome", "answered", "answered\nshare", "mean talk\nseconds", "cost\nVND"]
-        headers += ["without\nprice", "recovered", "in\nconflict"]
-        if total.delivered:
-            headers.insert(5, "delivered")
-        rows = [[_group_name(by, name), *_row(sums, total)] for name, sums in found]
-        print_columns("Report", headers, rows, ["all", *_row(total, total)])
+        columns = dict(_columns(by, total, wide=wide))
+        rows = [
+            [name, *(show(sums) for show in columns.values())]
+            for name, sums in [*((_group_name(by, name), sums) for name, sums in found), ("all", total)]
+        ]
+        print_columns("Report", [by, *columns], rows[:-1], rows[-1])
     _show_as_of(as_of)
 
 
-def _row(sums: Sums, total: Sums) -> Iterable[str]:
-    mean = sums.mean_talk_seconds
-    return (
-        *(f"{number:,}" for number in (sums.calls, sums.with_outcome, sums.answered)),
-        _percent(sums.shown_answered_share),
-        *([f"{sums.delivered:,}"] if total.delivered else []),
-        "-" if mean is None else f"{mean:.1f}",
-        f"{sums.price_vnd:,.0f}",
-        *(f"{number:,}" for number in (sums.unpriced, sums.recovered, sums.conflicts)),
-    )
+def _columns(by: Group, total: Sums, *, wide: bool) -> Iterator[tuple[str, Callable[[Sums], str]]]:
+    """The header of each column, and what it shows of some calls."""
+    yield "calls", lambda sums: f"{sums.calls:,}"
+    if by == "key":
+        yield "share", lambda sums: _percent(sums.calls / total.calls)
+    else:
+        yield "with\noutcome", lambda sums: f"{sums.with_outcome:,}"
+        yield "answered", lambda sums: f"{sums.answered:,}"
+        yield "share", lambda sums: _percent(sums.shown_answered_share)
+    if total.delivered:
+        yield "delivered", lambda sums: f"{sums.delivered:,}"
+    yield "mean\ntalk s", lambda sums: "-" if (mean := sums.mean_talk_seconds) is None else f"{mean:.1f}"
+    yield "cost\nVND", lambda sums: f"{sums.price_vnd:,.0f}"
+    if by == "campaign" or (wide and by not in _WITHOUT_DELIVERED):
+        yield "VND per\nanswered", lambda sums: "-" if (each := sums.answered_call_vnd) is None else f"{each:,.0f}"
+    yield "no\nprice", lambda sums: f"{sums.unpriced:,}"
+    yield "by\nlookup", lambda sums: f"{sums.recovered:,}"
+    if wide:
+        yield "confirmed", lambda sums: f"{sums.confirmed:,}"
+        yield "in\nconflict", lambda sums: f"{sums.conflicts:,}"
+        yield "never\nregistered", lambda sums: f"{sums.unregistered:,}"
 
 
 def _group_name(by: Group, name: Any) -> str:

@@ -30,7 +30,7 @@ def print_table(title: str, rows: Iterable[tuple[str, Any]]) -> None:
 
 def print_columns(title: str, headers: Sequence[str], rows: Iterable[Sequence[Any]], total: Sequence[Any]) -> None:
     """Print rows of a name and its figures; the last line is the sum of all."""
-    table = Table(title=title, box=SIMPLE, title_justify="left")
+    table = Table(title=title, box=SIMPLE, title_justify="left", padding=0, pad_edge=False)
     for header in headers:
         table.add_column(header, justify="right" if table.columns else "left", vertical="bottom", no_wrap=True)
     for row in rows:

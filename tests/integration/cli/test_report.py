@@ -167,6 +167,38 @@ def test_voice_otp_has_a_delivered_share_and_no_answered_one(database: Database)
 
 @ON_SQLITE
 @SET
+def test_tables_fit_a_window_of_100_characters_and_wide_ones_have_every_figure(database: Database) -> None:
+    writer = Writer(database)
+    names = [f"{number}" for number in range(1200)]
+    campaign = "Nhắc thanh toán cước"
+    writer.register([Registration(reference_id=name, campaign=campaign, placed_at=NOW) for name in names], NOW)
+    price = Decimal("1450.5")
+    writer.record(
+        [callback(name, call_status="ANSWERED", call_duration=42, price=price, ivr="1") for name in names], NOW
+    )
+    writer.record(
+        [callback("of an OTP", sent_result=1), callback("0", 1, call_status="ANSWERED", call_duration=43)], NOW
+    )
+    refresh_all(database)
+
+    narrow = {by: done("report", "--by", by).splitlines() for by in KEYS}
+    wide = done("report", "--by", "campaign", "--wide").splitlines()
+
+    for by, lines in narrow.items():
+        assert max(len(line.rstrip()) for line in lines) <= (100 if by == "campaign" else 82), by
+    of_all = [next(line.split() for line in lines if line.startswith(" all ")) for lines in (narrow["campaign"], wide)]
+    short = ["all", "1,201", "1,200", "1,200", "100.0%", "1", "42.0", "1,740,600", "1,450", "1", "0"]
+    assert of_all == [short, [*short, "0", "1", "1"]]
+    (of_key,) = [line.split() for line in narrow["key"] if line.startswith(" 1 ")]
+    assert of_key == ["1", "1,200", "100.0%", "42.0", "1,740,600", "0", "0"]
+
+
+def test_wide_is_for_tables() -> None:
+    assert "--wide adds columns to a table: give --by as well." in run("report", "--wide").stderr
+
+
+@ON_SQLITE
+@SET
 def test_figures_that_wait_are_said_to(database: Database) -> None:
     assert "There are no figures of such calls." in done("report")
     Writer(database).record([callback("a", call_status="BUSY")], NOW)
