@@ -23,6 +23,8 @@ _YEAR_FIRST = re.compile(rf"(?P<year>[0-9]{{4}})/(?P<month>[0-9]{{1,2}})/(?P<day
 """``2026/11/23 14:30:00``. *documented*: the SendDate of a placed call."""
 _ISO = re.compile(r"[0-9W-]+(?:[Tt\s].+)?")
 """Python's reader takes any character before the time: it reads the offset of ``2026-11-23+07:00`` as 07:00 o'clock."""
+_END_OF_DAY = re.compile(r"(?P<date>.+[Tt ])24(?P<rest>(?::?00){0,2}(?:[.,]0+)?(?:[Z\s+-].*)?)")
+"""``2026-11-23T24:00`` is the midnight that ends the day: ISO 8601 has it, Python 3.11's reader has not."""
 _ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9:.+-]*)?")
 _LAST_MONTH, _YEAR_DIGITS = 12, 4
 _EXAMPLES = "2026-11-23, 2026-11-23T10:00:00+07:00 or 23/11/2026 14:30"
@@ -49,7 +51,7 @@ def parse_time(text: str, zone: ZoneInfo, now: datetime | None = None) -> dateti
     text = text.strip()
     try:
         moment = _read(text, zone, now) if len(text) <= _LONGEST_TEXT else None
-    except ValueError:
+    except (ValueError, OverflowError):
         moment = None
     if moment is None:
         hint = _hint(text) if len(text) <= _LONGEST_TEXT else ""
@@ -69,6 +71,9 @@ def _read(text: str, zone: ZoneInfo, now: datetime | None) -> datetime:
         text = _as_iso(**found.groupdict())
     if not _ISO.fullmatch(text):
         raise ValueError
+    text = f"{text[:-1]}Z" if text.endswith("z") else text  # RFC 3339 allows it
+    if ended := _END_OF_DAY.fullmatch(text):
+        return datetime.fromisoformat(_with_plus(f"{ended['date']}00{ended['rest']}")) + timedelta(days=1)
     return datetime.fromisoformat(_with_plus(text))
 
 

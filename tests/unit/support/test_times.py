@@ -58,6 +58,13 @@ def test_anything_else_is_no_duration(text: str) -> None:
         ("2026-11-23T10:00:00Z", datetime(2026, 11, 23, 10, tzinfo=UTC)),
         ("2026-11-23T10:00:00+02:00", datetime(2026, 11, 23, 8, tzinfo=UTC)),
         ("2026-11-23T10:00:00-0530", datetime(2026, 11, 23, 15, 30, tzinfo=UTC)),
+        ("2026-11-23T10:00:00z", datetime(2026, 11, 23, 10, tzinfo=UTC)),
+        # The midnight that ends a day.
+        ("2026-11-23T24:00", datetime(2026, 11, 23, 17, tzinfo=UTC)),
+        ("2026-12-31T24:00:00Z", datetime(2027, 1, 1, tzinfo=UTC)),
+        ("20261123T240000.000+02:00", datetime(2026, 11, 23, 22, tzinfo=UTC)),
+        ("2026-11-23T24:00 02:00", datetime(2026, 11, 23, 22, tzinfo=UTC)),
+        ("23/11/2026 24:00", datetime(2026, 11, 23, 17, tzinfo=UTC)),
         # In a query string a + is a blank.
         ("2026-11-23T10:00:00 02:00", datetime(2026, 11, 23, 8, tzinfo=UTC)),
         ("2026-11-23T10:00 02", datetime(2026, 11, 23, 8, tzinfo=UTC)),
@@ -132,6 +139,9 @@ def test_anything_else_is_no_time(text: str) -> None:
         ("2026-13-01", "there is no such day, or no such time"),
         ("2026-02-30", "there is no such day, or no such time"),
         ("2026-11-23T25:00", "there is no such day, or no such time"),
+        ("2026-11-23T24:00:01", "there is no such day, or no such time"),
+        ("2026-11-23T10:00:60", "there is no such day, or no such time"),
+        ("9999-12-31T24:00", "there is no such day, or no such time"),
     ],
 )
 def test_a_date_that_cannot_be_is_refused_in_words(text: str, hint: str) -> None:
