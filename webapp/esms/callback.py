@@ -87,7 +87,7 @@ def parse_callback(
         pairs = [*_body_pairs(body, content_type), *_read_form(query, "query")]
         parameters = Parameters(pairs)
         # One look at all of them together: hardly any callback holds a secret.
-        if redact(parameters.as_json()) != parameters.as_json():
+        if redact(parameters.json) != parameters.json:
             parameters = Parameters((redact(name), _redacted_json(value, redact)) for name, value in pairs)
         reference_id, unread = read_identity(parameters)
         return build_report(

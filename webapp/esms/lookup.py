@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from webapp.calls.report import Kind, StatusReport
 from webapp.esms.parameters import (
     BOM,
+    NO_TEXT,
     Parameters,
     Unreadable,
     build_report,
     identity_or_none,
-    plain_text,
     read_json_object,
     read_text,
 )
@@ -128,9 +128,7 @@ def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received
     """
     try:
         parameters = Parameters(read_json_object(content.removeprefix(BOM).strip(), strict=True))
-        code = read_text(
-            plain_text(next((said for name in _CODES if (said := parameters.first(name)) is not None), None))
-        )
+        code = read_text(next(filter(None, map(parameters.first, _CODES)), NO_TEXT))
         of_all = code in ACCOUNT_REFUSED or code == TOO_FAST
         if not of_all and _is_about_another_call(parameters, reference_id):
             return LookupAnswer(reference_id, WRONG_REFERENCE)
@@ -155,4 +153,4 @@ def _is_about_another_call(parameters: Parameters, reference_id: str) -> bool:
     named = parameters.first("ReferenceId")
     if named is not None:
         return identity_or_none(named) != reference_id
-    return identity_or_none(parameters.first("SMSID")) not in {None, reference_id}
+    return identity_or_none(parameters.first("SMSID") or NO_TEXT) not in {None, reference_id}

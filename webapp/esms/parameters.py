@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import uuid_utils.compat
@@ -94,7 +95,7 @@ _small = _integer(_LARGEST_SMALL)
 _large = _integer(_LARGEST_INTEGER)
 
 _PARAMETERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
-    # eSMS's name, our field, the function that reads it. Where two fill one field, the first value counts.
+    # eSMS's name, our field if there is one, the function that reads it. Where two fill one field, the first counts.
     ("CallStatus", "call_status", lambda value: read_text(normalise_status(read_text(value)))),
     ("CallDuration", "call_duration", _large),
     ("Ivr", "ivr", read_text),
@@ -107,6 +108,7 @@ _PARAMETERS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
     ("CID", "cid", read_text),
     ("RequestId", "request_id", read_text),  # documented: voice OTP
     ("phonenumber", "phone", read_text),  # documented: voice OTP
+    ("TypeId", "", _large),  # documented: voice OTP and other channels; see ``other_channel``
 )
 _MESSAGE_FORM = ("SendSuccess", "SendFailed", "TotalPrice", "TypeId")
 """*documented*: voice OTP callbacks and other channels say these; callbacks of voice calls never do."""
@@ -134,13 +136,15 @@ _KNOWN = {
 _IDENTITIES = ("ReferenceId", "SMSID")
 """*documented*: voice OTP callbacks say SMSID. Where both are said, ReferenceId counts."""
 _IDENTITY_NAMES = {name.lower() for name in _IDENTITIES}
-KNOWN_PARAMETERS = frozenset({*_IDENTITIES, *(theirs for theirs, _, _ in _PARAMETERS), "TypeId"})
+KNOWN_PARAMETERS = frozenset({*_IDENTITIES, *(theirs for theirs, _, _ in _PARAMETERS)})
 """The names, as documented, of the parameters whose values are read."""
 PHONE = "phonenumber"
 """The parameter that names the number called, in small letters."""
 NOT_PHONES = frozenset((_KNOWN | _IDENTITY_NAMES) - {PHONE, "partnerids", "error_info", "errormessage"})
 """Parameters, in small letters, whose values are no numbers of people called, whatever they look like."""
 _NOTHING = (None,)
+NO_TEXT = "\0"
+"""Stands for a value that is no text: booleans, objects and lists. No function that reads values takes it."""
 _LONGEST_NAME, _MOST_NAMES = 64, 20
 _DEEPEST = 100
 """Levels of JSON in a value; *assumed*: eSMS nests nothing."""
@@ -152,27 +156,34 @@ class Parameters:
     def __init__(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Keep every pair."""
         self._pairs = list(pairs)
-        self._said: dict[str, list[Any]] = {}
-        self._json: str | None = None
+        self._said: dict[str, list[str]] = {}
         for name, value in self._pairs:
-            if not is_blank(value):
-                self._said.setdefault(name.strip().lower(), []).append(value)
+            if text := value.strip() if isinstance(value, str) else _text_of(value):
+                self._said.setdefault(name.strip().lower(), []).append(text)
 
-    def all(self, name: str) -> list[Any]:
-        """The values that are not blank."""
+    def all(self, name: str) -> list[str]:
+        """The values that are not blank, stripped; NO_TEXT for one that is no text."""
         return self._said.get(name.lower(), [])
 
-    def first(self, name: str) -> Any:
+    def first(self, name: str) -> str | None:
         """The first value that is not blank, or None: *documented*, the CallbackUrl's own parameters are empty."""
         return self._said.get(name.lower(), _NOTHING)[0]
 
-    def as_json(self) -> str:
+    def number(self, name: str) -> int | None:
+        """The first value as a whole number; None if it is not said, or cannot be read."""
+        try:
+            return _large(self.first(name) or NO_TEXT)
+        except ValueError:
+            return None
+
+    @cached_property
+    def json(self) -> str:
         """Everything, as a JSON object; a repeated name has the list of its values.
 
         The values of one parameter keep their order, in whatever spellings of its name they came.
         """
-        self._json = self._json or self._as_json()
-        return self._json
+        merged = dict(self._pairs)
+        return storable_json(merged if len(merged) == len(self._pairs) else self._with_lists())
 
     def unknown_names(self) -> list[str]:
         """The names of parameters with a value that eSMS is not known to send, each once, at most 20 of them."""
@@ -182,10 +193,6 @@ class Parameters:
         unknown = dict.fromkeys(name for name in names if name in said and name.lower() not in _KNOWN | _IDENTITY_NAMES)
         shown = (_CONTROL.sub("", name).replace(",", "")[:_LONGEST_NAME] for name in unknown)
         return [name for name in shown if name][:_MOST_NAMES]
-
-    def _as_json(self) -> str:
-        merged = dict(self._pairs)
-        return storable_json(merged if len(merged) == len(self._pairs) else self._with_lists())
 
     def _with_lists(self) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -205,30 +212,20 @@ class Parameters:
         return merged
 
 
-def is_message_form(parameters: Parameters) -> bool:
-    """Whether these are the parameters of a message: a voice OTP, or another channel.
-
-    *documented*: SMSID in place of ReferenceId, counts of messages, TypeId.
-    """
-    named = parameters.first("SMSID") is not None and not _says_reference_id(parameters)
-    return named or any(parameters.first(name) is not None for name in _MESSAGE_FORM)
-
-
 def kind_of(parameters: Parameters, source: Source, said: Mapping[str, Any]) -> Kind | None:
-    """The kind of call that the form of a report shows. A look-up's answer that says nothing (99, say) shows none."""
+    """The kind of call that the form of a report shows. A look-up's answer that says nothing (99, say) shows none.
+
+    *documented*: a voice OTP, and other channels, say SMSID in place of ReferenceId, counts of messages, TypeId.
+    """
     if source == "lookup" and all(said.get(name) is None for name in FIELDS):
         return None
-    return "otp" if is_message_form(parameters) else "voice"
+    named = parameters.first("SMSID") is not None and not _says_reference_id(parameters)
+    return "otp" if named or any(parameters.first(name) is not None for name in _MESSAGE_FORM) else "voice"
 
 
 def other_channel(parameters: Parameters) -> str | None:
     """The TypeId of an SMS, Viber or Zalo message, which is no call; None for a call."""
-    if _says_reference_id(parameters):
-        return None
-    try:
-        number = _type_id(parameters)
-    except ValueError:
-        return None
+    number = None if _says_reference_id(parameters) else parameters.number("TypeId")
     return None if number in {None, _VOICE_OTP} else str(number)
 
 
@@ -238,27 +235,31 @@ def _says_reference_id(parameters: Parameters) -> bool:
     return said is not None and identity_or_none(said) is not None
 
 
-def _type_id(parameters: Parameters) -> int | None:
-    """The TypeId, None if it is not said; raises ValueError if it cannot be read."""
-    said = parameters.first("TypeId")
-    return None if said is None else _large(plain_text(said))
-
-
-def is_undetermined(parameters: Parameters) -> bool:
-    """Whether SendSuccess and SendFailed are both said to be 0: *seen*, eSMS does not say how it ended."""
-    try:
-        return all(_large(plain_text(parameters.first(name))) == 0 for name in ("SendSuccess", "SendFailed"))
-    except ValueError:
-        return False
-
-
 def esms_id(parameters: Parameters) -> str | None:
     """The identity as eSMS spelled it."""
-    for name in _IDENTITIES:
-        for value in parameters.all(name):
-            if identity_or_none(value) is not None:
-                return plain_text(value)
-    return None
+    said = (value for name in _IDENTITIES for value in parameters.all(name))
+    return next((value for value in said if identity_or_none(value) is not None), None)
+
+
+def form_of(parameters: Parameters, source: Source, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report shows beside its fields: whether it is final, its kind, and the id as spelled."""
+    return {
+        "final": is_final(
+            send_status=said.get("send_status"),
+            call_status=said.get("call_status"),
+            sent_result=said.get("sent_result"),
+            undetermined=all(parameters.number(name) == 0 for name in ("SendSuccess", "SendFailed")),
+        ),
+        "kind": kind_of(parameters, source, said),
+        "esms_id": esms_id(parameters),
+    }
+
+
+def _text_of(value: Any) -> str:
+    """A value that is no text, as text."""
+    if value is None:
+        return ""
+    return str(value) if type(value) is int else NO_TEXT
 
 
 def is_blank(value: Any) -> bool:
@@ -276,13 +277,6 @@ def json_object(pairs: Iterable[tuple[str, Any]]) -> str:
     return "{" + ", ".join(f"{storable_json(name)}: {storable_json(value)}" for name, value in pairs) + "}"
 
 
-def plain_text(value: Any) -> str:
-    """A parameter's value as stripped text; raises ValueError for booleans, objects and lists."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError  # noqa: TRY004
-    return str(value).strip()
-
-
 def _read_fields(parameters: Parameters) -> tuple[dict[str, Any], list[str]]:
     """Our fields, and the names of the parameters that cannot be read: these count as not said."""
     fields: dict[str, Any] = {}
@@ -292,16 +286,12 @@ def _read_fields(parameters: Parameters) -> tuple[dict[str, Any], list[str]]:
         if value is None:
             continue
         try:
-            meant = read(plain_text(value))
+            meant = read(value)
         except ValueError:
             unread.append(theirs)
         else:
-            if fields.get(ours) is None:
+            if ours and fields.get(ours) is None:
                 fields[ours] = meant
-    try:
-        _type_id(parameters)
-    except ValueError:
-        unread.append("TypeId")
     return fields, unread
 
 
@@ -321,10 +311,10 @@ def read_identity(parameters: Parameters) -> tuple[str, list[str]]:
     return said[0], unread
 
 
-def identity_or_none(value: Any) -> str | None:
+def identity_or_none(value: str) -> str | None:
     """The identity in its stored form; None if the value is none."""
     try:
-        return normalise_identity(plain_text(value))
+        return normalise_identity(value)
     except ValueError:
         return None
 
@@ -337,17 +327,10 @@ def build_report(parameters: Parameters, reference_id: str, unread: list[str], *
         unread = parameters.unknown_names()
     return StatusReport(
         reference_id=reference_id,
-        final=is_final(
-            send_status=fields.get("send_status"),
-            call_status=fields.get("call_status"),
-            sent_result=fields.get("sent_result"),
-            undetermined=is_undetermined(parameters),
-        ),
-        kind=kind_of(parameters, origin["source"], fields),
-        esms_id=esms_id(parameters),
         unread=",".join(unread) or None,
-        payload=parameters.as_json(),
+        payload=parameters.json,
         **fields,
+        **form_of(parameters, origin["source"], fields),
         **origin,
     )
 

@@ -7,15 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from webapp.calls.report import StatusReport
-from webapp.esms.finality import is_final
 from webapp.esms.parameters import (
     Parameters,
     Unreadable,
     build_report,
-    esms_id,
+    form_of,
     is_blank,
-    is_undetermined,
-    kind_of,
     other_channel,
     read_identity,
 )
@@ -29,14 +26,7 @@ def stored_report(row: Mapping[Any, Any]) -> StatusReport:
     parameters = Parameters(_pairs(row["payload"], unread=row["unread"]))
     return StatusReport(
         **row,
-        final=is_final(
-            send_status=row["send_status"],
-            call_status=row["call_status"],
-            sent_result=row["sent_result"],
-            undetermined=is_undetermined(parameters),
-        ),
-        kind=kind_of(parameters, row["source"], row),
-        esms_id=esms_id(parameters),
+        **form_of(parameters, row["source"], row),
     )
 
 
