@@ -17,7 +17,7 @@ from webapp.callbacks.spool import SpoolError
 from webapp.callbacks.store import Accepted, CallbackStore, NotAccepted
 from webapp.esms.parameters import KNOWN_PARAMETERS
 from webapp.storage.errors import NotMigrated, Unavailable
-from webapp.support import log_context, metrics
+from webapp.support import metrics
 from webapp.support.token_redaction import NO_TOKENS
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class Ingest:
         except MemoryError:
             self._spool_request(request, seconds)
             return Accepted("spooled", "(not read: out of memory)")
-        if callback.report:
-            log_context.about(callback.report.reference_id)
+        if callback.report and callback.context:
+            callback.context.reference_id = callback.report.reference_id
         if callback.report and callback.report.unread:
             _count_unread(callback.report.unread)
         if not self._breaker.is_open:

@@ -32,7 +32,7 @@ class ParsedCallback:
     request: CallbackRequest
     report: StatusReport | None
     reason: str = ""
-    context: LogContext | None = field(default_factory=log_context.current, compare=False)
+    context: LogContext | None = field(default_factory=log_context.current.get, compare=False)
 
 
 def parse(request: CallbackRequest, redact: TokenRedactor) -> ParsedCallback:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from webapp.callbacks.batch_writer import Batch, BatchWriter
 from webapp.callbacks.parsing import ParsedCallback
 from webapp.esms.stored import other_channel_of
 from webapp.storage import writer
-from webapp.storage.errors import TransactionLost, Unavailable
+from webapp.storage.errors import Unavailable
 from webapp.storage.rejected import OTHER_CHANNEL, RejectedCallbacks
 from webapp.storage.retry import retrying
 from webapp.storage.writer import Expected
@@ -91,14 +90,8 @@ class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
 
     @retrying
     def _store_together(self, batch: Batch[ParsedCallback, StoreResult]) -> Sequence[StoreResult]:
-        just_came = not batch.items
-        if just_came:
-            with suppress(TransactionLost):
-                return self._attempt(batch, guess=True)
-        return self._attempt(batch, guess=False)
-
-    def _attempt(self, batch: Batch[ParsedCallback, StoreResult], *, guess: bool) -> Sequence[StoreResult]:
         began = time.monotonic()
+        guess = not batch.items  # They come first in the transaction; once more, nothing is guessed.
         with self._database.transaction() as connection:
             batch.collect()
             channels = _other_channels(connection, batch.items)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import reduce
 from itertools import takewhile
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from webapp.calls.report import FIELDS, FIRST_SAID, OUTCOME_FIELDS, Effect, Kind, Said, Source, StatusReport
@@ -145,7 +146,7 @@ def fold_all(call: Call, reports: Iterable[StatusReport]) -> Call:
 
     Of ``call`` itself only what was registered, the look-up columns and ``dismissed_at`` count.
     """
-    history = sorted({report.id: report for report in reports}.values(), key=lambda report: report.order)
+    history = sorted({report.id: report for report in reports}.values(), key=attrgetter("order"))
     folded = reduce(fold, history, _without_reports(call, history))
     return replace(folded, **_first_said(folded, history))
 

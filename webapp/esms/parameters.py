@@ -39,14 +39,12 @@ _WHOLE = re.compile(r"([0-9]+)(?:\.0+)?")
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]{1,4})?")
 _to_readable_json = json.JSONEncoder(ensure_ascii=False).encode
 
+new_id: Callable[[], UUID] = uuid_utils.compat.uuid7
+"""A UUIDv7, which sorts by the time at which it was made."""
+
 
 class Unreadable(Exception):
     """A request or an answer is not a report. Its text names the parameter, and may be shown to the sender."""
-
-
-def new_id() -> UUID:
-    """A UUIDv7, which sorts by the time at which it was made."""
-    return uuid_utils.compat.uuid7()
 
 
 def normalise_identity(text: str) -> str:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from webapp.calls.phone import PLAIN
 from webapp.storage import schema
-from webapp.storage.engine import TimeLimits, postgresql_engine, sqlite_engine, sqlite_write_lock
+from webapp.storage.engine import TimeLimits, postgresql_engine, sqlite_engine
 from webapp.storage.errors import LockTimeout, NotMigrated, TransactionLost, Unavailable, Why, WriteFailed
 from webapp.storage.retry import lock_retrying, retrying
 from webapp.support import files
@@ -93,6 +93,8 @@ class Database:
         self._setting = setting
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._sqlite_file = Path(str(self.url.database))
+        self._write_lock_file = Path(f"{self.url.database}-write-lock")
         self._patience = patience
         self._transaction_limit = transaction_limit
         self._time_limits = TimeLimits(transaction_limit or patience)
@@ -158,7 +160,7 @@ class Database:
         with ExitStack() as stack:
             if self.is_sqlite:
                 with suppress(OSError):
-                    file = stack.enter_context(sqlite_write_lock(Path(str(self.url.database))).open("ab"))
+                    file = stack.enter_context(self._write_lock_file.open("ab"))
                     files.lock(file, self._patience.total_seconds())
             yield
 
@@ -232,14 +234,13 @@ class Database:
 
     def _is_absent(self) -> bool:
         try:
-            return not Path(str(self.url.database)).exists()
+            return not self._sqlite_file.exists()
         except OSError:  # This user may not look there: connecting fails, and says so.
             return False
 
     def _make_folder(self) -> None:
-        folder = Path(str(self.url.database)).parent
         try:
-            files.make_folder(folder)
+            files.make_folder(self._sqlite_file.parent)
         except OSError as error:
             raise Unavailable(f"{self.name}: the folder cannot be made: {error.strerror}") from error
 

@@ -19,7 +19,6 @@ from webapp.support import files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from sqlalchemy import PoolProxiedConnection
     from sqlalchemy.engine import URL, Engine
@@ -222,8 +221,3 @@ def _begin_transaction(dbapi_connection: PoolProxiedConnection) -> None:
     connection: Any = dbapi_connection.driver_connection
     # Several statements, in one round trip, cannot be prepared.
     connection.execute(dbapi_connection.info["begin"], prepare=False)
-
-
-def sqlite_write_lock(path: Path) -> Path:
-    """The file that this program's processes lock to write to a SQLite file one after the other."""
-    return path.with_name(f"{path.name}-write-lock")

@@ -34,12 +34,12 @@ def retrying(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        for _ in range(ATTEMPTS - 1):
+        for retries in range(ATTEMPTS - 1):
             try:
                 return function(*args, **kwargs)
             except TransactionLost:
-                # Two transactions that locked each other out would otherwise meet again.
-                time.sleep(random.uniform(0, _LONGEST_RETRY_PAUSE_SECONDS))  # noqa: S311
+                if retries:  # Two transactions that lock each other out again and again would meet once more.
+                    time.sleep(random.uniform(0, _LONGEST_RETRY_PAUSE_SECONDS))  # noqa: S311
         return function(*args, **kwargs)
 
     return run

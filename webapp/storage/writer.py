@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import delete, func, select
@@ -96,7 +97,7 @@ def record(
     locked.begin(first_seen)
     if not expected.reports_new:
         locked.skip_stored(reports)
-    for report in sorted(reports, key=lambda report: report.order):
+    for report in sorted(reports, key=attrgetter("order")):
         locked.fold(report)
     locked.write()
     return Recorded([locked.effects[report.id] for report in reports], all_absent)

@@ -56,7 +56,7 @@ class Formatter(logging.Formatter):
 def _first_line(created: float, level: str, name: str, message: str) -> str:
     second = int(created)
     line = f"{_second(second)},{int((created - second) * 1000):03d} {level} {name}: {message}"
-    context = log_context.current()
+    context = log_context.current.get()
     return f"{line} request_id={context.given_id}" if context and context.given_id else line
 
 
@@ -112,21 +112,14 @@ def info(logger: logging.Logger, message: str, fields: Callable[[], dict[str, An
 
     Text goes straight to the stream: a LogRecord and its way through ``logging`` cost a sixth of a callback.
     """
-    if logger.isEnabledFor(logging.INFO) and not _write(logging.getLogger().handlers, logger.name, message):
-        logger.info("%s", message, extra={"fields": fields})
-
-
-def _write(handlers: list[logging.Handler], name: str, message: str) -> bool:
-    """Whether the only handler writes text to a stream, and the stream took the line."""
-    if len(handlers) != 1:
-        return False
-    [handler] = handlers
-    if not (isinstance(handler, logging.StreamHandler) and type(handler.formatter) is Formatter):
-        return False
-    with suppress(Exception):  # Logging it again deals with whatever it is.
-        handler.stream.write(f"{handler.formatter.line('INFO', name, message)}\n")
-        return True
-    return False
+    if not logger.isEnabledFor(logging.INFO):
+        return
+    handler, *more = logging.getLogger().handlers or (None,)
+    if isinstance(handler, logging.StreamHandler) and type(handler.formatter) is Formatter and not more:
+        with suppress(Exception):  # Logging it again deals with whatever it is.
+            handler.stream.write(f"{handler.formatter.line('INFO', logger.name, message)}\n")
+            return
+    logger.info("%s", message, extra={"fields": fields})
 
 
 def message(words: str) -> bool:

@@ -36,35 +36,15 @@ class LogContext:
         return self._made
 
 
-_current: ContextVar[LogContext | None] = ContextVar("log_context", default=None)
-
-
-def begin(given_id: str | None = None) -> None:
-    """From now on, all lines of this greenlet (or thread) belong to a new request."""
-    _current.set(LogContext(given_id))
-
-
-def end() -> None:
-    """From now on, lines belong to no request."""
-    _current.set(None)
-
-
-def current() -> LogContext | None:
-    """The request that is answered now, if any."""
-    return _current.get()
-
-
-def about(reference_id: str) -> None:
-    """The request is about this call."""
-    if context := _current.get():
-        context.reference_id = reference_id
+current: ContextVar[LogContext | None] = ContextVar("log_context", default=None)
+"""The request that this greenlet (or thread) answers now, if any: all its lines belong to it."""
 
 
 @contextmanager
 def on_behalf_of(context: LogContext | None) -> Iterator[None]:
     """Within, lines belong to the request of ``context``, which another greenlet answers."""
-    before = _current.set(context)
+    before = current.set(context)
     try:
         yield
     finally:
-        _current.reset(before)
+        current.reset(before)

@@ -70,7 +70,7 @@ def _fields(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 
 def _request_fields(_logger: object, _method: str, event: EventDict) -> EventDict:
-    if context := log_context.current():
+    if context := log_context.current.get():
         event["request_id"] = context.request_id
         if context.reference_id:
             event["reference_id"] = context.reference_id

@@ -24,7 +24,7 @@ from webapp.web.request_id import with_request_id
 from webapp.web.worker import Connection, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from wsgiref.types import WSGIEnvironment
 
     from webapp.callbacks.views import Receiver
@@ -87,7 +87,9 @@ class FastWorker(Worker):
         self._ops_address: OpsAddress | None = flask.extensions.get("ops_address")
         self._receiver: Receiver = flask.extensions["receiver"]
         hops = flask.config["TRUSTED_PROXIES"]
-        self._application = with_request_id(behind_proxies(self._receive, hops), hops)
+        # What wraps a WSGI application gives back what that gives back.
+        wrapped: Any = with_request_id(behind_proxies(self._receive, hops), hops)  # type: ignore[arg-type]
+        self._application: Callable[[WSGIEnvironment, None], Answer] = wrapped
 
     def answer_next(self, server: Any, connection: Connection, address: Any) -> bool:
         """Answer the next request; False if it was the last one, or none came."""
@@ -107,14 +109,13 @@ class FastWorker(Worker):
         return self._answer(environ, connection)
 
     def _answer(self, environ: WSGIEnvironment, connection: Connection) -> bool:
-        started: list[Any] = []
-        (body,) = self._application(environ, lambda *words: started.extend(words))  # type: ignore[arg-type]
-        status, headers = started
-        closing = status == HTTPStatus.NOT_FOUND or environ.get("HTTP_CONNECTION", "").lower() == "close"
+        answer = self._application(environ, None)
+        body = _to_json(answer.words).encode() + b"\n"
+        closing = answer.status == HTTPStatus.NOT_FOUND or environ.get("HTTP_CONNECTION", "").lower() == "close"
         last = closing or not self.alive
-        further = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        further = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
         head = (
-            f"HTTP/1.1 {_status_line(status)}\r\nServer: {SERVER}\r\nDate: {_date(int(time.time()))}\r\n"
+            f"HTTP/1.1 {_status_line(answer.status)}\r\nServer: {SERVER}\r\nDate: {_date(int(time.time()))}\r\n"
             f"Connection: {'close' if last else 'keep-alive'}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n{further}{answer_headers.LINES}\r\n"
         )
@@ -122,7 +123,7 @@ class FastWorker(Worker):
         connection.flush()
         return not last
 
-    def _receive(self, environ: WSGIEnvironment, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def _receive(self, environ: WSGIEnvironment, _start_response: object) -> Answer:
         """Answer a usual callback, like Flask's view."""
         started = time.perf_counter()
         try:
@@ -131,8 +132,7 @@ class FastWorker(Worker):
             answer = Answer(error.code, {"error": str(error.description)}, {}, reason=error.reason)
         seconds = time.perf_counter() - started
         access.record(environ["REMOTE_ADDR"], "GET", ROUTE, answer.status, seconds, answer)
-        start_response(answer.status, answer.headers)
-        return [_to_json(answer.words).encode() + b"\n"]
+        return answer
 
 
 @lru_cache

@@ -237,7 +237,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def expect_request(self, connection: Connection) -> None:
         """Limit the time until the next request has come; at the worker's end, a kept connection gets none."""
-        log_context.end()
+        log_context.current.set(None)
         crowded = len(self._connections) > self.worker_connections // 2
         connection.expect_request(_CROWDED_SECONDS if crowded else self.cfg.keepalive)
         if not self.alive:

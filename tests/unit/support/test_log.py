@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from webapp.support import log, log_context
 from webapp.support.log import Formatter, configure
+from webapp.support.log_context import LogContext
 from webapp.support.log_json import JsonFormatter
 from webapp.support.redaction import redact
 from webapp.support.settings import load_settings
@@ -223,13 +224,13 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 @given(words=st.text(), request_id=st.none() | st.just("a-1"))
 def test_the_line_of_a_request_is_that_of_any_record(words: str, request_id: str | None) -> None:
     formatter = Formatter(["the-secret"])
-    log_context.begin(request_id)
+    log_context.current.set(LogContext(request_id))
     for message in (words, f"{words} the-secret\n\x1b[2J"):
         direct = formatter.line("INFO", "access", message)
         record = logging.LogRecord("access", logging.INFO, __file__, 1, "%s", (message,), None)
         assert BEGINNING.sub("", direct) == BEGINNING.sub("", formatter.format(record))
         assert BEGINNING.match(direct)
-    log_context.end()
+    log_context.current.set(None)
 
 
 def test_the_line_of_a_request_shows_no_secret_and_ends(stream: io.StringIO) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from webapp.support import log, log_context
+from webapp.support.log_context import LogContext
 from webapp.support.log_json import JsonFormatter
 from webapp.support.settings import load_settings
 
@@ -23,9 +24,9 @@ SECRETS = ["the-callback-token", 'it\'s a "secret"\\ndeed', "mật khẩu"]
 
 @pytest.fixture(autouse=True)
 def no_request() -> Iterator[None]:
-    log_context.end()
+    log_context.current.set(None)
     yield
-    log_context.end()
+    log_context.current.set(None)
 
 
 def fail(words: str) -> NoReturn:
@@ -87,21 +88,22 @@ def test_no_secret_is_shown_however_it_is_quoted(
 
 
 def test_every_line_of_a_request_has_its_id_and_its_call() -> None:
-    log_context.begin("4f3c/req-1")
+    context = LogContext("4f3c/req-1")
+    log_context.current.set(context)
     assert json.loads(written("read"))["request_id"] == "4f3c/req-1"
 
-    log_context.about("abc-1")
+    context.reference_id = "abc-1"
     found = json.loads(written("stored"))
     assert (found["request_id"], found["reference_id"]) == ("4f3c/req-1", "abc-1")
 
-    log_context.end()
+    log_context.current.set(None)
     assert "request_id" not in json.loads(written("idle"))
 
 
 def test_a_request_without_an_id_gets_one_of_its_own() -> None:
     ids = []
     for _ in range(2):
-        log_context.begin()
+        log_context.current.set(LogContext())
         ids += [json.loads(written("a"))["request_id"], json.loads(written("b"))["request_id"]]
 
     assert ids[0] == ids[1] != ids[2] == ids[3]
@@ -112,20 +114,20 @@ def test_a_request_without_an_id_gets_one_of_its_own() -> None:
     "given", ["", " ", "a b", 'a"b', "a\nb", "a\x1b[2J", "é", "a,b", "<b>", "${x}", "a%0ab", "x" * 129, "a\\b", "'"]
 )
 def test_an_id_that_could_inject_something_is_replaced(given: str) -> None:
-    log_context.begin(given)
+    log_context.current.set(LogContext(given))
 
     assert len(json.loads(written("a"))["request_id"]) == 16
     assert "request_id" not in written("a", formatter=log.Formatter())
 
 
 def test_the_longest_id_of_a_proxy_is_kept() -> None:
-    log_context.begin("x" * 128)
+    log_context.current.set(LogContext("x" * 128))
 
     assert json.loads(written("a"))["request_id"] == "x" * 128
 
 
 def test_a_line_of_text_ends_with_the_id_that_a_proxy_gave_and_with_no_other() -> None:
-    log_context.begin("req-1")
+    log_context.current.set(LogContext("req-1"))
     try:
         fail("x")
     except ValueError:
@@ -133,7 +135,7 @@ def test_a_line_of_text_ends_with_the_id_that_a_proxy_gave_and_with_no_other() -
     assert first.endswith("WARNING webapp.room: read request_id=req-1")
     assert further
 
-    log_context.begin()
+    log_context.current.set(LogContext())
     assert written("read", formatter=log.Formatter()).endswith(": read")
 
 
