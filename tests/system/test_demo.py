@@ -182,7 +182,7 @@ def test_the_page_answers_by_hour_and_day_as_the_report_does(report: Any, look: 
     assert f"{whole['conflicts_ever']:,} ever, of all calls" in text
     assert f"{whole['recovered_share']:.1%} of the settled calls" in text
     assert f"mean {whole['mean_talk_seconds']:.1f} s · " in text
-    assert f", 95 % within ≈ {whole['talk_seconds']['p95']} s" in text
+    assert f", 95% within ≈ {whole['talk_seconds']['p95']} s" in text
     every_hour = overview.partition('class="heat')[2].partition("</table>")[0].rpartition("<tr>")[2]
     shares = [one["answered_share"] for one in report("--by", "hour")["groups"] if one["answered_share"] is not None]
     assert [*map(int, re.findall(r">(\d+)</td>", every_hour))][:-1] == [round(100 * share) for share in shares]

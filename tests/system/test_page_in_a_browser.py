@@ -127,6 +127,18 @@ def test_printed_pages_have_no_navigation(site: Site) -> None:
             assert page.get_by_role("heading", level=1).is_visible()
 
 
+def test_printed_tables_are_whole_and_may_break_over_pages(site: Site) -> None:
+    """A list that must not break begins on the second sheet; what scrolls in a window is cut off on paper."""
+    with window(site.browser, (720, 1000)) as page:
+        sign_in(page, f"{site.url}/?lang=en", PAGE_TOKEN)
+        page.emulate_media(media="print")
+        for path in ("/?range=30", "/calls?range=all"):
+            page.goto(f"{site.url}{path}")
+            assert not scrolls_sideways(page), path
+        assert page.locator("table.calls thead").is_visible()
+        assert page.locator("section.card").evaluate("card => getComputedStyle(card).breakInside") == "auto"
+
+
 def test_a_filter_is_chosen_in_the_form_and_taken_away_by_its_chip(site: Site) -> None:
     with window(site.browser) as page:
         sign_in(page, f"{site.url}/?lang=en", PAGE_TOKEN)

@@ -130,7 +130,7 @@ def test_people_read_the_same_figures(database: Database) -> None:
         "talk time, mean 42.0 s",
         "talk time, median ≈ 45 s",
         "cost 0 ₫ (3 calls without a price)",
-        "callbacks, 95 % within ≈ 5 s",
+        "callbacks, 95% within ≈ 5 s",
     ):
         assert line in lines
     assert lines[-1].startswith("Figures as of ")

@@ -17,6 +17,7 @@ from webapp.storage.overview import campaign_names
 from webapp.storage.search import Search
 from webapp.web.api_parameters import PARAMETERS, cursor
 from webapp.web.pages.call_filter import FIGURE_OF_FLAG, KEYS, ListFilter, read_filter
+from webapp.web.pages.downloads import MOST_IN_A_WORKBOOK
 from webapp.web.pages.language import show_times_in
 from webapp.web.pages.ranges import ALL, PRESETS, WrongAddress
 from webapp.web.pages.words import flag_words, outcome_words
@@ -63,6 +64,7 @@ def add_to(pages: Blueprint, database: Database) -> None:
             campaign_names=names,
             count=count,
             purged=purged,
+            most_of_workbook=MOST_IN_A_WORKBOOK,
         )
         return text, 400 if problem else 200
 

@@ -64,7 +64,7 @@ def read_range(arguments: Mapping[str, str], today: date, default: str = DEFAULT
     if not given:
         preset = arguments.get("range") or default
         if preset not in (*PRESETS, ALL):
-            raise WrongAddress(gettext("%(value)s is no range of days: choose one below.", value=repr(preset[:60])))
+            raise WrongAddress(gettext("%(value)s is no range of days: choose one above.", value=repr(preset[:60])))
         return _of_preset(preset, today, campaign)
     first, last = (_read_day(given[name]) if name in given else None for name in ("from", "to"))
     last = last or max(today, first or today)

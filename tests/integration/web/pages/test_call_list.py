@@ -7,13 +7,14 @@ import html
 import io
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 import pytest
 from commands import done
 from histories import put_history
-from makers import NOW, callback
+from makers import NOW, callback, lookup
 from pages import sign_in, text_of
 from recount import Fact, facts_of, refresh_all
 
@@ -110,6 +111,44 @@ def test_the_download_has_what_is_listed(client: FlaskClient, facts: list[Fact],
         page = client.get(older)
         names += listed(page)
     assert [line["reference_id"] for line in lines] == names
+
+
+def test_the_list_has_seconds_of_calls_that_were_taken_and_prices_of_settled_ones(
+    client: FlaskClient, database: Database
+) -> None:
+    Writer(database).record(
+        [
+            callback("answered", call_status="ANSWERED", call_duration=31, price=Decimal(450)),
+            callback("not taken", call_status="NOANSWERED", call_duration=0, price=Decimal(0)),
+            callback("under way", send_status=7, call_duration=0, price=Decimal(0), final=False),
+        ],
+        NOW,
+    )
+    sign_in(client)
+    rows = client.get("/calls?lang=en").text.split("<tr>")[2:]
+
+    shown = {
+        re.findall(r'<a href="[^"]*">(.*?)</a>', row)[0]: re.findall(r'data-name="[SP]\w+">(.*?)</td>', row)
+        for row in rows
+    }
+
+    assert shown == {
+        "answered": ["31", "450\N{NO-BREAK SPACE}₫"],
+        "not taken": ["", "0\N{NO-BREAK SPACE}₫"],
+        "under way": ["", ""],
+    }
+
+
+def test_the_list_marks_what_a_look_up_recovered_and_has_a_workbook(client: FlaskClient, database: Database) -> None:
+    Writer(database).record([lookup("lost", call_status="BUSY"), callback("came", call_status="BUSY")], NOW)
+    sign_in(client)
+
+    page = client.get("/calls?lang=en&outcome=other")
+
+    marked = [row for row in page.text.split("<tr>") if "by lookup</span>" in row]
+    assert len(marked) == 1
+    assert ">lost</a>" in marked[0]
+    assert link(page, r"Excel \(\.xlsx\)") == "/calls.xlsx?outcome=other&lang=en"
 
 
 def test_a_call_of_the_list_is_reached_by_its_link(client: FlaskClient, facts: list[Fact]) -> None:

@@ -77,7 +77,7 @@ def test_unsigned_the_page_tells_nothing_but_what_it_is(client: FlaskClient) -> 
     assert text_of(answer) == (
         "Skip to the content esms-calls VI EN Calls through eSMS This server receives the results of automated voice "
         "calls, and shows what became of them. Token Sign in The token is the one for the API, or one for reading "
-        "only. Who runs this server can give it to you."
+        "only. The person who runs this server can give it to you."
     )
 
 
