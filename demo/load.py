@@ -90,7 +90,7 @@ class Loader:
             channel = parsed.report and other_channel_of(parsed.report)
             if channel or not parsed.report:
                 reason = f"{OTHER_CHANNEL}{channel}" if channel else parsed.reason
-                self._writer.reject(parsing.rejected(request, reason, NO_TOKENS))
+                self._writer.reject(parsing.rejected(request, reason))
             else:
                 reports.append(parsed.report)
         if reports:

@@ -160,7 +160,7 @@ class Drain:
             return problem
         reason = parsing.reason_for(problem)
         try:
-            (result,) = self._store.write_batch(Batch([parsing.ParsedCallback(callback.request, None, reason)]))
+            (result,) = self._store.write_batch(Batch([parsing.reject(callback.request, reason, self._redact)]))
         except Unavailable:
             return problem
         if not isinstance(result, Exception):

@@ -6,19 +6,23 @@ A report has its id from its receipt, and storing it again does nothing. So what
 from __future__ import annotations
 
 import logging
+import threading
+import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from webapp.callbacks import parsing
 from webapp.callbacks.batch_writer import Batch, BatchWriter, Overloaded, TooLate
 from webapp.callbacks.circuit_breaker import CircuitBreaker
 from webapp.callbacks.drain import Drain
-from webapp.callbacks.request import CallbackRequest, hide_phones, redacted_decoded
+from webapp.callbacks.request import CallbackRequest, hide_phones
 from webapp.callbacks.spool import SpoolError
 from webapp.callbacks.store import Accepted, CallbackStore, NotAccepted
 from webapp.esms.parameters import KNOWN_PARAMETERS
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support import metrics
 from webapp.support.token_redaction import NO_TOKENS
+from webapp.support.yield_to_others import others_first
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _DATABASE_SHARE = 0.4
 """Part of ANSWER_WITHIN for the database, and again for the spool. The rest is for everything else."""
+_LARGE = 4096
+"""Bytes of a request from which parsing it may take milliseconds, up to 20 for a body of 64 KiB."""
 
 
 class Ingest:
@@ -50,24 +56,30 @@ class Ingest:
         self._spool = spool
         self._redact = redact
         self.answer_seconds = answer_within.total_seconds()
+        self._parsing_large = threading.Lock()
         self._store = CallbackStore(database, redact)
         self._breaker = CircuitBreaker(can_open=spool is not None)
         self._spool_writer = _SpoolWriter(spool) if spool else None
         self.drain = Drain(spool, database, self._store, self._breaker, redact) if spool else None
 
-    def receive(self, request: CallbackRequest, seconds_spent: float = 0.0) -> StoreResult:
+    def receive(self, request: CallbackRequest, began: float | None = None) -> StoreResult:
         """The outcome of a callback, once it is durable; raises Unavailable if neither place takes it in time.
 
-        ``seconds_spent`` is how long ago the request began to come. What cannot be stored for any other reason is
-        spooled, too: no error loses a callback.
+        ``began`` is when the request began to come, by the monotonic clock (None: now). What cannot be stored for any
+        other reason is spooled, too: no error loses a callback.
         """
-        seconds = max(0.0, self.answer_seconds - seconds_spent) * _DATABASE_SHARE
+        began = time.monotonic() if began is None else began
         try:
-            request = hide_phones(request, self._database.phones)
-            callback = parsing.parse(request, self._redact)
+            is_large = len(request.query) + len(request.body) >= _LARGE
+            with others_first(self._parsing_large, self._seconds_for_each(began)) if is_large else nullcontext():
+                request = hide_phones(request, self._database.phones)
+                callback = parsing.parse(request, self._redact)
         except MemoryError:
-            self._spool_request(request, seconds)
+            self._spool_request(request, self._seconds_for_each(began))
             return Accepted("spooled", "(not read: out of memory)")
+        except TimeoutError:
+            raise Overloaded(f"too many requests of over {_LARGE // 1024} KiB came at once") from None
+        seconds = self._seconds_for_each(began)
         if callback.report and callback.context:
             callback.context.reference_id = callback.report.reference_id
         if callback.report and callback.report.unread:
@@ -83,11 +95,8 @@ class Ingest:
                 self._breaker.open(f"{self._database.name}: no answer in {seconds:.1f} s")
             except Exception:
                 log.exception("a callback could be neither stored nor rejected, and goes to the spool: %s", request.id)
-        if callback.report is None:
-            self._spool_request(redacted_decoded(request, self._redact), seconds)
-            return NotAccepted(callback.reason)
-        self._spool_request(request, seconds)
-        return Accepted("spooled", callback.report.reference_id)
+        self._spool_request(callback.request, seconds)
+        return Accepted("spooled", callback.report.reference_id) if callback.report else NotAccepted(callback.reason)
 
     def start(self) -> None:
         """Use the database only if it is there and at the right migration, and drain the spool from now on."""
@@ -108,6 +117,10 @@ class Ingest:
         self._database.close()
         if self._spool:
             self._spool.close()
+
+    def _seconds_for_each(self, began: float) -> float:
+        """The seconds that the database may take, and again the spool."""
+        return max(0.0, self.answer_seconds - (time.monotonic() - began)) * _DATABASE_SHARE
 
     def _spool_request(self, request: CallbackRequest, seconds: float) -> None:
         if self._spool_writer is None or self.drain is None:

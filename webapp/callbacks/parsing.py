@@ -27,22 +27,33 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ParsedCallback:
-    """A callback request, with its report or with the reason why it has none; ``context`` is that of its log lines."""
+    """A callback request with its report, or as it is kept where it has none; ``context`` is that of its log lines."""
 
     request: CallbackRequest
     report: StatusReport | None
-    reason: str = ""
+    rejected: Rejected | None = None
     context: LogContext | None = field(default_factory=log_context.current.get, compare=False)
+
+    @property
+    def reason(self) -> str:
+        """Why it is rejected, in words fit for its sender."""
+        return self.rejected.reason if self.rejected else ""
 
 
 def parse(request: CallbackRequest, redact: TokenRedactor) -> ParsedCallback:
-    """Read the report in a request. Whatever goes wrong becomes the reason: the request must not be lost."""
+    """Read the report in a request. Whatever goes wrong is the reason to reject it: the request must not be lost."""
     try:
         return ParsedCallback(request, report_from_request(request, redact))
     except MemoryError:
         raise  # The request is not the cause.
     except Exception as error:  # noqa: BLE001 - a bug in the parser must not lose the request
-        return ParsedCallback(request, None, reason_for(error))
+        return reject(request, reason_for(error), redact)
+
+
+def reject(request: CallbackRequest, reason: str, redact: TokenRedactor) -> ParsedCallback:
+    """A request that has no report, or whose report cannot be stored."""
+    request = redacted_decoded(request, redact)
+    return ParsedCallback(request, None, rejected(request, reason))
 
 
 def report_from_request(stored: CallbackRequest | Rejected, redact: TokenRedactor = NO_TOKENS) -> StatusReport:
@@ -78,9 +89,8 @@ def reason_for(error: Exception) -> str:
     return "This server could not read it"
 
 
-def rejected(request: CallbackRequest, reason: str, redact: TokenRedactor) -> Rejected:
-    """The request as ``rejected_callbacks`` keeps it."""
-    request = redacted_decoded(request, redact)
+def rejected(request: CallbackRequest, reason: str) -> Rejected:
+    """The request, which holds no callback token in any encoding, as ``rejected_callbacks`` keeps it."""
     content_type = request.content_type
     return Rejected(
         id=request.id,
@@ -96,7 +106,7 @@ def rejected(request: CallbackRequest, reason: str, redact: TokenRedactor) -> Re
 def request_as_json(request: CallbackRequest, redact: TokenRedactor = NO_TOKENS) -> dict[str, Any]:
     """A request for people: as it came, and what it says or why it cannot be read."""
     parsed = parse(request, redact)
-    request = redacted_decoded(request, redact)
+    request = redacted_decoded(parsed.request, redact)
     said = {name: plain(value) for name, value in parsed.report.said().items()} if parsed.report else {}
     return {
         "id": str(request.id),

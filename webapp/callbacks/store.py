@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from webapp.callbacks import parsing, reasons
 from webapp.callbacks.batch_writer import Batch, BatchWriter
 from webapp.callbacks.parsing import ParsedCallback
+from webapp.callbacks.request import redacted_decoded
 from webapp.esms.stored import other_channel_of
 from webapp.storage import writer
 from webapp.storage.errors import Unavailable
@@ -126,7 +127,8 @@ class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
         if callback.report is None:
             return error
         with log_context.on_behalf_of(callback.context):
-            rejected = replace(callback, report=None, reason=parsing.reason_for(error))
+            reason = parsing.reason_for(error)
+        rejected = replace(parsing.reject(callback.request, reason, self._redact), context=callback.context)
         try:
             (result,) = self._store_together(Batch([rejected]))
         except Unavailable:
@@ -159,7 +161,9 @@ def _other_channels(connection: Connection, callbacks: Sequence[ParsedCallback])
 
 
 def _rejected(callback: ParsedCallback, type_id: str | None, redact: TokenRedactor) -> Rejected:
-    return parsing.rejected(callback.request, f"{OTHER_CHANNEL}{type_id}" if type_id else callback.reason, redact)
+    if callback.rejected:
+        return callback.rejected
+    return parsing.rejected(redacted_decoded(callback.request, redact), f"{OTHER_CHANNEL}{type_id}")
 
 
 def _result(callback: ParsedCallback, type_id: str | None, effects: Iterator[Effect]) -> StoreResult:

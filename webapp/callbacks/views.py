@@ -96,10 +96,10 @@ class Receiver:
         if environ["REQUEST_METHOD"] not in _METHODS:
             raise MethodNotAllowed(_METHODS)
         self._counter.count_right(accepted)
-        started = time.monotonic()
+        began = time.monotonic()
         try:
             callback = read_request(environ, self._ingest.answer_seconds * _BODY_SHARE, self._redact)
-            outcome = self._ingest.receive(callback, time.monotonic() - started)
+            outcome = self._ingest.receive(callback, began)
         except Unavailable as problem:
             log.error("callback answered 503: %s", problem)  # noqa: TRY400 - the message says all
             return _unavailable()

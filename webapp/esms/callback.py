@@ -137,6 +137,8 @@ def _read_multipart(body: bytes, content_type: str) -> list[tuple[str, Any]]:
         if len(content_type) > _LONGEST_CONTENT_TYPE:
             raise ValueError  # noqa: TRY301 - as for every other broken form
         boundary = parse_options_header(content_type)[1]["boundary"].encode("latin-1")
+        if body.count(b"\n--" + boundary + b"\r\n") >= MOST_FIELDS:  # The parser takes 15 ms to find that.
+            raise RequestEntityTooLarge  # noqa: TRY301 - as the parser does
         parser = MultiPartParser(max_form_memory_size=BODY_LIMIT, max_form_parts=MOST_FIELDS)
         fields, uploads = parser.parse(BytesIO(body), boundary, len(body))
     except RequestEntityTooLarge:

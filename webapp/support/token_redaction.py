@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 _MOST_ENCODINGS = 8
 """How many encodings of one text, each within the other, are undone."""
 _ENCODED = re.compile(
-    r"%(?:25)*(?P<percent>[0-7][0-9A-Fa-f])|\\{1,8}u00(?P<json>[0-7][0-9A-Fa-f])|=(?P<quoted>[0-7][0-9A-Fa-f])"
-    r"|(?:=\r?\n|\0)+"
+    r"%(?:25)*(?P<percent>[0-7][0-9A-Fa-f])|\\\\{0,7}u00(?P<json>[0-7][0-9A-Fa-f])|=(?P<quoted>[0-7][0-9A-Fa-f])"
+    r"|=\r?\n|\0"
 )
-"""What stands for another ASCII character (URL, JSON, quoted-printable), or for none: soft line ends, and UTF-16's."""
+"""What stands for another ASCII character (URL, JSON, quoted-printable), or for none: soft line ends, and UTF-16's.
+
+Each alternative begins with a single character, so that texts without these are searched quickly.
+"""
 _BLANK = re.compile(r"(?:\s|\\{1,8}[rnt])+")
-_URL_SAFE = str.maketrans("-_", "+/")
 
 
 class TokenRedactor:
@@ -61,6 +63,8 @@ class TokenRedactor:
 
     def _redact_decoded(self, text: str) -> str:
         text = self(text)
+        if not self._is_within(text):
+            return text
         end = len(text)
         for begin, behind in sorted(self._spans(text), reverse=True):
             if begin < end:
@@ -68,13 +72,24 @@ class TokenRedactor:
                 end = begin
         return text
 
+    def _is_within(self, text: str) -> bool:
+        """Whether any encoded token is. Hardly a text holds one, so this is quick: it notes no places."""
+        for _ in range(_MOST_ENCODINGS):
+            if _contains_any(text, self._tokens) or _contains_any(_in_one_alphabet(_unbroken(text)), self._in_base64):
+                return True
+            decoded = _ENCODED.sub(_decoded, text)
+            if len(decoded) == len(text):
+                return False
+            text = decoded
+        return False
+
     def _spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Where encoded tokens begin and end."""
         decoded, places = text, list(range(len(text) + 1))
         for _ in range(_MOST_ENCODINGS):
             yield from _found(self._tokens, decoded, places)
             unbroken, unbroken_places = _replaced(_BLANK, decoded, places)
-            yield from _found(self._in_base64, unbroken.translate(_URL_SAFE), unbroken_places)
+            yield from _found(self._in_base64, _in_one_alphabet(unbroken), unbroken_places)
             if not _ENCODED.search(decoded):
                 return
             decoded, places = _replaced(_ENCODED, decoded, places)
@@ -101,10 +116,26 @@ def _replaced(pattern: re.Pattern[str], text: str, places: list[int]) -> tuple[s
         texts.append(text[end:begin])
         kept += places[end:begin]
         if found.lastgroup:
-            texts.append(chr(int(found[found.lastgroup], 16)))
+            texts.append(_decoded(found))
             kept.append(places[begin])
         end = found.end()
     return "".join([*texts, text[end:]]), kept + places[end:]
+
+
+def _decoded(found: re.Match[str]) -> str:
+    return chr(int(found[found.lastgroup], 16)) if found.lastgroup else ""
+
+
+def _unbroken(text: str) -> str:
+    """The text without what _BLANK matches."""
+    if "\\" in text:
+        text = _BLANK.sub("", text)
+    return "".join(text.split())
+
+
+def _in_one_alphabet(text: str) -> str:
+    """Base64 for URLs as the usual base64."""
+    return text.replace("-", "+").replace("_", "/")
 
 
 def _base64_forms(token: str) -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from threading import Lock
 
 _SECONDS = 0.001
 
@@ -19,6 +21,21 @@ def let_others_run() -> None:
     greenlets would go on up to 50 times before it does.
     """
     time.sleep(_SECONDS)
+
+
+@contextmanager
+def others_first(lock: Lock, seconds: float) -> Iterator[None]:
+    """Let others run before work of some milliseconds, and do it one at a time: several together would hold them up.
+
+    Raises TimeoutError where its time does not come within ``seconds``.
+    """
+    if not lock.acquire(timeout=seconds):
+        raise TimeoutError
+    try:
+        let_others_run()
+        yield
+    finally:
+        lock.release()
 
 
 def in_a_thread(work: Callable[[], None]) -> None:

@@ -304,6 +304,33 @@ def seconds_to_spool(receiver: Ingest) -> float:
     return time.monotonic() - began
 
 
+@ON_SQLITE
+def test_large_requests_are_parsed_one_at_a_time_and_small_ones_meanwhile(
+    database: Database, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parse, parsing_large, go_on = parsing.parse, threading.Event(), threading.Event()
+
+    def slow(what: CallbackRequest, *others: Any) -> Any:
+        if what.body:
+            parsing_large.set()
+            assert go_on.wait(30)
+        return parse(what, *others)
+
+    monkeypatch.setattr(parsing, "parse", slow)
+    body = b"x=" + b"y" * 5000
+    with ingest_on(database, spool, timedelta(seconds=1)) as receiver:
+        first = threading.Thread(target=receiver.receive, args=(request("ReferenceId=first", body),))
+        first.start()
+        assert parsing_large.wait(30)
+        assert receiver.receive(request("ReferenceId=small")) == Accepted("progressed", "small")
+        with pytest.raises(Unavailable, match="too many requests of over 4 KiB came at once"):
+            receiver.receive(request("ReferenceId=second", body))
+        go_on.set()
+        first.join(30)
+        assert receiver.receive(request("ReferenceId=second", body)) == Accepted("progressed", "second")
+    assert all(stored_reports(database, name) for name in ("first", "small", "second"))
+
+
 def test_without_a_spool_it_is_unavailable_in_time(database: Database) -> None:
     with ingest_on(database, None) as receiver:
         receiver.start()
