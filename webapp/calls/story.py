@@ -5,9 +5,11 @@ Pure functions on a call with its reports, as they are read and shown; page and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from webapp.calls.report import FIRST_SAID
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +64,7 @@ EFFECTS_IN_WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class SaidValue:
-    """One value that a report says; ``before``: what was said before it, if that was something else."""
+    """One value that a report says; ``before``: what was said before it, if that was something else and it changed."""
 
     name: str
     value: Any
@@ -113,13 +115,24 @@ def story(reports: Sequence[Mapping[str, Any]]) -> Iterator[Step]:
 
 
 def _next_step(reports: list[Mapping[str, Any]], known: dict[str, Any]) -> Step:
-    """The next step; what it says is ``known`` from then on."""
-    said = {name: reports[0][name] for name in SAID if reports[0][name] is not None}
+    """The next step; what it says is ``known`` from then on, but for what changed nothing."""
+    report = reports[0]
+    said = {name: report[name] for name in SAID if report[name] is not None}
+    replacing = {name: value for name, value in said.items() if name not in _unchanged_by(report)}
     values = [
-        SaidValue(name, value, before if (before := known.get(name)) != value else None) for name, value in said.items()
+        SaidValue(name, value, before if name in replacing and (before := known.get(name)) != value else None)
+        for name, value in said.items()
     ]
-    known |= said
+    known |= {name: value for name, value in said.items() if name in replacing or name not in known}
     return Step(tuple(reports), tuple(values))
+
+
+def _unchanged_by(report: Mapping[str, Any]) -> Collection[str]:
+    """The fields whose known value stands, whatever this report says."""
+    if report["effect"] == "stale":
+        return SAID
+    # The first word on these stands, and a callback that disagreed with the outcome has another effect.
+    return FIRST_SAID if (report["effect"], report["source"]) == ("enriched", "callback") else ()
 
 
 def _repeats(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

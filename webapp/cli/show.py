@@ -45,8 +45,8 @@ def show(reference_id: str) -> None:
     """Show one call and its story: what each report said and did.
 
     ID is the ReferenceId or SMSID, in upper or lower case. Values that are not known are left out. The story has a line
-    for each report, oldest first, and one for several alike that said nothing new. BUSY → ANSWERED: before, BUSY was
-    said. Times are in TIME_ZONE. Exit code 1 if the call is not stored.
+    for each report, oldest first, and one for several alike that said nothing new. BUSY → ANSWERED: it replaced BUSY.
+    Times are in TIME_ZONE. Exit code 1 if the call is not stored.
 
     \b
     Example:
@@ -102,7 +102,7 @@ def _step_lines(step: Step, placed_at: datetime, zone: ZoneInfo) -> Iterator[str
 
 
 def _said_in_words(said: SaidValue) -> str:
-    """What was said; ``BUSY → ANSWERED`` where something else was said before."""
+    """What was said; ``BUSY → ANSWERED`` where it replaced another value."""
     change = "" if said.before is None else f"{_value(said.name, said.before)} → "
     return _VALUE_WORDS[said.name].format(f"{change}{_value(said.name, said.value)}")
 

@@ -39,6 +39,28 @@ def test_what_a_report_leaves_unsaid_stays_known() -> None:
     assert changes_of(report(ivr="1"), report(), report(ivr="2")) == [[("ivr", "1", None)], [], [("ivr", "2", "1")]]
 
 
+def test_what_a_late_progress_report_says_replaces_nothing() -> None:
+    steps = changes_of(
+        report(send_status=5, call_duration=31, effect="settled"),
+        report(send_status=7, call_duration=0, cid="028", effect="stale"),
+        report(send_status=5, call_duration=31, cid="028", effect="enriched"),
+    )
+    assert steps[1:] == [
+        [("send_status", 7, None), ("call_duration", 0, None), ("cid", "028", None)],
+        [("send_status", 5, None), ("call_duration", 31, None), ("cid", "028", None)],
+    ]
+
+
+def test_another_price_of_a_callback_that_agrees_replaces_nothing() -> None:
+    """The first word on the price stands; a callback that disagreed with the outcome brought its own price."""
+    steps = changes_of(
+        report(price="450.0000", effect="settled"),
+        report(price="45000.0000", effect="enriched"),
+        report(price="0.0000", effect="conflict"),
+    )
+    assert steps[1:] == [[("price", "45000.0000", None)], [("price", "0.0000", "450.0000")]]
+
+
 @pytest.mark.parametrize(
     ("effect", "more", "steps"),
     [
