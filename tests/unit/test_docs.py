@@ -185,6 +185,14 @@ def test_readme_is_short_enough_for_one_minute() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_table_begins_with_its_header(document: Path) -> None:
+    """A blank line within a table makes plain text of the rows behind it."""
+    lines = ["", *document.read_text().splitlines(), ""]
+    first = [number for number in range(1, len(lines)) if lines[number][:1] == "|" != lines[number - 1][:1]]
+    assert [lines[number] for number in first if not lines[number + 1].startswith("| ---")] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_leads_to_a_file_and_a_heading(document: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", document.read_text()):
         if "://" in target:
