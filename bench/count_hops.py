@@ -1,5 +1,7 @@
 """Counts the functions of this program that one callback and one look-up pass through: ``python -m bench.count_hops``.
 
+With ``--list`` it prints them in the order in which they are first called, each deeper than the one that calls it.
+
 A small number of functions, in few files and a shallow stack, is easy to follow for someone who reads it for the first
 time. Everything runs in this process, on a new SQLite database in a temporary folder.
 """
@@ -32,11 +34,18 @@ QUERY = "ReferenceId={}&CallDuration=0&CallStatus=&Ivr=&Price=0.0000&SentResult=
 
 
 @dataclass
-class Count:
-    """The functions of the program that were called, in all threads, and the most of them on one stack."""
+class Calls:
+    """Calls of one function: how many functions are on the stack in the first, and how many calls there are."""
 
-    functions: set[tuple[str, str]] = field(default_factory=set)
-    calls: int = 0
+    depth: int
+    number: int = 0
+
+
+@dataclass
+class Count:
+    """The functions of the program that were called, in all threads, by file, line and name, in their first order."""
+
+    functions: dict[tuple[str, int, str], Calls] = field(default_factory=dict)
     deepest: int = 0
 
     def profile(self, frame: FrameType, event: str, _argument: Any) -> None:
@@ -44,21 +53,25 @@ class Count:
         code = frame.f_code
         if event != "call" or not code.co_filename.startswith(PACKAGE) or code.co_name in _COMPREHENSIONS:
             return
-        self.functions.add((code.co_filename, code.co_qualname))
-        self.calls += 1
-        self.deepest = max(self.deepest, sum(1 for _ in _own_frames(frame)))
+        depth = sum(1 for _ in _own_frames(frame))
+        function = (code.co_filename, code.co_firstlineno, code.co_qualname)
+        self.functions.setdefault(function, Calls(depth)).number += 1
+        self.deepest = max(self.deepest, depth)
 
     def __str__(self) -> str:
         """For people."""
-        files = {name for name, _ in self.functions}
+        files = {name for name, _, _ in self.functions}
+        calls = sum(found.number for found in self.functions.values())
         return (
-            f"{len(self.functions)} functions in {len(files)} files, {self.calls} calls, "
+            f"{len(self.functions)} functions in {len(files)} files, {calls} calls, "
             f"the deepest stack has {self.deepest} of them"
         )
 
     def listing(self) -> Iterator[str]:
-        """The functions, by file."""
-        yield from (f"  {name.removeprefix(PACKAGE)}: {function}" for name, function in sorted(self.functions))
+        """The functions, with the number of their calls."""
+        for (name, line, function), calls in self.functions.items():
+            often = f" ({calls.number} calls)" if calls.number > 1 else ""
+            yield f"{'  ' * calls.depth}{name.removeprefix(PACKAGE)}:{line} {function}{often}"
 
 
 def _own_frames(frame: FrameType | None) -> Iterator[FrameType]:

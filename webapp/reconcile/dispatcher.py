@@ -89,7 +89,6 @@ class Dispatcher:
         self._closed = False
         self._counting = threading.Lock()
         self._unjudged = self._repeated = 0
-        self._latencies = Latencies()
         self._slowed_down_at = 0.0
         self.slowed_down = 0
         """How often eSMS wanted to be asked more slowly."""
@@ -99,6 +98,8 @@ class Dispatcher:
         """When eSMS last gave any answer, an error code included, in monotonic seconds."""
         self.clock_ahead: timedelta | None = None
         """How far this machine's clock is ahead of eSMS's (behind it: negative), by its last answer that has a Date."""
+        self.latencies = Latencies()
+        """How long look-ups took, by their codes: repeated and refused ones, too."""
         self.ended: Ending | None = None
         self.refused_code: str | None = None
 
@@ -158,11 +159,6 @@ class Dispatcher:
         """Let no look-up leave any more; those in flight still bring their answers."""
         self._closed = True
         self._rate_limiter.close()
-
-    def take_latencies(self) -> Latencies:
-        """How long look-ups took, by their codes, since this was asked last: repeated and refused ones, too."""
-        latencies, self._latencies = self._latencies, Latencies()
-        return latencies
 
     def answers(self) -> list[LookupAnswer]:
         """Wait a moment for answers; those to be concluded now, each charged to its call."""
@@ -224,7 +220,7 @@ class Dispatcher:
             self._slow_down(answer, finished.left_at)
         if answer.clock_ahead is not None:
             self.clock_ahead = answer.clock_ahead
-        self._latencies.note(code_class(answer.code), finished.seconds)
+        self.latencies.note(code_class(answer.code), finished.seconds)
         self._count(answer)
         if answer.refused:
             self._end("refused")

@@ -18,13 +18,12 @@ _SAVE_SECONDS = 2.0
 
 
 class LatencyRecorder:
-    """Adds what one dispatcher counts to the database; while that is away, the counts wait here."""
+    """Adds what one dispatcher counts to the database; while that is away, the counts wait."""
 
     def __init__(self, database: Database, dispatcher: Dispatcher) -> None:
         """Store nothing yet."""
         self._database = database
         self._dispatcher = dispatcher
-        self._pending = Latencies()
         self._saved_at = time.monotonic()
 
     def save_now_and_then(self) -> None:
@@ -35,8 +34,7 @@ class LatencyRecorder:
     def save(self) -> None:
         """Store what was counted."""
         self._saved_at = time.monotonic()
-        self._pending.update(self._dispatcher.take_latencies())
-        if self._pending.lookups:
+        if self._dispatcher.latencies.lookups:
             with suppress(Unavailable):
-                lookup_latencies.add(self._database, self._pending)
-                self._pending = Latencies()
+                lookup_latencies.add(self._database, self._dispatcher.latencies)
+                self._dispatcher.latencies = Latencies()

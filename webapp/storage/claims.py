@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select, true, union_all, update
@@ -204,7 +205,7 @@ def _claim_of(connection: Connection, group: _Group, limit: int, now: datetime, 
         columns = (key, calls.c.esms_id, calls.c.kind, calls.c.placed_at, calls.c.registered_at)
         claimed = connection.execute(claim.returning(*columns, group.sort_key.label("sort_key"))).all()
         if claimed or len(names) < limit * _RUNS_AT_ONCE:
-            rows = sorted(claimed, key=lambda row: (row.sort_key, row.reference_id))
+            rows = sorted(claimed, key=attrgetter("sort_key", "reference_id"))
             return [
                 Claimed(LookupRequest(*row[:3]), row.placed_at, row.registered_at is not None, group.verifying)
                 for row in rows

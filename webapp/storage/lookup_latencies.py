@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -30,19 +31,13 @@ class Latencies:
     """Look-ups and their seconds together, by code and upper edge."""
 
     lookups: Counter[tuple[str, float]] = field(default_factory=Counter)
-    seconds: defaultdict[tuple[str, float], float] = field(default_factory=lambda: defaultdict(float))
+    seconds: defaultdict[tuple[str, float], float] = field(default_factory=partial(defaultdict, float))
 
     def note(self, code: str, seconds: float) -> None:
         """Count one look-up; ``code`` from a closed set, or the table grows."""
         key = (code, EDGES[bisect_left(EDGES, seconds)])
         self.lookups[key] += 1
         self.seconds[key] += seconds
-
-    def update(self, more: Latencies) -> None:
-        """Add others."""
-        for key, number in more.lookups.items():
-            self.lookups[key] += number
-            self.seconds[key] += more.seconds[key]
 
     def cumulative(self, code: str) -> list[tuple[float, int]]:
         """For each edge, how many look-ups with this code took at most as long."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, func, select, tuple_, union
+from sqlalchemy import and_, func, or_, select, tuple_, union
 
 from webapp.calls.rule import Call
 from webapp.esms.stored import stored_report
@@ -184,15 +184,15 @@ class Reader:
 
     def due(self, due: Due, at_most: int) -> tuple[int, list[str]]:
         """How many calls are due, and the first of them in the order of look-ups."""
+        parts = due_parts(due)
+        counts = [select(func.count()).select_from(calls).where(part).scalar_subquery() for part in parts]
         to_be_confirmed = and_(calls.c.settled_at.is_not(None), ~calls.c.conflict)
-        parts = (calls.c.registered_at.is_(None), calls.c.lookup_count > 0)
-        in_order = (to_be_confirmed, *(and_(~to_be_confirmed, part) for part in parts), DUE_SINCE)
-        first = select(calls.c.reference_id).where(is_due(due)).order_by(*in_order)
-        counts = [select(func.count()).select_from(calls).where(part).scalar_subquery() for part in due_parts(due)]
-        numbers = select(*counts)
+        later = (calls.c.registered_at.is_(None), calls.c.lookup_count > 0)
+        in_order = (to_be_confirmed, *(and_(~to_be_confirmed, condition) for condition in later), DUE_SINCE)
+        first = select(calls.c.reference_id).where(or_(*parts)).order_by(*in_order).limit(at_most)
         with self._database.snapshot() as connection:
-            number = sum(connection.execute(numbers).one())
-            return number, list(connection.scalars(first.limit(at_most))) if at_most else []
+            number = sum(connection.execute(select(*counts)).one())
+            return number, list(connection.scalars(first)) if at_most else []
 
     def any_due(self, due: Due) -> bool:
         """Whether any call is due; cheap."""

@@ -36,8 +36,15 @@ def progress(doing: str, total: int | None, *, hidden: bool = False) -> Iterator
         yield _show_nothing
         return
     console = Console(stderr=True)
-    with _bar(console, doing, total) if console.is_terminal else _lines_of_progress(console, doing, total) as show:
-        yield show
+    if console.is_terminal:
+        with _bar(console, doing, total) as show:
+            yield show
+        return
+    lines = _Lines(console, doing, total)
+    try:
+        yield lines
+    finally:
+        lines.print()
 
 
 def _show_nothing(_done: int, _words: str, _total: int | None = None) -> None:
@@ -62,15 +69,6 @@ def _bar(console: Console, doing: str, total: int | None) -> Iterator[ShowProgre
             bar.update(task, completed=done, words=words, total=total)
 
         yield show
-
-
-@contextmanager
-def _lines_of_progress(console: Console, doing: str, total: int | None) -> Iterator[ShowProgress]:
-    lines = _Lines(console, doing, total)
-    try:
-        yield lines
-    finally:
-        lines.print()
 
 
 class _Lines:

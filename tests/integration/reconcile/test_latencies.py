@@ -83,16 +83,17 @@ def test_classes_of_another_version_go_into_the_next_class_above(database: Datab
 class Counted:
     """A dispatcher of which one look-up ended."""
 
-    def take_latencies(self) -> Latencies:
-        more = Latencies()
-        more.note("100", 1.0)
-        return more
+    def __init__(self) -> None:
+        self.latencies = Latencies()
+        self.latencies.note("100", 1.0)
 
 
 def test_counts_wait_while_the_database_is_away(database: Database) -> None:
-    recorder = LatencyRecorder(database, cast("Dispatcher", Counted()))
+    counted = Counted()
+    recorder = LatencyRecorder(database, cast("Dispatcher", counted))
     write(database, lambda connection: connection.execute(text("ALTER TABLE lookup_latencies RENAME TO gone")))
     recorder.save()
+    counted.latencies.note("100", 1.0)
     write(database, lambda connection: connection.execute(text("ALTER TABLE gone RENAME TO lookup_latencies")))
     recorder.save()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 _DELAY_SECONDS = 0.25
 """From one attempt to the next, while none has an answer: RFC 8305's Connection Attempt Delay."""
+_SHORTEST_SECONDS = 0.001
 _SHARES = 2
 """A short time-out leaves each address at least this part of an even share before the next one is tried."""
 
@@ -48,7 +49,8 @@ def connect(host: str, port: int, seconds: float) -> socket.socket:
                     attempts.unregister(attempt)
                     code = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                     if not code:
-                        return _ready(attempt, ends_at)
+                        attempt.settimeout(max(_SHORTEST_SECONDS, ends_at - time.monotonic()))
+                        return attempt  # type: ignore[no-any-return]
                     attempt.close()
                     error = OSError(code, os.strerror(code))
         finally:
@@ -77,9 +79,4 @@ def _start_connecting(address: Address) -> socket.socket:
     except OSError:
         attempt.close()
         raise
-    return attempt
-
-
-def _ready(attempt: socket.socket, ends_at: float) -> socket.socket:
-    attempt.settimeout(max(0.001, ends_at - time.monotonic()))
     return attempt
