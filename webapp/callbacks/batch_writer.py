@@ -41,19 +41,18 @@ class Pending(Generic[Item, Result]):
     abandoned: bool = False
 
 
+@dataclass(slots=True)
 class Batch(Generic[Item, Result]):
-    """Items to be written in one transaction."""
+    """Items to be written in one transaction; with a ``queue``, what is pending there when the batch is collected."""
 
-    def __init__(self, items: Sequence[Item] = (), queue: deque[Pending[Item, Result]] | None = None) -> None:
-        """A batch of these items, and with a queue of what is pending there when the batch is collected."""
-        self.items = list(items)
-        self.pending: list[Pending[Item, Result]] = []
-        self._queue = queue
+    items: list[Item] = field(default_factory=list)
+    queue: deque[Pending[Item, Result]] = field(default_factory=deque)
+    pending: list[Pending[Item, Result]] = field(default_factory=list)
 
     def collect(self) -> None:
         """Add what is pending. Call it in the open transaction: what arrived during the wait for it is added."""
-        while self._queue and len(self.pending) < BATCH_SIZE:
-            pending = self._queue.popleft()
+        while self.queue and len(self.pending) < BATCH_SIZE:
+            pending = self.queue.popleft()
             if not pending.abandoned:
                 self.pending.append(pending)
                 self.items.append(pending.item)
@@ -109,7 +108,7 @@ class BatchWriter(ABC, Generic[Item, Result]):
                 self._write_next_batch()
 
     def _write_next_batch(self) -> None:
-        batch = Batch(queue=self._queue)
+        batch: Batch[Item, Result] = Batch(queue=self._queue)
         try:
             results = list(zip(batch.pending, self.write_batch(batch), strict=True))
         except Exception as error:  # noqa: BLE001 - the senders of these items get it

@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, String, any_, bindparam, func, text
 from sqlalchemy.dialects import postgresql, sqlite
 
-from webapp.storage.types import iso
+from webapp.storage.types import iso, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -91,7 +91,7 @@ _AS_TEXT: dict[type, Callable[[Any], str | None]] = {
     date: date.isoformat,
     UUID: str,
     Decimal: str,
-    frozenset: lambda names: ",".join(sorted(names)) or None,
+    frozenset: joined,
 }
 
 

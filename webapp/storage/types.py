@@ -36,9 +36,12 @@ def plain(value: Any) -> Any:
         return iso(value)
     if isinstance(value, Decimal | UUID):
         return str(value)
-    if isinstance(value, frozenset):
-        return ",".join(sorted(value)) or None
-    return value
+    return joined(value) if isinstance(value, frozenset) else value
+
+
+def joined(names: frozenset[str]) -> str | None:
+    """Names in the one form in which a set of them is stored and shown; None for no names."""
+    return ",".join(sorted(names)) or None
 
 
 class Moment(TypeDecorator[datetime]):
@@ -109,7 +112,7 @@ class Names(TypeDecorator[frozenset[str]]):
 
     def process_bind_param(self, value: frozenset[str] | None, dialect: Dialect) -> str | None:  # noqa: ARG002
         """To the database."""
-        return ",".join(sorted(value)) if value else None
+        return joined(value) if value else None
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> frozenset[str]:  # noqa: ARG002
         """From the database."""

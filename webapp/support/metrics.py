@@ -64,7 +64,8 @@ BREAKER_OPEN = Gauge(
     "1 while a worker sends callbacks to the spool, because the database does not take them; else 0",
     multiprocess_mode="livemax",
 )
-_COUNTED_METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
+METHODS = {"GET", "POST", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"}
+"""HTTP methods that are counted and logged by their names; others are "other": a label's values are a closed set."""
 REQUESTS = Counter("esms_http_requests", "HTTP requests answered", ["route", "method", "status"])
 REGISTERED = Counter("esms_registered_calls", "Calls registered through the API for the first time")
 COUNTED = (
@@ -121,11 +122,6 @@ class SampledHistogram:
                 labels, [("+Inf" if math.isinf(edge) else str(edge), number) for edge, number in counts], total
             )
         return family
-
-
-def known_method(method: str) -> str:
-    """The HTTP method as a label value."""
-    return method if method in _COUNTED_METHODS else "other"
 
 
 def exposition(sampled: Iterable[Metric] = ()) -> bytes:

@@ -57,7 +57,7 @@ def record(
     remote_addr: str | None, method: str, route: str, status: int, seconds: float, answer: Answer | None = None
 ) -> None:
     """Log and count one request; ``answer`` is that of a callback."""
-    method = metrics.known_method(method)
+    method = method if method in metrics.METHODS else "other"
     _requests(route, method, str(status)).inc()
     if answer and answer.effect:
         _callbacks(answer.effect).inc()

@@ -113,7 +113,11 @@ class Connection:
             content, self._unsent = b"".join(self._unsent), []
             self._invitation = b""
             self.answers += 1
-            self._more_came_before_the_answer = self._has_more()
+            self._client.settimeout(0)
+            try:
+                self._more_came_before_the_answer = bool(self._client.recv(1, socket.MSG_PEEK))
+            except BlockingIOError:
+                self._more_came_before_the_answer = False
             self._client.settimeout(_SEND_SECONDS)
             # gevent's sendall asks the kernel for the size of its buffer each time; most answers fit into it.
             if unsent := content[self._client.send(content) :]:
@@ -128,13 +132,6 @@ class Connection:
     def pipelines(self) -> bool:
         """Whether the client sent more before it had its answer, which eSMS and proxies do not."""
         return bool(self._received) or self._more_came_before_the_answer
-
-    def _has_more(self) -> bool:
-        self._client.settimeout(0)
-        try:
-            return bool(self._client.recv(1, socket.MSG_PEEK))
-        except BlockingIOError:
-            return False
 
     def end_if_idle(self) -> None:
         """Let a connection that waits for a request end. A request that is here already is answered."""
