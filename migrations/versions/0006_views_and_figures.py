@@ -351,8 +351,15 @@ def from_rollups(words: Any) -> list[View]:
 def histories(words: Any) -> list[View]:
     """The views that read tables other than calls, or the calls that are missing."""
     counts = [
-        (name, f"Number of look-ups: {name}", name)
-        for name in ("checked", "settled", "pending", "not_found", "failed", "gave_up")
+        (name, comment, name)
+        for name, comment in (
+            ("checked", "Look-ups charged: the sum of settled, pending, not_found, failed and gave_up"),
+            ("settled", "Look-ups that were final: the call was settled, confirmed or corrected"),
+            ("pending", "Look-ups of calls that eSMS has not finished"),
+            ("not_found", "Look-ups of calls that eSMS does not know yet"),
+            ("failed", "Look-ups that failed; the calls are asked about again"),
+            ("gave_up", "Look-ups after which the call was given up"),
+        )
     ]
     said = ("call_status", "call_duration", "ivr", "send_status", "sent_result", "price", "cid", "request_id", "phone")
     return [
@@ -377,7 +384,7 @@ def histories(words: Any) -> list[View]:
                 ("reference_id", "The call that the report is about", "reference_id"),
                 ("received_at", "When it was received, UTC", "received_at"),
                 ("local_time", "The same by the clocks of TIME_ZONE", words.local("received_at")),
-                ("source", "callback: eSMS told us; lookup: we asked", "source"),
+                ("source", "callback: eSMS called us; lookup: we asked", "source"),
                 (
                     "effect",
                     "What it did: settled, stale, conflict, corrected, confirmed, enriched, progressed or duplicate",

@@ -153,7 +153,7 @@ class CallRow(Base):
         comment="How the last look-up ended: eSMS's code, or http-500 and the like, timeout, unreachable, tls, unreadable, wrong-reference. NULL: none yet",
     )
     claimed_until: Mapped[datetime | None] = mapped_column(
-        Moment, comment="Until when a reconcile run has the call to itself, UTC. NULL or past: nobody asks about it now"
+        Moment, comment="Until when a reconcile run has claimed the call, UTC. NULL or past: no run has"
     )
     gave_up_at: Mapped[datetime | None] = mapped_column(
         Moment, comment="When asking eSMS was given up, UTC. NULL: it was not"
@@ -295,7 +295,7 @@ class ReportRow(Base):
         Identifier, comment="UUIDv7, made at the moment of receipt; storing it again does nothing"
     )
     reference_id: Mapped[str] = mapped_column(REFERENCE, comment="The call that the report is about; see calls")
-    source: Mapped[str] = mapped_column(Text, comment="callback: eSMS told us; lookup: we asked GetSendStatus")
+    source: Mapped[str] = mapped_column(Text, comment="callback: eSMS called us; lookup: we asked GetSendStatus")
     received_at: Mapped[datetime] = mapped_column(
         Moment, comment="When the report was received, UTC, by the receiver's clock"
     )
@@ -402,7 +402,7 @@ class RunRow(Base):
         Integer, server_default=text("0"), comment="Look-ups after which the call was given up"
     )
     host: Mapped[str] = mapped_column(
-        Text, server_default="", comment="Name of the machine that the run was on; empty: not told"
+        Text, server_default="", comment="Name of the machine that the run was on; empty: not known"
     )
     seen_at: Mapped[datetime | None] = mapped_column(
         Moment, comment="When the run last showed that it lives, UTC. NULL: not since its start"
@@ -424,7 +424,7 @@ class LookupRateRow(Base):
         Float, comment="The share of RECONCILE_RATE, above 0 to 1, to which eSMS slowed the look-ups at slowed_at"
     )
     slowed_at: Mapped[datetime | None] = mapped_column(
-        Moment, comment="When eSMS last said that we ask too fast, UTC; since then the share grows. NULL: never"
+        Moment, comment="When eSMS last rate-limited look-ups, UTC; since then the share grows. NULL: never"
     )
 
 

@@ -31,7 +31,7 @@ from webapp.storage.lookup_latencies import Latencies
 from webapp.storage.models import Base, call_rollups, due_replay, phone_key
 from webapp.storage.rejected import Rejected
 from webapp.storage.runs import Run, start_run
-from webapp.storage.schema import newest_migration, views_module
+from webapp.storage.schema import newest_migration
 from webapp.storage.token_counts import HourCount
 from webapp.storage.writer import Writer
 
@@ -250,7 +250,9 @@ def test_every_table_and_column_of_the_models_says_what_it_holds() -> None:
 
 def test_every_table_and_column_of_the_database_says_what_it_holds(database: Database) -> None:
     """SQLite keeps the comments that columns were made with."""
-    first = {column: comments[0] for column, comments in views_module().COMMENTS.items()}
+    newest_first = [script.module for script in ScriptDirectory(str(ROOT / "migrations")).walk_revisions()]
+    corrected = [one for module in newest_first for one in getattr(module, "COMMENTS", {}).items()]
+    first = {column: comments[0] for column, comments in corrected}
     with database.snapshot(limited=False) as connection:
         for table in Base.metadata.tables.values():
             if database.is_sqlite:
