@@ -48,6 +48,8 @@ def add_to(pages: Blueprint, database: Database) -> None:
             search = Search.of(chosen.search, database.phones) if chosen.search else None
             found = read_list(connection, chosen.wanted(zone), after, _CALLS_OF_A_PAGE, search)
             count, purged = _count_listed(connection, chosen)
+            if count is not None and count < len(found.calls):
+                count = None  # The figures do not have the newest calls yet.
             names = campaign_names(connection)
         text = render_template(
             "calls.html",

@@ -151,6 +151,16 @@ def test_the_list_marks_what_a_look_up_recovered_and_has_a_workbook(client: Flas
     assert link(page, r"Excel \(\.xlsx\)") == "/calls.xlsx?outcome=other&lang=en"
 
 
+def test_a_list_that_the_figures_do_not_have_yet_has_no_count(client: FlaskClient, database: Database) -> None:
+    Writer(database).record([callback("new", call_status="BUSY")], NOW)
+    sign_in(client)
+
+    page = client.get("/calls?lang=en")
+
+    assert listed(page) == ["new"]
+    assert "in this list" not in page.text
+
+
 def test_a_call_of_the_list_is_reached_by_its_link(client: FlaskClient, facts: list[Fact]) -> None:
     assert facts
     sign_in(client)
