@@ -85,7 +85,7 @@ class Client:
         Where a kept connection has ended before any byte of an answer came, ``may_repeat`` says whether the request may
         leave once more, on a new one.
         A call whose kind is not known is looked up as a voice OTP, too, if eSMS does not know it as a voice call. If
-        that brings no answer, the call is not known yet.
+        that brings no answer, the call is not known yet; a 503 there slows look-ups down all the same.
         """
         session = self._take_session()
         try:
@@ -99,7 +99,13 @@ class Client:
                 if answer.kind != "not_found":
                     return answer
                 otp_answer = ask(self._message)
-                return otp_answer if otp_answer.answered and otp_answer.kind != "not_found" else answer
+                if otp_answer.answered and otp_answer.kind != "not_found":
+                    return otp_answer
+                return replace(
+                    answer,
+                    retry_after_seconds=otp_answer.retry_after_seconds,
+                    message_api_limited=otp_answer.rate_limited,
+                )
         finally:
             self._idle_sessions.append(session)
 

@@ -79,6 +79,7 @@ class LookupAnswer:
     comes with the codes 100 and 99 only. ``retry_after_seconds``: how long eSMS wants no request (*assumed*: as HTTP
     has it). ``problem`` says in words why no answer came. ``clock_ahead``: how far this machine's clock is ahead of
     eSMS's (behind it: negative), give or take the time that the answer took; None where eSMS says no time.
+    ``message_api_limited``: the message API, which was asked second, answered 503; the voice API's answer stands.
     """
 
     reference_id: str
@@ -87,6 +88,7 @@ class LookupAnswer:
     retry_after_seconds: float | None = None
     problem: str | None = None
     clock_ahead: timedelta | None = None
+    message_api_limited: bool = False
 
     @property
     def answered(self) -> bool:
@@ -97,6 +99,11 @@ class LookupAnswer:
     def rate_limited(self) -> bool:
         """Whether eSMS wants to be asked more slowly. *documented*: 160; *assumed*: HTTP's 429 and 503."""
         return self.code in {TOO_FAST, "http-429", "http-503"}
+
+    @property
+    def slows_down(self) -> bool:
+        """Whether the look-ups after this one have to leave more slowly."""
+        return self.rate_limited or self.message_api_limited
 
     @property
     def refused(self) -> bool:

@@ -6,6 +6,7 @@ import codecs
 import csv
 import re
 import unicodedata
+from collections import deque
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from webapp.calls.report import KINDS
@@ -35,6 +36,8 @@ _ID_COLUMNS = ("referenceid", "smsid")
 _LONGEST_LINE = 64 * 1024
 _ENDLESS_LINE = 64 * 1024 * 1024
 """No list has such a line; a device or a stream of something else may."""
+_MOST_LINES = 64
+"""Of one quoted value, such as a note in a cell of several lines."""
 _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 _WORD_SEPARATORS = re.compile(r"[\s_-]+")
 _BLANK_LINE = re.compile(r"[\s,;|]*")
@@ -118,8 +121,8 @@ class Lines:
 
     A first line that names a column ``reference_id``, or what eSMS calls it, is the header of a CSV; without one each
     line is a ReferenceId. A further header, of a file that was joined on, counts from there on. A BOM, blank lines and
-    Excel's ``sep=;`` are ignored. A quoted value ends on its own line: nothing that is registered needs more, and so a
-    stray quote costs one line and not the rest of the file.
+    Excel's ``sep=;`` are ignored. A quoted value may go on in the next lines, up to 64 of them: so a stray quote costs
+    one line and not the rest of the file.
 
     ``ignored_columns``: the columns of the headers so far that are no fields, each with a hint at the field that is
     probably meant.
@@ -134,6 +137,7 @@ class Lines:
         self._seen_names: set[str] = set()
         self._delimiter = ","
         self.ignored_columns: dict[str, str] = {}
+        self._read_ahead: deque[_Line] = deque()
         self._lines = self._content()
         self._first = next(self._lines, None)
         if self._first and self._first.is_whole and not self._read_header(self._first.text):
@@ -143,8 +147,26 @@ class Lines:
         """Every line that is neither blank nor a header."""
         if self._first:
             yield from self._read(self._first)
-        for line in self._lines:
-            yield from self._read(line)
+        while line := self._next_line():
+            yield from self._read(self._with_its_rest(line) if self._header else line)
+
+    def _next_line(self) -> _Line | None:
+        return self._read_ahead.popleft() if self._read_ahead else next(self._lines, None)
+
+    def _with_its_rest(self, line: _Line) -> _Line:
+        """The line and those in which its last quoted value goes on; the line alone where that value has no end."""
+        rest: list[_Line] = []
+        text = line.text
+        while _is_open(text, self._delimiter) and len(rest) < _MOST_LINES and len(text) < _LONGEST_LINE:
+            following = self._next_line()
+            if following is None:
+                break
+            rest.append(following)
+            text += following.text
+        if rest and _is_csv(text, self._delimiter):
+            return _Line(line.number, text, is_whole=True)
+        self._read_ahead.extendleft(reversed(rest))
+        return line
 
     def _read(self, line: _Line) -> Iterator[Registration | BadLine]:
         try:
@@ -203,12 +225,13 @@ class Lines:
     def _has_names(self, cells: list[str]) -> bool:
         """Whether most cells are names of columns; a call whose id is the word SMSID has one such cell."""
         said = [_squeezed(cell) for cell in cells if cell]
-        return sum(cell in _COLUMN_NAMES or cell in self._seen_names for cell in said) * 2 > len(said)
+        names = sum(cell in _COLUMN_NAMES or cell in self._seen_names for cell in said)
+        return names * 2 > len(said) and (names > 1 or len(cells) == 1)
 
     def _values(self, text: str) -> Mapping[str, str]:
         if _UNDECODED.search(text):
             raise InvalidRegistration("the line is not UTF-8 text: save the file as UTF-8.")
-        values = {"reference_id": text}
+        values = {"reference_id": _unquoted(text)}
         if self._header:
             found = _split(text, self._delimiter, strict=True)
             if any(value.strip() for value in found[len(self._header) :]):
@@ -274,6 +297,25 @@ def _cells(text: str, delimiter: str) -> list[str]:
         return [value.strip() for value in _split(text, delimiter, strict=False)]
     except InvalidRegistration:
         return []
+
+
+def _unquoted(text: str) -> str:
+    """The id of a line that has nothing else; programs that write CSV may quote it."""
+    quoted = text.strip()
+    return quoted[1:-1] if len(quoted) > 2 and quoted[0] == quoted[-1] == '"' else text  # noqa: PLR2004 - two quotes
+
+
+def _is_open(text: str, delimiter: str) -> bool:
+    """Whether its last quoted value has no end: one more quote makes a CSV of it."""
+    return '"' in text and not _is_csv(text, delimiter) and _is_csv(f'{text}"', delimiter)
+
+
+def _is_csv(text: str, delimiter: str) -> bool:
+    try:
+        _split(text, delimiter, strict=True)
+    except InvalidRegistration:
+        return False
+    return True
 
 
 def _split(text: str, delimiter: str, *, strict: bool) -> list[str]:

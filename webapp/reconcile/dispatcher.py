@@ -89,6 +89,7 @@ class Dispatcher:
         self._closed = False
         self._counting = threading.Lock()
         self._unjudged = self._repeated = 0
+        self._slowing_down = threading.Lock()
         self._slowed_down_at = 0.0
         self.slowed_down = 0
         """How often eSMS wanted to be asked more slowly."""
@@ -195,6 +196,8 @@ class Dispatcher:
             left_at = time.monotonic()
             if left_at + self._longest_look_up < call.lease_until and self._may_leave():
                 answer = self._client.look_up(call.request, may_repeat=partial(self._may_leave, again=True))
+                if answer.slows_down:  # in this thread: before it takes the slot of its next look-up
+                    self._slow_down(answer, left_at)
                 return _Finished(reference_id, answer, left_at, time.monotonic() - left_at)
         return _Finished(reference_id, None, 0.0)
 
@@ -216,8 +219,6 @@ class Dispatcher:
         answer = finished.answer
         if answer is None:
             return self._not_left(finished.reference_id)
-        if answer.rate_limited:
-            self._slow_down(answer, finished.left_at)
         if answer.clock_ahead is not None:
             self.clock_ahead = answer.clock_ahead
         self.latencies.note(code_class(answer.code), finished.seconds)
@@ -264,11 +265,12 @@ class Dispatcher:
 
     def _slow_down(self, answer: LookupAnswer, left_at: float) -> None:
         """Halve the rate, once for all look-ups that left at the same rate; pause if eSMS says for how long."""
-        self.slowed_down += 1
-        first = left_at >= self._slowed_down_at
-        if first or answer.retry_after_seconds is not None:
-            self._rate_limiter.slow_down(answer.retry_after_seconds, halve=first)
-            self._slowed_down_at = time.monotonic()
+        with self._slowing_down:
+            self.slowed_down += 1
+            first = left_at >= self._slowed_down_at
+            if first or answer.retry_after_seconds is not None:
+                self._rate_limiter.slow_down(answer.retry_after_seconds, halve=first)
+                self._slowed_down_at = time.monotonic()
 
     def _end(self, ending: Ending) -> None:
         self.ended = self.ended or ending

@@ -420,6 +420,15 @@ def test_which_api_is_asked_and_whose_word_counts(
         assert (len(one.requests), len(other.requests)) == asked
 
 
+def test_a_503_of_the_message_api_slows_look_ups_down_and_the_call_is_not_found() -> None:
+    busy = replying("HTTP/1.1 503 Busy", "Retry-After: 7")
+    with peer(UNKNOWN) as one, peer(busy) as other, asking(one.url, message_url=other.url) as client:
+        answer = look_up(client, kind=None)
+
+    assert (answer.kind, answer.code, answer.slows_down, answer.retry_after_seconds) == ("not_found", "105", True, 7)
+    assert not answer.rate_limited  # so it is not asked about again at once
+
+
 def test_the_account_that_the_message_api_refuses_is_refused() -> None:
     """And no call is "not found" for it."""
     with peer(UNKNOWN) as one, peer(saying(CodeResponse="101", SMSID="x")) as other:

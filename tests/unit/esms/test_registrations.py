@@ -118,7 +118,9 @@ def test_files_that_were_joined_are_read_each_by_its_header() -> None:
     ]
 
 
-@pytest.mark.parametrize("line", ["SMSID,0901888484,june", "ReferenceId,,june", '"sms_id",0901888484,'])
+@pytest.mark.parametrize(
+    "line", ["SMSID,0901888484,june", "ReferenceId,,june", '"sms_id",0901888484,', "smsid,,", "smsid,"]
+)
 def test_a_call_whose_id_is_the_name_of_a_column_is_a_bad_line_and_no_header(line: str) -> None:
     read = Reading(f"reference_id,phone,campaign\na,1,may\n{line}\nb,2,may\n")
 
@@ -276,6 +278,38 @@ def test_a_quoted_header_may_be_delimited_otherwise() -> None:
     read = Reading('"reference_id";"campaign"\n"a";"one; two"\nb;"x,y"\n')
 
     assert [(one.reference_id, one.campaign) for one in read.found] == [("a", "one; two"), ("b", "x,y")]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_quoted_value_may_go_on_in_the_next_lines(end: str) -> None:
+    lines = [
+        "note,reference_id,phone",
+        '"called twice,',
+        "",
+        '""no answer""",a,1',
+        "x,b,2",
+        '"',
+        '"',
+        ',"",',
+        '"y\n",c,3',
+        ",d d,",
+    ]
+    read = Reading(end.join(lines) + end)
+
+    assert read.found == [registration("a", phone="1"), registration("b", phone="2"), registration("c", phone="3")]
+    assert list(read.bad) == [6, 8, 11]
+
+
+def test_a_quote_without_an_end_costs_one_line() -> None:
+    ids = [f"b{number}" for number in range(70)]
+    read = Reading("\n".join(["reference_id,note", 'a,"open', *ids, 'c,"x"', 'd,"open', "e"]))
+
+    assert read.names == [*ids, "c", "e"]
+    assert list(read.bad) == [2, 74]
+
+
+def test_an_id_alone_on_its_line_may_be_quoted() -> None:
+    assert Reading('"a"\n b \n"c\n""\n').names == ["a", "b", '"c', '""']
 
 
 def test_the_newest_line_of_a_call_comes_last() -> None:

@@ -394,6 +394,34 @@ def test_retry_after_pauses_the_run(settings: Callable[..., Settings], code: str
     assert limiter.slowed_down[0] == (90, True)
 
 
+@pytest.mark.parametrize(
+    "answer", [LookupAnswer("limited", "160"), LookupAnswer("limited", "104", message_api_limited=True)]
+)
+def test_a_rate_limit_counts_before_the_next_look_up_of_the_same_thread_leaves(
+    settings: Callable[..., Settings], answer: LookupAnswer
+) -> None:
+    """Its slot may be due already, and a pause that eSMS wants would begin one look-up too late."""
+
+    class Limited(ESMS):
+        def look_up(self, request: LookupRequest, *, may_repeat: Callable[[], bool]) -> LookupAnswer:
+            other = super().look_up(request, may_repeat=may_repeat)
+            return answer if self.asked == ["limited"] else other
+
+    class Noting(Unlimited):
+        def slow_down(self, pause_seconds: float | None, *, halve: bool) -> None:
+            super().slow_down(pause_seconds, halve=halve)
+            asked_before.extend(esms.asked)
+
+    asked_before: list[str] = []
+    esms = Limited()
+    with dispatching(esms, settings(1), Noting()) as dispatcher:
+        ask(dispatcher, ["limited", "other"], NO_LEASE)
+        assert set(concluded(dispatcher)) == {"limited", "other"}
+
+    assert asked_before == ["limited"]
+    assert Counter(esms.asked) == {"limited": 2 if answer.rate_limited else 1, "other": 1}
+
+
 def test_a_rate_limit_counts_at_once_and_not_with_the_next_batch(settings: Callable[..., Settings]) -> None:
     """More look-ups would leave in the meantime."""
     esms, limiter = ESMS(codes={"limited": "160"}), Unlimited()
