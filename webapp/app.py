@@ -23,7 +23,6 @@ from webapp.web.gauges import Gauges
 from webapp.web.pages import site
 from webapp.web.proxies import behind_proxies
 from webapp.web.refresher import Refresher
-from webapp.web.request_id import with_request_id
 
 if TYPE_CHECKING:
     from webapp.calls.phone import PhoneStorage
@@ -62,7 +61,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions |= {"database": database, "ingest": ingest, "receiver": receiver, "token_counter": counter}
     app.extensions |= {"refresher": refresher, "reading": reading, "gauges": gauges}
     app.wsgi_app = behind_proxies(app.wsgi_app, settings.trusted_proxies)  # type: ignore[assignment, method-assign]
-    app.wsgi_app = with_request_id(app.wsgi_app, settings.trusted_proxies)  # type: ignore[assignment, method-assign]
     access.init_app(app)
     answer_headers.init_app(app)
     errors.init_app(app)

@@ -169,8 +169,9 @@ class Parameters:
 
     def number(self, name: str) -> int | None:
         """The first value as a whole number; None if it is not said, or cannot be read."""
+        said = self.first(name)
         try:
-            return _large(self.first(name) or NO_TEXT)
+            return None if said is None else _large(said)
         except ValueError:
             return None
 

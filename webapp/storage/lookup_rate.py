@@ -79,7 +79,7 @@ def reserve_slots(database: Database, count: int, *, rate: int, lead: timedelta 
         if current.share_at(now) <= _SLOW_SHARE:
             count = 1
         after, slots = current.reserve(now + lead, count, rate)
-        _save(connection, after)
+        connection.execute(update(lookup_rate).values(asdict(after)))
     return [monotonic_now + (slot - now).total_seconds() for slot in slots]
 
 
@@ -96,7 +96,7 @@ def slow_down(database: Database, pause_seconds: float | None, *, halve: bool) -
         if pause_seconds is not None:
             seconds = min(pause_seconds, LONGEST_RETRY_AFTER.total_seconds())
             current = current.paused(now + timedelta(seconds=seconds))
-        _save(connection, current)
+        connection.execute(update(lookup_rate).values(asdict(current)))
 
 
 def _lock(connection: Connection) -> tuple[LookupRate, datetime]:
@@ -120,7 +120,3 @@ def _locked_row(connection: Connection) -> tuple[LookupRate, datetime] | None:
     if row is None:
         return None
     return LookupRate(**{column.name: row[column.name] for column in _COLUMNS}), row.get("now") or clock(connection)
-
-
-def _save(connection: Connection, rate: LookupRate) -> None:
-    connection.execute(update(lookup_rate).values(asdict(rate)))

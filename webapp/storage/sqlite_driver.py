@@ -26,12 +26,9 @@ def connect(path: str | PathLike[str], **options: Any) -> sqlite3.Connection:
 
 def connection_class() -> type[sqlite3.Connection]:
     """What to give to ``sqlite3.connect`` as its factory."""
-    return _ThreadedConnection if _under_gevent() else sqlite3.Connection
-
-
-def _under_gevent() -> bool:
     monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and monkey.is_module_patched("threading")
+    under_gevent = monkey is not None and monkey.is_module_patched("threading")
+    return _ThreadedConnection if under_gevent else sqlite3.Connection
 
 
 class _Threads:

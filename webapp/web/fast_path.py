@@ -20,7 +20,6 @@ from webapp.callbacks.views import ROUTE, Answer, CallbackNotFound
 from webapp.support.settings import CALLBACK_PATH
 from webapp.web import access, answer_headers
 from webapp.web.proxies import behind_proxies
-from webapp.web.request_id import with_request_id
 from webapp.web.worker import Connection, Worker
 
 if TYPE_CHECKING:
@@ -86,9 +85,8 @@ class FastWorker(Worker):
         flask = self.app.wsgi()
         self._ops_address: OpsAddress | None = flask.extensions.get("ops_address")
         self._receiver: Receiver = flask.extensions["receiver"]
-        hops = flask.config["TRUSTED_PROXIES"]
         # What wraps a WSGI application gives back what that gives back.
-        wrapped: Any = with_request_id(behind_proxies(self._receive, hops), hops)  # type: ignore[arg-type]
+        wrapped: Any = behind_proxies(self._receive, flask.config["TRUSTED_PROXIES"])  # type: ignore[arg-type]
         self._application: Callable[[WSGIEnvironment, None], Answer] = wrapped
 
     def answer_next(self, server: Any, connection: Connection, address: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Whom a request comes from: its peer, or what as many reverse proxies as TRUSTED_PROXIES says name."""
+"""Whom a request comes from, and its id: by its peer, or as the reverse proxies say, as many as TRUSTED_PROXIES."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from webapp.support import log_context
 from webapp.support.addresses import read_ip
+from webapp.support.log_context import LogContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from wsgiref.types import WSGIApplication, WSGIEnvironment
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _WITH_PORT = re.compile(r"\[([^\]]*)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
 _LONGEST_ADDRESS = 100
@@ -23,9 +25,16 @@ _LONGEST_ADDRESS = 100
 def behind_proxies(app: WSGIApplication, hops: int) -> WSGIApplication:
     """The application, with the sender's address and host as ``hops`` proxies in front of it say.
 
-    An address that is none counts as not said: the sender is then the proxy.
+    An address that is none counts as not said: the sender is then the proxy. All log lines of a request carry its
+    ``X-Request-Id``, or an id of our own: without proxies anybody could have sent the header, and it does not count.
     """
-    return ProxyFix(_with_addresses(app), x_for=hops, x_proto=hops, x_host=hops) if hops else app
+    fixed = ProxyFix(_with_addresses(app), x_for=hops, x_proto=hops, x_host=hops) if hops else app
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        log_context.current.set(LogContext(environ.get("HTTP_X_REQUEST_ID") if hops else None))
+        return fixed(environ, start_response)
+
+    return application
 
 
 def _with_addresses(app: WSGIApplication) -> WSGIApplication:
