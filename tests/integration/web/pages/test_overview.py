@@ -77,11 +77,10 @@ def expected_tiles(facts: list[Fact]) -> dict[str, str]:
     of = {name: sum(fact.measures[name] for fact in facts) for name in facts[0].measures}
     units = of["price"] * 10000 + of["price_fraction"]
     outcomes = Counter(fact.outcome for fact in facts)
-    cost = f"{units / 10000:,.4f}".rstrip("0").rstrip(".")
     return {
         "calls": f"{of['calls']:,}",
         "share": share_of(facts),
-        "cost": f"{cost}\N{NO-BREAK SPACE}₫",
+        "cost": f"{round(Decimal(units) / 10000):,}\N{NO-BREAK SPACE}₫",
         "missing": f"{outcomes['missing']:,}",
         "recovered": f"{of['recovered']:,}",
         "conflicts": f"{of['conflicts']:,}",
