@@ -294,6 +294,22 @@ def test_what_needs_a_look_is_a_link_to_it(client: FlaskClient, facts: list[Fact
 
 
 @ON_SQLITE
+def test_callbacks_that_have_stopped_need_a_look_and_lead_to_the_newest_calls(
+    client: FlaskClient, database: Database
+) -> None:
+    now = datetime.now(UTC)
+    writer = Writer(database)
+    writer.record([callback("last", received_at=now - timedelta(hours=3), call_status="BUSY")], now)
+    writer.register([Registration(reference_id="since", placed_at=now - timedelta(hours=1))], now)
+    sign_in(client)
+
+    link = re.search(r'<a href="([^"]*)">No callback since ', client.get("/?lang=en").text)
+
+    assert link
+    assert listed(client, html.unescape(link[1])) == 2
+
+
+@ON_SQLITE
 def test_two_prices_that_a_person_has_seen_to_are_neither_counted_nor_listed(
     client: FlaskClient, database: Database
 ) -> None:
