@@ -9,7 +9,17 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PLACES = (
-    *("README.md", "README.vi.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "webapp", "migrations", "deploy"),
+    *(
+        "README.md",
+        "README.vi.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "docs",
+        "webapp",
+        "migrations",
+        "deploy",
+    ),
     *("tests", "bench", "demo"),
 )
 
