@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from compiled_once import TEMPLATES
 from constants import API_TOKEN, CALLBACK_TOKEN
+from memory_folder import use_memory
 from servers import Shared, fresh_database
 
 from webapp import create_app
@@ -36,6 +37,7 @@ SHARED = pytest.StashKey[Shared]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin with nothing made; xdist's workers are given the folder of their controller."""
+    use_memory()
     given = getattr(config, "workerinput", {}).get("shared")
     config.stash[SHARED] = Shared(Path(given or tempfile.mkdtemp(prefix="esms-calls-")))
     if given:

@@ -30,8 +30,8 @@ _Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 PARTITIONED = bool(os.environ.get("PARTITIONED"))
 """Whether the reports of migrated databases on PostgreSQL are split by month, see docs/scale.md."""
 _FORGETFUL = (
-    *("fsync = off", "full_page_writes = off", "max_connections = 300", "max_wal_size = 4GB"),
-    *("autovacuum = off", "jit = off"),
+    *("fsync = off", "full_page_writes = off", "max_connections = 300", "max_wal_size = 1GB"),
+    *("autovacuum = off", "jit = off", "wal_level = minimal", "max_wal_senders = 0"),
 )
 """Settings of a server that nobody lets crash, with small and short-lived databases."""
 _END_THE_OTHERS = (
