@@ -8,12 +8,14 @@ import re
 import threading
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import pytest
 from click.testing import CliRunner, Result
 from makers import NOW, at
-from running import free_port
+from running import Program, free_port
+from running import run as run_process
 
 from webapp.callbacks.request import CallbackRequest
 from webapp.callbacks.spool import Spool
@@ -25,6 +27,7 @@ from webapp.storage.rejected import Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from subprocess import CompletedProcess
 
     from webapp.storage.writer import Writer
     from webapp.support.settings import Settings
@@ -37,6 +40,9 @@ ON_POSTGRESQL = pytest.mark.parametrize("empty_database_url", ["postgresql"], in
 
 
 SET = pytest.mark.usefixtures("settings")
+
+
+Shown: TypeAlias = Literal["output", "errors", "both"]
 
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
@@ -98,6 +104,15 @@ def a_terminal() -> Iterator[tuple[int, Callable[[], str]]]:
 
     yield theirs, end
     os.close(ours)
+
+
+def run_on_a_terminal(*arguments: str, shown: Shown = "both", **environment: str) -> tuple[CompletedProcess[str], str]:
+    """The end of a command in a process of its own that writes to a terminal, and what is shown there."""
+    with a_terminal() as (screen, end):
+        path = Path(os.ttyname(screen))
+        stdout, stderr = (None if shown == other else path for other in ("errors", "output"))
+        ended = run_process(Program(*arguments, environment=environment, stdout=stdout, stderr=stderr))
+        return ended, end()
 
 
 def spooled(settings: Settings, *reader: str, ago: timedelta = timedelta(0)) -> list[CallbackRequest]:

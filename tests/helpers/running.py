@@ -158,7 +158,8 @@ def become(arguments: tuple[str, ...], environment: dict[str, str], folder: str,
     """Be ``esms-calls`` in this new process, in a process group of its own."""
     os.setsid()
     for descriptor, file in enumerate(files):
-        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT if descriptor else os.O_RDONLY, 0o644), descriptor)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT if descriptor else os.O_RDONLY
+        os.dup2(os.open(file, flags | os.O_NOCTTY, 0o644), descriptor)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - until the end of the process
     os.environ.clear()
     os.environ.update(environment)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from typing import TYPE_CHECKING
 
 from makers import NOW, callback
-from running import COMMAND
 
 from webapp.calls.rule import Registration
 from webapp.support import progress as terminal
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 
     from webapp.storage.writer import Writer
 
-from commands import ON_SQLITE, SET, a_terminal, many_calls
+from commands import ON_SQLITE, SET, many_calls, run_on_a_terminal
 
 
 def test_progress_is_plain_lines_where_no_terminal_is(
@@ -43,22 +40,14 @@ def test_progress_is_plain_lines_where_no_terminal_is(
 @SET
 def test_progress_is_a_bar_on_a_terminal_and_output_stays_clean(writer: Writer) -> None:
     many_calls(writer, 3)
-    with a_terminal() as (screen, end):
-        result = subprocess.run(
-            [COMMAND, "export"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=screen,
-            check=True,
-            env=os.environ | {"TERM": "xterm"},
-        )
-        shown = end()
+    result, shown = run_on_a_terminal("export", shown="errors", TERM="xterm")
 
+    assert result.returncode == 0
     assert "exporting" in shown
     assert "\x1b[" in shown
     assert "3/3" in shown
-    assert result.stdout.count(b"\n") == 4
-    assert b"\x1b" not in result.stdout
+    assert result.stdout.count("\n") == 4
+    assert "\x1b" not in result.stdout
 
 
 @ON_SQLITE
@@ -68,11 +57,9 @@ def test_on_a_terminal_json_is_one_line_and_a_table_stands_below_the_bar(writer:
     writer.record([callback(f"a{number}", 1, call_status="BUSY") for number in range(30)], NOW)
     printed = []
     for options in (["--json"], []):
-        with a_terminal() as (screen, end):
-            command = [COMMAND, "completeness", *options]
-            environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
-            subprocess.run(command, stdin=screen, stdout=screen, stderr=screen, check=True, env=environment)
-            printed.append(end())
+        result, shown = run_on_a_terminal("completeness", *options, TERM="xterm", COLUMNS="80")
+        assert result.returncode == 0
+        printed.append(shown)
 
     assert len(json.loads(printed[0])["twins"]) == 30
     assert printed[0].count("\r\n") == 1
