@@ -18,6 +18,7 @@ from webapp.esms.parameters import (
     build_report,
     read_identity,
     read_json_object,
+    redacted_value,
     storable_json,
 )
 
@@ -88,7 +89,7 @@ def parse_callback(
         parameters = Parameters(pairs)
         # One look at all of them together: hardly any callback holds a secret.
         if redact(parameters.json) != parameters.json:
-            parameters = Parameters((redact(name), _redacted_json(value, redact)) for name, value in pairs)
+            parameters = Parameters((redact(name), redacted_value(value, redact)) for name, value in pairs)
         reference_id, unread = read_identity(parameters)
         return build_report(
             parameters,
@@ -101,16 +102,6 @@ def parse_callback(
         )
     except RecursionError:
         raise Unreadable("body: is nested too deeply") from None
-
-
-def _redacted_json(value: Any, redact: Callable[[str], str]) -> Any:
-    if isinstance(value, dict):
-        return {redact(name): _redacted_json(inner, redact) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_redacted_json(inner, redact) for inner in value]
-    text = str(value)
-    redacted = redact(text)
-    return value if redacted == text else redacted
 
 
 def _body_pairs(body: bytes, content_type: str | None) -> list[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, quote_plus
 
 import requests
@@ -30,7 +30,6 @@ ANSWER_LIMIT = 1024 * 1024
 """Bytes of an answer; *assumed*: the published ones have under 200."""
 _ANSWER_CHUNK = 16 * 1024
 _DIRECT = Network()
-_TEXTS = ("call_status", "ivr", "cid", "request_id", "phone", "esms_id", "payload")
 _SHORTEST_REDACTED = 4
 """Characters of a key that is redacted in answers: a shorter one, of a test, may well be part of a word in them."""
 
@@ -182,24 +181,14 @@ class Client:
         if content is None:
             return replace(head, code=UNREADABLE)
         secrets = longest_first({*self._spellings, *self._callback_tokens()})
-        redacted = redact(content.decode("utf-8", "surrogateescape"), secrets)
         answer = esms_lookup.parse_lookup(
             reference_id,
-            redacted.encode("utf-8", "surrogateescape"),
+            content,
             report_id=parameters.new_id(),
             received_at=datetime.now(UTC),
+            redact=partial(redact, secrets=secrets),
         )
-        answer = _redacted(answer, secrets)
         return replace(head, code=answer.code, report=answer.report)
-
-
-def _redacted(answer: LookupAnswer, secrets: Iterable[str]) -> LookupAnswer:
-    """The answer without the secrets: eSMS may repeat our request in it, in JSON's escapes, too."""
-    texts: dict[str, Any] = {
-        name: redact(text, secrets) for name in _TEXTS if (text := getattr(answer.report, name, None))
-    }
-    report = replace(answer.report, **texts) if answer.report else None
-    return replace(answer, code=redact(answer.code, secrets), report=report)
 
 
 def _function(url: str, setting: str, network: Network, id_name: str) -> _Function:

@@ -19,9 +19,11 @@ from webapp.esms.parameters import (
     identity_or_none,
     read_json_object,
     read_text,
+    redacted_value,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
     from uuid import UUID
 
@@ -126,15 +128,20 @@ class LookupAnswer:
         return "not_found" if self.code in UNKNOWN_CALL else "failed"
 
 
-def parse_lookup(reference_id: str, content: bytes, *, report_id: UUID, received_at: datetime) -> LookupAnswer:
+def parse_lookup(
+    reference_id: str, content: bytes, *, report_id: UUID, received_at: datetime, redact: Callable[[str], str] = str
+) -> LookupAnswer:
     """The answer that GetSendStatus gave about ``reference_id``, from the body of its HTTP response; never raises.
+
+    ``redact`` takes secrets out of texts: eSMS may repeat our request in its answer.
 
     *documented*: the code is CodeResponse in a success and CodeResult in a failure; types are unreliable; voice calls
     are named by ReferenceId and have no price and no cid, a voice OTP is named by SMSID. *assumed*: a BOM and an absent
     identity are harmless.
     """
     try:
-        parameters = Parameters(read_json_object(content.removeprefix(BOM).strip(), strict=True))
+        pairs = read_json_object(content.removeprefix(BOM).strip(), strict=True)
+        parameters = Parameters((redact(name), redacted_value(value, redact)) for name, value in pairs)
         code = read_text(next(filter(None, map(parameters.first, _CODES)), NO_TEXT))
         of_all = code in ACCOUNT_REFUSED or code == TOO_FAST
         if not of_all and _is_about_another_call(parameters, reference_id):

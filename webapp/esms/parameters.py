@@ -294,6 +294,17 @@ def _read_fields(parameters: Parameters) -> tuple[dict[str, Any], list[str]]:
     return fields, unread
 
 
+def redacted_value(value: Any, redact: Callable[[str], str]) -> Any:
+    """A parameter's value without secrets: ``redact`` takes them out of texts."""
+    if isinstance(value, dict):
+        return {redact(name): redacted_value(inner, redact) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [redacted_value(inner, redact) for inner in value]
+    text = str(value)
+    redacted = redact(text)
+    return value if redacted == text else redacted
+
+
 def read_identity(parameters: Parameters) -> tuple[str, list[str]]:
     """The call's identity, and the identity parameters that cannot be read; raises Unreadable if none can."""
     said: list[str] = []
