@@ -174,6 +174,9 @@ def to_see_to() -> ColumnElement[bool]:
 
 
 def _free_space(connection: Connection) -> None:
+    # Rows that other programs copied in have no size: a column that only we write.
+    measured = update(rejected_callbacks).where(rejected_callbacks.c.size == 0)
+    connection.execute(measured.values(size=func.length(rejected_callbacks.c.payload) + ROW_OVERHEAD_BYTES))
     excess = (connection.scalar(select(func.sum(rejected_callbacks.c.size))) or 0) - LIMIT_BYTES + SPARE_BYTES
     if excess <= 0:
         return

@@ -18,7 +18,7 @@ from constants import sized
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from makers import NOW, answer, at, by_reports, callback, change_by_hand, fold_of, lookup, stored_call, stored_reports
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from webapp.calls import rule
 from webapp.calls.report import FIELDS, StatusReport
@@ -840,6 +840,22 @@ def test_when_the_limit_is_reached_replayed_ones_are_dropped_first_and_then_the_
         left.append([row.payload[0] for row in rejected_rows(database)])
 
     assert left == [list("0134"), list("1345"), list("3456"), list("4567")]
+
+
+@pytest.mark.usefixtures("summed_each_time")
+def test_rows_that_another_program_copied_in_without_a_size_count_too(
+    writer: Writer, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = 1000 + rejecting.ROW_OVERHEAD_BYTES
+    for seconds in range(6):
+        writer.reject(rejected(seconds, str(seconds) * 1000))
+    with database.transaction() as connection:
+        connection.execute(update(rejected_callbacks).values(size=0))
+    monkeypatch.setattr(rejecting, "LIMIT_BYTES", 4 * each)
+
+    writer.reject(rejected(6, "6" * 1000))
+
+    assert [row.payload[0] for row in rejected_rows(database)] == list("3456")
 
 
 @pytest.mark.usefixtures("summed_each_time")
