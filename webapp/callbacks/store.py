@@ -92,7 +92,7 @@ class CallbackStore(BatchWriter[ParsedCallback, StoreResult]):
     @retrying
     def _store_together(self, batch: Batch[ParsedCallback, StoreResult]) -> Sequence[StoreResult]:
         began = time.monotonic()
-        guess = not batch.items  # They come first in the transaction; once more, nothing is guessed.
+        guess = not batch.items  # What just came is collected below. What is there already is stored once more.
         with self._database.transaction() as connection:
             batch.collect()
             channels = _other_channels(connection, batch.items)

@@ -114,10 +114,11 @@ def info(logger: logging.Logger, message: str, fields: Callable[[], dict[str, An
     """
     if not logger.isEnabledFor(logging.INFO):
         return
-    handler, *more = logging.getLogger().handlers or (None,)
-    if isinstance(handler, logging.StreamHandler) and type(handler.formatter) is Formatter and not more:
+    handlers = logging.getLogger().handlers
+    only = handlers[0] if len(handlers) == 1 else None
+    if isinstance(only, logging.StreamHandler) and type(only.formatter) is Formatter:
         with suppress(Exception):  # Logging it again deals with whatever it is.
-            handler.stream.write(f"{handler.formatter.line('INFO', logger.name, message)}\n")
+            only.stream.write(f"{only.formatter.line('INFO', logger.name, message)}\n")
             return
     logger.info("%s", message, extra={"fields": fields})
 
