@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from webapp.cli.exit_codes import INTERRUPTED
-from webapp.cli.output import say
+from webapp.cli.exit_codes import INTERRUPTED, PROBLEM
+from webapp.cli.output import hint
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -99,20 +99,31 @@ class Commands(click.Group):
         os.umask(0o077)
         _open_what_is_closed()
         try:
-            code = super().main(*args, **kwargs | {"standalone_mode": False})
+            code = self._run(*args, **kwargs)
+            sys.stdout.flush()  # here, so that a full disk is an error as any other
+        except BrokenPipeError:
+            code = PROBLEM  # who reads the output, such as `head`, wants no more of it
         except click.ClickException as error:
             words = io.StringIO()
             error.show(words)
-            say(words.getvalue().removesuffix("\n"), err=True)
+            hint(words.getvalue().removesuffix("\n"))
             code = error.exit_code
         except click.Abort:
-            say("Interrupted.", err=True)
+            hint("Interrupted.")
             code = INTERRUPTED
         except Exception as error:  # noqa: BLE001 - see above
             from webapp.cli.errors import print_error  # noqa: PLC0415 - it imports the database and more
 
             code = print_error(error)
+        _drop_what_cannot_be_written()
         sys.exit(code)
+
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        """The exit code of the command, however it ends well."""
+        try:
+            return super().main(*args, **kwargs | {"standalone_mode": False})
+        except SystemExit as ended:
+            return ended.code
 
 
 def _configure_log() -> None:
@@ -129,6 +140,17 @@ def _open_what_is_closed() -> None:
             os.set_inheritable(handle, True)  # noqa: FBT003 - its only argument
             if name != "stdin":
                 setattr(sys, name, os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace"))
+
+
+def _drop_what_cannot_be_written() -> None:
+    """What a full disk did not take; else the interpreter tries once more in the end, and exits with code 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            handle = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(handle, stream.fileno())
+            os.close(handle)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -27,11 +27,17 @@ def say(words: str = "", *, err: bool = False) -> None:
     """Print a line, or several, to standard output or standard error, at once.
 
     A line break in ``words`` is one on the terminal: text from outside goes through ``printable_line`` first. Where the
-    log is JSON, what goes to standard error is, too.
+    log is JSON, what goes to standard error is, too. If standard error cannot be written (a full disk), the command
+    goes on.
     """
-    if err and error_log.takes(words):
-        return
-    stream = sys.stderr if err else sys.stdout
+    if not err:
+        _print(words, sys.stdout)
+    elif not error_log.takes(words):
+        with suppress(OSError):
+            _print(words, sys.stderr)
+
+
+def _print(words: str, stream: TextIO) -> None:
     stream.write(_fit(f"{words}\n", stream))
     stream.flush()
 
@@ -52,9 +58,8 @@ def write_json(part: str) -> None:
 
 
 def hint(words: str) -> None:
-    """Print to standard error; if that fails (a full disk), the command goes on."""
-    with suppress(OSError):
-        say(words, err=True)
+    """Print to standard error."""
+    say(words, err=True)
 
 
 def printable_line(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -92,5 +92,6 @@ class _Lines:
 
     def print(self) -> None:
         if self._line and not log.message(self._line):
-            self._console.print(self._line, markup=False, highlight=False, soft_wrap=True)
+            with suppress(OSError):  # a full disk: the command goes on
+                self._console.print(self._line, markup=False, highlight=False, soft_wrap=True)
         self._printed_at, self._line = time.monotonic(), ""

@@ -258,15 +258,16 @@ def test_a_folder_in_place_of_a_file_or_a_file_in_place_of_a_folder_is_named(
     assert "bug" not in result.stderr
 
 
-FULL_DISK = ["migrate", "callback-url", "status", "export", "export --excel", "register", "--help"]
-AS_INSTALLED = {"export", "--help"}
+FULL_DISK = ["migrate", "callback-url", "status", "completeness", "export", "export --excel", "register", "--help"]
+AS_INSTALLED = {"completeness", "export", "--help"}
 """Of these the end of the interpreter is looked at, too; the others are quicker as forks."""
 
 
 @ON_SQLITE
 @pytest.mark.parametrize("command", FULL_DISK)
 @SET
-def test_output_that_cannot_be_written_is_named(command: str) -> None:
+def test_output_that_cannot_be_written_is_named(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with it nothing is left to be written in the end
     if command in AS_INSTALLED:
         with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
             result = subprocess.run(
@@ -284,6 +285,32 @@ def test_output_that_cannot_be_written_is_named(command: str) -> None:
     assert result.stderr.splitlines()[-1] == "Error: No space left on device: input or output"
     assert "Traceback" not in result.stderr
     assert "Exception ignored" not in result.stderr
+
+
+@ON_SQLITE
+@pytest.mark.parametrize(
+    ("command", "code", "output"),
+    [
+        ("export --columns reference_id", 0, "reference_id\ncall-00000\n"),
+        ("register -", 1, "registered 0, already known 0, changed 0, bad lines 1\n"),
+        ("replay", 0, ""),
+        ("show nowhere", 1, ""),
+        ("no-command", 2, ""),
+        ("export --since never", 2, ""),
+    ],
+)
+@SET
+def test_a_command_goes_on_where_standard_error_cannot_be_written(
+    writer: Writer, command: str, code: int, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    many_calls(writer, 1)
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        result = subprocess.run(
+            [COMMAND, *command.split()], input="bad id\n", stdout=subprocess.PIPE, stderr=full, text=True, check=False
+        )
+
+    assert (result.returncode, result.stdout) == (code, output)
 
 
 @ON_SQLITE
