@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from click.testing import CliRunner, Result
+from constants import sized
 from hypothesis import example, given
 from hypothesis import strategies as st
 from makers import NOW, answer, at, callback, change_by_hand, lookup
@@ -141,7 +142,7 @@ def grouped(rows: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, Any]]
     return {name: recount(group, NOW) for name, group in groups.items()}
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(sized(2)))
 def test_the_ledger_of_any_history_is_what_counting_one_by_one_finds(
     writer: Writer, database: Database, seed: int
 ) -> None:
@@ -164,33 +165,29 @@ def test_the_ledger_of_any_history_is_what_counting_one_by_one_finds(
         assert {name: sum(group[name] for group in groups.values()) for name in whole} == whole
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [
+def test_the_ledger_counts_only_what_is_wanted(writer: Writer, database: Database) -> None:
+    any_history(writer, 7)
+    for wanted in (
         CallFilter(since=at(-86_400)),
         CallFilter(until=at(-600)),
         CallFilter(since=at(-90_000), until=NOW, campaign="tet"),
-    ],
-    ids=repr,
-)
-def test_the_ledger_counts_only_what_is_wanted(writer: Writer, database: Database, wanted: CallFilter) -> None:
-    any_history(writer, 7)
-    rows = [
-        call
-        for call in stored(database)
-        if (wanted.since is None or call["placed_at"] >= wanted.since)
-        and (wanted.until is None or call["placed_at"] < wanted.until)
-        and wanted.campaign in {None, call["campaign"]}
-    ]
+    ):
+        rows = [
+            call
+            for call in stored(database)
+            if (wanted.since is None or call["placed_at"] >= wanted.since)
+            and (wanted.until is None or call["placed_at"] < wanted.until)
+            and wanted.campaign in {None, call["campaign"]}
+        ]
 
-    with ledger(database, wanted, NOW - GRACE) as book:
-        assert asdict(book.whole()) == recount(rows, NOW)
-        assert {day: asdict(counts) for day, counts in book.by_day(HCM)} == grouped(
-            rows, lambda call: call["placed_at"].astimezone(HCM).date()
-        )
-        assert {name: asdict(counts) for name, counts in book.by_campaign()} == grouped(
-            rows, lambda call: call["campaign"]
-        )
+        with ledger(database, wanted, NOW - GRACE) as book:
+            assert asdict(book.whole()) == recount(rows, NOW)
+            assert {day: asdict(counts) for day, counts in book.by_day(HCM)} == grouped(
+                rows, lambda call: call["placed_at"].astimezone(HCM).date()
+            )
+            assert {name: asdict(counts) for name, counts in book.by_campaign()} == grouped(
+                rows, lambda call: call["campaign"]
+            )
 
 
 def test_sums_match_for_any_values_in_a_row(database: Database) -> None:

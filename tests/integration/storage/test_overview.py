@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
+from itertools import product
 from typing import TYPE_CHECKING
 
 import pytest
@@ -51,23 +52,20 @@ def counted(facts: list[Fact], begin: datetime, end: datetime, campaign: str | N
     return len(of), sum(fact.answered for fact in of)
 
 
-@pytest.mark.parametrize("campaign", [None, "tet"])
-@pytest.mark.parametrize("length", [1, 2, 7, 13])
-@pytest.mark.parametrize("clock", ["00:10", "10:00", "17:40", "23:59"])
-def test_days_up_to_today_are_compared_up_to_the_same_hour(
-    database: Database, facts: list[Fact], campaign: str | None, length: int, clock: str
-) -> None:
-    now = datetime.fromisoformat(f"{TODAY}T{clock}+07:00").astimezone(HANOI)
-    days = Days(TODAY - timedelta(days=length - 1), TODAY + timedelta(days=1), campaign)
+def test_days_up_to_today_are_compared_up_to_the_same_hour(database: Database, facts: list[Fact]) -> None:
+    for campaign, length, clock in product([None, "tet"], [1, 2, 7, 13], ["00:10", "10:00", "17:40", "23:59"]):
+        now = datetime.fromisoformat(f"{TODAY}T{clock}+07:00").astimezone(HANOI)
+        days = Days(TODAY - timedelta(days=length - 1), TODAY + timedelta(days=1), campaign)
 
-    found = compared(database, days, now)
+        found = compared(database, days, now)
 
-    assert found
-    assert found.until_hour == now.hour
-    end, whole = now.replace(minute=0), timedelta(days=length)
-    begin = BEGIN - timedelta(days=length - 1)
-    assert (found.now.calls, found.now.answered) == counted(facts, begin, end, campaign)
-    assert (found.before.calls, found.before.answered) == counted(facts, begin - whole, end - whole, campaign)
+        assert found
+        assert found.until_hour == now.hour
+        end, whole = now.replace(minute=0), timedelta(days=length)
+        begin = BEGIN - timedelta(days=length - 1)
+        assert (found.now.calls, found.now.answered) == counted(facts, begin, end, campaign), (campaign, length, clock)
+        before = counted(facts, begin - whole, end - whole, campaign)
+        assert (found.before.calls, found.before.answered) == before, (campaign, length, clock)
 
 
 @pytest.mark.parametrize("length", [1, 5])

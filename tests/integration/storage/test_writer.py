@@ -862,13 +862,13 @@ def test_rows_that_another_program_copied_in_without_a_size_count_too(
 def test_one_large_rejected_callback_drops_as_many_small_ones_as_it_needs(
     writer: Writer, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rejecting, "LIMIT_BYTES", 250 * (10 + rejecting.ROW_OVERHEAD_BYTES))
-    for seconds in range(250):
+    monkeypatch.setattr(rejecting, "LIMIT_BYTES", 100 * (10 + rejecting.ROW_OVERHEAD_BYTES))
+    for seconds in range(100):
         writer.reject(rejected(seconds, f"{seconds:010}"))
-    writer.reject(rejected(500, "x" * (200 * (10 + rejecting.ROW_OVERHEAD_BYTES) - rejecting.ROW_OVERHEAD_BYTES)))
+    writer.reject(rejected(500, "x" * (80 * (10 + rejecting.ROW_OVERHEAD_BYTES) - rejecting.ROW_OVERHEAD_BYTES)))
 
     left = [row.first_at for row in rejected_rows(database)]
-    assert left == [at(seconds) for seconds in (*range(10), *range(210, 250), 500)], "the first few of a reason stay"
+    assert left == [at(seconds) for seconds in (*range(10), *range(90, 100), 500)], "the first few of a reason stay"
 
 
 @pytest.mark.usefixtures("summed_each_time")
@@ -907,12 +907,12 @@ def test_what_is_rejected_is_summed_up_only_now_and_then_and_stays_within_its_li
     stores = [writing.Writer(database) for _ in range(4)]
 
     most = 0
-    for place in range(400):
+    for place in range(200):
         stores[place % 4].reject(rejected(place, f"{place:01000}"))
         most = max(most, count(database, rejected_callbacks))
 
     assert 60 < most <= 100
-    assert len(sums) == 4 + 4 * (99 // 10)
+    assert len(sums) == 4 + 4 * (49 // 10)
 
 
 @pytest.mark.usefixtures("summed_each_time")

@@ -25,8 +25,6 @@ from webapp.storage.models import reconcile_runs
 from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flask.testing import FlaskClient
     from werkzeug.test import TestResponse
 
@@ -88,26 +86,20 @@ def expected_tiles(facts: list[Fact]) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(
-    ("query", "wanted"),
-    [
+def test_tiles_equal_a_recount(client: FlaskClient, facts: list[Fact]) -> None:
+    sign_in(client)
+    for query, wanted in [
         (DAYS, lambda _: True),
         ("from=2026-11-23&to=2026-11-23", lambda fact: f"{fact.day}" == "2026-11-23"),
         (f"{DAYS}&campaign=tet", lambda fact: fact.call.campaign == "tet"),
         ("from=2026-01-01&to=2026-12-31", lambda _: True),
         ("from=2018-01-01&to=2026-12-31", lambda _: True),
-    ],
-)
-def test_tiles_equal_a_recount(
-    client: FlaskClient, facts: list[Fact], query: str, wanted: Callable[[Fact], bool]
-) -> None:
-    sign_in(client)
+    ]:
+        page = client.get(f"/?{query}&lang=en")
 
-    page = client.get(f"/?{query}&lang=en")
-
-    found = tiles(page.text)
-    assert found.pop("talk")
-    assert found == expected_tiles([fact for fact in facts if wanted(fact)])
+        found = tiles(page.text)
+        assert found.pop("talk")
+        assert found == expected_tiles([fact for fact in facts if wanted(fact)])
 
 
 def test_tables_equal_a_recount(client: FlaskClient, facts: list[Fact]) -> None:
@@ -139,33 +131,31 @@ def test_tables_equal_a_recount(client: FlaskClient, facts: list[Fact]) -> None:
     assert table(page, "Time")[0][2] == f"{sum(seconds <= 10 for seconds in delays) / len(delays):.1%}"
 
 
-@pytest.mark.parametrize("query", [DAYS, "from=2026-11-23&to=2026-11-23"])
-def test_the_answered_share_by_weekday_and_hour_equals_a_recount(
-    client: FlaskClient, facts: list[Fact], query: str
-) -> None:
+def test_the_answered_share_by_weekday_and_hour_equals_a_recount(client: FlaskClient, facts: list[Fact]) -> None:
     sign_in(client)
-    page = client.get(f"/?{query}&lang=en")
-    found = [fact for fact in facts if query == DAYS or f"{fact.day}" == "2026-11-23"]
+    for query in [DAYS, "from=2026-11-23&to=2026-11-23"]:
+        page = client.get(f"/?{query}&lang=en")
+        found = [fact for fact in facts if query == DAYS or f"{fact.day}" == "2026-11-23"]
 
-    (hours, *rows) = re.findall(r"<tr>(.*?)</tr>", page.text.partition('class="heat')[2].partition("</table>")[0])
-    columns = re.findall(r">(\w+)</th>", hours)
+        (hours, *rows) = re.findall(r"<tr>(.*?)</tr>", page.text.partition('class="heat')[2].partition("</table>")[0])
+        columns = re.findall(r">(\w+)</th>", hours)
 
-    weekdays = {"Mon": 1, "Tue": 2, "Wed": 3, "Thu": 4, "Fri": 5, "Sat": 6, "Sun": 7}
-    assert columns == [*map(str, sorted({fact.at.hour for fact in found if fact.with_outcome})), "All"]
-    for row in rows:
-        (name,) = re.findall(r">(\w+)</th>", row)
-        cells = re.findall(r'<td(?: class="[^"]*" title="(\d+) of (\d+)")?>(\d*)</td>', row)
-        for column, (answered, of, percent) in zip(columns, cells, strict=True):
-            there = [
-                fact
-                for fact in found
-                if fact.with_outcome
-                and (name == "All" or fact.at.isoweekday() == weekdays[name])
-                and (column == "All" or fact.at.hour == int(column))
-            ]
-            expected = (sum(fact.answered for fact in there), len(there)) if there else (0, 0)
-            assert (int(answered or 0), int(of or 0)) == expected
-            assert not there or int(percent) == round(100 * expected[0] / expected[1])
+        weekdays = {"Mon": 1, "Tue": 2, "Wed": 3, "Thu": 4, "Fri": 5, "Sat": 6, "Sun": 7}
+        assert columns == [*map(str, sorted({fact.at.hour for fact in found if fact.with_outcome})), "All"]
+        for row in rows:
+            (name,) = re.findall(r">(\w+)</th>", row)
+            cells = re.findall(r'<td(?: class="[^"]*" title="(\d+) of (\d+)")?>(\d*)</td>', row)
+            for column, (answered, of, percent) in zip(columns, cells, strict=True):
+                there = [
+                    fact
+                    for fact in found
+                    if fact.with_outcome
+                    and (name == "All" or fact.at.isoweekday() == weekdays[name])
+                    and (column == "All" or fact.at.hour == int(column))
+                ]
+                expected = (sum(fact.answered for fact in there), len(there)) if there else (0, 0)
+                assert (int(answered or 0), int(of or 0)) == expected
+                assert not there or int(percent) == round(100 * expected[0] / expected[1])
 
 
 def test_campaigns_equal_a_recount_on_the_page_and_as_csv(client: FlaskClient, facts: list[Fact]) -> None:
@@ -215,22 +205,18 @@ def listed(client: FlaskClient, link: str) -> int:
         answer = client.get(html.unescape(older[1]))
 
 
-@pytest.mark.parametrize(
-    "query", [DAYS, "from=2026-11-23&to=2026-11-23", f"{DAYS}&campaign=tet", "from=2020-01-01&to=2026-11-27"]
-)
-def test_each_link_beside_a_number_leads_to_that_number_of_calls(
-    client: FlaskClient, facts: list[Fact], query: str
-) -> None:
+def test_each_link_beside_a_number_leads_to_that_number_of_calls(client: FlaskClient, facts: list[Fact]) -> None:
     assert facts
     sign_in(client)
-    page = client.get(f"/?{query}&lang=en").text
+    for query in [DAYS, "from=2026-11-23&to=2026-11-23", f"{DAYS}&campaign=tet", "from=2020-01-01&to=2026-11-27"]:
+        page = client.get(f"/?{query}&lang=en").text
 
-    links = re.findall(r'<a href="(/calls\?[^"]*)">([\d,]+)\b[^<]*</a>', page)
-    keys = re.findall(r'<a class="key" href="([^"]*)">.*?</td>.*?<td class="n">([\d,]+)</td>', page, re.DOTALL)
+        links = re.findall(r'<a href="(/calls\?[^"]*)">([\d,]+)\b[^<]*</a>', page)
+        keys = re.findall(r'<a class="key" href="([^"]*)">.*?</td>.*?<td class="n">([\d,]+)</td>', page, re.DOTALL)
 
-    assert len(links) >= 5
-    for link, number in [*links, *keys]:
-        assert listed(client, html.unescape(link)) == int(number.replace(",", "")), link
+        assert len(links) >= 5
+        for link, number in [*links, *keys]:
+            assert listed(client, html.unescape(link)) == int(number.replace(",", "")), link
 
 
 def test_each_column_leads_to_the_overview_of_its_days(client: FlaskClient, facts: list[Fact]) -> None:
@@ -364,19 +350,18 @@ def test_a_call_that_was_just_placed_needs_no_look(client: FlaskClient, database
 
 
 @ON_SQLITE
-@pytest.mark.parametrize(("language", "words"), [("en", "Vietnam time (UTC+7)"), ("vi", "giờ Việt Nam (UTC+7)")])
-def test_the_last_line_names_the_time_zone_for_people(
-    client: FlaskClient, facts: list[Fact], language: str, words: str
-) -> None:
+def test_the_last_line_names_the_time_zone_for_people(client: FlaskClient, facts: list[Fact]) -> None:
+    assert facts
+    for language, words in [("en", "Vietnam time (UTC+7)"), ("vi", "giờ Việt Nam (UTC+7)")]:
+        sign_in(client)
+
+        assert words in text_of(client.get(f"/?lang={language}")).partition("·")[2]
+
+
+def test_a_wrong_range_is_named_and_the_usual_one_shown(client: FlaskClient, facts: list[Fact]) -> None:
     assert facts
     sign_in(client)
-
-    assert words in text_of(client.get(f"/?lang={language}")).partition("·")[2]
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
+    for query in [
         "from=2026-13-01",
         "range=8",
         "from=2026-11-24&to=2026-11-23",
@@ -384,17 +369,12 @@ def test_the_last_line_names_the_time_zone_for_people(
         "range=all",
         "campaign=a%00",
         "from=1900-01-01&to=9000-01-01",
-    ],
-)
-def test_a_wrong_range_is_named_and_the_usual_one_shown(client: FlaskClient, facts: list[Fact], query: str) -> None:
-    assert facts
-    sign_in(client)
+    ]:
+        page = client.get(f"/?{query}")
 
-    page = client.get(f"/?{query}")
-
-    assert page.status_code == 400
-    assert 'class="problem" role="alert"' in page.text
-    assert "Đang hiện 30 ngày gần đây." in text_of(page)
+        assert page.status_code == 400
+        assert 'class="problem" role="alert"' in page.text
+        assert "Đang hiện 30 ngày gần đây." in text_of(page)
 
 
 @ON_SQLITE
