@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,24 +51,24 @@ AVOID = {
 }
 
 
-def _texts() -> list[Path]:
+@cache
+def _texts() -> list[tuple[Path, str]]:
+    """Each file and its text; the names of tests as sentences."""
     files = [path for place in PLACES for path in [ROOT / place, *sorted((ROOT / place).rglob("*"))]]
     kinds = {".py", ".md", ".yaml", ".service", ".timer"}
     texts = [path for path in files if path.is_file() and (path.suffix in kinds or path.name == "crontab")]
-    return [path for path in texts if path != Path(__file__)]
-
-
-def _read(path: Path) -> str:
-    """The text; the names of tests as sentences."""
-    return re.sub(r"def test_\w+", lambda name: name[0].replace("_", " "), path.read_text())
+    return [
+        (path, re.sub(r"def test_\w+", lambda name: name[0].replace("_", " "), path.read_text()))
+        for path in texts
+        if path != Path(__file__)
+    ]
 
 
 @pytest.mark.parametrize("phrase", AVOID)
 def test_no_text_uses_words_that_readers_stumble_over(phrase: str) -> None:
     pattern = re.compile(phrase.replace(r" ", r"\s+(?:#\s+)?"), re.IGNORECASE)
     found = []
-    for path in _texts():
-        text = _read(path)
+    for path, text in _texts():
         found += [
             f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}: {match.group()!r}"
             for match in pattern.finditer(text)

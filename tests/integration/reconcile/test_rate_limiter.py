@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from reconciling import ON_POSTGRESQL, ON_SQLITE, most_within, rows
+from running import PROCESSES
 from sql import write
 from until import until
 
@@ -25,21 +24,20 @@ from webapp.storage.models import lookup_rate as table
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from multiprocessing.connection import Connection
 
 
-PROGRAM = """
-import sys, time
-from concurrent.futures import ThreadPoolExecutor
-from webapp.reconcile.rate_limiter import RateLimiter
-from webapp.storage.database import Database
-url, rate, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-limiter = RateLimiter(Database(url), rate, 3)
-def leave(_):
-    assert limiter.wait()
-    return time.monotonic()
-with ThreadPoolExecutor(6) as threads:
-    print(*threads.map(leave, range(number)))
-"""
+def leave_in_a_process(url: str, rate: int, number: int, times: Connection) -> None:
+    database = Database(url)
+    limiter = RateLimiter(database, rate, 3)
+
+    def leave(_: int) -> float:
+        assert limiter.wait()
+        return time.monotonic()
+
+    with ThreadPoolExecutor(6) as threads:
+        times.send(list(threads.map(leave, range(number))))
+    database.close()
 
 
 @ON_SQLITE
@@ -84,10 +82,15 @@ def test_several_processes_that_begin_together_keep_the_rate_from_the_first_slot
     database: Database, empty_database_url: str
 ) -> None:
     rate, number = 40, 40
-    command = [sys.executable, "-c", PROGRAM, empty_database_url, str(rate), str(number)]
-
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    times = sorted(float(word) for process in processes for word in process.communicate(timeout=60)[0].split())
+    here, there = PROCESSES.Pipe(duplex=False)
+    processes = [
+        PROCESSES.Process(target=leave_in_a_process, args=(empty_database_url, rate, number, there)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    times = sorted(itertools.chain.from_iterable(here.recv() for _ in processes))
+    for process in processes:
+        process.join(60)
 
     assert len(times) == 3 * number
     assert most_within(1.0, times) <= rate

@@ -372,6 +372,8 @@ def run(*arguments: str, cwd: Path, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
+@pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index")
 def test_alembic_itself_works_from_a_checkout(
     empty_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,7 +384,7 @@ def test_alembic_itself_works_from_a_checkout(
     config = Config(ROOT / "alembic.ini")
 
     run(sys.executable, "-m", "alembic", "upgrade", "head", cwd=ROOT)
-    assert "No new upgrade operations detected" in run(sys.executable, "-m", "alembic", "check", cwd=ROOT)
+    command.check(config)
     database = Database(empty_database_url)
     database.check()
     fill(database)
@@ -404,7 +406,17 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     how = ["--no-build-isolation"] if find_spec("hatchling") else []
     run(*pip, "wheel", str(ROOT), "--no-deps", *how, "--wheel-dir", str(folder), cwd=folder)
     (wheel,) = folder.glob("esms_calls-*.whl")
-    run(*pip, "install", str(wheel), "--no-deps", "--no-index", "--target", str(folder / "site"), cwd=folder)
+    run(
+        *pip,
+        "install",
+        str(wheel),
+        "--no-deps",
+        "--no-index",
+        "--no-compile",
+        "--target",
+        str(folder / "site"),
+        cwd=folder,
+    )
     return folder / "site"
 
 

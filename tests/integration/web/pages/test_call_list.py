@@ -23,6 +23,8 @@ from webapp.storage.time_zone import set_zone
 from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask.testing import FlaskClient
     from werkzeug.test import TestResponse
 
@@ -54,7 +56,7 @@ def link(page: TestResponse, words: str) -> str | None:
 
 def test_every_filter_lists_its_calls_and_counts_them(client: FlaskClient, facts: list[Fact]) -> None:
     sign_in(client)
-    for query, wanted in [
+    cases: list[tuple[str, Callable[[Fact], bool]]] = [
         ("", lambda _: True),
         ("outcome=answered", lambda fact: fact.answered),
         ("outcome=missing", lambda fact: fact.outcome == "missing"),
@@ -70,7 +72,8 @@ def test_every_filter_lists_its_calls_and_counts_them(client: FlaskClient, facts
         ("outcome=answered&flag=recovered", lambda fact: fact.answered and fact.recovered),
         ("q=MANY%2F01", lambda fact: fact.call.reference_id.startswith("many/01")),
         ("q=0901+888+484&outcome=missing", lambda fact: fact.call.phone == "0901888484"),
-    ]:
+    ]
+    for query, wanted in cases:
         expected = sorted(fact.call.reference_id for fact in facts if wanted(fact))
 
         page = client.get(f"/calls?{query}&lang=en")

@@ -25,6 +25,8 @@ from webapp.storage.models import reconcile_runs
 from webapp.storage.writer import Writer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flask.testing import FlaskClient
     from werkzeug.test import TestResponse
 
@@ -88,13 +90,14 @@ def expected_tiles(facts: list[Fact]) -> dict[str, str]:
 
 def test_tiles_equal_a_recount(client: FlaskClient, facts: list[Fact]) -> None:
     sign_in(client)
-    for query, wanted in [
+    cases: list[tuple[str, Callable[[Fact], bool]]] = [
         (DAYS, lambda _: True),
         ("from=2026-11-23&to=2026-11-23", lambda fact: f"{fact.day}" == "2026-11-23"),
         (f"{DAYS}&campaign=tet", lambda fact: fact.call.campaign == "tet"),
         ("from=2026-01-01&to=2026-12-31", lambda _: True),
         ("from=2018-01-01&to=2026-12-31", lambda _: True),
-    ]:
+    ]
+    for query, wanted in cases:
         page = client.get(f"/?{query}&lang=en")
 
         found = tiles(page.text)
