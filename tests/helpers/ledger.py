@@ -47,7 +47,7 @@ MARGIN_SECONDS = 3.0
 """What a machine that does much else at once may add to any time."""
 RECOVERY_SECONDS = 30.0
 """So soon after its database is back, a receiver has drained its spool and gives effects again."""
-_PAUSE_SECONDS = 0.02 if SOAK else 0.06
+_PAUSE_SECONDS = 0.02 if SOAK else 0.1
 _NUMBERS = count()
 """Of clients; no two have the same, so that a marker tells one request from all others."""
 _AT_MOST_EACH = 20_000
@@ -173,7 +173,7 @@ class Receiver:
     def until_drained(self, seconds: float = RECOVERY_SECONDS) -> None:
         """Wait until its spool is empty, as /metrics says; where it is not in time, show all that may tell why."""
         try:
-            until(lambda: self.waiting() == 0, seconds, "the spool is drained")
+            until(lambda: self.waiting() == 0, seconds, "the spool is drained", pause=0.1)
         except AssertionError:
             metrics = requests.get(f"{self.url}/metrics", timeout=10)
             print(metrics.status_code, metrics.text, self.run("spool", "list").stdout, self.log[-10_000:], sep="\n\n")

@@ -19,6 +19,8 @@ from running import free_port
 from servers import Cluster, open_folder
 from sqlalchemy import make_url
 
+from webapp.storage.database import Database
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,6 +43,7 @@ class PostgreSQL(Cluster):
         """Make its data folder, and start it."""
         super().__init__(folder)
         self._port = free_port()
+        self._migrated: str | None = None
         self.make(
             "listen_addresses = '127.0.0.1'",
             f"port = {self._port}",
@@ -60,10 +63,19 @@ class PostgreSQL(Cluster):
                 cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
-    def new_database(self, tablespace: str = "pg_default") -> str:
+    def migrated_database(self, tablespace: str = "pg_default") -> str:
+        """The URL of a migrated database without rows, which belongs to the role."""
+        if self._migrated is None:
+            database = Database(self.new_database())
+            database.migrate()
+            database.close()
+            self._migrated = database.url.database
+        return self.new_database(tablespace, f"TEMPLATE {self._migrated}")
+
+    def new_database(self, tablespace: str = "pg_default", *more: str) -> str:
         """The URL of a database without tables, which belongs to the role."""
         name = f"test_{uuid.uuid4().hex}"
-        self.run(f"CREATE DATABASE {name} OWNER {_ROLE} TABLESPACE {tablespace}")
+        self.run(f"CREATE DATABASE {name} OWNER {_ROLE} TABLESPACE {tablespace} {' '.join(more)}")
         url = make_url("postgresql+psycopg://").set(
             username=_ROLE, password=_PASSWORD, host="127.0.0.1", port=self._port, database=name
         )

@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def until(condition: Callable[[], object], seconds: float = 20, what: str = "it happens") -> None:
-    """Return as soon as the condition holds; fail if it does not in time."""
+def until(
+    condition: Callable[[], object], seconds: float = 20, what: str = "it happens", *, pause: float = 0.03
+) -> None:
+    """Return as soon as the condition holds, looking every ``pause`` seconds; fail if it does not in time."""
     # Attempts are counted: a test may have set the clock.
-    for _ in range(round(seconds * 50)):
+    for _ in range(round(seconds / pause)):
         if condition():
             return
-        time.sleep(0.02)
+        time.sleep(pause)
     raise AssertionError(f"not within {seconds:.0f} s: {what}")

@@ -52,8 +52,7 @@ def random(request: pytest.FixtureRequest) -> Random:
 
 @pytest.fixture
 def database(postgres: PostgreSQL) -> Iterator[Database]:
-    database = Database(postgres.new_database())
-    database.migrate()
+    database = Database(postgres.migrated_database())
     yield database
     database.close()
 

@@ -8,6 +8,7 @@ Each test lets clients send all the time, does something bad at a random moment,
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -32,6 +33,8 @@ from webapp.storage.database import Database
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from servers import Shared
+
 ON_POSTGRESQL = pytest.mark.parametrize("kind", ["postgresql"])
 ON_SQLITE = pytest.mark.parametrize("kind", ["sqlite"])
 EFFECTS = {"settled", "stale", "conflict", "corrected", "confirmed", "enriched", "progressed", "duplicate"}
@@ -52,7 +55,6 @@ class Stage:
     def __init__(self, folder: Path, url: str, random: Random) -> None:
         self.url = url
         self.database = Database(url)
-        self.database.migrate()
         self.ledger = Ledger()
         self.random = random
         self.receivers: list[Receiver] = []
@@ -96,11 +98,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def stage(kind: str, request: pytest.FixtureRequest, tmp_path: Path, random: Random) -> Iterator[Stage]:
+def stage(kind: str, request: pytest.FixtureRequest, tmp_path: Path, random: Random, shared: Shared) -> Iterator[Stage]:
     if kind == "sqlite":
-        url = f"sqlite:///{tmp_path / 'calls.db'}"
+        url = f"sqlite:///{shutil.copyfile(shared.migrated_file, tmp_path / 'calls.db')}"
     else:
-        url = request.getfixturevalue("postgres").new_database()
+        url = request.getfixturevalue("postgres").migrated_database()
     with _stage(tmp_path, url, random) as stage:
         yield stage
 
@@ -135,7 +137,7 @@ def test_a_server_that_is_killed_three_times_loses_nothing_that_it_answered(stag
 def test_a_server_that_is_killed_while_its_database_is_away_loses_nothing_that_it_spooled(
     postgres: PostgreSQL, tmp_path: Path, random: Random
 ) -> None:
-    with _stage(tmp_path, postgres.new_database(), random) as stage:
+    with _stage(tmp_path, postgres.migrated_database(), random) as stage:
         receiver = stage.receiver()
         with stage.load() as load:
             load.go_on(0.1, 0.3)
@@ -246,8 +248,8 @@ def test_while_postgresql_is_away_reports_are_spooled_and_then_stored(
 @ON_POSTGRESQL
 def test_a_postgresql_that_is_restarted_in_mid_commit_costs_nothing(stage: Stage, postgres: PostgreSQL) -> None:
     stage.receiver()
-    with stage.load(clients=10) as load:
-        for how in ("immediate", "fast", "immediate"):
+    with stage.load() as load:
+        for how in ("immediate", "fast"):
             load.go_on(0.1, lasting(0.6, 10))
             postgres.stop(how)
             postgres.start()
@@ -281,7 +283,7 @@ def test_of_two_receivers_on_one_database_one_with_a_full_spool_says_so_and_the_
     stage: Stage, postgres: PostgreSQL
 ) -> None:
     small, large = stage.receiver(SPOOL_LIMIT="64KiB"), stage.receiver()
-    with stage.load(clients=8) as load:
+    with stage.load(clients=8, padding=2000) as load:
         load.go_on(0.2, 0.6)
         with postgres.stopped():
             load.until_answered("503", load.go_on(lasting(0.1, 30)), number=10)
@@ -296,11 +298,11 @@ def test_of_two_receivers_on_one_database_one_with_a_full_spool_says_so_and_the_
 @ON_POSTGRESQL
 def test_a_full_spool_is_drained_and_takes_again_under_load(stage: Stage, postgres: PostgreSQL) -> None:
     receiver = stage.receiver(SPOOL_LIMIT="64KiB")
-    with stage.load() as load:
+    with stage.load(padding=300) as load:
         for _ in range(2):
             with postgres.stopped():
                 began = load.go_on(0.1)
-                load.until_answered("spooled", began, number=100)
+                load.until_answered("spooled", began, number=30)
                 load.until_answered("503", began, number=10)
             load.until_effects_again()
             receiver.until_drained()
@@ -329,21 +331,21 @@ def test_while_the_sqlite_file_is_locked_reports_are_spooled_and_then_stored(sta
 
 
 def test_a_full_disk_of_the_database_costs_nothing(
-    kind: str, tmp_path: Path, random: Random, request: pytest.FixtureRequest
+    kind: str, tmp_path: Path, random: Random, request: pytest.FixtureRequest, shared: Shared
 ) -> None:
     with ExitStack() as until_the_end:
         disk = until_the_end.enter_context(small_disk(64))
         if kind == "sqlite":
-            url = f"sqlite:///{disk.folder / 'calls.db'}"
+            url = f"sqlite:///{shutil.copyfile(shared.migrated_file, disk.folder / 'calls.db')}"
         else:
             postgres = request.getfixturevalue("postgres")
-            url = postgres.new_database(until_the_end.enter_context(postgres.small_tablespace(disk)))
+            url = postgres.migrated_database(until_the_end.enter_context(postgres.small_tablespace(disk)))
         stage = until_the_end.enter_context(_stage(tmp_path, url, random))
         stage.receiver()
-        with stage.load(clients=10) as load:
+        with stage.load() as load:
             load.go_on(0.2, 0.6)
             disk.fill()
-            load.until_answered("spooled", load.go_on(lasting(1, 20)), number=100, seconds=60)
+            load.until_answered("spooled", load.go_on(lasting(1, 20)), number=50, seconds=60)
             disk.free()
             load.until_effects_again()
 
@@ -358,7 +360,7 @@ def test_full_spool_disk_gives_503_until_there_is_space_again(
     assert kind == "postgresql"
     with (
         small_disk(2) as disk,
-        _stage(tmp_path, postgres.new_database(), random) as stage,
+        _stage(tmp_path, postgres.migrated_database(), random) as stage,
     ):
         stage.receiver(INSTANCE_DIR=str(disk.folder / "instance"))
         with stage.load() as load:
@@ -382,14 +384,14 @@ def test_a_spool_that_filled_its_disk_by_itself_is_drained_all_the_same(
     assert kind == "postgresql"
     with (
         small_disk(1) as disk,
-        _stage(tmp_path, postgres.new_database(), random) as stage,
+        _stage(tmp_path, postgres.migrated_database(), random) as stage,
     ):
         receiver = stage.receiver(INSTANCE_DIR=str(disk.folder / "instance"))
-        with stage.load(clients=12, padding=4000) as load:
+        with stage.load(padding=6000) as load:
             for _ in range(2):
                 with postgres.stopped():
                     began = load.go_on(0.1)
-                    load.until_answered("503", began, number=100, seconds=60)
+                    load.until_answered("503", began, number=20, seconds=60)
                     assert stage.ledger.results(began)["spooled"] > 30
                 load.until_effects_again()
                 receiver.until_drained()
@@ -399,19 +401,20 @@ def test_a_spool_that_filled_its_disk_by_itself_is_drained_all_the_same(
 
 @ON_SQLITE
 def test_full_disk_of_database_and_spool_gives_503_until_there_is_space_again(
-    kind: str, tmp_path: Path, random: Random
+    kind: str, tmp_path: Path, random: Random, shared: Shared
 ) -> None:
     assert kind == "sqlite"
     with small_disk(8) as disk:
         instance = disk.folder / "instance"
         instance.mkdir()
-        with _stage(tmp_path, f"sqlite:///{instance / 'calls.db'}", random) as stage:
+        url = f"sqlite:///{shutil.copyfile(shared.migrated_file, instance / 'calls.db')}"
+        with _stage(tmp_path, url, random) as stage:
             stage.receiver(INSTANCE_DIR=str(instance))
             with stage.load() as load:
                 for _ in range(2):
                     load.go_on(0.2, 0.6)
                     disk.fill()
-                    load.until_answered("503", load.go_on(lasting(0.1, 20)), number=50, seconds=60)
+                    load.until_answered("503", load.go_on(lasting(0.1, 20)), number=20, seconds=60)
                     disk.free()
                     load.until_effects_again()
 
@@ -423,7 +426,7 @@ def test_full_disk_of_database_and_spool_gives_503_until_there_is_space_again(
 
 def test_a_deep_spool_is_drained_while_reports_get_effects(stage: Stage, tmp_path: Path) -> None:
     folder = tmp_path / "instance"
-    spool, number = Spool(folder, 1 << 30), int(lasting(4000, 200_000))
+    spool, number = Spool(folder, 1 << 30), int(lasting(2000, 200_000))
     for first in range(0, number, 1000):
         spool.append(
             [
@@ -470,13 +473,13 @@ def test_a_corrupt_spool_is_set_aside_and_what_sqlite_reads_of_it_is_stored(
     stage: Stage, postgres: PostgreSQL, where: str
 ) -> None:
     receiver = stage.receiver()
-    with stage.load() as load:
+    with stage.load(clients=10) as load:
         with postgres.stopped():
             load.until_answered("spooled", load.go_on(0.1), number=200)
             receiver.kill()
             lost = frozenset(corrupt(receiver.instance / "spool.db", where))
             receiver.start()
-            load.until_answered("spooled", load.go_on(0.1), number=50)
+            load.until_answered("spooled", load.go_on(0.1), number=10)
         load.until_effects_again()
 
     assert "THE SPOOL IS CORRUPT" in receiver.log
@@ -515,7 +518,7 @@ def test_a_report_that_the_database_refuses_is_kept_apart_and_its_neighbours_are
     with stage.database.transaction() as connection:
         connection.execute(text(POISON[kind]))
     stage.receiver()
-    with stage.load(clients=12, poison="poison") as load:
+    with stage.load(poison="poison") as load:
         load.go_on(lasting(1.5, 30))
 
     answers = {entry.result for entry in stage.ledger.entries if entry.reference_id == "poison"}
