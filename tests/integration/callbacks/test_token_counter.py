@@ -70,18 +70,15 @@ def test_wrong_tokens_do_not_make_right_ones_be_written_more_often(
 
 
 def test_right_tokens_are_written_when_their_minute_is_over(
-    database: Database, written: list[int], monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(token_counter, "_WRITE_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(token_counter, "RIGHT_PAUSE_SECONDS", 0.05)
     counter = TokenCounter(database)
-    for _ in range(2):
+    for number in (1, 2):
         counter.count_right(TOKENS[0])
-        before = len(written)
-        until(lambda before=before: len(written) > before)  # type: ignore[misc]
+        until(lambda number=number: stored(database) == {"oLd0": number})  # type: ignore[misc]
     counter.close()
-
-    assert stored(database) == {"oLd0": 2}
 
 
 def test_counts_wait_while_the_database_is_away(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
