@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ _HEADERS = {
 
 
 def protect(response: Response, *, public: bool = False) -> None:
-    """Add them; ``public``: a style sheet or script, which a browser may keep for an hour."""
+    """Add them; ``public``: a style sheet or script, which a browser may keep for an hour if it is found."""
     response.headers.update(_HEADERS)
-    response.headers["Cache-Control"] = "public, max-age=3600" if public else "no-store"
+    kept = public and response.status_code < HTTPStatus.BAD_REQUEST
+    response.headers["Cache-Control"] = "public, max-age=3600" if kept else "no-store"
