@@ -298,6 +298,7 @@ def say(address: str, call: PlacedCall | None, said: dict[str, Any]) -> None:
     assert answer.status_code == 200, answer.text
 
 
+@ON_SQLITE
 def test_a_call_that_esms_does_not_know_is_a_finding_of_its_own(esms: Sandbox, database: Database) -> None:
     one, other, *rest = settled(esms, database, 5)
     esms.faults = {one: "104", other: "105"}
@@ -315,6 +316,7 @@ def test_a_call_that_esms_does_not_know_is_a_finding_of_its_own(esms: Sandbox, d
     assert f"  {one}\n" in shown.stdout
 
 
+@ON_SQLITE
 def test_an_answer_that_is_not_final_disagrees_in_send_status_and_nothing_said_is_no_finding(
     esms: Sandbox, database: Database
 ) -> None:
@@ -339,6 +341,7 @@ def test_an_answer_that_is_not_final_disagrees_in_send_status_and_nothing_said_i
     assert stored_call(database, one).send_status == 5
 
 
+@ON_SQLITE
 def test_unknown_codes_and_failures_are_no_findings_and_are_named(
     esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +362,7 @@ def test_unknown_codes_and_failures_are_no_findings_and_are_named(
     assert re.search(r"failed with http-500: 5\.\n  \S+, \S+ and 3 more\n", audit().stdout)
 
 
+@ON_SQLITE
 def test_code_99_decides_nothing_by_itself(esms: Sandbox, database: Database) -> None:
     names = settled(esms, database, 2)
     esms.answer_all_with("99")
@@ -440,6 +444,7 @@ def test_only_settled_calls_in_the_range_are_asked_about_whatever_their_age(esms
     assert asked("--until", after(1)) == {june[0], july[0], unregistered[0]}
 
 
+@ON_SQLITE
 def test_nothing_to_ask_about_is_said_in_words(esms: Sandbox) -> None:
     shown = audit("--campaign", "none")
 
@@ -451,9 +456,7 @@ def test_nothing_to_ask_about_is_said_in_words(esms: Sandbox) -> None:
     assert esms.lookups == []
 
 
-@pytest.mark.parametrize(
-    ("sample", "size"), [("7", 7), ("1%", 1), ("10%", 4), ("99.9%", 40), ("100%", 40), ("40", 40), ("1000", 40)]
-)
+@pytest.mark.parametrize(("sample", "size"), [("7", 7), ("1%", 1), ("10%", 4), ("99.9%", 40), ("1000", 40)])
 @ON_SQLITE
 def test_a_sample_asks_about_exactly_as_many_and_the_seed_repeats_it(
     esms: Sandbox, database: Database, sample: str, size: int, monkeypatch: pytest.MonkeyPatch
@@ -491,6 +494,7 @@ def test_a_full_audit_reads_its_calls_in_portions(
     assert (findings["sample"], findings["seed"], findings["asked"], findings["unasked"]) == (None, None, 30, 0)
 
 
+@ON_SQLITE
 def test_any_seed_is_taken_and_printed_by_default(esms: Sandbox, database: Database) -> None:
     settled(esms, database, 30)
 
@@ -560,6 +564,7 @@ def test_a_call_that_is_gone_meanwhile_is_undecided(esms: Sandbox, database: Dat
 
 
 @pytest.mark.parametrize("code", ["101", "140", "143"])
+@ON_SQLITE
 def test_a_refused_account_ends_it_at_once_with_3(esms: Sandbox, database: Database, code: str) -> None:
     settled(esms, database, 10)
     esms.answer_all_with(code)
@@ -573,6 +578,7 @@ def test_a_refused_account_ends_it_at_once_with_3(esms: Sandbox, database: Datab
     assert "not asked about: 10, because eSMS refuses the account" in result.stderr
 
 
+@ON_SQLITE
 def test_when_esms_does_not_answer_it_ends_after_30_look_ups_and_says_how_many_were_not_asked(
     esms: Sandbox, database: Database
 ) -> None:
@@ -593,6 +599,7 @@ def test_when_esms_does_not_answer_it_ends_after_30_look_ups_and_says_how_many_w
     assert everything(database) == before
 
 
+@ON_SQLITE
 def test_when_esms_goes_down_in_between_what_was_found_is_shown(esms: Sandbox, database: Database) -> None:
     names = sorted(settled(esms, database, 150))
     forge(database, names[0], call_status="BUSY")
@@ -621,6 +628,7 @@ def test_a_call_that_is_always_rate_limited_has_failed_after_three_repeats(esms:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@ON_SQLITE
 def test_when_interrupted_it_finishes_what_is_in_flight_and_reports_what_it_has(
     esms: Sandbox, database: Database, number: signal.Signals
 ) -> None:
@@ -651,6 +659,7 @@ def test_it_can_be_stopped_while_it_draws(esms: Sandbox, database: Database, mon
     assert (findings.asked, findings.unasked, findings.cut_short, esms.lookups) == (0, 5, "interrupted", [])
 
 
+@ON_SQLITE
 def test_a_sample_of_all_that_is_cut_short_is_a_smaller_sample(
     esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -780,6 +789,7 @@ def test_it_shares_one_rate_with_reconcile(esms: Sandbox, database: Database) ->
 # What is shown
 
 
+@ON_SQLITE
 def test_a_disagreement_is_one_line_and_a_sentence_says_what_is_proved(esms: Sandbox, database: Database) -> None:
     names = settled(esms, database, 3)
     truth = esms.calls[names[0]]
@@ -802,6 +812,7 @@ def test_a_disagreement_is_one_line_and_a_sentence_says_what_is_proved(esms: San
     assert "\x1b" not in shown
 
 
+@ON_SQLITE
 def test_of_many_findings_the_first_are_shown_and_json_has_all(
     esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -818,6 +829,7 @@ def test_of_many_findings_the_first_are_shown_and_json_has_all(
     assert shown.stdout.count("  corrected\n") == 2
 
 
+@ON_SQLITE
 def test_a_sample_says_how_large_the_share_of_wrong_calls_can_be(esms: Sandbox, database: Database) -> None:
     names = settled(esms, database, 60)
     esms.faults = {names[0]: "105"}

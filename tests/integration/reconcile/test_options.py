@@ -210,6 +210,7 @@ def test_registered_calls_come_first_and_the_others_get_one_look_up_in_ten(
     assert not any(in_order[110:])
 
 
+@ON_SQLITE
 def test_calls_known_from_callbacks_alone_get_no_more_than_one_in_ten_for_a_time_when_none_was_due(
     esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
