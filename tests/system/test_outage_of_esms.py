@@ -223,7 +223,7 @@ def test_an_esms_that_flaps_loses_no_call_and_charges_none_twice(
 ) -> None:
     missing(esms, database, 300)
     with flapping(esms, 0.15):
-        first = counts(reconcile("--json", RECONCILE_RATE="200").stdout)
+        first = counts(reconcile("--json", RECONCILE_RATE="200", ESMS_TIMEOUT="20s").stdout)
 
     for number, code in charged(database):
         assert (number, code) in {(0, None), (1, "100"), (1, "unreachable")}
@@ -232,7 +232,7 @@ def test_an_esms_that_flaps_loses_no_call_and_charges_none_twice(
     for call in rows(database, calls):
         if not call["settled_at"]:
             change(database, call["reference_id"], next_lookup_at=None)
-    assert reconcile().exit_code == 0
+    assert reconcile(ESMS_TIMEOUT="20s").exit_code == 0
     assert all(call["settled_at"] for call in rows(database, calls))
 
 

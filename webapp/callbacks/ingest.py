@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_DATABASE_SHARE = 0.4
-"""Part of ANSWER_WITHIN for the database, and again for the spool. The rest is for everything else."""
+_DATABASE_SHARE, _SPOOL_SHARE = 0.4, 2 / 3
+"""Parts of what is left of ANSWER_WITHIN: for the database, and then for the spool. The rest is for everything else."""
 _LARGE = 4096
 """Bytes of a request from which parsing it may take milliseconds, up to 20 for a body of 64 KiB."""
 
@@ -71,20 +71,20 @@ class Ingest:
         began = time.monotonic() if began is None else began
         try:
             is_large = len(request.query) + len(request.body) >= _LARGE
-            with others_first(self._parsing_large, self._seconds_for_each(began)) if is_large else nullcontext():
+            with others_first(self._parsing_large, self._left(began) * _DATABASE_SHARE) if is_large else nullcontext():
                 request = hide_phones(request, self._database.phones)
                 callback = parsing.parse(request, self._redact)
         except MemoryError:
-            self._spool_request(request, self._seconds_for_each(began))
+            self._spool_request(request, began)
             return Accepted("spooled", "(not read: out of memory)")
         except TimeoutError:
             raise Overloaded(f"too many requests of over {_LARGE // 1024} KiB came at once") from None
-        seconds = self._seconds_for_each(began)
         if callback.report and callback.context:
             callback.context.reference_id = callback.report.reference_id
         if callback.report and callback.report.unread:
             _count_unread(callback.report.unread)
         if not self._breaker.is_open:
+            seconds = self._left(began) * _DATABASE_SHARE
             try:
                 return self._store.write(callback, seconds)
             except Overloaded:
@@ -95,7 +95,7 @@ class Ingest:
                 self._breaker.open(f"{self._database.name}: no answer in {seconds:.1f} s")
             except Exception:
                 log.exception("a callback could be neither stored nor rejected, and goes to the spool: %s", request.id)
-        self._spool_request(callback.request, seconds)
+        self._spool_request(callback.request, began)
         return Accepted("spooled", callback.report.reference_id) if callback.report else NotAccepted(callback.reason)
 
     def start(self) -> None:
@@ -118,15 +118,15 @@ class Ingest:
         if self._spool:
             self._spool.close()
 
-    def _seconds_for_each(self, began: float) -> float:
-        """The seconds that the database may take, and again the spool."""
-        return max(0.0, self.answer_seconds - (time.monotonic() - began)) * _DATABASE_SHARE
+    def _left(self, began: float) -> float:
+        """The seconds until a callback that began then has to be answered."""
+        return max(0.0, self.answer_seconds - (time.monotonic() - began))
 
-    def _spool_request(self, request: CallbackRequest, seconds: float) -> None:
+    def _spool_request(self, request: CallbackRequest, began: float) -> None:
         if self._spool_writer is None or self.drain is None:
             raise Unavailable(f"{self._database.name} cannot take reports now, and the spool is off")
         try:
-            self._spool_writer.write(request, seconds)
+            self._spool_writer.write(request, self._left(began) * _SPOOL_SHARE)
         except SpoolError as problem:
             raise Unavailable(f"neither the database nor the spool can take a report: {problem}") from problem
         except TooLate:

@@ -27,6 +27,7 @@ from sqlalchemy import NullPool, create_engine, select, text
 from until import until
 
 from webapp.callbacks import parsing
+from webapp.callbacks.batch_writer import BatchWriter
 from webapp.callbacks.ingest import Ingest
 from webapp.callbacks.parsing import report_from_request, request_as_json
 from webapp.callbacks.request import CallbackRequest
@@ -262,6 +263,29 @@ def test_without_a_database_reports_are_spooled(tmp_path: Path, spool: Spool) ->
     with ingest_on(f"sqlite:///{tmp_path}/nowhere/calls.db", spool) as receiver:
         assert receiver.receive(request("ReferenceId=a")) == Accepted("spooled", "a")
     assert spool.depth().reports == 1
+
+
+@ON_SQLITE
+def test_the_spool_has_the_time_that_the_database_does_not_need(
+    database: Database, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is slow for some seconds costs no callback then."""
+    given: list[float] = []
+    write = BatchWriter.write
+
+    def noting(self: BatchWriter[Any, Any], item: Any, seconds: float) -> Any:
+        given.append(seconds)
+        return write(self, item, seconds)
+
+    monkeypatch.setattr(BatchWriter, "write", noting)
+    with ingest_on(database, spool, timedelta(minutes=1)) as receiver, tables_gone(database):
+        for _ in range(2):  # the first finds out that the database takes no report
+            assert receiver.receive(request("ReferenceId=a")) == Accepted("spooled", "a")
+
+    (database_seconds, *spool_seconds) = given
+    assert 20 < database_seconds <= 24
+    assert len(spool_seconds) == 2
+    assert all(36 < seconds <= 40 for seconds in spool_seconds)
 
 
 @contextmanager
