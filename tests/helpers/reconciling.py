@@ -35,7 +35,7 @@ from webapp.support.settings import load_settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Table
+    from sqlalchemy import Connection, Table
 
     from webapp.storage.claims import Due
     from webapp.storage.database import Database
@@ -113,13 +113,18 @@ def shown_secrets(*texts: str) -> list[str]:
 
 def everything(database: Database) -> dict[str, list[dict[str, Any]]]:
     """All that is stored, by table."""
-    return {table.name: rows(database, table) for table in Base.metadata.sorted_tables}
+    with database.snapshot(limited=False) as connection:
+        return {table.name: _rows(connection, table) for table in Base.metadata.sorted_tables}
 
 
 def rows(database: Database, table: Table) -> list[dict[str, Any]]:
     with database.snapshot(limited=False) as connection:
-        in_order = select(table).order_by(*table.primary_key)
-        return [dict(row) for row in connection.execute(in_order).mappings()]
+        return _rows(connection, table)
+
+
+def _rows(connection: Connection, table: Table) -> list[dict[str, Any]]:
+    in_order = select(table).order_by(*table.primary_key)
+    return [dict(row) for row in connection.execute(in_order).mappings()]
 
 
 def runs(database: Database) -> list[str | None]:

@@ -116,10 +116,10 @@ def test_a_file_is_read_as_register_reads_it(writer: Writer, reader: Reader, tmp
 
 @SET
 def test_every_call_of_a_long_file_is_taken_back(reader: Reader) -> None:
-    given = "".join(f"call-{number}\n" for number in range(2500))
+    given = "".join(f"call-{number}\n" for number in range(1100))
     done("register", stdin=given)
 
-    assert done("unregister", "--file", "-", stdin=given).startswith("removed 2500, no longer registered 0, unknown 0")
+    assert done("unregister", "--file", "-", stdin=given).startswith("removed 1100, no longer registered 0, unknown 0")
     assert reader.count() == 0
 
 

@@ -313,11 +313,11 @@ def test_calls_that_were_given_up_can_be_reopened_and_are_due_at_once(
 
 
 def test_more_calls_than_one_transaction_takes_are_reopened(writer: Writer, reader: Reader) -> None:
-    names = [f"call-{number}" for number in range(2100)]
+    names = [f"call-{number}" for number in range(1100)]
     register(writer, dict.fromkeys(names, -100 * HOUR))
     writer.conclude([LookupAnswer(name, "105") for name in names], NOW, give_up=GIVE_UP)
 
-    assert writer.reopen(CallFilter(reference_ids=tuple(names[:2050])), at(1)) == 2050
+    assert writer.reopen(CallFilter(reference_ids=tuple(names[:1050])), at(1)) == 1050
     assert reader.given_up(CallFilter()) == 50
 
 

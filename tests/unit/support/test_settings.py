@@ -301,13 +301,12 @@ def test_every_command_is_looked_at_here() -> None:
     assert {*EVERY_COMMAND, "completion", "sandbox"} == set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", [*EVERY_COMMAND, "sandbox"])
-def test_no_command_but_serve_makes_a_token(command: str, tmp_path: Path) -> None:
+def test_no_command_but_serve_makes_a_token(tmp_path: Path) -> None:
     """A callback-url with a token that no server knows would send eSMS's callbacks into the void."""
-    if command not in {"serve", "sandbox"}:
-        assert "Traceback" not in run("migrate").output + run(command, *EVERY_COMMAND[command]).output
-
-    assert not list(tmp_path.rglob("*token*"))
+    assert "Traceback" not in run("migrate").output
+    for command in (name for name in EVERY_COMMAND if name != "serve"):
+        assert "Traceback" not in run(command, *EVERY_COMMAND[command]).output, command
+        assert not list(tmp_path.rglob("*token*")), command
 
 
 @pytest.mark.parametrize("command", EVERY_COMMAND)
