@@ -119,7 +119,7 @@ def _in_json(value: Any, phones: PhoneStorage) -> Any:
         return {phones.in_text(name): _in_value(name, inner, phones) for name, inner in value.items()}
     if isinstance(value, list):
         return [_in_json(inner, phones) for inner in value]
-    if isinstance(value, bool) or not isinstance(value, str | int):
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         return value
     text = str(value)
     hidden = phones.in_text(text)

@@ -258,7 +258,7 @@ def _text_of(value: Any) -> str:
     """A value that is no text, as text."""
     if value is None:
         return ""
-    return str(value) if type(value) is int else NO_TEXT
+    return str(value) if type(value) in {int, float} else NO_TEXT
 
 
 def is_blank(value: Any) -> bool:
@@ -350,7 +350,9 @@ class _Object(list[tuple[str, Any]]):
 
 
 def read_json_object(content: bytes, *, strict: bool = False) -> list[tuple[str, Any]]:
-    """The pairs of a JSON object; raises Unreadable. Numbers with a point stay text, so that no digit is lost.
+    """The pairs of a JSON object; raises Unreadable. A number that Python would write otherwise stays text.
+
+    So no digit is lost: ``450.0000``, ``1E5`` or twenty digits are text.
 
     ``strict``: an object with a repeated name (whatever its case) and the numbers NaN and Infinity are unreadable, too.
     """
@@ -359,7 +361,7 @@ def read_json_object(content: bytes, *, strict: bool = False) -> list[tuple[str,
             content.decode("utf-8", "surrogateescape"),
             object_pairs_hook=_object_without_repetition if strict else _Object,
             parse_int=lambda digits: int(digits) if len(digits) < 20 and digits != "-0" else digits,  # noqa: PLR2004
-            parse_float=str,
+            parse_float=_number_or_text,
             parse_constant=_no_number if strict else str,
         )
     except ValueError:
@@ -373,6 +375,11 @@ def _object_without_repetition(pairs: list[tuple[str, Any]]) -> _Object:
     if len({name.strip().lower() for name, _ in pairs}) < len(pairs):
         raise ValueError
     return _Object(pairs)
+
+
+def _number_or_text(digits: str) -> float | str:
+    number = float(digits)
+    return number if str(number) == digits else digits
 
 
 def _no_number(_: str) -> NoReturn:
