@@ -86,30 +86,26 @@ def answers(url: str) -> bool:
 
 
 def wait_until_answered(url: str) -> None:
-    until(lambda: answers(url), 30, f"{url} answers")
+    until(lambda: answers(url), 30, f"{url} answers", pause=0.1)
 
 
 def test_health_checks_succeed(services: Services) -> None:
     where = {"PGHOST": "127.0.0.1", "PGPORT": str(services.ports["postgres"])}
-    until(lambda: services.is_healthy("postgres", **where), 20, "postgres is healthy")
-    until(lambda: services.is_healthy("reconcile"), 20, "reconcile is healthy")
+    until(lambda: services.is_healthy("postgres", **where), 20, "postgres is healthy", pause=0.2)
+    until(lambda: services.is_healthy("reconcile"), 20, "reconcile is healthy", pause=0.5)
 
 
 def test_callbacks_come_in_while_one_receiver_is_gone(services: Services) -> None:
     statuses = [services.callback(f"before-{number}") for number in range(4)]
-    services.kill("receiver-2")
-    statuses += [services.callback(f"alone-{number}") for number in range(8)]
-    services.start("receiver-2")
-    wait_until_answered(f"{services.url('receiver-2')}/healthz")
     services.kill("receiver-1")
-    statuses += [services.callback(f"other-{number}") for number in range(8)]
+    statuses += [services.callback(f"alone-{number}") for number in range(8)]
     services.start("receiver-1")
     wait_until_answered(f"{services.url('receiver-1')}/healthz")
-    assert statuses == [200] * 20
+    assert statuses == [200] * 12
 
     bearer = {"Authorization": f"Bearer {API_TOKEN}"}
     page = requests.get(f"http://127.0.0.1:{services.inner}/api/calls", headers=bearer, timeout=20).json()
-    assert len(page["calls"]) == 20
+    assert len(page["calls"]) == 12
 
 
 def test_strangers_get_the_callback_url_alone(services: Services) -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from webapp.storage.database import Database
 
 ROOT = Path(__file__).parents[2]
-SHARE = 0.2
+SHARE = 0.15
 
 
 class Demo(NamedTuple):

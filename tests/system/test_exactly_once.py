@@ -408,7 +408,19 @@ A journal that is there after a loss of power undoes what it belongs to; so its 
 def traced(folder: Path, **environment: str) -> Iterator[tuple[int, Path]]:
     """A server whose system calls are written down: its port, and where."""
     trace, port = folder / "trace", free_port()
-    command = [str(STRACE), "-f", "--seccomp-bpf", "-qq", "-y", "-s", "8192", "-e", f"trace={CALLS}", "-e", "signal=none"]
+    command = [
+        str(STRACE),
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-y",
+        "-s",
+        "8192",
+        "-e",
+        f"trace={CALLS}",
+        "-e",
+        "signal=none",
+    ]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [*command, "-o", str(trace), COMMAND, "serve", "--bind", f"127.0.0.1:{port}"],
@@ -533,7 +545,18 @@ def test_instance_folder_and_its_files_are_synced_before_an_answer_relies_on_the
     tmp_path: Path, command: list[str]
 ) -> None:
     trace, folder = tmp_path / "trace", tmp_path / "new" / "instance"
-    words = [str(STRACE), "-f", "--seccomp-bpf", "-qq", "-y", "-e", "trace=mkdir,mkdirat,link,linkat,fsync", "-e", "signal=none", "-o"]
+    words = [
+        str(STRACE),
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-y",
+        "-e",
+        "trace=mkdir,mkdirat,link,linkat,fsync",
+        "-e",
+        "signal=none",
+        "-o",
+    ]
     environment = os.environ | {"INSTANCE_DIR": str(folder)}
     subprocess.run([*words, str(trace), *command], check=True, env=environment, cwd=tmp_path, timeout=120)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from commands import a_terminal
 from running import wait_until_healthy
+from until import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -142,15 +143,16 @@ def test_tour_works_as_written(clone: Path, empty_database_url: str) -> None:
         environment["DATABASE_URL"] = empty_database_url
         terminal(clone, "make install && .venv/bin/esms-calls migrate", environment)
     with background(clone, f"exec {serve.commands}", environment) as (server, shown):
-        wait_until_healthy("http://127.0.0.1:8000", server, seconds=600)  # it installs first
+        _wait_for("127.0.0.1:8000", shown)  # it installs first
+        wait_until_healthy("http://127.0.0.1:8000", server)
         assert_shown(serve.output, shown.read_text())
+        # What follows is the same on both, and each command has tests of its own on each.
+        if not embedded:
+            return
         with background(clone, sandbox.commands, environment) as (_, progress):
             _wait_for("Answering look-ups", progress)
             assert_shown(sandbox.output, progress.read_text())
             assert_shown(ask.output, terminal(clone, ask.commands, environment))
-            # From here on the database makes no difference.
-            if not embedded:
-                return
             assert '"reference_id":' in terminal(clone, f". .venv/bin/activate\n{take_along.commands}", environment)
         assert len((clone / "calls.csv").read_text().splitlines()) == 201
 
@@ -167,8 +169,4 @@ def test_tour_works_as_written(clone: Path, empty_database_url: str) -> None:
 
 
 def _wait_for(words: str, file: Path) -> None:
-    for _ in range(600):
-        if words in file.read_text():
-            return
-        time.sleep(0.1)
-    raise AssertionError(file.read_text())
+    until(lambda: words in file.read_text(), 600, f"{words} in {file.read_text()}", pause=0.2)
