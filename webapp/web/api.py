@@ -85,7 +85,8 @@ def blueprint(writer: Writer, reader: Reader, tokens: Callable[[], tuple[str, ..
 
 def _check_token(tokens: tuple[str, ...]) -> None:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not is_accepted(token, tokens):
+    # RFC 9110 allows several blanks.
+    if scheme.lower() != "bearer" or not is_accepted(token.lstrip(" "), tokens):
         raise Unauthorized(
             "Send the header `Authorization: Bearer <API_TOKEN>`.", www_authenticate=WWWAuthenticate("bearer")
         )

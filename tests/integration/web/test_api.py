@@ -126,7 +126,7 @@ def test_without_the_bearer_token_nothing_is_shown_or_stored(
 @ON_SQLITE
 def test_every_one_of_several_tokens_works(settings: Settings) -> None:
     app = create_app(settings.model_copy(update={"api_token": (API_TOKEN, "the-old-api-token")}))
-    for header in (f"Bearer {API_TOKEN}", "Bearer the-old-api-token", f"bearer {API_TOKEN}"):
+    for header in (f"Bearer {API_TOKEN}", "Bearer the-old-api-token", f"bearer  {API_TOKEN}"):
         assert app.test_client().get("/api/calls", headers={"Authorization": header}).status_code == 200
     app.extensions["token_counter"].close()
     app.extensions["database"].close()
