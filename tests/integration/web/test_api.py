@@ -79,9 +79,8 @@ def api(client: FlaskClient) -> Api:
 
 
 @ON_SQLITE
-@pytest.mark.parametrize(
-    "headers",
-    [
+def test_without_the_bearer_token_nothing_is_shown_or_stored(client: FlaskClient, reader: Reader) -> None:
+    for headers in [
         {},
         {"Authorization": "Bearer wrong-token-of-the-tests"},
         {"Authorization": f"Bearer {API_TOKEN}x"},
@@ -98,29 +97,25 @@ def api(client: FlaskClient) -> Api:
         {"Authorization": f"Basic {base64.b64encode(f'{API_TOKEN}:'.encode()).decode()}"},
         {"X-Api-Token": API_TOKEN},
         {"Cookie": f"token={API_TOKEN}"},
-    ],
-)
-def test_without_the_bearer_token_nothing_is_shown_or_stored(
-    client: FlaskClient, reader: Reader, headers: dict[str, str]
-) -> None:
-    asked = [
-        client.get("/api/calls", headers=headers),
-        client.get(f"/api/calls?token={API_TOKEN}&access_token={API_TOKEN}", headers=headers),
-        client.get("/api/calls/a", headers=headers),
-        client.get("/api/calls/", headers=headers),
-        client.get("/api/nothing", headers=headers),
-        client.get("/api", headers=headers),
-        client.delete("/api/calls", headers=headers),
-        client.options("/api/calls", headers=headers),
-        client.post("/api/calls", json={"reference_id": "a"}, headers=headers),
-        client.post("/api/calls", data={"token": API_TOKEN}, headers=headers),
-    ]
+    ]:
+        asked = [
+            client.get("/api/calls", headers=headers),
+            client.get(f"/api/calls?token={API_TOKEN}&access_token={API_TOKEN}", headers=headers),
+            client.get("/api/calls/a", headers=headers),
+            client.get("/api/calls/", headers=headers),
+            client.get("/api/nothing", headers=headers),
+            client.get("/api", headers=headers),
+            client.delete("/api/calls", headers=headers),
+            client.options("/api/calls", headers=headers),
+            client.post("/api/calls", json={"reference_id": "a"}, headers=headers),
+            client.post("/api/calls", data={"token": API_TOKEN}, headers=headers),
+        ]
 
-    assert {answer.status_code for answer in asked} == {401}
-    assert {answer.headers["WWW-Authenticate"].strip() for answer in asked} == {"Bearer"}
-    assert len({answer.data for answer in asked}) == 1
-    assert set(asked[0].get_json()) == {"error"}
-    assert reader.count() == 0
+        assert {answer.status_code for answer in asked} == {401}
+        assert {answer.headers["WWW-Authenticate"].strip() for answer in asked} == {"Bearer"}
+        assert len({answer.data for answer in asked}) == 1
+        assert set(asked[0].get_json()) == {"error"}
+        assert reader.count() == 0
 
 
 @ON_SQLITE
@@ -209,17 +204,16 @@ PHONES = [
 ]
 
 
-@pytest.mark.parametrize("asked", PHONES)
-def test_a_phone_is_found_however_it_and_the_question_are_written(api: Api, asked: str) -> None:
+def test_a_phone_is_found_however_it_and_the_question_are_written(api: Api) -> None:
     given = ["0901 888 484", "+84901888484", "0084 901888484", "84901888484", "0901888485", "no number", ""]
     api.register([{"reference_id": f"r{place}", "phone": phone} for place, phone in enumerate(given)])
     api.callback("SMSID=otp&SendStatus=5&SendSuccess=1&SendFailed=0&TypeId=8&phonenumber=84901888484")
-
-    assert sorted(api.found(f"phone={asked}")) == ["otp", "r0", "r1", "r2", "r3"]
-    assert {api.call(name)["phone_e164"] for name in ("otp", "r0", "r1", "r2", "r3")} == {"+84901888484"}
-    assert api.call("r0")["phone"] == "0901 888 484"
-    assert api.found("phone=no number") == ["r5"]
-    assert [api.call(name)["phone_e164"] for name in ("r5", "r6")] == [None, None]
+    for asked in PHONES:
+        assert sorted(api.found(f"phone={asked}")) == ["otp", "r0", "r1", "r2", "r3"]
+        assert {api.call(name)["phone_e164"] for name in ("otp", "r0", "r1", "r2", "r3")} == {"+84901888484"}
+        assert api.call("r0")["phone"] == "0901 888 484"
+        assert api.found("phone=no number") == ["r5"]
+        assert [api.call(name)["phone_e164"] for name in ("r5", "r6")] == [None, None]
 
 
 def test_newer_values_replace_older_ones_and_blank_ones_replace_nothing(api: Api) -> None:
@@ -233,26 +227,22 @@ def test_newer_values_replace_older_ones_and_blank_ones_replace_nothing(api: Api
     assert call["registered_at"] == first
 
 
-@pytest.mark.parametrize(
-    ("given", "stored"),
-    [
+def test_times_without_a_zone_are_in_the_configured_one_and_shown_with_z(api: Api) -> None:
+    for written, stored in [
         ("2026-06-01T10:00:00+07:00", "2026-06-01T03:00:00.000000Z"),
         ("2026-06-01T10:00:00.123456Z", "2026-06-01T10:00:00.123456Z"),
         ("2026-06-01T10:00:00", "2026-06-01T03:00:00.000000Z"),
         ("2026-06-01", "2026-05-31T17:00:00.000000Z"),
         ("1/6/2026 10:00", "2026-06-01T03:00:00.000000Z"),
         ("2999-01-01T00:00:00Z", "2999-01-01T00:00:00.000000Z"),
-    ],
-)
-def test_times_without_a_zone_are_in_the_configured_one_and_shown_with_z(api: Api, given: str, stored: str) -> None:
-    assert api.register({"reference_id": "a", "placed_at": given})[0] == 201
-    assert api.call("a")["placed_at"] == stored
+    ]:
+        assert api.register({"reference_id": "a", "placed_at": written})[0] == 201
+        assert api.call("a")["placed_at"] == stored
 
 
 @ON_SQLITE
-@pytest.mark.parametrize(
-    ("item", "place"),
-    [
+def test_one_bad_item_refuses_the_whole_list_with_its_place(api: Api, reader: Reader) -> None:
+    for item, place in [
         ({}, "reference_id"),
         ({"reference_id": None}, "reference_id"),
         ({"reference_id": " "}, "reference_id"),
@@ -276,20 +266,18 @@ def test_times_without_a_zone_are_in_the_configured_one_and_shown_with_z(api: Ap
         ("a", "reference_id"),
         (None, "reference_id"),
         ([], "reference_id"),
-    ],
-)
-def test_one_bad_item_refuses_the_whole_list_with_its_place(api: Api, reader: Reader, item: Any, place: str) -> None:
-    listed = [{"reference_id": "x"}, {"reference_id": "y"}, {"reference_id": "z"}, item]
+    ]:
+        listed = [{"reference_id": "x"}, {"reference_id": "y"}, {"reference_id": "z"}, item]
 
-    status, answer = api.register(listed)
+        status, answer = api.register(listed)
 
-    assert status == 400
-    assert answer["error"].startswith(f"calls[3].{place}: ")
-    if isinstance(item, dict):
-        alone, answer = api.register(item)
-        assert alone == 400
-        assert answer["error"].startswith(f"{place}: ")
-    assert reader.count() == 0
+        assert status == 400, answer
+        assert answer["error"].startswith(f"calls[3].{place}: ")
+        if isinstance(item, dict):
+            alone, answer = api.register(item)
+            assert alone == 400
+            assert answer["error"].startswith(f"{place}: ")
+        assert reader.count() == 0
 
 
 @ON_SQLITE
@@ -422,9 +410,8 @@ def test_an_unknown_call_is_404(api: Api) -> None:
 
 
 @ON_SQLITE
-@pytest.mark.parametrize(
-    "reference_id",
-    [
+def test_any_reference_id_can_be_in_the_path(api: Api) -> None:
+    for reference_id in [
         "a/b",
         "/a",
         "//a//",
@@ -440,12 +427,10 @@ def test_an_unknown_call_is_404(api: Api) -> None:
         "./..",
         "a+b",
         "~!@$^*()[]{}|\\'\"<>;",
-    ],
-)
-def test_any_reference_id_can_be_in_the_path(api: Api, reference_id: str) -> None:
-    api.callback(f"ReferenceId={quote(reference_id, safe='')}")
+    ]:
+        api.callback(f"ReferenceId={quote(reference_id, safe='')}")
 
-    assert api.call(quote(reference_id, safe=""))["reference_id"] == reference_id
+        assert api.call(quote(reference_id, safe=""))["reference_id"] == reference_id
 
 
 def test_identities_are_found_without_case_and_space(api: Api) -> None:
@@ -512,9 +497,8 @@ def test_calls_are_filtered_by_every_parameter_newest_placed_first(many: Api) ->
 
 
 @ON_SQLITE
-@pytest.mark.parametrize(
-    ("query", "name"),
-    [
+def test_a_bad_value_is_refused_by_name(many: Api) -> None:
+    for query, name in [
         ("since=yesterday", "since"),
         ("until=2026-02-30", "until"),
         ("until=0001-01-01T00:00:00+14:00", "until"),
@@ -537,13 +521,11 @@ def test_calls_are_filtered_by_every_parameter_newest_placed_first(many: Api) ->
         ("cursor=" + base64.urlsafe_b64encode(b"2026-06-01T00:00:00Z \xff").decode(), "cursor"),
         ("Status=ANSWERED", "'Status'"),
         ("%00=1", "'\\x00'"),
-    ],
-)
-def test_a_bad_value_is_refused_by_name(many: Api, query: str, name: str) -> None:
-    status, answer = many.get(f"?{query}")
+    ]:
+        status, answer = many.get(f"?{query}")
 
-    assert status == 400
-    assert answer["error"].startswith(f"{name}: ")
+        assert status == 400, answer
+        assert answer["error"].startswith(f"{name}: ")
 
 
 def test_a_page_has_100_calls_unless_limited(api: Api) -> None:
