@@ -1,4 +1,4 @@
-"""Compiles each statement and each template once in a test process, not once for each of its thousands of engines."""
+"""Compiles each statement, template and route once in a test process, not once for each of its thousands of engines."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import BytecodeCache
 from sqlalchemy import Engine, event
+from werkzeug.routing import Rule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jinja2.bccache import Bucket
     from sqlalchemy import Connection
 
@@ -45,3 +48,18 @@ _STATEMENTS = {"sqlite": _Statements(), "postgresql": _Statements()}
 @event.listens_for(Engine, "engine_connect")
 def _share(connection: Connection) -> None:
     connection.execution_options(compiled_cache=_STATEMENTS[connection.dialect.name])
+
+
+_compile_route = Rule._compile_builder  # noqa: SLF001 - most of the time in which an application is made
+_ROUTES: dict[tuple[object, ...], Callable[..., tuple[str, str]]] = {}
+
+
+def _compile_route_once(rule: Rule, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:  # noqa: FBT001, FBT002
+    """What makes URLs of a rule: it is handed the rule, and depends on nothing but its text."""
+    key = (rule.rule, rule.host, rule.subdomain, repr(rule.defaults), append_unknown)
+    if key not in _ROUTES:
+        _ROUTES[key] = _compile_route(rule, append_unknown)
+    return _ROUTES[key]
+
+
+Rule._compile_builder = _compile_route_once  # type: ignore[method-assign,assignment]  # noqa: SLF001
