@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -193,14 +194,20 @@ def test_an_argument_that_is_not_utf_8_is_a_wrong_usage(arguments: list[str]) ->
 
 
 @ON_SQLITE
-@pytest.mark.parametrize("arguments", [["register"], ["completeness", "--expect", "-"], ["unregister", "--file", "-"]])
 @SET
-def test_a_closed_standard_input_is_named(arguments: list[str]) -> None:
-    result = run_closed(0, *arguments)
+def test_a_closed_standard_input_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    started = run_closed(0, "register")
+    ends = [(started.returncode, started.stdout, started.stderr)]
+    monkeypatch.setattr(sys, "stdin", None)  # as Python does it for a new process
+    for arguments in (["completeness", "--expect", "-"], ["unregister", "--file", "-"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(arguments)
+        ends.append((ended.value.code, *capsys.readouterr()))
 
-    assert (result.returncode, result.stdout) == (2, "")
-    assert "Standard input is closed" in result.stderr
-    assert "bug" not in result.stderr
+    for code, out, err in ends:
+        assert (code, out) == (2, "")
+        assert "Standard input is closed" in err
+        assert "bug" not in err
 
 
 @ON_SQLITE
