@@ -197,7 +197,7 @@ def test_an_argument_that_is_not_utf_8_is_a_wrong_usage(arguments: list[str]) ->
 @SET
 def test_a_closed_standard_input_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     started = run_closed(0, "register")
-    ends = [(started.returncode, started.stdout, started.stderr)]
+    ends: list[tuple[object, str, str]] = [(started.returncode, started.stdout, started.stderr)]
     monkeypatch.setattr(sys, "stdin", None)  # as Python does it for a new process
     for arguments in (["completeness", "--expect", "-"], ["unregister", "--file", "-"]):
         with pytest.raises(SystemExit) as ended:

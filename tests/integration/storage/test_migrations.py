@@ -397,10 +397,8 @@ def test_alembic_itself_works_from_a_checkout(
     database.close()
 
 
-@pytest.fixture(scope="session")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def install(folder: Path) -> Path:
     """The folder into which a wheel, made of the checkout, was installed."""
-    folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     # Where hatchling is at hand, nothing is fetched from anywhere.
     how = ["--no-build-isolation"] if find_spec("hatchling") else []
@@ -420,15 +418,18 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_the_wheel_has_all_migrations_in_the_package_and_no_tests(installed: Path) -> None:
+@pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=True)
+def test_an_installed_package_has_all_migrations_and_no_tests_migrates_and_stores(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    installed = install(tmp_path)
+
     here = {path.relative_to(ROOT) for path in (ROOT / "migrations").rglob("*") if path.suffix in {".py", ".mako"}}
     there = {path.relative_to(installed / "webapp") for path in (installed / "webapp/migrations").rglob("*.*")}
 
     assert {path for path in there if path.suffix != ".pyc"} == here
     assert {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")} == {"webapp", "bin"}
 
-
-def test_an_installed_package_migrates_and_stores(installed: Path, empty_database_url: str, tmp_path: Path) -> None:
     program = """
 import sys
 import webapp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from running import PROCESSES
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def ask_for_tokens(folders: list[str], path: str, start: Barrier) -> None:
+    os.environ.pop("CALLBACK_TOKEN", None)  # of the test during which the processes' parent began
     with open(path, "w", encoding="ascii") as file:  # noqa: PTH123 - a string, for the process
         for folder in folders:
             start.wait(60)
