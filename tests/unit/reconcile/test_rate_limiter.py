@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
+    from sqlalchemy import Update
+
     from webapp.storage.database import Database
 
 BEGIN = 1000.0
@@ -53,8 +55,8 @@ class FakeDatabase:
     def lock(self) -> tuple[LookupRate, datetime]:
         return self.rate, NOW + timedelta(seconds=self.clock.now - BEGIN)
 
-    def save(self, rate: LookupRate) -> None:
-        self.rate = rate
+    def execute(self, update: Update) -> None:
+        self.rate = LookupRate(**update.compile().params)
 
 
 @pytest.fixture
@@ -63,7 +65,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     monkeypatch.setattr(rate_limiter, "time", clock)
     monkeypatch.setattr(lookup_rate, "time", clock)
     monkeypatch.setattr(lookup_rate, "_lock", FakeDatabase.lock)
-    monkeypatch.setattr(lookup_rate, "_save", FakeDatabase.save)
 
     def wait(_: threading.Condition, timeout: float | None = None) -> bool:
         assert timeout is not None
