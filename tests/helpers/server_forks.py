@@ -7,6 +7,8 @@ The tour of the README, the traces of system calls and the tests of Ctrl-C start
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -14,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from functools import cache
@@ -109,6 +112,9 @@ def _main(path: str, alive: int) -> None:
     for name in _IMPORTED:
         importlib.import_module(name)
     assert "prometheus_client" not in sys.modules
+    # What is imported lasts: no server need look through it, and get pages of its own for that.
+    gc.collect()
+    gc.freeze()
     # gevent has no hub yet, and must have none: it would be forked too.
     fork, poll, real_socket = (
         monkey.get_original(*names) for names in (("os", "fork"), ("select", "poll"), ("socket", "socket"))
@@ -179,8 +185,23 @@ def _serve(arguments: list[str], environment: dict[str, str], folder: str, files
 
     Chdir.default = str(Path.cwd())  # found out when gunicorn was imported
     gevent.get_hub().destroy(destroy_loop=True)
-    exec(program, {"__name__": "__main__"})  # noqa: S102 - what the new Python would be given
-    sys.exit()
+    code: object = 0
+    try:
+        exec(program, {"__name__": "__main__"})  # noqa: S102 - what the new Python would be given
+    except SystemExit as end:
+        code = end.code
+    _end(code)
+
+
+def _end(code: object) -> NoReturn:
+    """End the process, server or worker, as Python does, but without taking apart all that was imported before."""
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    threading._shutdown()  # type: ignore[attr-defined] # noqa: SLF001
+    atexit._run_exitfuncs()  # noqa: SLF001
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":

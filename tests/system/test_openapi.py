@@ -42,7 +42,7 @@ def test_the_server_answers_everything_as_described(tmp_path: Path) -> None:
                     "--phases",
                     "examples,coverage,fuzzing",
                     "--max-examples",
-                    "25",
+                    "12",
                     "--no-color",
                     "--request-timeout",
                     "60",
