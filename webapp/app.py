@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from flask import Flask
-
 from webapp.callbacks import proof, views
 from webapp.callbacks.ingest import Ingest
 from webapp.callbacks.spool import Spool
@@ -23,8 +21,11 @@ from webapp.web.gauges import Gauges
 from webapp.web.pages import site
 from webapp.web.proxies import behind_proxies
 from webapp.web.refresher import Refresher
+from webapp.web.routing import RoutedByPath
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from webapp.calls.phone import PhoneStorage
 
 API_PATIENCE = timedelta(seconds=3)
@@ -54,7 +55,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     gauges = Gauges(database, spool, settings)
     refresher = Refresher(_for_figures(settings), settings.instance_dir.resolve() / "figures-lock")
 
-    app = Flask(__name__, static_folder=None)
+    app = RoutedByPath(__name__, static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.url_map.merge_slashes = False
     app.config["TRUSTED_PROXIES"] = settings.trusted_proxies
