@@ -51,7 +51,7 @@ test-lowest: ## Run all tests with the oldest versions that pyproject.toml allow
 
 soak: $(VENV)/installed-dev ## Run durability with longer times and generated tests with more examples and a million random requests (SOAK=2 doubles times; a night)
 	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest $(PARALLEL) tests/system/test_durability.py tests/system/test_exactly_once.py tests/system/test_failover.py \
-	  tests/unit/calls tests/unit/esms tests/integration/storage tests/integration/callbacks tests/integration/web
+	  tests/unit/calls tests/unit/esms tests/integration/storage tests/integration/callbacks tests/integration/web tests/integration/cli/test_interrupt.py
 	FUZZ_REQUESTS=1000000 $(BIN)/python -m pytest -rP 'tests/system/test_fuzzed_callbacks.py::test_no_fuzzed_request_does_harm[on-text]'
 	SOAK=$(or $(SOAK),1) $(BIN)/python -m pytest -rP tests/system/test_proxies.py -k ten_times
 	PARTITIONED=1 $(BIN)/python -m pytest $(PARALLEL) -k postgresql tests/integration/storage tests/integration/callbacks \

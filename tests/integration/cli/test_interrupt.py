@@ -11,7 +11,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from constants import sized
+from constants import SOAK, sized
 from running import COMMAND, free_port
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=T
 INTERRUPTED = {130, -signal.SIGINT}
 """Both are 130 in a shell. The second is Python's own, in the last moments of a process."""
 COMMANDS = [["--help"], ["migrate"], ["export"], ["spool", "list"]]
+IMPORTS = ["click", "webapp.cli.context", "sqlalchemy", "rich.progress"]
+IMPORTS_OF_A_SERVER = ["gevent", "gunicorn.app.wsgiapp"]
+if SOAK:
+    COMMANDS += [["status"], ["register"]]
+    IMPORTS += ["flask.cli", "pydantic_settings", "webapp.storage"]
+    IMPORTS_OF_A_SERVER += ["gunicorn", "prometheus_client"]
 
 # Python runs this at its start. Its audit events are all imports, opened files, connections and the like.
 SITECUSTOMIZE = """
@@ -72,10 +78,7 @@ def run(at: int | str, tmp_path: Path, *arguments: str) -> tuple[subprocess.Comp
     return result, note.read_text() if note.exists() else ""
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["click", "webapp.cli.context", "sqlalchemy", "rich.progress"],
-)
+@pytest.mark.parametrize("module", IMPORTS)
 @ON_SQLITE
 def test_an_import_that_is_interrupted_ends_in_silence(module: str, settings: Settings, tmp_path: Path) -> None:
     assert settings.is_embedded
@@ -105,7 +108,7 @@ def test_a_command_shows_no_traceback_wherever_it_is_interrupted(
         assert whole.stdout.startswith(result.stdout)
 
 
-@pytest.mark.parametrize("module", ["gevent", "gunicorn.app.wsgiapp"])
+@pytest.mark.parametrize("module", IMPORTS_OF_A_SERVER)
 @ON_SQLITE
 def test_a_server_that_is_interrupted_while_it_starts_shows_no_traceback(
     module: str, settings: Settings, tmp_path: Path
