@@ -120,6 +120,7 @@ def test_status_says_what_needs_a_person_and_what_to_do_with_exit_code_1(
     ids=["nothing", "in grace", "ran today", "interrupted", "well again", "failures", "died", "conflict"],
 )
 @SET
+@ON_SQLITE
 def test_status_is_done_when_nothing_needs_a_person(
     writer: Writer, database: Database, happen: Callable[[Writer, Database], object]
 ) -> None:

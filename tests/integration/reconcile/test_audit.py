@@ -759,7 +759,7 @@ def test_a_database_that_is_not_there_is_4(esms: Sandbox, tmp_path: Path) -> Non
 @pytest.mark.parametrize("concurrency", ["1", "2", "200"])
 @ON_SQLITE
 def test_any_concurrency_asks_about_every_call(esms: Sandbox, database: Database, concurrency: str) -> None:
-    settled(esms, database, 300 if concurrency == "200" else 20)
+    settled(esms, database, 220 if concurrency == "200" else 20)
 
     findings = found(code=0, RECONCILE_CONCURRENCY=concurrency)
 

@@ -165,6 +165,7 @@ def test_only_some_of_those_given_up_may_be_wanted_and_a_dry_run_counts_them_and
         ("all", ["missing", "conflict", "unregistered", "registered"]),
     ],
 )
+@ON_SQLITE
 def test_which_settled_calls_are_asked_about_is_a_setting(
     esms: Sandbox, database: Database, reconcile: Command, verify: str | None, wanted: list[str]
 ) -> None:

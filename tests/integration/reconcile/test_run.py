@@ -186,6 +186,7 @@ def test_an_answer_that_repeats_our_request_is_stored_without_the_keys(
         ("unknown-code", GIVE_UP + HOUR, "gave_up"),
     ],
 )
+@ON_SQLITE
 def test_what_is_normal_ends_with_0(
     esms: Sandbox, database: Database, reconcile: Command, fault: str | None, ago: timedelta, counted: str
 ) -> None:
@@ -249,6 +250,7 @@ def test_a_dry_run_asks_and_writes_nothing(esms: Sandbox, database: Database, re
 
 @pytest.mark.parametrize("concurrency", ["1", "16"])
 @pytest.mark.parametrize(("fault", "code"), [(None, 0), ("http-503", 1)])
+@ON_SQLITE
 def test_a_limit_is_how_many_calls_are_asked_about_be_it_in_vain(
     esms: Sandbox, database: Database, reconcile: Command, concurrency: str, fault: str | None, code: int
 ) -> None:
@@ -603,6 +605,7 @@ def test_a_wrong_option_or_setting_ends_it_at_once_with_2(
 
 
 @pytest.mark.parametrize("code", REFUSING)
+@ON_SQLITE
 def test_a_refused_account_stops_the_run_at_once_with_3_and_charges_no_call(
     esms: Sandbox, database: Database, reconcile: Command, code: str
 ) -> None:

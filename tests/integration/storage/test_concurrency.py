@@ -315,7 +315,7 @@ def test_a_writer_is_not_blocked_by_a_reader_in_its_transaction(database: Databa
 
 
 def test_processes_that_migrate_at_the_same_moment_do_one_after_the_other(tmp_path: Path, postgresql: str) -> None:
-    urls = [f"sqlite:///{tmp_path}/{number}/calls.db" for number in range(8)]
+    urls = [f"sqlite:///{tmp_path}/{number}/calls.db" for number in range(4)]
     with fresh_database(postgresql) as one, fresh_database(postgresql) as two:
         urls += [one, two]
         run_in_processes(migrate_in_a_process, *[(urls,)] * 3)

@@ -361,6 +361,7 @@ def test_the_last_line_names_the_time_zone_for_people(client: FlaskClient, facts
         assert words in text_of(client.get(f"/?lang={language}")).partition("·")[2]
 
 
+@ON_SQLITE
 def test_a_wrong_range_is_named_and_the_usual_one_shown(client: FlaskClient, facts: list[Fact]) -> None:
     assert facts
     sign_in(client)
