@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import subprocess
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
@@ -13,7 +12,8 @@ import pytest
 import requests
 from click.testing import CliRunner, Result
 from receiver import TOKEN, Receiver
-from running import COMMAND
+from running import Program
+from until import until
 
 from webapp.cli.commands import cli
 from webapp.esms.sandbox.service import Sandbox
@@ -129,13 +129,12 @@ def test_an_address_in_use_is_named() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_serves_until_it_is_stopped(number: signal.Signals) -> None:
+def test_the_command_serves_until_it_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
     """Exit code 0, and no traceback."""
-    with subprocess.Popen(
-        [COMMAND, "sandbox", "--bind", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout
-        api_url = process.stdout.readline().split()[-1]
+    said = tmp_path / "said"
+    with Program("sandbox", "--bind", "127.0.0.1:0", environment={}, stdout=said) as process:
+        until(lambda: said.exists() and "\n" in said.read_text())
+        api_url = said.read_text().splitlines()[0].split()[-1]
         assert requests.get(f"{api_url}/GetSendStatus", timeout=20).json()["CodeResult"] == "101"
         process.send_signal(number)
         _, errors = process.communicate(timeout=20)
