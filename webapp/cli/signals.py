@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 from contextlib import contextmanager
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 def stop_at_signals() -> Iterator[threading.Event]:
     """An event that Ctrl-C and SIGTERM set, instead of ending the process."""
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(*_: object) -> None:
+        # In a thread: the interrupted code may hold the event's lock, which would never be released then.
+        _thread.start_new_thread(stop.set, ())
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
