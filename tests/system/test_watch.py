@@ -31,6 +31,7 @@ from webapp.storage.database import Database
 from webapp.storage.errors import Unavailable
 from webapp.storage.filters import EVERY_CALL
 from webapp.storage.models import calls
+from webapp.storage.reader import Reader
 from webapp.storage.runs import Run
 from webapp.support.settings import Settings
 
@@ -216,6 +217,32 @@ def within_a_minute(condition: object) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < until, "it was not available again within a minute"
         time.sleep(0.1)
+
+
+@ON_SQLITE
+def test_it_goes_on_where_the_database_goes_away_right_after_a_run(
+    esms: Sandbox, database: Database, reconcile: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says of the last day cannot be read then."""
+
+    def gone(*_: object) -> float:
+        raise Unavailable("the database is gone")
+
+    def end() -> None:
+        until(lambda: runs(database) == ["done"])
+        if not ended.wait(0.3):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Reader, "lookup_share", gone)
+    ended = threading.Event()
+    missing(esms, database, 2)
+    ending = threading.Thread(target=end)
+    ending.start()
+    result = reconcile("--watch")
+    ended.set()
+    ending.join()
+
+    assert (result.exit_code, "settled 2" in result.stdout) == (0, True), result.output
 
 
 @ON_SQLITE

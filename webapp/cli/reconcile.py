@@ -22,6 +22,7 @@ from webapp.cli.time_words import local_time
 from webapp.reconcile.run import Progress, Reconciler
 from webapp.reconcile.watch import LONGEST_DATABASE_PAUSE, DatabaseChange, Idle, Watch, Watchdog, health_endpoint
 from webapp.storage.claims import due_at
+from webapp.storage.errors import Unavailable
 from webapp.storage.filters import CallFilter
 from webapp.storage.types import plain
 from webapp.support.progress import progress as show_progress
@@ -152,15 +153,21 @@ def _serve(
         watch = Watch(context.database, client, context.settings, watchdog)
         for event in watch.runs(grace=grace, within=within, every=every, stop=stop):
             with suppress(OSError):
-                if isinstance(event, DatabaseChange):
-                    _show_database_change(context, event)
-                elif isinstance(event, Idle):
-                    now = local_time(datetime.now(UTC), context.settings.time_zone)
-                    say(f"{now} reconcile: no call to ask about now; watching", err=as_json)
-                else:
-                    _show_run(context, event, as_json=as_json)
+                # Where the database goes away after a run, the next round says so.
+                with suppress(Unavailable):
+                    _show_event(context, event, as_json=as_json)
                 sys.stdout.flush()
         watchdog.notify("STOPPING=1")
+
+
+def _show_event(context: CliContext, event: Progress | DatabaseChange | Idle, *, as_json: bool) -> None:
+    if isinstance(event, DatabaseChange):
+        _show_database_change(context, event)
+    elif isinstance(event, Idle):
+        now = local_time(datetime.now(UTC), context.settings.time_zone)
+        say(f"{now} reconcile: no call to ask about now; watching", err=as_json)
+    else:
+        _show_run(context, event, as_json=as_json)
 
 
 def _show_database_change(context: CliContext, change: DatabaseChange) -> None:
