@@ -60,7 +60,6 @@ def test_bash_completes(tmp_path: Path) -> None:
         "re": " ".join(name for name in COMMANDS if name.startswith("re")),
         "status --j": "--json",
         "spool dr": "drain",
-        "completion f": "fish",
     }
     typed = "\n".join(f"tab esms-calls {words}" for words in offered)
 

@@ -211,16 +211,16 @@ def test_in_a_campaign_each_forgery_that_esms_can_confirm_is_found_and_nothing_e
     esms.options = replace(esms.options, doubled=0.2, late=0.2, late_by=0.2)
     with serving(tmp_path / "server.log") as url:
         address = f"{url}/esms/callback/{settings.callback_tokens()[0]}"
-        placed = esms.place(200, callback_url=address)
+        placed = esms.place(100, callback_url=address)
         assert esms_calls("register", stdin=as_csv(placed)).returncode == 0
         assert esms.wait(60)
         assert {True} == {any(getattr(call, fate) for call in placed) for fate in ("doubled", "late")}
         assert any(call.call_status is None for call in placed)
         findings = found(code=0)
         assert (findings["population"], findings["asked"], findings["agree"], findings["bound"]) == (
-            200,
-            200,
-            200,
+            100,
+            100,
+            100,
             None,
         )
 
@@ -265,8 +265,8 @@ def test_in_a_campaign_each_forgery_that_esms_can_confirm_is_found_and_nothing_e
         ]
 
         findings = found(code=1)
-        assert (findings["disagree"], findings["unknown"], findings["agree"]) == ([], ["never-placed"], 200)
-        assert found("--campaign", "june", code=0)["asked"] == 200
+        assert (findings["disagree"], findings["unknown"], findings["agree"]) == ([], ["never-placed"], 100)
+        assert found("--campaign", "june", code=0)["asked"] == 100
         exported = [json.loads(line) for line in esms_calls("export", "--format", "jsonl").stdout.splitlines()]
         for call in exported:
             if truth_of := esms.calls.get(call["reference_id"]):

@@ -61,7 +61,7 @@ def written(reports: Sequence[StatusReport], registration: Registration | None) 
     return call
 
 
-@settings(max_examples=sized(150), deadline=None)
+@settings(max_examples=sized(100), deadline=None)
 @given(HISTORIES, REGISTRATIONS, st.randoms(use_true_random=False))
 def test_any_order_of_writing_gives_the_fold_of_the_set(
     history: list[StatusReport], registration: Registration | None, chance: Any

@@ -598,7 +598,7 @@ REGISTRATIONS = st.builds(
     campaign=any_of("june"),
     placed_at=any_of(at(0), at(9)),
 )
-MANY = settings(max_examples=sized(120), deadline=None)
+MANY = settings(max_examples=sized(80), deadline=None)
 
 
 @MANY
