@@ -45,6 +45,10 @@ class TransactionLost(Unavailable):
     """Another transaction was first, or the connection was dead: the same may be tried again; see ``retry``."""
 
 
+class InsertedMeanwhile(TransactionLost):
+    """Another transaction has inserted what this one took to be absent: the same may be tried again at once."""
+
+
 class LockTimeout(Unavailable):
     """Another transaction kept its lock on what was to be changed for too long; nothing is written."""
 

@@ -20,7 +20,7 @@ from webapp.esms.finality import SEND_STATUS_REJECTED
 from webapp.esms.stored import stored_report
 from webapp.storage import bulk, rollups
 from webapp.storage.columns import CALL_COLUMNS, REPORT_COLUMNS
-from webapp.storage.errors import TransactionLost
+from webapp.storage.errors import InsertedMeanwhile
 from webapp.storage.models import calls, status_reports
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class LockedCalls:
     def write(self, **columns: Any) -> None:
         """Write the reports that are new and the calls that changed; ``columns`` of those that changed, besides.
 
-        Raises TransactionLost if another transaction has inserted one of them meanwhile.
+        Raises InsertedMeanwhile if another transaction has inserted one of them meanwhile.
         """
         absent = [self._new_row(self.calls[name]) for name in sorted(self._absent)]
         changed = [
@@ -213,11 +213,11 @@ class LockedCalls:
         ]
         new = [_report_values(report) | {"effect": self.effects[report.id]} for report in self._new]
         if absent and bulk.insert_absent(self._connection, calls, absent) < len(absent):
-            raise TransactionLost("another transaction has inserted a call at the same moment")
+            raise InsertedMeanwhile("another transaction has inserted a call at the same moment")
         if changed:
             bulk.update(self._connection, calls, changed)
         if new and bulk.insert_absent(self._connection, status_reports, new) < len(new):
-            raise TransactionLost("another transaction has inserted a report at the same moment")
+            raise InsertedMeanwhile("another transaction has inserted a report at the same moment")
         rollups.mark(self._connection, self._moments_to_mark(), self._now)
 
     def _moments_to_mark(self) -> set[datetime]:

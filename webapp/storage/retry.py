@@ -8,7 +8,7 @@ import random
 import time
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from webapp.storage.errors import LockTimeout, TransactionLost
+from webapp.storage.errors import InsertedMeanwhile, LockTimeout, TransactionLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,12 +34,14 @@ def retrying(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        for retries in range(ATTEMPTS - 1):
+        for _ in range(ATTEMPTS - 1):
             try:
                 return function(*args, **kwargs)
+            except InsertedMeanwhile:
+                continue
             except TransactionLost:
-                if retries:  # Two transactions that lock each other out again and again would meet once more.
-                    time.sleep(random.uniform(0, _LONGEST_RETRY_PAUSE_SECONDS))  # noqa: S311
+                # Two transactions that locked each other out would otherwise meet again.
+                time.sleep(random.uniform(0, _LONGEST_RETRY_PAUSE_SECONDS))  # noqa: S311
         return function(*args, **kwargs)
 
     return run

@@ -86,7 +86,7 @@ def record(
 ) -> Recorded:
     """Store reports and what they make of their calls.
 
-    A report whose id is stored already does nothing, and has the effect that it had then. Raises TransactionLost if
+    A report whose id is stored already does nothing, and has the effect that it had then. Raises InsertedMeanwhile if
     another transaction inserted one of the calls or reports at the same moment, or if it is not as ``expected``.
     """
     locked = LockedCalls(connection, now)
