@@ -10,8 +10,8 @@ SERVE ?=
 DEMO ?=
 # What is imported is compiled once, not by each of the hundreds of processes that the tests start.
 unexport PYTHONDONTWRITEBYTECODE
-# Tests wait more than they work, so more of them run at a time than a small machine has cores.
-JOBS ?= 4
+# Tests wait for much, so more of them run at a time than a small machine has cores.
+JOBS ?= 6
 PARALLEL := -n $(JOBS) --dist=worksteal
 # CI sets it: then exactly what requirements/ci.txt names is installed, and a file with another hash is refused.
 LOCKED ?=
