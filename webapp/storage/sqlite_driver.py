@@ -6,9 +6,10 @@ SQLite has no sockets that gevent could wait for: BEGIN may wait for a lock, and
 from __future__ import annotations
 
 import sqlite3
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
+
+from webapp.support.yield_to_others import is_under_gevent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,9 +27,7 @@ def connect(path: str | PathLike[str], **options: Any) -> sqlite3.Connection:
 
 def connection_class() -> type[sqlite3.Connection]:
     """What to give to ``sqlite3.connect`` as its factory."""
-    monkey = sys.modules.get("gevent.monkey")
-    under_gevent = monkey is not None and monkey.is_module_patched("threading")
-    return _ThreadedConnection if under_gevent else sqlite3.Connection
+    return _ThreadedConnection if is_under_gevent() else sqlite3.Connection
 
 
 class _Threads:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 _SECONDS = 0.001
 
 
+def is_under_gevent() -> bool:
+    """Whether threads are greenlets here, as under the server."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and monkey.is_module_patched("threading")
+
+
 def let_others_run() -> None:
     """Pause for a millisecond.
 
@@ -40,8 +46,7 @@ def others_first(lock: Lock, seconds: float) -> Iterator[None]:
 
 def in_a_thread(work: Callable[[], None]) -> None:
     """Do work that cannot pause. Under the server a thread does it, and other connections are served meanwhile."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is None or not monkey.is_module_patched("threading"):
+    if not is_under_gevent():
         work()
         return
     from gevent import get_hub  # noqa: PLC0415 - under the server only
