@@ -18,7 +18,7 @@ from webapp.esms.parameters import (
     build_report,
     read_identity,
     read_json_object,
-    redacted_value,
+    redacted_parameters,
     storable_json,
 )
 
@@ -89,7 +89,7 @@ def parse_callback(
         parameters = Parameters(pairs)
         # One look at all of them together: hardly any callback holds a secret.
         if redact(parameters.json) != parameters.json:
-            parameters = Parameters((redact(name), redacted_value(value, redact)) for name, value in pairs)
+            parameters = redacted_parameters(pairs, redact)
         reference_id, unread = read_identity(parameters)
         return build_report(
             parameters,

@@ -19,7 +19,7 @@ from webapp.esms.parameters import (
     identity_or_none,
     read_json_object,
     read_text,
-    redacted_value,
+    redacted_parameters,
 )
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def parse_lookup(
     """
     try:
         pairs = read_json_object(content.removeprefix(BOM).strip(), strict=True)
-        parameters = Parameters((redact(name), redacted_value(value, redact)) for name, value in pairs)
+        parameters = redacted_parameters(pairs, redact)
         code = read_text(next(filter(None, map(parameters.first, _CODES)), NO_TEXT))
         of_all = code in ACCOUNT_REFUSED or code == TOO_FAST
         if not of_all and _is_about_another_call(parameters, reference_id):

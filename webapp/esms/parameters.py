@@ -294,12 +294,16 @@ def _read_fields(parameters: Parameters) -> tuple[dict[str, Any], list[str]]:
     return fields, unread
 
 
-def redacted_value(value: Any, redact: Callable[[str], str]) -> Any:
-    """A parameter's value without secrets: ``redact`` takes them out of texts."""
+def redacted_parameters(pairs: Iterable[tuple[str, Any]], redact: Callable[[str], str]) -> Parameters:
+    """The parameters without secrets: ``redact`` takes them out of texts."""
+    return Parameters((redact(name), _redacted(value, redact)) for name, value in pairs)
+
+
+def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
     if isinstance(value, dict):
-        return {redact(name): redacted_value(inner, redact) for name, inner in value.items()}
+        return {redact(name): _redacted(inner, redact) for name, inner in value.items()}
     if isinstance(value, list):
-        return [redacted_value(inner, redact) for inner in value]
+        return [_redacted(inner, redact) for inner in value]
     text = str(value)
     redacted = redact(text)
     return value if redacted == text else redacted
