@@ -155,11 +155,12 @@ def _show_groups(by: Group, found: list[tuple[Any, Sums]], as_of: AsOf, *, wide:
     else:
         total = figures.total(sums for _, sums in found)
         columns = dict(_columns(by, total, wide=wide))
-        rows = [
-            [name, *(show(sums) for show in columns.values())]
-            for name, sums in [*((_group_name(by, name), sums) for name, sums in found), ("all", total)]
-        ]
-        print_columns("Report", [by, *columns], rows[:-1], rows[-1])
+
+        def row(name: str, sums: Sums) -> list[str]:
+            return [name, *(show(sums) for show in columns.values())]
+
+        rows = [row(_group_name(by, name), sums) for name, sums in found]
+        print_columns("Report", [by, *columns], rows, row("all", total))
     _show_as_of(as_of)
 
 
