@@ -13,7 +13,7 @@ from sqlalchemy import URL, make_url
 
 from webapp.callbacks.spool import Spool
 from webapp.cli.context import spool_of
-from webapp.cli.output import hint, printable_line, say
+from webapp.cli.output import printable_line, say
 from webapp.storage import sqlite_files
 from webapp.storage.errors import NotMigrated
 from webapp.support import archive
@@ -107,9 +107,9 @@ def kept_files(folder: Path) -> list[Path]:
 def _hint_at_settings(settings: Settings) -> None:
     given = [name.upper() for name in ("callback_token", "api_token") if getattr(settings, name) is not None]
     if Path(ENV_FILE).is_file():
-        hint(f"Not in it: {Path(ENV_FILE).absolute()}. Keep a copy of it, too.")
+        say(f"Not in it: {Path(ENV_FILE).absolute()}. Keep a copy of it, too.", err=True)
     elif given:
-        hint(f"Not in it: settings of the environment ({', '.join(given)} among them). Keep them, too.")
+        say(f"Not in it: settings of the environment ({', '.join(given)} among them). Keep them, too.", err=True)
 
 
 def postgresql_words(settings: Settings) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from webapp.cli.exit_codes import INTERRUPTED, PROBLEM
-from webapp.cli.output import hint
+from webapp.cli.output import say
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -106,10 +106,10 @@ class Commands(click.Group):
         except click.ClickException as error:
             words = io.StringIO()
             error.show(words)
-            hint(words.getvalue().removesuffix("\n"))
+            say(words.getvalue().removesuffix("\n"), err=True)
             code = error.exit_code
         except click.Abort:
-            hint("Interrupted.")
+            say("Interrupted.", err=True)
             code = INTERRUPTED
         except Exception as error:  # noqa: BLE001 - see above
             from webapp.cli.errors import print_error  # noqa: PLC0415 - it imports the database and more

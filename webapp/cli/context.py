@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from webapp.callbacks.spool import Spool
-from webapp.cli.output import hint, printable_line
+from webapp.cli.output import printable_line, say
 from webapp.storage.database import Database
 from webapp.storage.phone_key import phones_of, require_the_same_key
 from webapp.storage.reader import Reader
@@ -80,7 +80,7 @@ def open_context(
 def hint_at_mistyped_names() -> None:
     """Name on standard error what is probably mistyped in ``.env``."""
     for name, meant in mistyped_names().items():
-        hint(f"{ENV_FILE}: {printable_line(name)} is not a setting, and is ignored. Do you mean {meant}?")
+        say(f"{ENV_FILE}: {printable_line(name)} is not a setting, and is ignored. Do you mean {meant}?", err=True)
 
 
 def client_of(settings: Settings) -> Client:

@@ -11,7 +11,7 @@ import sys
 from webapp.callbacks.spool import SpoolError
 from webapp.cli.database_remedies import remedy
 from webapp.cli.exit_codes import NO_DATABASE, PROBLEM, USAGE
-from webapp.cli.output import hint
+from webapp.cli.output import say
 from webapp.storage.errors import NotMigrated, Unavailable
 from webapp.support.redaction import redact
 from webapp.support.settings import ConfigError, env_file_in_words, load_settings
@@ -24,7 +24,7 @@ def print_error(error: Exception) -> int:
         secrets = load_settings().secrets()
     except Exception:  # noqa: BLE001 - most likely the settings are what is wrong
         secrets = ()
-    hint(f"Error: {redact(message, secrets)}")
+    say(f"Error: {redact(message, secrets)}", err=True)
     return code
 
 

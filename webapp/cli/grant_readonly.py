@@ -8,7 +8,7 @@ import click
 
 from webapp.cli.context import open_context
 from webapp.cli.options import Duration
-from webapp.cli.output import hint, printable_line, say, say_all
+from webapp.cli.output import printable_line, say, say_all
 from webapp.storage.grants import GrantFailed, ReadOnlyRole, grant, statements
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def grant_readonly(
             raise click.ClickException(str(error)) from None
     say(f"The role {printable_line(role)} reads the tables and views, and does nothing else.")
     if not password_prompt:
-        hint(
-            f"If it has no password yet: \\password {printable_line(role)} in psql, or run this with --password-prompt."
+        say(
+            f"If it has no password yet: \\password {printable_line(role)} in psql, "
+            "or run this with --password-prompt.",
+            err=True,
         )

@@ -57,11 +57,6 @@ def write_json(part: str) -> None:
     sys.stdout.write(terminal.printable_json(part))
 
 
-def hint(words: str) -> None:
-    """Print to standard error."""
-    say(words, err=True)
-
-
 def printable_line(text: str) -> str:
     r"""Text from outside, on one line, without characters that move a cursor or hide others: shown as ``\x1b``."""
     return _encodable(terminal.printable(text), sys.stdout)

@@ -17,7 +17,7 @@ from sqlalchemy import URL
 
 from webapp.callbacks.spool import Spool
 from webapp.cli.backup import DATABASE, SPOOL, contents_in_words, database_file, kept_files, postgresql_words
-from webapp.cli.output import hint, printable_line, say
+from webapp.cli.output import printable_line, say
 from webapp.storage import schema, sqlite_files
 from webapp.storage.database import Database
 from webapp.storage.errors import NotMigrated, Unavailable
@@ -62,7 +62,7 @@ def restore(file: Path, *, force: bool, check: bool) -> None:
             _put_in_place(settings, folder, about["sha256"])
         except BaseException:
             where = f"What was there is in {aside or instance}, or still in its place."
-            hint(f"The restore did not end. Run it again, with --force. {where}")
+            say(f"The restore did not end. Run it again, with --force. {where}", err=True)
             raise
     say(printable_line(f"Restored {_backup_in_words(about)}."))
     if aside:

@@ -12,7 +12,7 @@ import click
 
 from webapp.cli.context import hint_at_mistyped_names, open_context
 from webapp.cli.exit_codes import DONE, PROBLEM
-from webapp.cli.output import hint, say
+from webapp.cli.output import say
 from webapp.cli.time_words import time_and_age
 from webapp.storage.token_counts import TokenUse, uses_since
 from webapp.support import tokens
@@ -90,7 +90,10 @@ def _begin_rotation(settings: Settings, kind: TokenKind, accepted: tuple[str, ..
     if kind == "callback":
         say(f"CallbackUrl to give to eSMS from now on:\n  {settings.callback_url()}")
         if settings.public_url is None:
-            hint("Its address is that of this machine: set PUBLIC_URL to the address under which eSMS reaches it.")
+            say(
+                "Its address is that of this machine: set PUBLIC_URL to the address under which eSMS reaches it.",
+                err=True,
+            )
         say(f"When `esms-calls status` shows no callbacks with …{ending(accepted[0])} any more:")
     else:
         say(f"{_where(settings, kind)}\nWhen all programs and people use it:")

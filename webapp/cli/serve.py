@@ -16,7 +16,7 @@ import click
 
 from webapp.callbacks.spool import SpoolError
 from webapp.cli.context import open_context, spool_of
-from webapp.cli.output import hint, say
+from webapp.cli.output import say
 from webapp.cli.status_needs import REPLAY_DUE
 from webapp.cli.time_zone import agree_on_zone
 from webapp.storage.database import Database
@@ -76,7 +76,7 @@ def serve(bind: str, workers: int) -> None:
             require_the_same_key(context.database, datetime.now(UTC))
             agree_on_zone(context, may_set=context.settings.is_embedded)
             if context.reader.replay_due():
-                hint(f"Warning: {REPLAY_DUE}")
+                say(f"Warning: {REPLAY_DUE}", err=True)
         except Unavailable as error:
             # An embedded database that can be read is locked, or its disk is full. One that cannot be read is not
             # expected to become available.
@@ -89,9 +89,9 @@ def serve(bind: str, workers: int) -> None:
     _warn_about_files(context.settings)
     say(f"CallbackUrl to give to eSMS:\n  {context.settings.callback_url(bind)}")
     if context.settings.public_url is None:
-        hint("eSMS must reach it from outside: set PUBLIC_URL to the server's public address.")
+        say("eSMS must reach it from outside: set PUBLIC_URL to the server's public address.", err=True)
     if ops_bind:
-        hint(f"/metrics and /readyz are answered at http://{ops_bind} alone (OPS_BIND).")
+        say(f"/metrics and /readyz are answered at http://{ops_bind} alone (OPS_BIND).", err=True)
     sys.stdout.flush()
     _become_gunicorn([bind, *([ops_bind] if ops_bind else [])], workers)
 
@@ -112,9 +112,10 @@ def _can_be_read(database: Database) -> bool:
 
 def _warn_that_the_database_is_away(error: Unavailable, settings: Settings) -> None:
     meanwhile = "go to the spool, and are stored once it is back" if settings.spool else "are answered 503 until then"
-    hint(
+    say(
         f"Warning: the database cannot be used now: {error}\nThe server starts nevertheless: callbacks {meanwhile}; "
-        "/readyz says whether the database is back, and at the right migration."
+        "/readyz says whether the database is back, and at the right migration.",
+        err=True,
     )
 
 
@@ -125,9 +126,10 @@ def _warn_about_the_replica(settings: Settings) -> None:
     try:
         replica.check_replica()
     except (Unavailable, NotMigrated) as error:
-        hint(
+        say(
             f"Warning: {error}\nThe server starts nevertheless: callbacks are stored; until the replica can be read, "
-            "the page and reads of the API are answered 503."
+            "the page and reads of the API are answered 503.",
+            err=True,
         )
     finally:
         replica.close()
@@ -135,24 +137,27 @@ def _warn_about_the_replica(settings: Settings) -> None:
 
 def _warn_about_the_spool(settings: Settings) -> None:
     if not settings.spool:
-        hint(
+        say(
             "The spool is off (SPOOL=off): while the database cannot take callbacks, they are answered 503. "
-            "eSMS sends each five times more, and then never again."
+            "eSMS sends each five times more, and then never again.",
+            err=True,
         )
         _warn_about_spooled_callbacks(spool_of(settings))
     elif kind := ephemeral_filesystem(settings.instance_dir.resolve()):
-        hint(
+        say(
             f"Warning: INSTANCE_DIR ({settings.instance_dir.resolve()}) lies on {kind}, which may not last: "
-            "set it to a folder on a lasting disk or volume, or set SPOOL=off."
+            "set it to a folder on a lasting disk or volume, or set SPOOL=off.",
+            err=True,
         )
 
 
 def _warn_about_spooled_callbacks(spool: Spool) -> None:
     with suppress(SpoolError):
         if number := spool.depth().reports:
-            hint(
+            say(
                 f"Warning: {number} callbacks wait in the spool from before it was off, and no server stores them: "
-                "run `esms-calls spool drain`."
+                "run `esms-calls spool drain`.",
+                err=True,
             )
 
 
@@ -161,8 +166,9 @@ def _warn_about_files(settings: Settings) -> None:
     for path in (folder, folder / "callback_token", folder / "api_token", Path(ENV_FILE).absolute()):
         if verbs := files.others_may(path):
             mode = "700" if path == folder else "600"
-            hint(
-                f"Warning: other users of this machine may {verbs} {path}, which holds secrets: `chmod {mode} {path}`."
+            say(
+                f"Warning: other users of this machine may {verbs} {path}, which holds secrets: `chmod {mode} {path}`.",
+                err=True,
             )
 
 

@@ -15,7 +15,7 @@ from webapp.callbacks.parsing import request_as_json
 from webapp.callbacks.store import CallbackStore
 from webapp.cli.context import hint_at_mistyped_names, open_context, spool_of
 from webapp.cli.exit_codes import PROBLEM
-from webapp.cli.output import hint, printable_line, say, say_all, write_json
+from webapp.cli.output import printable_line, say, say_all, write_json
 from webapp.support.progress import progress
 from webapp.support.settings import load_settings
 from webapp.support.token_redaction import TokenRedactor
@@ -43,8 +43,9 @@ def _spooled() -> Iterator[dict[str, Any]]:
     settings, last = load_settings(), 0
     hint_at_mistyped_names()
     if "instance_dir" not in settings.model_fields_set and not settings.instance_dir.is_dir():
-        hint(
-            f"There is no folder {settings.instance_dir.resolve()}: run it where the server runs, or set INSTANCE_DIR."
+        say(
+            f"There is no folder {settings.instance_dir.resolve()}: run it where the server runs, or set INSTANCE_DIR.",
+            err=True,
         )
     callbacks, redact = spool_of(settings), TokenRedactor(settings.known_callback_tokens())
     while found := callbacks.oldest(_PORTION, after=last):
@@ -95,9 +96,10 @@ def spool_drain() -> None:
     if left:
         for identifier, problem in drain.failed.items():
             say(f"{identifier}: {printable_line(problem)}", err=True)
-        hint(
+        say(
             f"The database rejects {left} callbacks with these errors; they stay in the spool (esms-calls spool list). "
-            "Find what raises the errors, most likely a trigger, correct it, and drain again."
+            "Find what raises the errors, most likely a trigger, correct it, and drain again.",
+            err=True,
         )
         sys.exit(PROBLEM)
     say(f"{total} callbacks stored; the spool is empty." if total else "The spool is empty.")

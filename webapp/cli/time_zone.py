@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import click
 
 from webapp.cli.context import open_context
-from webapp.cli.output import hint, printable_line, say
+from webapp.cli.output import printable_line, say
 from webapp.cli.rollups import make_anew
 from webapp.storage.time_zone import UnfitZone, has_calls, set_zone, zone_of
 
@@ -55,7 +55,10 @@ def time_zone_set(zone: str) -> None:
         setting = context.settings.time_zone.key
     say(f"The time zone is {new.key} now; it was {before}. Figures of {days} days computed here.")
     if setting != new.key:
-        hint(f"Set TIME_ZONE to {new.key}, too, and restart the server: times that people give are in {setting}.")
+        say(
+            f"Set TIME_ZONE to {new.key}, too, and restart the server: times that people give are in {setting}.",
+            err=True,
+        )
 
 
 def agree_on_zone(context: CliContext, *, may_set: bool) -> None:
@@ -73,11 +76,12 @@ def agree_on_zone(context: CliContext, *, may_set: bool) -> None:
             with context.database.transaction() as connection:
                 set_zone(connection, zone, datetime.now(UTC))
         except UnfitZone as error:
-            hint(f"Warning: views and figures count days in {current}. {error}")
+            say(f"Warning: views and figures count days in {current}. {error}", err=True)
         return
-    hint(
+    say(
         f"Warning: TIME_ZONE is {zone.key}, but views and figures count days in {current}: "
-        f"run `esms-calls time-zone set {zone.key}`, or set TIME_ZONE to {current}."
+        f"run `esms-calls time-zone set {zone.key}`, or set TIME_ZONE to {current}.",
+        err=True,
     )
 
 
