@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import multiprocessing
 import os
 import signal
@@ -11,6 +13,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
@@ -37,7 +40,8 @@ PROCESSES.set_forkserver_preload(
 class Program:
     """``esms-calls`` in a process of its own, with the environment of this one and more; all it prints goes to files.
 
-    It ends, at the latest, with this process.
+    It ends, at the latest, with this process. CONSTANTS in the environment is JSON: other values for constants of the
+    program, such as long deadlines, by module and name; those of a timedelta in seconds.
     """
 
     def __init__(
@@ -88,6 +92,10 @@ class Program:
         """Wait for its end; standard output and standard error, where no other files were given for these."""
         self.wait(timeout)
         return _content(self._stdout), _content(self._stderr)
+
+    def said(self) -> str:
+        """Standard error up to now, where no other file was given for it."""
+        return _content(self._stderr)
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it runs."""
@@ -165,7 +173,18 @@ def become(arguments: tuple[str, ...], environment: dict[str, str], folder: str,
     os.environ.update(environment)
     os.chdir(folder)
     sys.argv = [COMMAND, *arguments]
+    if arguments[0] != "serve":  # a server is yet to import its own
+        set_constants()
     main()
+
+
+def set_constants() -> None:
+    """Give constants the values in the environment's CONSTANTS."""
+    for name, value in json.loads(os.environ.pop("CONSTANTS", "{}")).items():
+        module, _, constant = name.rpartition(".")
+        room = importlib.import_module(module)
+        is_length = isinstance(getattr(room, constant), timedelta)
+        setattr(room, constant, timedelta(seconds=value) if is_length else value)
 
 
 class Running(Protocol):

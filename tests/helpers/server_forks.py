@@ -54,10 +54,7 @@ class Fork:
     """A server that runs; it ends, at the latest, with this process."""
 
     def __init__(self, arguments: tuple[str, ...], environment: dict[str, str], folder: str, files: list[str]) -> None:
-        """Start ``esms-calls`` with these arguments; ``files`` are its standard input, output and error.
-
-        CONSTANTS in the environment is JSON: other values for constants of the program, such as long deadlines.
-        """
+        """Start ``esms-calls`` with these arguments; ``files`` are its standard input, output and error."""
         self._status = socket.socket(socket.AF_UNIX)
         self._status.connect(_prepared())
         self._status.sendall(json.dumps([arguments, environment, folder, files]).encode() + b"\n")
@@ -162,7 +159,7 @@ def _attend(connection: Any, fork: Any, poll: Any) -> None:
 
 
 def _serve(arguments: list[str], environment: dict[str, str], folder: str, files: list[str]) -> NoReturn:
-    from running import become
+    from running import become, set_constants
 
     def replace(_program: str, arguments: list[str], environment: Mapping[str, str]) -> NoReturn:
         raise _Replaced(arguments, environment)
@@ -177,9 +174,7 @@ def _serve(arguments: list[str], environment: dict[str, str], folder: str, files
         os.environ.update(new.environment)
         sys.argv = ["-c", *new.arguments[place + 2 :]]
         program = new.arguments[place + 1]
-        for name, value in json.loads(os.environ.pop("CONSTANTS", "{}")).items():
-            module, _, constant = name.rpartition(".")
-            setattr(importlib.import_module(module), constant, value)
+        set_constants()
     import gevent
     from gunicorn.config import Chdir
 

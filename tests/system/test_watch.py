@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import pytest
 import requests
 from outages import postgresql_of_ones_own
 from reconciling import ON_SQLITE, asked, claimed, counts, missing, rows, runs
-from running import COMMAND, Program, free_port
+from running import Program, free_port
 from until import until
 
 from webapp.esms.client import Client
@@ -45,6 +44,9 @@ if TYPE_CHECKING:
 
 SOON = 25
 """Seconds in which a service that may end has ended, on a machine that is busy."""
+OFTEN = {"CONSTANTS": '{"webapp.cli.reconcile._EVERY": 0.1}'}
+"""The pause between two runs is a tenth of a second, where no other is asked for."""
+AWAY = "The database cannot be used: "
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +104,9 @@ def test_it_asks_about_calls_as_they_become_due_and_writes_no_run_at_once_where_
     esms: Sandbox, database: Database, reconcile: Command, tmp_path: Path
 ) -> None:
     with systemd(str(tmp_path / "notify")) as manager:
-        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
-        with reconcile.beside("--watch", "--every", "1s", **environment) as process:
+        # At most every 50 ms, and so hardly more than twice between two runs.
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "100000", **OFTEN}
+        with reconcile.beside("--watch", **environment) as process:
             until(lambda: manager.states.count("WATCHDOG=1") >= 12)
             assert rows(database, calls) == []
             assert runs(database) == []
@@ -114,19 +117,27 @@ def test_it_asks_about_calls_as_they_become_due_and_writes_no_run_at_once_where_
     assert sorted(asked(esms)) == sorted(reference_ids)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("doing", ["rest", "run", "pause"])
+@pytest.mark.parametrize(
+    ("doing", "number"),
+    [("rest", signal.SIGTERM), ("run", signal.SIGTERM), ("pause", signal.SIGTERM), ("run", signal.SIGINT)],
+)
 def test_it_ends_with_0_within_seconds_whatever_it_is_doing(
     esms: Sandbox, database: Database, reconcile: Command, doing: str, number: signal.Signals
 ) -> None:
-    reference_ids = [] if doing == "rest" else missing(esms, database, 30)
-    esms.options = replace(esms.options, latency=0.3)
+    reference_ids = [] if doing == "rest" else missing(esms, database, 60)
+    esms.options = replace(esms.options, latency=0.1)
     if doing == "pause":
         lookup_rate.slow_down(database, 3600, halve=False)
     port = free_port()
-    with reconcile.beside("--watch", "--health-port", str(port), RECONCILE_CONCURRENCY="2") as process:
-        until(lambda: is_healthy(port))
-        until({"rest": lambda: True, "run": lambda: len(esms.lookups) >= 4, "pause": lambda: claimed(database)}[doing])
+    health = ["--health-port", str(port)] if doing == "rest" else []
+    with reconcile.beside("--watch", *health, RECONCILE_CONCURRENCY="2") as process:
+        until(
+            {
+                "rest": lambda: is_healthy(port),
+                "run": lambda: len(esms.lookups) >= 4,
+                "pause": lambda: claimed(database),
+            }[doing]
+        )
         stop(process, reconcile, number)
 
     assert claimed(database) == []
@@ -152,10 +163,10 @@ def test_while_esms_does_not_answer_it_waits_at_least_a_minute(
 ) -> None:
     missing(esms, database, 100)
     esms.answer_all_with("reset")
-    with reconcile.beside("--watch", "--every", "1s") as process:
+    with reconcile.beside("--watch", **OFTEN) as process:
         until(lambda: runs(database) == ["failures"])
         asked_by_then = len(esms.lookups)
-        time.sleep(3)
+        time.sleep(0.5)
         assert runs(database) == ["failures"]
         shown = stop(process, reconcile)
 
@@ -183,27 +194,32 @@ def test_it_starts_while_the_database_is_away_or_not_migrated_and_goes_on_after_
 ) -> None:
     url = server.new_database()
     database = Database(url)
-    with reconcile.beside("--watch", "--every", "1s", DATABASE_URL=url, RECONCILE_RATE="20") as process:
+    with reconcile.beside("--watch", DATABASE_URL=url, RECONCILE_RATE="20", **OFTEN) as process:
         with server.stopped():
-            time.sleep(3)
-        time.sleep(2)
+            until(lambda: AWAY in process.said())
+        until(lambda: "run `esms-calls migrate`" in process.said())
         database.migrate()
         missing(esms, database, 3)
         until(lambda: all_settled(database))
 
         for outage in (server.stopped, server.hung):
-            missing(esms, database, 60)
+            missing(esms, database, 30)
             before = len(esms.lookups)
             until(lambda before=before: len(esms.lookups) > before + 5)  # type: ignore[misc]
+            troubles = process.said().count(AWAY)
             with outage():
-                time.sleep(4)
+                if outage == server.hung:
+                    time.sleep(1)
+                else:
+                    until(lambda troubles=troubles: process.said().count(AWAY) > troubles)  # type: ignore[misc]
             within_a_minute(lambda: all_settled(database))
         assert process.poll() is None
+        troubles = process.said().count(AWAY)
         with server.stopped():
-            time.sleep(2)
+            until(lambda: process.said().count(AWAY) > troubles)
             said = stop(process, reconcile)
 
-    assert said.count("The database cannot be used: ") <= 2 + 4 * 2  # once for each new trouble
+    assert said.count(AWAY) <= 2 + 4 * 2  # once for each new trouble
     assert "run `esms-calls migrate`" in said
     assert said.count("The database can be used again.") >= 2
     assert max(asked(esms).count(reference_id) for reference_id in set(asked(esms))) <= 2
@@ -249,18 +265,12 @@ def test_it_goes_on_where_the_database_goes_away_right_after_a_run(
 def test_it_goes_on_where_its_summaries_cannot_be_written(esms: Sandbox, database: Database) -> None:
     """The disk under its log is full."""
     missing(esms, database, 2)
-    with Path("/dev/full").open("w") as full:
-        command = [COMMAND, "reconcile", "--watch", "--every", "1s"]
-        process = subprocess.Popen(command, stdout=full, stderr=subprocess.PIPE, text=True)
-        try:
-            until(lambda: runs(database) == ["done"])
-            missing(esms, database, 2)
-            until(lambda: runs(database) == ["done", "done"])
-            process.send_signal(signal.SIGTERM)
-            _, said = process.communicate(timeout=SOON)
-        finally:
-            process.kill()
-            process.wait()
+    with Program("reconcile", "--watch", stdout=Path("/dev/full"), environment=OFTEN) as process:
+        until(lambda: runs(database) == ["done"])
+        missing(esms, database, 2)
+        until(lambda: runs(database) == ["done", "done"])
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=SOON)
 
     assert (process.returncode, said) == (0, "")
 
@@ -276,8 +286,8 @@ def test_systemd_is_notified_that_it_is_ready_working_and_stopping(
     """Also while a run takes long."""
     where = address.format(folder=tmp_path, process=os.getpid())
     missing(esms, database, 200)
-    esms.options = replace(esms.options, latency=0.3)
-    environment = {"NOTIFY_SOCKET": where, "WATCHDOG_USEC": "1000000", "RECONCILE_CONCURRENCY": "2"}
+    esms.options = replace(esms.options, latency=0.1)
+    environment = {"NOTIFY_SOCKET": where, "WATCHDOG_USEC": "200000", "RECONCILE_CONCURRENCY": "2"}
     with systemd(where) as manager, reconcile.beside("--watch", **environment) as process:
         begun = time.monotonic()
         until(lambda: manager.states.count("WATCHDOG=1") >= 5)
