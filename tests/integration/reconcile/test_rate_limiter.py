@@ -55,15 +55,15 @@ def test_closing_wakes_all_threads_that_wait(database: Database) -> None:
 
 @ON_SQLITE
 def test_slowing_down_reaches_threads_that_wait_already(database: Database) -> None:
-    limiter = RateLimiter(database, 1, 1)
+    limiter = RateLimiter(database, 2, 1)
     assert limiter.wait()
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(limiter.wait)
         time.sleep(0.2)
         begun = time.monotonic()
-        limiter.slow_down(2, halve=False)
+        limiter.slow_down(0.8, halve=False)
         assert waiting.result(60)
-    assert time.monotonic() - begun >= 1.9
+    assert time.monotonic() - begun >= 0.75
 
 
 def test_a_reservation_that_fails_reaches_the_thread_that_asked(empty_database_url: str) -> None:
@@ -81,7 +81,7 @@ def test_a_reservation_that_fails_reaches_the_thread_that_asked(empty_database_u
 def test_several_processes_that_begin_together_keep_the_rate_from_the_first_slot_on(
     database: Database, empty_database_url: str
 ) -> None:
-    rate, number = 40, 40
+    rate, number = 40, 20
     here, there = PROCESSES.Pipe(duplex=False)
     processes = [
         PROCESSES.Process(target=leave_in_a_process, args=(empty_database_url, rate, number, there)) for _ in range(3)
@@ -94,7 +94,7 @@ def test_several_processes_that_begin_together_keep_the_rate_from_the_first_slot
 
     assert len(times) == 3 * number
     assert most_within(1.0, times) <= rate
-    assert times[-1] - times[0] < 2 * 3 * number / rate
+    assert times[-1] - times[0] < 2.5 * 3 * number / rate
     assert len(rows(database, table)) == 1
 
 
