@@ -7,6 +7,7 @@ Each test lets clients send all the time, does something bad at a random moment,
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -42,6 +43,10 @@ EFFECTS = {"settled", "stale", "conflict", "corrected", "confirmed", "enriched",
 AFTER_KILL = {"RemoteDisconnected", "ConnectionResetError", "ConnectionRefusedError", "BrokenPipeError"}
 """What a client sees of a server that is gone."""
 DROPPED_WHEN_IDLE = {"RemoteDisconnected", "ConnectionResetError", "BrokenPipeError"}
+PROBE_OFTEN = {} if SOAK else {"webapp.callbacks.drain._PROBE_SECONDS": 0.1}
+"""Constants of a receiver that looks for its database ten times as often as usual."""
+HASTY = PROBE_OFTEN if SOAK else PROBE_OFTEN | {"webapp.callbacks.ingest._DATABASE_SHARE": 0.1}
+"""Of one that besides waits for a silent database for half a second, not two; the spool has the rest of the time."""
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +66,13 @@ class Stage:
         self.receivers: list[Receiver] = []
         self._folder = folder
 
-    def receiver(self, *, log: Path | None = None, **environment: str) -> Receiver:
-        """One more receiver, started."""
+    def receiver(
+        self, *, log: Path | None = None, constants: dict[str, float] = PROBE_OFTEN, **environment: str
+    ) -> Receiver:
+        """One more receiver, started; ``constants`` are those of the program that have other values."""
         folder = self._folder / f"receiver-{len(self.receivers)}"
         folder.mkdir()
-        receiver = Receiver(folder, **{"DATABASE_URL": self.url, **environment})
+        receiver = Receiver(folder, **{"DATABASE_URL": self.url, "CONSTANTS": json.dumps(constants), **environment})
         self.receivers.append(receiver)
         receiver.start(log)
         return receiver
@@ -126,7 +133,7 @@ def test_a_server_that_is_killed_three_times_loses_nothing_that_it_answered(stag
     receiver = stage.receiver()
     with stage.load() as load:
         for _ in range(3):
-            load.go_on(0.2, lasting(0.8, 10))
+            load.go_on(0.2, lasting(0.5, 10))
             receiver.kill()
             receiver.start()
         load.until_effects_again()
@@ -144,7 +151,7 @@ def test_a_server_that_is_killed_while_its_database_is_away_loses_nothing_that_i
             load.go_on(0.1, 0.3)
             postgres.stop()
             for _ in range(3):
-                load.until_answered("spooled", load.go_on(0.1, lasting(0.5, 10)), number=20)
+                load.until_answered("spooled", load.go_on(0.1, lasting(0.3, 10)), number=15)
                 receiver.kill()
                 receiver.start()
             postgres.start()
@@ -156,7 +163,7 @@ def test_a_worker_that_is_killed_is_replaced_and_loses_nothing_that_it_answered(
     receiver = stage.receiver()
     with stage.load() as load:
         for _ in range(2):
-            load.go_on(0.2, lasting(0.8, 10))
+            load.go_on(0.2, lasting(0.5, 10))
             victim = stage.random.choice(receiver.workers())
             os.kill(victim, signal.SIGKILL)
             until(lambda gone=victim: gone not in receiver.workers(), 10, "the worker is gone")  # type: ignore[misc]
@@ -170,7 +177,7 @@ def test_a_worker_that_is_killed_is_replaced_and_loses_nothing_that_it_answered(
 def test_a_server_that_is_ended_answers_what_it_has_and_ends_in_time(stage: Stage) -> None:
     receiver = stage.receiver()
     with stage.load() as load:
-        load.go_on(0.5, lasting(1, 10))
+        load.go_on(0.2, lasting(0.5, 10))
         receiver.end()
         receiver.start()
         load.until_effects_again()
@@ -199,9 +206,9 @@ def test_a_restart_refuses_no_connection(stage: Stage) -> None:
 
 @pytest.mark.parametrize("kind", ["sqlite"])
 def test_a_log_that_cannot_be_written_changes_no_answer(stage: Stage) -> None:
-    stage.receiver(log=Path("/dev/full"), PUBLIC_URL="")
+    stage.receiver(log=Path("/dev/full"), constants=HASTY, PUBLIC_URL="")
     with stage.load() as load:
-        load.go_on(0.5, lasting(1, 20))
+        load.go_on(0.2, lasting(0.5, 20))
         with sqlite_locked(Path(str(stage.database.url.database))):
             load.until_answered("spooled", load.go_on(0.1), number=20)
         load.until_effects_again()
@@ -232,15 +239,16 @@ def away(how: str, postgres: PostgreSQL) -> AbstractContextManager[None]:
 
 @pytest.mark.parametrize(
     ("how", "quick"),
-    [("stopped", 1.5), ("hung", 7), ("read-only", 1.5), ("out of connections", 1.5), ("wrong password", 1.5)],
+    [("stopped", 0.5), ("hung", 3), ("read-only", 0.5), ("out of connections", 0.5), ("wrong password", 0.5)],
 )
 @ON_POSTGRESQL
 def test_while_postgresql_is_away_reports_are_spooled_and_then_stored(
     stage: Stage, postgres: PostgreSQL, how: str, quick: float
 ) -> None:
-    stage.receiver(ANSWER_WITHIN="5s" if how == "hung" else PATIENT)
+    hung = how == "hung"
+    stage.receiver(ANSWER_WITHIN="5s" if hung else PATIENT, constants=HASTY if hung else PROBE_OFTEN)
     with stage.load() as load:
-        load.go_on(0.2, 1)
+        load.go_on(0.2, 0.5)
         with away(how, postgres):
             began = load.go_on(lasting(quick, 60))
             load.until_answered("spooled", began, number=50)
@@ -255,7 +263,7 @@ def test_a_postgresql_that_is_restarted_in_mid_commit_costs_nothing(stage: Stage
     stage.receiver(ANSWER_WITHIN=PATIENT)
     with stage.load() as load:
         for how in ("immediate", "fast", "immediate")[: 3 if SOAK else 2]:
-            load.go_on(0.1, lasting(0.6, 10))
+            load.go_on(0.1, lasting(0.5, 10))
             postgres.stop(how)
             postgres.start()
             load.until_effects_again()
@@ -272,9 +280,9 @@ def test_a_pgbouncer_that_is_restarted_costs_nothing(stage: Stage) -> None:
         pooled = running.enter_context(pgbouncer(stage.url, port=port))
         stage.receiver(DATABASE_URL=pooled, ANSWER_WITHIN=PATIENT)
         with stage.load() as load:
-            load.go_on(0.2, 1)
+            load.go_on(0.2, 0.5)
             running.close()
-            began = load.go_on(lasting(0.7, 20))
+            began = load.go_on(lasting(0.3, 20))
             load.until_answered("spooled", began, number=20)
             running.enter_context(pgbouncer(stage.url, port=port))
             load.until_effects_again()
@@ -320,11 +328,11 @@ def test_a_full_spool_is_drained_and_takes_again_under_load(stage: Stage, postgr
 
 @ON_SQLITE
 def test_while_the_sqlite_file_is_locked_reports_are_spooled_and_then_stored(stage: Stage) -> None:
-    stage.receiver()
+    stage.receiver(constants=HASTY)
     with stage.load() as load:
-        load.go_on(0.2, 1)
+        load.go_on(0.2, 0.5)
         with sqlite_locked(Path(str(stage.database.url.database))):
-            began = load.go_on(lasting(4, 20))
+            began = load.go_on(lasting(1, 20))
             load.until_answered("spooled", began, number=50)
         load.until_effects_again()
 
@@ -350,7 +358,7 @@ def test_a_full_disk_of_the_database_costs_nothing(
         with stage.load() as load:
             load.go_on(0.2, 0.6)
             disk.fill()
-            load.until_answered("spooled", load.go_on(lasting(1, 20)), number=50, seconds=60)
+            load.until_answered("spooled", load.go_on(lasting(0.2, 20)), number=50, seconds=60)
             disk.free()
             load.until_effects_again()
 
@@ -374,7 +382,7 @@ def test_full_spool_disk_gives_503_until_there_is_space_again(
                 for _ in range(2):
                     load.until_answered("spooled", load.go_on(0.1), number=20)
                     disk.fill()
-                    load.until_answered("503", load.go_on(lasting(0.5, 10)), number=20)
+                    load.until_answered("503", load.go_on(lasting(0.1, 10)), number=20)
                     disk.free()
                 load.until_answered("spooled", load.go_on(0.1), number=20)
             load.until_effects_again()
@@ -392,7 +400,7 @@ def test_a_spool_that_filled_its_disk_by_itself_is_drained_all_the_same(
         _stage(tmp_path, postgres.migrated_database(), random) as stage,
     ):
         receiver = stage.receiver(INSTANCE_DIR=str(disk.folder / "instance"))
-        with stage.load(padding=6000) as load:
+        with stage.load(clients=12, padding=6000) as load:
             for _ in range(2):
                 with postgres.stopped():
                     began = load.go_on(0.1)
@@ -463,9 +471,9 @@ def test_a_spool_folder_that_is_gone_is_made_again(stage: Stage, postgres: Postg
         load.until_effects_again()
         receiver.until_drained()
         receiver.instance.rename(receiver.instance.with_name("gone"))
-        load.go_on(0.2, 0.5)
+        load.go_on(0.1, 0.3)
         with postgres.stopped():
-            load.until_answered("spooled", load.go_on(0.2), number=20)
+            load.until_answered("spooled", load.go_on(0.1), number=20)
         load.until_effects_again()
 
     assert set(stage.ledger.results()) <= {"400", "spooled", *EFFECTS}
@@ -478,7 +486,7 @@ def test_a_corrupt_spool_is_set_aside_and_what_sqlite_reads_of_it_is_stored(
     stage: Stage, postgres: PostgreSQL, where: str
 ) -> None:
     receiver = stage.receiver()
-    with stage.load(clients=10) as load:
+    with stage.load(clients=20) as load:
         with postgres.stopped():
             load.until_answered("spooled", load.go_on(0.1), number=200)
             receiver.kill()
