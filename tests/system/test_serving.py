@@ -44,6 +44,8 @@ ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=T
 SET = pytest.mark.usefixtures("settings")
 URL = f"/esms/callback/{CALLBACK_TOKEN}"
 QUICK_SECONDS = 5
+PROBE_OFTEN = {"CONSTANTS": '{"webapp.callbacks.drain._PROBE_SECONDS": 0.1}'}
+"""A server that looks for its database ten times as often as usual."""
 
 
 class Server:
@@ -251,18 +253,16 @@ def test_reading_a_call_with_very_many_reports_delays_no_other_request(tmp_path:
     assert sorted(others)[-2] < reading.result() / 3
 
 
-def patient_for_a_second(url: str) -> str:
-    return make_url(url).update_query_dict({"connect_timeout": "1"}).render_as_string(hide_password=False)
-
-
 @ON_POSTGRESQL
 @SET
 def test_server_starts_beside_a_silent_database_and_stores_callbacks_once_it_answers(
     tmp_path: Path, database: Database
 ) -> None:
+    # As short as psycopg lets it be.
+    impatient = database.url.update_query_dict({"connect_timeout": "2"}).render_as_string(hide_password=False)
     with (
-        silent_server(database.url.render_as_string(hide_password=False), answers=1) as (url, proxy),
-        started(tmp_path / "log", DATABASE_URL=patient_for_a_second(url)) as server,
+        silent_server(impatient, answers=1) as (url, proxy),
+        started(tmp_path / "log", DATABASE_URL=url, **PROBE_OFTEN) as server,
     ):
 
         def send(name: str) -> str:
@@ -285,26 +285,31 @@ def test_server_starts_beside_a_silent_database_and_stores_callbacks_once_it_ans
 @ON_POSTGRESQL
 @SET
 def test_database_that_returns_at_another_migration_is_not_used_until_migrated(
-    tmp_path: Path, database: Database
+    tmp_path: Path, database: Database, postgresql: str
 ) -> None:
     def be_at(migration: str) -> None:
         statement = f"UPDATE alembic_version SET version_num = '{migration}'"  # noqa: S608
         with database.transaction() as connection:
             connection.execute(text(statement))
 
+    def let_in(value: str) -> None:
+        engine = create_engine(postgresql, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {database.url.database} ALLOW_CONNECTIONS {value}"))
+        engine.dispose()
+
     be_at("0001")
-    with (
-        silent_server(database.url.render_as_string(hide_password=False), answers=1) as (url, proxy),
-        started(tmp_path / "log", DATABASE_URL=patient_for_a_second(url)) as server,
-    ):
+    let_in("false")
+    with started(tmp_path / "log", **PROBE_OFTEN) as server:
 
         def send(name: str) -> str:
             return str(requests.get(f"{server.url}{URL}?ReferenceId={name}", timeout=10).json()["result"])
 
-        proxy.answers_left = float("inf")
+        assert send("away") == "spooled"
+        let_in("true")
         until(lambda: "migrate" in requests.get(f"{server.url}/readyz", timeout=20).text, 20, "it is found")
         assert {send(str(place)) for place in range(40)} == {"spooled"}
-        time.sleep(1.5)
+        time.sleep(0.5)
         assert send("again") == "spooled"
 
         be_at(newest_migration())
