@@ -384,7 +384,10 @@ def test_killed_process_releases_the_spool_locks(spool: Spool, folder: Path) -> 
         assert mine
 
 
-def test_stopped_process_with_the_locks_delays_others_only_briefly(spool: Spool, folder: Path) -> None:
+def test_stopped_process_with_the_locks_delays_others_only_briefly(
+    spool: Spool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webapp.callbacks.spool._SPOOL_LOCK_SECONDS", 0.4)
     spool.append(requests(3))
     before = spool.depth()
     here, there = PROCESSES.Pipe()
@@ -398,7 +401,7 @@ def test_stopped_process_with_the_locks_delays_others_only_briefly(spool: Spool,
         assert spool.depth() == before, "the depth is known all the same"
         for use in uses(spool)[:-1]:
             with pytest.raises(
-                SpoolError, match=r"kept \S+/spool\.lock locked for 2 s\. If it was stopped, .*kill -CONT"
+                SpoolError, match=r"kept \S+/spool\.lock locked for 0\.4 s\. If it was stopped, .*kill -CONT"
             ):
                 use()
         with spool.draining() as mine:

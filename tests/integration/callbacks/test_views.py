@@ -11,9 +11,11 @@ import socket
 import sqlite3
 import time
 from base64 import b64encode, encodebytes
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlencode
 
@@ -26,6 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import serving as running
 from sqlalchemy import create_engine, func, make_url, select, text
 from sqlalchemy.exc import IntegrityError
+from until import until
 
 from webapp import create_app, storage
 from webapp.esms import callback as esms_callback
@@ -596,14 +599,15 @@ def assert_later(answer: TestResponse, started: float) -> None:
 
 
 def test_a_locked_database_gets_a_quick_503_and_the_repeated_callback_is_stored(
-    unspooled: FlaskClient, settings: Settings, database: Database
+    settings: Settings, database: Database
 ) -> None:
-    unspooled.get(f"{URL}?ReferenceId=before")
-    with locked(settings):
-        started = time.monotonic()
-        assert_later(unspooled.get(f"{URL}?ReferenceId=a&SendStatus=5"), started)
+    with serving(settings, spool=False, answer_within=timedelta(seconds=2)) as unspooled:
+        unspooled.get(f"{URL}?ReferenceId=before")
+        with locked(settings):
+            started = time.monotonic()
+            assert_later(unspooled.get(f"{URL}?ReferenceId=a&SendStatus=5"), started)
 
-    assert unspooled.get(f"{URL}?ReferenceId=a&SendStatus=5").json == {"result": "settled"}
+        assert unspooled.get(f"{URL}?ReferenceId=a&SendStatus=5").json == {"result": "settled"}
     assert [row["reference_id"] for row in rows(database, status_reports)] == ["before", "a"]
 
 
@@ -915,25 +919,29 @@ def test_a_query_that_is_not_encoded_is_read_and_a_malformed_request_is_not_echo
 @ON_SQLITE
 @pytest.mark.usefixtures("settings")
 @pytest.mark.parametrize("locked", [False, True])
-@pytest.mark.parametrize("length", [b"Content-Length: 99\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n63\r\n"])
 def test_body_that_does_not_arrive_is_answered_within_the_deadline_and_kept(
-    database: Database, tmp_path: Path, length: bytes, *, locked: bool
+    database: Database, tmp_path: Path, *, locked: bool
 ) -> None:
-    head = b"POST " + URL.encode() + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" + length
+    head = b"POST " + URL.encode() + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    asked = [
+        head + b"Content-Length: 99\r\n\r\nReferenceId=a&Ivr=",
+        head + b"Transfer-Encoding: chunked\r\n\r\n63\r\nReferenceId=b&Ivr=",
+    ]
     with running(tmp_path / "log", "--workers", "1", ANSWER_WITHIN="2s") as address:
         with closing(sqlite3.connect(str(database.url.database), isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE" if locked else "SELECT 1")
             began = time.monotonic()
-            answer, said = ask_raw(address, head + b"ReferenceId=a&Ivr=")
+            with ThreadPoolExecutor(2) as threads:
+                answers = list(threads.map(partial(ask_raw, address), asked))
             assert time.monotonic() - began < 10, "long before the connection is given up"
-        for _ in range(100):
-            if kept := rows(database, rejected_callbacks):
-                break
-            time.sleep(0.1)
+        until(lambda: len(rows(database, rejected_callbacks)) == 2)
+        kept = rows(database, rejected_callbacks)
 
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert said == {"error": "body: ended before it was whole"}
-    assert [row["reason"] for row in kept] == ["body: ended before it was whole"]
+    for answer, said in answers:
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert said == {"error": "body: ended before it was whole"}
+    assert [row["reason"] for row in kept] == ["body: ended before it was whole"] * 2
+    assert (b"", b"ReferenceId=b&Ivr=") in [sent(row) for row in kept]
 
 
 @ON_SQLITE

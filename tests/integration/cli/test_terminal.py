@@ -79,7 +79,7 @@ class HostileEsms(BaseHTTPRequestHandler):
 @contextmanager
 def hostile_esms() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), HostileEsms) as server:
-        serving = threading.Thread(target=server.serve_forever)
+        serving = threading.Thread(target=server.serve_forever, args=(0.02,))
         serving.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

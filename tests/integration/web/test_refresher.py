@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from webapp.support.settings import Settings
 
 
+@ON_SQLITE
 def test_figures_follow_the_calls_while_the_server_runs(settings: Settings, database: Database, tmp_path: Path) -> None:
     with serving(tmp_path / "log", DATABASE_URL=settings.database) as url:
         for number in range(20):
