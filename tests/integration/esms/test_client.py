@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from webapp.esms.lookup import LookupAnswer
 
 TIMEOUT = timedelta(seconds=0.4)
+SHORT = timedelta(seconds=0.15)
+"""Where no look-up gets an answer."""
 SOON = 5.0
 """Seconds in which a look-up that times out is over, also on a slow machine."""
 
@@ -192,7 +194,7 @@ def test_an_answer_is_read_up_to_its_limit(padding: int, code: str) -> None:
     ],
 )
 def test_a_look_up_as_a_whole_ends_in_time_however_slowly_the_answer_drips(opening: str) -> None:
-    with peer(dripping(opening)) as served, asking(served.url) as client:
+    with peer(dripping(opening)) as served, asking(served.url, timeout=SHORT) as client:
         began = time.monotonic()
         answer = look_up(client, "x")
         assert time.monotonic() - began < SOON
@@ -231,11 +233,11 @@ def test_a_connection_that_comes_too_late_is_a_timeout(monkeypatch: pytest.Monke
     found = socket.getaddrinfo
 
     def slowly_found(*given: Any) -> Any:
-        time.sleep(TIMEOUT.total_seconds() + 0.1)
+        time.sleep(SHORT.total_seconds() + 0.1)
         return found(*given)
 
     monkeypatch.setattr(socket, "getaddrinfo", slowly_found)
-    with peer(dripping("HTTP/1.1 200 OK\r\n\r\n")) as served, asking(served.url) as client:
+    with peer(dripping("HTTP/1.1 200 OK\r\n\r\n")) as served, asking(served.url, timeout=SHORT) as client:
         began = time.monotonic()
         assert look_up(client, "x").code == "timeout"
         assert time.monotonic() - began < SOON
@@ -352,13 +354,7 @@ def test_a_connection_that_esms_closed_meanwhile_is_made_anew() -> None:
 def test_after_a_timeout_the_next_look_up_is_a_fresh_one(sandbox: Sandbox, client: Client) -> None:
     slow, well = list(sandbox.calls)[2:4]
     sandbox.faults[slow] = "hang"
-    assert [look_up(client, call).code for call in (well, slow, well, slow, well)] == [
-        "100",
-        "timeout",
-        "100",
-        "timeout",
-        "100",
-    ]
+    assert [look_up(client, call).code for call in (well, slow, well)] == ["100", "timeout", "100"]
 
 
 def test_passwords_of_the_environment_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

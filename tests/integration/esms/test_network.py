@@ -346,7 +346,7 @@ def test_a_new_connection_that_ends_is_not_tried_again() -> None:
 
 
 def test_a_kept_connection_that_is_silent_is_a_timeout_and_not_tried_again() -> None:
-    with peer(ending(pause=1)) as served, asking(served.url, timeout=SHORT) as client:
+    with peer(ending(pause=0.6)) as served, asking(served.url, timeout=SHORT) as client:
         assert look_up(client).code == "100"
         answer = look_up(client)
         assert (answer.code, answer.problem) == ("timeout", "No whole answer came within ESMS_TIMEOUT.")

@@ -386,7 +386,7 @@ def test_look_ups_are_recorded_in_the_order_of_their_arrival(shared: Sandbox) ->
 
 def test_overlapping_look_ups_of_one_call_are_noticed() -> None:
     """Those of different calls are none."""
-    with Sandbox(Options(latency=1.0)) as sandbox:
+    with Sandbox(Options(latency=0.5)) as sandbox:
         sandbox.place(2)
         one, other = sandbox.calls
         with ThreadPoolExecutor(3) as pool:
@@ -679,8 +679,11 @@ def test_a_closed_connection(shared: Sandbox, call: PlacedCall) -> None:
 
 
 @pytest.mark.parametrize(("fault", "expected"), [("drip", b"\r\n\r\n   "), ("drip-header", b"X-Slow:   ")])
-def test_an_answer_that_drips(shared: Sandbox, call: PlacedCall, fault: str, expected: bytes) -> None:
+def test_an_answer_that_drips(
+    shared: Sandbox, call: PlacedCall, fault: str, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Byte by byte, so that no pause between two bytes is long."""
+    monkeypatch.setattr("webapp.esms.sandbox.faults._DRIP_SECONDS", 0.02)
     shared.faults[call.reference_id.lower()] = fault
     url = urlsplit(shared.api_url)
     with socket.create_connection((url.hostname, url.port), timeout=20) as connection:

@@ -278,7 +278,10 @@ def test_callbacks_that_were_not_stored_are_counted(settings: Settings, tmp_path
 
 
 @ON_SQLITE
-def test_spool_depth_is_shown_while_another_process_holds_its_locks(settings: Settings, client: FlaskClient) -> None:
+def test_spool_depth_is_shown_while_another_process_holds_its_locks(
+    settings: Settings, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webapp.callbacks.spool._DEPTH_LOCK_SECONDS", 0.1)
     spool = Spool(settings.instance_dir, settings.spool_limit)
     spool.append([CallbackRequest(parameters.new_id(), datetime.now(UTC), None, "GET", None, b"ReferenceId=a", b"")])
     spool.close()
