@@ -235,7 +235,7 @@ def serving(log: Path, *arguments: str, **environment: str) -> Iterator[str]:
     with Program("serve", "--bind", address, *arguments, stdout=log, stderr=log, environment=environment) as server:
         wait_until_healthy(f"http://{address}", server)
         yield f"http://{address}"
-        server.send_signal(signal.SIGINT)  # SIGTERM takes a second: workers look that often whether to end
+        server.send_signal(signal.SIGTERM)
         server.wait(timeout=40)
 
 
