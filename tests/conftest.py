@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import signal
 import tempfile
@@ -14,6 +15,7 @@ import pytest
 from compiled_once import TEMPLATES
 from constants import API_TOKEN, CALLBACK_TOKEN
 from memory_folder import use_memory
+from server_forks import share_prepared
 from servers import Shared, fresh_database
 
 from webapp import create_app
@@ -38,8 +40,9 @@ SHARED = pytest.StashKey[Shared]()
 def pytest_configure(config: pytest.Config) -> None:
     """Begin with nothing made; xdist's workers are given the folder of their controller."""
     use_memory()
-    given = getattr(config, "workerinput", {}).get("shared")
+    given, first = getattr(config, "workerinput", {}).get("shared", (None, os.getpid()))
     config.stash[SHARED] = Shared(Path(given or tempfile.mkdtemp(prefix="esms-calls-")))
+    share_prepared(config.stash[SHARED].folder, first)
     if given:
         _begin_elsewhere(config)
     else:
@@ -58,7 +61,7 @@ def _begin_elsewhere(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: WorkerController) -> None:
-    node.workerinput["shared"] = str(node.config.stash[SHARED].folder)
+    node.workerinput["shared"] = str(node.config.stash[SHARED].folder), os.getpid()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -8,6 +8,7 @@ The tour of the README, the traces of system calls and the tests of Ctrl-C start
 from __future__ import annotations
 
 import atexit
+import fcntl
 import gc
 import importlib
 import json
@@ -22,7 +23,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,29 +81,51 @@ class Fork:
         return self._status.recv(20)
 
 
-@cache
-def _prepared() -> str:
-    """The socket of the process that has imported everything; it runs as long as this one."""
-    folder = TemporaryDirectory(prefix="esms-calls-")
-    path = f"{folder.name}/servers"
-    alive, _ = held = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-P", __file__, path, str(alive), *sys.path], pass_fds=[alive], stdin=subprocess.DEVNULL
-    )
-    os.close(alive)
-    while not Path(path).exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    _KEPT.extend([folder, process, held])
-    return path
+class _Run(NamedTuple):
+    """The processes that use one prepared process together: a test run, or this process alone."""
+
+    folder: Path
+    first: int
+    """The process with whose end all ends."""
 
 
+_RUN: list[_Run] = []
 _KEPT: list[Any] = []
 """What must last as long as this process."""
 
 
-def _main(path: str, alive: int) -> None:
-    """Import everything, and fork for each connection, until the other end of ``alive`` is closed."""
+def share_prepared(folder: Path, first: int) -> None:
+    """Use one prepared process with all that are given the same folder, until process ``first`` ends."""
+    _RUN[:] = [_Run(folder, first)]
+
+
+@cache
+def _prepared() -> str:
+    """The socket of the process that has imported everything."""
+    if not _RUN:
+        _KEPT.append(folder := TemporaryDirectory(prefix="esms-calls-"))
+        share_prepared(Path(folder.name), os.getpid())
+    (run,) = _RUN
+    path = run.folder / "servers"
+    with (run.folder / "servers-lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _prepare(path, run.first)
+    return str(path)
+
+
+def _prepare(path: Path, first: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-P", __file__, str(path), str(first), *sys.path], stdin=subprocess.DEVNULL
+    )
+    _KEPT.append(process)
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
+def _main(path: str, first: int) -> None:
+    """Import everything, and fork for each connection, until process ``first`` ends."""
     from gevent import monkey
 
     monkey.patch_all()
@@ -121,14 +144,15 @@ def _main(path: str, alive: int) -> None:
     listener.bind(f"{path}.new")
     listener.listen(16)
     Path(f"{path}.new").rename(path)
+    ended = os.pidfd_open(first)
     either = poll()
     either.register(listener)
-    either.register(alive)
+    either.register(ended)
     while all(ready == listener.fileno() for ready, _ in either.poll()):
         connection, _ = listener.accept()
         if fork() == 0:
             listener.close()
-            os.close(alive)
+            os.close(ended)
             _attend(connection, fork, poll)
         connection.close()
 
