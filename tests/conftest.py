@@ -35,6 +35,12 @@ pytest_plugins = ["doctoring", "reconciling"]
 
 
 SHARED = pytest.StashKey[Shared]()
+_LONGEST = (
+    *("readme", "durability", "serving", "outage_of_esms", "watch", "deploys", "abuse", "exactly_once"),
+    *("page_in_a_browser", "proxies", "demo"),
+)
+"""Of the system tests, the longest first."""
+_SHORT = "tests/unit"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -81,10 +87,31 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest first, so that no worker is left with one of them in the end."""
-    longest = ("tests/system/test_readme.py", "tests/system", "tests/integration")
-    items.sort(key=lambda item: ([not item.nodeid.startswith(part) for part in longest], item.path))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deal files out to xdist's workers, which get equal parts of the list: long tests first, unit tests last.
+
+    So each worker keeps a file's servers to the end of the file, and takes from others what is short.
+    """
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    short = [item for file in sorted(files) if file.startswith(_SHORT) for item in files.pop(file)]
+    workers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+    parts: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for number, file in enumerate(sorted(files, key=_place)):
+        around, place = divmod(number, workers)
+        parts[-1 - place if around % 2 else place] += files[file]
+    for part in parts:
+        missing = max(0, len(items) // workers - len(part))
+        part.extend(short[:missing])
+        del short[:missing]
+    items[:] = [*(item for part in parts for item in part), *short]
+
+
+def _place(file: str) -> tuple[int, str]:
+    """Where a file comes, the longest first."""
+    starts = [*(f"tests/system/test_{name}.py" for name in _LONGEST), "tests/system"]
+    return next((place for place, start in enumerate(starts) if file.startswith(start)), len(starts)), file
 
 
 @pytest.fixture(scope="session")
