@@ -76,6 +76,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[SHARED].remove()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """Look for garbage once more, for what is reported of it; pytest and Python would then do it eight times."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
     """What is imported and collected lasts as long as the run: the garbage collector need not look through it."""
@@ -84,6 +91,7 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.freeze()
+        gc.set_threshold(50_000)
         gc.enable()
 
 

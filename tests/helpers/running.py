@@ -33,7 +33,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 """Processes that are forked from one that has imported the program: each begins in milliseconds, not in a second."""
 PROCESSES.set_forkserver_preload(
     [f"webapp.cli.{name.replace('-', '_')}" for name in COMMANDS]
-    + ["webapp.app", "alembic.command", "hypothesis.strategies", "sqlalchemy.dialects.postgresql.psycopg"]
+    + ["webapp.app", "alembic.command", "hypothesis.strategies", "sqlalchemy.dialects.postgresql.psycopg", "frozen"]
 )
 
 

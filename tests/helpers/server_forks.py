@@ -126,6 +126,7 @@ def _prepare(path: Path, first: int) -> None:
 
 def _main(path: str, first: int) -> None:
     """Import everything, and fork for each connection, until process ``first`` ends."""
+    gc.disable()
     from gevent import monkey
 
     monkey.patch_all()
