@@ -216,11 +216,11 @@ def test_calls_known_from_callbacks_alone_get_no_more_than_one_in_ten_for_a_time
     esms: Sandbox, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RECONCILE_CONCURRENCY", "1")
-    registered = set(missing(esms, database, 120))
+    registered = set(missing(esms, database, 70))
     others = [normalised(call.reference_id) for call in esms.place(10)]
 
     def receive_others(progress: Progress) -> None:
-        if progress.run.checked >= 60 and others:
+        if progress.run.checked >= 20 and others:
             now = datetime.now(UTC)
             Writer(database).record([callback(name, received_at=now - HOUR, send_status=2) for name in others], now)
             others.clear()
@@ -228,8 +228,8 @@ def test_calls_known_from_callbacks_alone_get_no_more_than_one_in_ten_for_a_time
     reconciler(database).run(due_now(), limit=None, stop=Event(), watch=receive_others)
 
     in_order = [name in registered for name in asked(esms)]
-    assert (len(in_order), in_order[:60].count(False)) == (130, 0)
-    assert 4 <= in_order[60:120].count(False) <= 7
+    assert (len(in_order), in_order[:20].count(False)) == (80, 0)
+    assert 3 <= in_order[20:70].count(False) <= 6
 
 
 @ON_SQLITE
@@ -287,12 +287,12 @@ def test_calls_placed_at_the_same_moment_are_all_confirmed(
     esms: Sandbox, database: Database, reconcile: Command
 ) -> None:
     """A run narrows its claims by placed_at, which is the same for all of them here."""
-    reference_ids = settled(esms, database, 60, registered=False)
+    reference_ids = settled(esms, database, 30, registered=False)
     moment = datetime.now(UTC) - HOUR
     for reference_id in reference_ids:
         change(database, reference_id, placed_at=moment)
 
-    assert counts(reconcile("--json", VERIFY="all", RECONCILE_CONCURRENCY="2").stdout)["settled"] == 60
+    assert counts(reconcile("--json", VERIFY="all", RECONCILE_CONCURRENCY="2").stdout)["settled"] == 30
     assert Counter(asked(esms)) == Counter(reference_ids)
 
 

@@ -523,6 +523,7 @@ def test_where_every_look_up_is_rate_limited_each_call_is_charged_and_the_run_go
 # How a run may end
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_interrupted_finishes_what_is_in_flight_and_leaves_the_rest_due(
     esms: Sandbox, database: Database, reconcile: Command, number: signal.Signals
@@ -672,7 +673,7 @@ def test_a_database_that_goes_away_in_mid_run_ends_it_and_nothing_is_lost(
     """The calls are free again when their lease is over."""
     reference_ids = missing(esms, database, 2)
     esms.options = replace(esms.options, latency=0.5)
-    impatient = Database(database.url.render_as_string(hide_password=False), patience=timedelta(seconds=0.2))
+    impatient = Database(database.url.render_as_string(hide_password=False), patience=timedelta(seconds=0.1))
 
     with ThreadPoolExecutor(1) as threads:
         work = reconciler(impatient).run
