@@ -55,6 +55,7 @@ _FIELD_NAMES = [field.name for field in fields(CallbackRequest)]
 _COLUMN_LIST = ", ".join(_FIELD_NAMES)
 _INSERT = f"INSERT OR IGNORE INTO arrivals ({_COLUMN_LIST}) VALUES (?,?,?,?,?,?,?,?)"  # noqa: S608 - our own names
 _INSERT_AT = f"INSERT OR IGNORE INTO arrivals (position, {_COLUMN_LIST}) VALUES (?,?,?,?,?,?,?,?,?)"  # noqa: S608
+_LAST_POSITION = 2**63 - 1
 
 
 class SpoolError(Exception):
@@ -333,10 +334,18 @@ def _copy_readable_rows(path: Path, new: sqlite3.Connection) -> int:
 
 
 def _readable_rows(path: Path, order: str) -> Iterator[tuple[Any, ...]]:
-    query = f"SELECT position, {_COLUMN_LIST} FROM arrivals NOT INDEXED ORDER BY position {order}"  # noqa: S608
+    first, further = (-1, ">") if order == "ASC" else (_LAST_POSITION, "<")
+    query = (
+        f"SELECT position, {_COLUMN_LIST} FROM arrivals NOT INDEXED"  # noqa: S608
+        f" WHERE position {further} ? ORDER BY position {order} LIMIT 1"
+    )
     with suppress(sqlite3.Error), closing(sqlite3.connect(path, isolation_level=None)) as old:
         old.text_factory = bytes
-        yield from old.execute(query)
+        # One by one: a cursor reads a row ahead, and where that is damaged it does not give the one before either.
+        row = old.execute(query, (first,)).fetchone()
+        while row:
+            yield row
+            row = old.execute(query, row[:1]).fetchone()
 
 
 def _decoded_row(values: Sequence[object]) -> list[object]:

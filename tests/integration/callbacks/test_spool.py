@@ -467,6 +467,9 @@ def test_a_corrupt_file_is_set_aside_and_the_rows_that_sqlite_reads_are_kept(
     for start, length in damages[where]:
         assert aside.read_bytes()[start : start + length] == damaged[start : start + length]
     assert "THE SPOOL IS CORRUPT" in caplog.text
+    if where == "middle":
+        overwritten = b"".join(content[start : start + length] for start, length in damages[where])
+        assert [one for one in some if one not in found] == [one for one in some if str(one.id).encode() in overwritten]
 
 
 @pytest.mark.parametrize(
