@@ -28,7 +28,8 @@ def test_a_running_server_follows_each_step_without_a_restart(
         monkeypatch.delenv(name)
     address = f"127.0.0.1:{free_port()}"
     log = tmp_path / "log"
-    with Program("serve", "--bind", address, stdout=log, stderr=log, environment={}) as server:
+    often = {"CONSTANTS": '{"webapp.support.accepted_tokens.PAUSE_SECONDS": 0.2}'}
+    with Program("serve", "--bind", address, stdout=log, stderr=log, environment=often) as server:
         wait_until_healthy(f"http://{address}", server)
 
         def answer(token: str, query: str) -> int:
