@@ -239,7 +239,7 @@ def away(how: str, postgres: PostgreSQL) -> AbstractContextManager[None]:
 
 @pytest.mark.parametrize(
     ("how", "quick"),
-    [("stopped", 0.5), ("hung", 3), ("read-only", 0.5), ("out of connections", 0.5), ("wrong password", 0.5)],
+    [("stopped", 0.5), ("hung", 1.5), ("read-only", 0.5), ("out of connections", 0.5), ("wrong password", 0.5)],
 )
 @ON_POSTGRESQL
 def test_while_postgresql_is_away_reports_are_spooled_and_then_stored(
@@ -251,7 +251,7 @@ def test_while_postgresql_is_away_reports_are_spooled_and_then_stored(
         load.go_on(0.2, 0.5)
         with away(how, postgres):
             began = load.go_on(lasting(quick, 60))
-            load.until_answered("spooled", began, number=50)
+            load.until_answered("spooled", began, number=30)
         load.until_effects_again()
 
     assert set(stage.ledger.results()) <= {"400", "spooled", *EFFECTS}
@@ -311,7 +311,7 @@ def test_of_two_receivers_on_one_database_one_with_a_full_spool_says_so_and_the_
 @ON_POSTGRESQL
 def test_a_full_spool_is_drained_and_takes_again_under_load(stage: Stage, postgres: PostgreSQL) -> None:
     receiver = stage.receiver(SPOOL_LIMIT="64KiB")
-    with stage.load(padding=300) as load:
+    with stage.load(padding=600) as load:
         for _ in range(2):
             with postgres.stopped():
                 began = load.go_on(0.1)
@@ -333,7 +333,7 @@ def test_while_the_sqlite_file_is_locked_reports_are_spooled_and_then_stored(sta
         load.go_on(0.2, 0.5)
         with sqlite_locked(Path(str(stage.database.url.database))):
             began = load.go_on(lasting(1, 20))
-            load.until_answered("spooled", began, number=50)
+            load.until_answered("spooled", began, number=30)
         load.until_effects_again()
 
     assert set(stage.ledger.results()) <= {"400", "spooled", *EFFECTS}
@@ -358,7 +358,7 @@ def test_a_full_disk_of_the_database_costs_nothing(
         with stage.load() as load:
             load.go_on(0.2, 0.6)
             disk.fill()
-            load.until_answered("spooled", load.go_on(lasting(0.2, 20)), number=50, seconds=60)
+            load.until_answered("spooled", load.go_on(lasting(0.2, 20)), number=30, seconds=60)
             disk.free()
             load.until_effects_again()
 
