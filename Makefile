@@ -11,7 +11,7 @@ DEMO ?=
 # What is imported is compiled once, not by each of the hundreds of processes that the tests start.
 unexport PYTHONDONTWRITEBYTECODE
 # Tests wait for much, so more of them run at a time than a small machine has cores.
-JOBS ?= 6
+JOBS ?= 4
 PARALLEL := -n $(JOBS) --dist=worksteal
 # CI sets it: then exactly what requirements/ci.txt names is installed, and a file with another hash is refused.
 LOCKED ?=
