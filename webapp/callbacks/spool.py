@@ -7,6 +7,7 @@ share the file: each operation has it alone, and one process at a time drains it
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import sqlite3
 import threading
@@ -334,18 +335,17 @@ def _copy_readable_rows(path: Path, new: sqlite3.Connection) -> int:
 
 
 def _readable_rows(path: Path, order: str) -> Iterator[tuple[Any, ...]]:
-    first, further = (-1, ">") if order == "ASC" else (_LAST_POSITION, "<")
+    position, sign, is_further = (-1, ">", operator.gt) if order == "ASC" else (_LAST_POSITION, "<", operator.lt)
     query = (
         f"SELECT position, {_COLUMN_LIST} FROM arrivals NOT INDEXED"  # noqa: S608
-        f" WHERE position {further} ? ORDER BY position {order} LIMIT 1"
+        f" WHERE position {sign} ? ORDER BY position {order} LIMIT 1"
     )
     with suppress(sqlite3.Error), closing(sqlite3.connect(path, isolation_level=None)) as old:
         old.text_factory = bytes
         # One by one: a cursor reads a row ahead, and where that is damaged it does not give the one before either.
-        row = old.execute(query, (first,)).fetchone()
-        while row:
+        while (row := old.execute(query, (position,)).fetchone()) and is_further(row[0], position):
             yield row
-            row = old.execute(query, row[:1]).fetchone()
+            position = row[0]
 
 
 def _decoded_row(values: Sequence[object]) -> list[object]:

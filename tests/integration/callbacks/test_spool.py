@@ -492,6 +492,27 @@ def test_a_row_that_makes_no_sense_costs_only_itself(spool: Spool, folder: Path,
     assert len(list(folder.glob("spool-corrupt-*.db"))) == 1
 
 
+def test_a_row_whose_position_was_overwritten_ends_the_reading_from_that_side(spool: Spool, folder: Path) -> None:
+    some = requests(60, size=1500)
+    spool.append(some)
+    spool.close()
+    file = folder / "spool.db"
+    content = file.read_bytes()
+    early, late = (
+        next(place for place in range(0, len(content), PAGE) if some[number].query in content[place : place + PAGE])
+        for number in (20, 40)
+    )
+    first_cell = early + int.from_bytes(content[early + 8 : early + 10])
+    assert content[first_cell + 2] in range(19, 22), "its position, behind two bytes that say how long it is"
+    with file.open("r+b") as damaged:
+        damaged.seek(first_cell + 2)
+        damaged.write(b"\x01")
+    overwrite(file, late, PAGE)
+
+    assert contents(spool)[:18] == some[:18]
+    assert len(list(folder.glob("spool-corrupt-*.db"))) == 1
+
+
 def test_a_corrupt_file_stays_until_what_can_be_read_of_it_can_be_written(spool: Spool, folder: Path) -> None:
     spool.append(requests(60, size=1500))
     spool.close()
