@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -184,6 +185,7 @@ def test_interrupted_register_prints_its_counts(reader: Reader) -> None:
         registering.stdin.writelines(f"call-{number}\n" for number in range(1500))
         registering.stdin.flush()
         until(lambda: reader.count() == 1000)
+        time.sleep(0.2)  # it counts them once they are committed
         registering.send_signal(signal.SIGINT)
         out, err = registering.communicate(timeout=20)
 
