@@ -182,9 +182,9 @@ def set_constants() -> None:
     """Give constants the values in the environment's CONSTANTS."""
     for name, value in json.loads(os.environ.pop("CONSTANTS", "{}")).items():
         module, _, constant = name.rpartition(".")
-        room = importlib.import_module(module)
-        is_length = isinstance(getattr(room, constant), timedelta)
-        setattr(room, constant, timedelta(seconds=value) if is_length else value)
+        target = importlib.import_module(module)
+        is_length = isinstance(getattr(target, constant), timedelta)
+        setattr(target, constant, timedelta(seconds=value) if is_length else value)
 
 
 class Running(Protocol):
