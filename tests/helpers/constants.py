@@ -12,6 +12,8 @@ CALLBACK_TOKEN = "callback-token-of-the-tests"
 API_TOKEN = "api-token-of-the-tests"
 API_KEY = "an api key & more%2F+"
 SECRET_KEY = "the-secret=key;with/odd?letters"
+PROBE_OFTEN = {"webapp.callbacks.drain._PROBE_SECONDS": 0.1}
+"""As CONSTANTS of a Program, in JSON: a server that looks for its database ten times as often as usual."""
 SPELLINGS = [spell(key) for key in (API_KEY, SECRET_KEY) for spell in (str, quote, quote_plus)]
 
 

@@ -19,7 +19,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
-from constants import SOAK
+from constants import PROBE_OFTEN, SOAK
 from ledger import MARKER, RECOVERY_SECONDS, SEED, Ledger, Load, Receiver, all_is_well, lasting
 from outages import PostgreSQL, postgresql_of_ones_own, small_disk, sqlite_locked
 from pooling import NEEDS_PGBOUNCER, pgbouncer
@@ -43,9 +43,9 @@ EFFECTS = {"settled", "stale", "conflict", "corrected", "confirmed", "enriched",
 AFTER_KILL = {"RemoteDisconnected", "ConnectionResetError", "ConnectionRefusedError", "BrokenPipeError"}
 """What a client sees of a server that is gone."""
 DROPPED_WHEN_IDLE = {"RemoteDisconnected", "ConnectionResetError", "BrokenPipeError"}
-PROBE_OFTEN = {} if SOAK else {"webapp.callbacks.drain._PROBE_SECONDS": 0.1}
-"""Constants of a receiver that looks for its database ten times as often as usual."""
-HASTY = PROBE_OFTEN if SOAK else PROBE_OFTEN | {"webapp.callbacks.ingest._DATABASE_SHARE": 0.1}
+QUICK = {} if SOAK else PROBE_OFTEN
+"""Constants of a receiver: in the long form its own."""
+HASTY = QUICK if SOAK else QUICK | {"webapp.callbacks.ingest._DATABASE_SHARE": 0.1}
 """Of one that besides waits for a silent database for half a second, not two; the spool has the rest of the time."""
 
 
@@ -66,9 +66,7 @@ class Stage:
         self.receivers: list[Receiver] = []
         self._folder = folder
 
-    def receiver(
-        self, *, log: Path | None = None, constants: dict[str, float] = PROBE_OFTEN, **environment: str
-    ) -> Receiver:
+    def receiver(self, *, log: Path | None = None, constants: dict[str, float] = QUICK, **environment: str) -> Receiver:
         """One more receiver, started; ``constants`` are those of the program that have other values."""
         folder = self._folder / f"receiver-{len(self.receivers)}"
         folder.mkdir()
@@ -246,7 +244,7 @@ def test_while_postgresql_is_away_reports_are_spooled_and_then_stored(
     stage: Stage, postgres: PostgreSQL, how: str, quick: float
 ) -> None:
     hung = how == "hung"
-    stage.receiver(ANSWER_WITHIN="5s" if hung else PATIENT, constants=HASTY if hung else PROBE_OFTEN)
+    stage.receiver(ANSWER_WITHIN="5s" if hung else PATIENT, constants=HASTY if hung else QUICK)
     with stage.load() as load:
         load.go_on(0.2, 0.5)
         with away(how, postgres):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from constants import API_TOKEN, CALLBACK_TOKEN
+from constants import API_TOKEN, CALLBACK_TOKEN, PROBE_OFTEN
 from makers import by_reports, stored_call, stored_reports
 from outages import silent_server
 from running import Program, free_port, metrics_folder, serving, wait_until_healthy
@@ -44,8 +44,6 @@ ON_SQLITE = pytest.mark.parametrize("empty_database_url", ["sqlite"], indirect=T
 SET = pytest.mark.usefixtures("settings")
 URL = f"/esms/callback/{CALLBACK_TOKEN}"
 QUICK_SECONDS = 5
-PROBE_OFTEN = {"CONSTANTS": '{"webapp.callbacks.drain._PROBE_SECONDS": 0.1}'}
-"""A server that looks for its database ten times as often as usual."""
 
 
 class Server:
@@ -262,7 +260,7 @@ def test_server_starts_beside_a_silent_database_and_stores_callbacks_once_it_ans
     impatient = database.url.update_query_dict({"connect_timeout": "2"}).render_as_string(hide_password=False)
     with (
         silent_server(impatient, answers=1) as (url, proxy),
-        started(tmp_path / "log", DATABASE_URL=url, **PROBE_OFTEN) as server,
+        started(tmp_path / "log", DATABASE_URL=url, CONSTANTS=json.dumps(PROBE_OFTEN)) as server,
     ):
 
         def send(name: str) -> str:
@@ -300,7 +298,7 @@ def test_database_that_returns_at_another_migration_is_not_used_until_migrated(
 
     be_at("0001")
     let_in("false")
-    with started(tmp_path / "log", **PROBE_OFTEN) as server:
+    with started(tmp_path / "log", CONSTANTS=json.dumps(PROBE_OFTEN)) as server:
 
         def send(name: str) -> str:
             return str(requests.get(f"{server.url}{URL}?ReferenceId={name}", timeout=10).json()["result"])

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from constants import PROBE_OFTEN
 from ledger import MARGIN_SECONDS
 from makers import (
     allow_everywhere,
@@ -87,7 +88,8 @@ def drain(receiver: Ingest) -> list[int]:
 @pytest.fixture(autouse=True)
 def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the database is back."""
-    monkeypatch.setattr("webapp.callbacks.drain._PROBE_SECONDS", 0.1)
+    for name, seconds in PROBE_OFTEN.items():
+        monkeypatch.setattr(name, seconds)
 
 
 @contextmanager
